@@ -1,0 +1,80 @@
+"""The one exception that tells a user what is wrong with what they handed in.
+
+A `Fault` is a refusal the user can act on: bad input, a missing folder, a wrong knob. Everything else that is raised
+is a bug or a broken machine and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+
+class Fault(Exception):
+    """One line: the code, the file or knob, what was found, what was wanted, what to do next.
+
+    Args:
+        code: stable name of the fault in capitals (`TRUNCATED`, `PAIR_GEOMETRY`, `UNKNOWN_KNOB`, ...).
+        subject: the file, folder or knob at fault.
+        found: what was found there.
+        wanted: what was wanted instead.
+        remedy: what the user can do about it.
+
+    Example:
+        >>> print(Fault("EMPTY", "ct.nii.gz", "0 bytes", "a NIfTI volume", "copy the file again"))
+        EMPTY ct.nii.gz: found 0 bytes; wanted a NIfTI volume; next: copy the file again
+    """
+
+    def __init__(self, code: str, subject: str | Path, found: str, wanted: str = "", remedy: str = "") -> None:
+        self.code = code
+        self.subject = str(subject)
+        self.found = found
+        self.wanted = wanted
+        self.remedy = remedy
+        super().__init__(code, self.subject, found, wanted, remedy)  # all five, so that it pickles
+
+    def __str__(self) -> str:
+        parts = [f"{self.code} {self.subject}: found {self.found}"]
+        if self.wanted:
+            parts.append(f"wanted {self.wanted}")
+        if self.remedy:
+            parts.append(f"next: {self.remedy}")
+        # a newline in a file name must not break the promise of one line
+        return "; ".join(parts).replace("\r", "\\r").replace("\n", "\\n")
+
+
+def find_fault(error: BaseException | None) -> Fault | None:
+    """The `Fault` behind an exception, or None: MONAI wraps what a transform raises in RuntimeErrors.
+
+    Example:
+        >>> try:
+        ...     try:
+        ...         raise Fault("EMPTY", "ct.nii.gz", "0 bytes")
+        ...     except Fault as fault:
+        ...         raise RuntimeError("applying transform") from fault
+        ... except RuntimeError as error:
+        ...     find_fault(error).code
+        'EMPTY'
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, Fault):
+            return error
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def fault_hook(previous: Callable) -> Callable:
+    """An excepthook that prints a `Fault` as its one line and leaves every other exception to `previous`."""
+
+    def hook(exception_type: type[BaseException], error: BaseException, trace: object) -> None:
+        import sys
+
+        fault = find_fault(error)
+        if fault is None:
+            previous(exception_type, error, trace)
+        else:
+            sys.stderr.write(f"error: {fault}\n")
+
+    return hook
