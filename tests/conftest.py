@@ -1,0 +1,20 @@
+"""Fixtures that more than one folder of tests uses."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real images named by MEDSEG3D_DATA; the test is skipped where there is none."""
+    folder = os.environ.get("MEDSEG3D_DATA")
+    if not folder:
+        pytest.skip("MEDSEG3D_DATA is not set: no real images to test on")
+    path = Path(folder)
+    if not path.is_dir():
+        raise FileNotFoundError(f"MEDSEG3D_DATA names {path}, which is not a folder")
+    return path
