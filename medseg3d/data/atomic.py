@@ -1,0 +1,221 @@
+"""Files that appear whole or not at all.
+
+Every result is written to a temporary file in the same folder, flushed to the disk, and renamed to its final name.
+Killed, crashed or out of space in between: the final name holds what it held before.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from medseg3d.faults import Fault
+
+try:
+    import fcntl
+except ImportError:  # Windows: no advisory locks, so leftovers are never removed there
+    fcntl = None  # type: ignore[assignment]
+
+TEMPORARY_PREFIX = ".medseg3d-tmp-"
+"""How the name of every temporary file begins; the dot hides it from those who list cases."""
+
+_MODES = ("wb", "w+b", "w")
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
+
+
+@contextmanager
+def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO]:
+    """An open file whose content stands under `path` only once the block has ended without an error.
+
+    Missing parent folders are made. A symbolic link at `path` is replaced, not followed. Text is UTF-8 and its line
+    ends are written as they are on every platform, so that equal contents are equal bytes.
+
+    Args:
+        path: the final name.
+        mode: "wb", "w+b" or "w".
+
+    Yields:
+        The file, open for writing; seekable.
+
+    Raises:
+        Fault: NO_SPACE (disk full, quota or file size limit) or NOT_WRITABLE; `path` is as it was before.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> with atomic_write(folder / "note.txt", "w") as file:
+        ...     _ = file.write("whole")
+        ...     sorted(folder.glob("note*"))
+        []
+        >>> (folder / "note.txt").read_text()
+        'whole'
+    """
+    if mode not in _MODES:
+        raise ValueError(f"mode must be one of {_MODES}, found {mode!r}")
+    text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+    with _renamed_at_the_end(Path(path)) as temporary, open(temporary, mode, **text) as file:  # type: ignore[call-overload]
+        yield file
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """A temporary path with the suffix of `path`, renamed to `path` once the block has ended without an error.
+
+    For writers that open their file by name, such as nibabel. The block may read the file back and raise if it does
+    not hold what it should. Otherwise as `atomic_write`.
+
+    Args:
+        path: the final name; `.nii.gz` and the like are kept as a whole.
+
+    Yields:
+        The path to write to, in the same folder.
+
+    Raises:
+        Fault: NO_SPACE or NOT_WRITABLE; `path` is as it was before.
+        RuntimeError: the block wrote nothing there.
+
+    Example:
+        >>> import tempfile
+        >>> final = Path(tempfile.mkdtemp()) / "case_1.nii.gz"
+        >>> with atomic_path(final) as temporary:
+        ...     _ = temporary.write_bytes(b"voxels")
+        ...     temporary.name.endswith(".nii.gz"), final.exists()
+        (True, False)
+        >>> final.read_bytes()
+        b'voxels'
+    """
+    with _renamed_at_the_end(Path(path)) as temporary:
+        yield temporary
+        if not temporary.exists() or temporary.stat().st_size == 0:
+            raise RuntimeError(f"nothing was written for {path}: the block has to write to the path it was given")
+
+
+def remove_leftovers(folder: str | Path) -> list[Path]:
+    """The temporary files in `folder` that a killed process left behind; they are removed.
+
+    A file that a living process is still writing is locked and stays, also when that process is another one.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> _ = (folder / ".medseg3d-tmp-0123456789abcdef.nii.gz").write_bytes(b"half a ma")
+        >>> [path.name for path in remove_leftovers(folder)]
+        ['.medseg3d-tmp-0123456789abcdef.nii.gz']
+    """
+    removed = []
+    for path in sorted(Path(folder).glob(f"{TEMPORARY_PREFIX}*")):
+        with suppress(OSError), open(path, "rb") as file:  # gone, locked or not ours: leave it
+            if _lock(file.fileno()):
+                path.unlink()
+                removed.append(path)
+    return removed
+
+
+@contextmanager
+def _renamed_at_the_end(path: Path) -> Iterator[Path]:
+    temporary: Path | None = None
+    lock: int | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir() and not path.is_symlink():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        temporary = path.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{_suffix(path)}"
+        # 0o666 less the umask, as open() would have it; tempfile's 0o600 would hide the result from colleagues
+        lock = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        if not _lock(lock):
+            os.close(lock)  # Windows renames only what nobody holds open
+            lock = None
+        yield temporary
+        _flush_to_disk(temporary)
+        os.replace(temporary, path)
+        _flush_to_disk(path.parent)
+    except BaseException as error:
+        if temporary is not None:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+        fault = _fault_of(error, path)
+        if fault is None:
+            raise
+        raise fault from error
+    finally:
+        if lock is not None:
+            os.close(lock)  # only now, so that nobody takes the file for a leftover
+
+
+def _suffix(path: Path) -> str:
+    compressed = path.suffix in {".gz", ".bz2", ".zst"}
+    return "".join(path.suffixes[-2:] if compressed else path.suffixes[-1:])
+
+
+def _lock(descriptor: int) -> bool:
+    """Whether this process now holds the lock of the open file."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _flush_to_disk(path: Path) -> None:
+    folder = path.is_dir()
+    if folder and os.name == "nt":  # a folder cannot be opened there
+        return
+    descriptor = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # some network file systems have no fsync for folders; the rename is still atomic
+        if not folder or error.errno not in {errno.EINVAL, errno.ENOTSUP}:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _fault_of(error: BaseException, path: Path) -> Fault | None:
+    if isinstance(error, Fault):
+        return None
+    for cause in _chain(error):
+        if not isinstance(cause, OSError):
+            continue
+        if cause.errno in _NO_SPACE:
+            return Fault(
+                "NO_SPACE",
+                path,
+                f"no space left for it ({os.strerror(cause.errno)})",
+                "room for the whole file",
+                f"free some space in {path.parent} or choose another output folder; nothing was written there",
+            )
+        # an unreadable input met inside the block is no fault of the output
+        if cause.errno in _NOT_WRITABLE and _is_about(cause, path):
+            return Fault(
+                "NOT_WRITABLE",
+                path,
+                os.strerror(cause.errno).lower(),
+                "a file name in a folder that can be written to",
+                "choose another output folder or correct its permissions",
+            )
+    return None
+
+
+def _is_about(error: OSError, path: Path) -> bool:
+    if error.filename is None:
+        return False
+    named = Path(os.fsdecode(error.filename))
+    return named == path or named in path.parents or named.name.startswith(TEMPORARY_PREFIX)
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    # torch.save covers the OSError of its file with a RuntimeError of its own
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
