@@ -1,0 +1,125 @@
+"""What every network must do, as a base class of tests: subclass it and say how to build the network."""
+
+from __future__ import annotations
+
+import copy
+import io
+
+import pytest
+import torch
+from torch import nn
+
+
+class NetworkTester:
+    """Inherited tests; a subclass gives `make` and the shape of one small input."""
+
+    input_shape: tuple[int, ...]
+    """(channel, *spatial) of an input the tests can afford."""
+    other_spatial: tuple[int, ...]
+    """Another spatial size the network must take, in a file exported with free sizes too."""
+    gradient_free: tuple[str, ...] = ()
+    """Endings of the names of parameters that no output depends on."""
+
+    def make(self) -> nn.Module:
+        """The network, with no path switched off by its initialisation."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def network(self) -> nn.Module:
+        torch.manual_seed(0)
+        return self.make().eval()
+
+    @pytest.fixture
+    def x(self) -> torch.Tensor:
+        return torch.randn(2, *self.input_shape, generator=torch.Generator().manual_seed(1))
+
+    @pytest.fixture
+    def x_other(self) -> torch.Tensor:
+        return torch.randn(3, self.input_shape[0], *self.other_spatial, generator=torch.Generator().manual_seed(2))
+
+    @torch.no_grad()
+    def test_output_has_the_spatial_size_of_the_input(self, network, x, x_other):
+        assert network(x).shape[2:] == x.shape[2:]
+        assert network(x_other).shape[2:] == x_other.shape[2:]
+
+    @torch.no_grad()
+    def test_a_case_does_not_see_the_others_of_its_batch(self, network, x):
+        alone = torch.cat([network(case[None]) for case in x])
+        torch.testing.assert_close(network(x), alone, rtol=1e-4, atol=1e-5)
+
+    @torch.no_grad()
+    def test_eval_is_deterministic_and_leaves_the_input_alone(self, network, x):
+        before = x.clone()
+        assert torch.equal(network(x), network(x))
+        assert torch.equal(x, before)
+
+    def test_backward_reaches_every_parameter(self, network, x):
+        network.train()(x).square().sum().backward()
+        for name, parameter in network.named_parameters():
+            assert parameter.grad is not None, name
+            if not name.endswith(self.gradient_free):
+                assert parameter.grad.abs().max() > 0, name
+
+    @torch.no_grad()
+    def test_saved_weights_give_equal_outputs_in_a_new_network(self, network, x):
+        file = io.BytesIO()
+        torch.save(network.state_dict(), file)
+        file.seek(0)
+        torch.manual_seed(99)
+        other = self.make().eval()
+        assert not torch.equal(other(x), network(x))
+        other.load_state_dict(torch.load(file, weights_only=True))
+        assert torch.equal(other(x), network(x))
+
+    @torch.no_grad()
+    def test_channels_last_gives_equal_outputs(self, network, x):
+        memory_format = torch.channels_last_3d if x.dim() == 5 else torch.channels_last
+        expected = network(x)
+        network = copy.deepcopy(network).to(memory_format=memory_format)
+        torch.testing.assert_close(network(x.to(memory_format=memory_format)), expected, rtol=1e-4, atol=1e-5)
+
+    @torch.no_grad()
+    def test_bf16_autocast_is_close(self, network, x):
+        with torch.autocast("cpu", torch.bfloat16):
+            rough = network(x)
+        exact = network(x)
+        assert (rough.float() - exact).abs().mean() < 0.02 * exact.abs().mean()
+
+    @torch.no_grad()
+    def test_torchscript_gives_equal_outputs(self, network, x, x_other):
+        scripted = _through_file(torch.jit.script(network))
+        assert torch.equal(scripted(x), network(x))
+        assert torch.equal(scripted(x_other), network(x_other))
+
+    @torch.no_grad()
+    def test_torch_export_gives_equal_outputs_at_any_size(self, network, x, x_other):
+        program = torch.export.export(network, (x,), dynamic_shapes=free_sizes(x)).module()
+        torch.testing.assert_close(program(x), network(x), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(program(x_other), network(x_other), rtol=1e-5, atol=1e-6)
+
+    @torch.no_grad()
+    def test_onnx_gives_equal_outputs_at_any_size(self, network, x, x_other):
+        session = onnx_session(network, x, dynamic_shapes=free_sizes(x))
+        for image in (x, x_other):
+            (logits,) = session.run(None, {session.get_inputs()[0].name: image.numpy()})
+            torch.testing.assert_close(torch.from_numpy(logits), network(image), rtol=1e-4, atol=1e-5)
+
+
+def free_sizes(x: torch.Tensor) -> tuple[dict]:
+    """`dynamic_shapes` of the exporters: every size but that of the channels is free."""
+    return ({axis: torch.export.Dim.AUTO for axis in range(x.dim()) if axis != 1},)
+
+
+def onnx_session(network: nn.Module, x: torch.Tensor, dynamic_shapes: tuple[dict] | None = None):
+    """An onnxruntime session of the network, exported by torch's dynamo exporter."""
+    import onnxruntime
+
+    program = torch.onnx.export(network, (x,), dynamo=True, dynamic_shapes=dynamic_shapes, verbose=False)
+    return onnxruntime.InferenceSession(program.model_proto.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+def _through_file(scripted: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
+    file = io.BytesIO()
+    torch.jit.save(scripted, file)
+    file.seek(0)
+    return torch.jit.load(file)
