@@ -1,0 +1,233 @@
+"""What each score is, and what it is when there is nothing to find.
+
+Every score is a fraction of counts. Where the denominator is zero the question has no answer and the score is NaN;
+means leave NaN out and state how many numbers they are of. That one rule decides every empty case:
+
+| truth | prediction | dice, iou | recall | precision |
+|---|---|---|---|---|
+| empty | empty | NaN | NaN | NaN |
+| empty | something | 0 | NaN | 0 |
+| something | empty | 0 | 0 | NaN |
+
+Specificity is NaN where the truth fills the whole image. MONAI's DiceMetric differs: it leaves out every case whose
+truth is empty, so that false positives there cost nothing, and gives higher means.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from medseg3d.metrics.counts import ConfusionCounts
+
+_FRACTIONS: dict[str, Callable[[Any, Any, Any, Any], tuple[Any, Any]]] = {
+    "dice": lambda tp, fp, fn, tn: (2 * tp, 2 * tp + fp + fn),
+    "iou": lambda tp, fp, fn, tn: (tp, tp + fp + fn),
+    "recall": lambda tp, fp, fn, tn: (tp, tp + fn),
+    "specificity": lambda tp, fp, fn, tn: (tn, tn + fp),
+    "precision": lambda tp, fp, fn, tn: (tp, tp + fp),
+    "accuracy": lambda tp, fp, fn, tn: (tp + tn, tp + fp + fn + tn),
+}
+
+_LEFT_OUT = {
+    "dice": "empty in truth and prediction",
+    "iou": "empty in truth and prediction",
+    "recall": "empty in the truth",
+    "specificity": "without background in the truth",
+    "precision": "empty in the prediction",
+    "accuracy": "without voxels",
+}
+
+
+def dice(counts: ConfusionCounts) -> float:
+    """2 TP / (2 TP + FP + FN), 0 to 1: twice the overlap over the sum of both sizes; the F1 score.
+
+    Example:
+        >>> dice(ConfusionCounts(tp=1, fp=1, fn=1, tn=6))
+        0.5
+        >>> dice(ConfusionCounts(tn=9))
+        nan
+    """
+    return _score("dice", counts)
+
+
+def iou(counts: ConfusionCounts) -> float:
+    """TP / (TP + FP + FN), 0 to 1: overlap over union, Jaccard's index; dice / (2 - dice).
+
+    Example:
+        >>> iou(ConfusionCounts(tp=1, fp=1, fn=2, tn=5))
+        0.25
+    """
+    return _score("iou", counts)
+
+
+def recall(counts: ConfusionCounts) -> float:
+    """TP / (TP + FN), 0 to 1: the part of the truth that was found; sensitivity.
+
+    Example:
+        >>> recall(ConfusionCounts(tp=1, fp=5, fn=3))
+        0.25
+    """
+    return _score("recall", counts)
+
+
+def specificity(counts: ConfusionCounts) -> float:
+    """TN / (TN + FP), 0 to 1: the part of the background that was left alone.
+
+    Near 1 for any small organ, whatever the prediction.
+
+    Example:
+        >>> specificity(ConfusionCounts(fp=1, tn=3))
+        0.75
+    """
+    return _score("specificity", counts)
+
+
+def precision(counts: ConfusionCounts) -> float:
+    """TP / (TP + FP), 0 to 1: the part of the prediction that is true.
+
+    Example:
+        >>> precision(ConfusionCounts(tp=3, fp=1, fn=9))
+        0.75
+    """
+    return _score("precision", counts)
+
+
+def accuracy(counts: ConfusionCounts) -> float:
+    """(TP + TN) / all, 0 to 1: the part of the voxels that is right, background included.
+
+    Near 1 for any small organ, whatever the prediction.
+
+    Example:
+        >>> accuracy(ConfusionCounts(tp=1, fp=1, fn=1, tn=5))
+        0.75
+    """
+    return _score("accuracy", counts)
+
+
+SCORES: dict[str, Callable[[ConfusionCounts], float]] = {
+    "dice": dice,
+    "iou": iou,
+    "recall": recall,
+    "specificity": specificity,
+    "precision": precision,
+    "accuracy": accuracy,
+}
+"""Every score by its name, in the order of tables."""
+
+
+def score_along(name: str, tp: np.ndarray, fp: np.ndarray, fn: np.ndarray, tn: np.ndarray) -> np.ndarray:
+    """One score of many counts at once, float64 of their shape.
+
+    Args:
+        name: a key of `SCORES`.
+        tp: int64, any shape; `fp`, `fn` and `tn` alike.
+        fp: false positives.
+        fn: false negatives.
+        tn: true negatives.
+
+    Raises:
+        ValueError: there is no such score.
+
+    Example:
+        >>> score_along("dice", *np.array([[0, 1], [0, 1], [0, 1], [9, 6]]))
+        array([nan, 0.5])
+    """
+    if name not in _FRACTIONS:
+        raise ValueError(f"score must be one of {', '.join(_FRACTIONS)}, found {name!r}")
+    above, below = _FRACTIONS[name](tp, fp, fn, tn)
+    return np.divide(above, below, out=np.full(np.shape(below), np.nan), where=below != 0)
+
+
+class MeanScore(NamedTuple):
+    """A mean and how many numbers it is of: `n` went in, `n_nan` were NaN and left out."""
+
+    mean: float
+    n: int
+    n_nan: int
+
+
+def mean_score(values: Iterable[float]) -> MeanScore:
+    """The mean of the values that are not NaN; NaN where none is left.
+
+    Raises:
+        ValueError: a value is infinite.
+
+    Example:
+        >>> mean_score([0.5, float("nan"), 1.0])
+        MeanScore(mean=0.75, n=2, n_nan=1)
+    """
+    everything = list(values)
+    kept = _kept(everything)
+    mean = math.fsum(kept) / len(kept) if kept else math.nan
+    return MeanScore(mean, len(kept), len(everything) - len(kept))
+
+
+def summarise(cases: Mapping[str, ConfusionCounts], grid: str = "") -> dict[str, Any]:
+    """Every score as a mean over cases and of the pooled counts, each with its convention, ready for JSON.
+
+    Args:
+        cases: the counts of one class by case name.
+        grid: the grid the counts were taken on ("original grid of the image"), repeated in each convention.
+
+    Returns:
+        `<score>_mean`: value, n (cases it is the mean of), n_nan (left out), sd (of a sample, n - 1) and convention.
+        `<score>_pooled`: value, n (cases pooled) and convention. `n_cases`; `n_empty_truth`; `n_empty_pred`;
+        `n_missed`, cases whose prediction is empty though the truth is not. None stands for what is undefined.
+
+    Raises:
+        ValueError: there are no cases.
+
+    Example:
+        >>> summary = summarise({"a": ConfusionCounts(tp=1, fp=1, fn=1, tn=1), "b": ConfusionCounts(tn=4)})
+        >>> summary["dice_mean"]["value"], summary["dice_mean"]["n"], summary["dice_mean"]["n_nan"]
+        (0.5, 1, 1)
+        >>> summary["accuracy_pooled"]["value"]
+        0.75
+        >>> summary["n_cases"], summary["n_empty_truth"], summary["n_missed"]
+        (2, 1, 0)
+    """
+    if not cases:
+        raise ValueError("cases must hold at least one case, found none")
+    where = f"; on the {grid}" if grid else ""
+    pooled = sum(cases.values(), ConfusionCounts())
+    summary: dict[str, Any] = {}
+    for name, score in SCORES.items():
+        values = [score(counts) for counts in cases.values()]
+        mean, n, n_nan = mean_score(values)
+        summary[f"{name}_mean"] = {
+            "value": _or_none(mean),
+            "n": n,
+            "n_nan": n_nan,
+            "sd": statistics.stdev(_kept(values)) if n > 1 else None,
+            "convention": f"mean over cases; a case {_LEFT_OUT[name]} is left out{where}",
+        }
+        summary[f"{name}_pooled"] = {
+            "value": _or_none(score(pooled)),
+            "n": len(cases),
+            "convention": f"one score of the counts summed over all cases{where}",
+        }
+    summary["n_cases"] = len(cases)
+    summary["n_empty_truth"] = sum(counts.n_truth == 0 for counts in cases.values())
+    summary["n_empty_pred"] = sum(counts.n_pred == 0 for counts in cases.values())
+    summary["n_missed"] = sum(counts.n_pred == 0 < counts.n_truth for counts in cases.values())
+    return summary
+
+
+def _score(name: str, counts: ConfusionCounts) -> float:
+    above, below = _FRACTIONS[name](counts.tp, counts.fp, counts.fn, counts.tn)
+    return above / below if below else math.nan
+
+
+def _kept(values: list[float]) -> list[float]:
+    if any(math.isinf(value) for value in values):
+        raise ValueError("values must be finite or NaN, found an infinite one")
+    return [float(value) for value in values if not math.isnan(value)]
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value
