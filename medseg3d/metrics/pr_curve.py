@@ -1,0 +1,330 @@
+"""Precision-recall curve and average precision in constant memory.
+
+Scores go into a histogram over their logits and are forgotten. Histograms of cases, processes, pictures and volumes
+add up. The bins are steps of 2^-13 of each power of two from 2^-15 to 2^16, positive and negative, taken from the bits
+of the float32 logit: 507,904 bins, 8 MB. Logits, because a trained network's probabilities crowd at 0 and 1, where
+float32 and linear bins can no longer tell them apart.
+
+A bin begins exactly at its threshold: every point of the curve is the exact precision and recall of `logit >= edge`.
+What is lost is the order inside a bin, and `average_precision_bounds` says how much that can matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from medseg3d.metrics._blocks import ArrayLike, binary, blocks
+from medseg3d.metrics.counts import ConfusionCounts
+from medseg3d.metrics.scores import score_along
+
+_MANTISSA_BITS = 13
+_MIN_EXPONENT = -15  # what is nearer to 0 shares one bin on either side of it
+_EXPONENTS = 31
+_HALF = _EXPONENTS << _MANTISSA_BITS  # bins of one sign
+_GAP = (127 + _MIN_EXPONENT) << _MANTISSA_BITS  # 127: the bias of float32's exponent
+_DROPPED_BITS = 23 - _MANTISSA_BITS
+_LAYOUT = np.array([_MANTISSA_BITS, _MIN_EXPONENT, _EXPONENTS], dtype=np.int64)
+
+_AsLogit = Callable[[np.ndarray], np.ndarray]
+
+
+class BestThreshold(NamedTuple):
+    """Where a score is highest: as probability, as logit, and how high."""
+
+    threshold: float
+    logit: float
+    value: float
+
+
+class BinnedPRCurve:
+    """The precision-recall curve of all voxels seen so far, of pictures or volumes, in 8 MB.
+
+    Merged by addition, also across processes: `sum(curves, BinnedPRCurve())`, or an all-reduce of `histogram`.
+
+    Attributes:
+        histogram: int64 (bins, 2), background and foreground voxels by bin, lowest logit first.
+
+    Example:
+        >>> import numpy as np
+        >>> curve = BinnedPRCurve()
+        >>> curve.update(np.array([[-3.0, -1.0], [0.5, 2.0]]), np.array([[0, 1], [0, 1]]))
+        >>> round(curve.average_precision(), 4)
+        0.8333
+        >>> curve.counts_at(0.5)
+        ConfusionCounts(tp=1, fp=1, fn=1, tn=1)
+        >>> curve.best_threshold("dice").value
+        0.8
+    """
+
+    def __init__(self) -> None:
+        self.histogram = np.zeros((2 * _HALF, 2), dtype=np.int64)
+
+    def update(self, score: ArrayLike, truth: ArrayLike, mask: ArrayLike | None = None) -> None:
+        """Count the voxels of an image.
+
+        Args:
+            score: (*spatial), logit of the foreground, tensor or array; see `log_odds` for a softmax of classes.
+            truth: (*spatial), 0 or 1.
+            mask: (*spatial), 0 or 1; where it is 0 nothing is counted.
+
+        Raises:
+            ValueError: shapes differ, a score is not finite, or a truth is neither 0 nor 1. What was seen of this
+                image is then not counted.
+        """
+        self._update(score, truth, mask, as_logit=_checked_logit)
+
+    def update_prob(self, prob: ArrayLike, truth: ArrayLike, mask: ArrayLike | None = None) -> None:
+        """Count the voxels of an image given as probabilities.
+
+        The logit is better where it can be had: a float32 probability is exactly 1 for every logit above 17.
+
+        Args:
+            prob: (*spatial), probability of the foreground, 0 to 1, tensor or array.
+            truth: (*spatial), 0 or 1.
+            mask: (*spatial), 0 or 1; where it is 0 nothing is counted.
+
+        Raises:
+            ValueError: as for `update`, or a probability is outside [0, 1].
+        """
+        self._update(prob, truth, mask, as_logit=_logit_of_prob)
+
+    def __add__(self, other: BinnedPRCurve) -> BinnedPRCurve:
+        if not isinstance(other, BinnedPRCurve):
+            return NotImplemented
+        merged = BinnedPRCurve()
+        np.add(self.histogram, other.histogram, out=merged.histogram)
+        return merged
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, BinnedPRCurve) and np.array_equal(self.histogram, other.histogram)
+
+    __hash__ = None  # type: ignore[assignment]  # it changes with every update
+
+    def curve(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Precision, recall and threshold, as scikit-learn's `precision_recall_curve` orders them.
+
+        Returns:
+            precision: float64 (n + 1,), ends with 1.
+            recall: float64 (n + 1,), falls and ends with 0; NaN without foreground in the truth.
+            threshold: float64 (n,), probability, rises; one for each bin that holds something.
+        """
+        bins, sweep = self._sweep()
+        return (
+            np.append(score_along("precision", *sweep), 1.0),
+            np.append(score_along("recall", *sweep), 0.0),
+            _sigmoid(_EDGES[bins]),
+        )
+
+    def average_precision(self) -> float:
+        """Sum of precision times gain in recall over all thresholds, 0 to 1; NaN without foreground in the truth.
+
+        As scikit-learn's `average_precision_score`, which does not interpolate either; scores of one bin count as
+        equal. Within 1e-4 of the unbinned value unless the scores crowd in a small part of a power of two.
+        """
+        _, sweep = self._sweep()
+        tp = sweep[0]
+        if tp.size == 0 or tp[0] == 0:
+            return float("nan")
+        gained = tp - np.append(tp[1:], 0)
+        return float(np.sum(gained * score_along("precision", *sweep)) / tp[0])
+
+    def average_precision_bounds(self) -> tuple[float, float]:
+        """Between what values the average precision of the unbinned scores lies; NaN without foreground in the truth.
+
+        Lowest if in each bin all background scores above all foreground, highest the other way round. Sums over the
+        voxels of a bin are bounded by integrals of TP / (TP + FP) over TP.
+
+        Example:
+            >>> curve = BinnedPRCurve()
+            >>> curve.update(np.array([1.0, 1.0, 3.0]), np.array([0, 1, 1]))
+            >>> low, high = curve.average_precision_bounds()
+            >>> low < curve.average_precision() <= high
+            True
+        """
+        _, (tp, fp, _, _) = self._sweep()
+        if tp.size == 0 or tp[0] == 0:
+            return float("nan"), float("nan")
+        tp_above, fp_above = np.append(tp[1:], 0), np.append(fp[1:], 0)
+        gained = tp - tp_above
+        # the sum of (TP + j) / (TP + FP + j), j = 1..gained, lies between its integrals from 0 and from 1
+        before = tp_above + fp
+        low = gained - fp * np.log1p(np.divide(gained, before, out=np.zeros(len(tp)), where=before > 0))
+        high = gained - fp_above * np.log1p(gained / (tp_above + fp_above + 1))
+        return float(np.sum(low) / tp[0]), float(min(np.sum(high) / tp[0], 1.0))
+
+    def best_threshold(self, score: str = "dice") -> BestThreshold:
+        """The threshold at which a score of the pooled counts is highest; of several, the one nearest to 0.5.
+
+        Args:
+            score: a key of `medseg3d.metrics.SCORES`.
+
+        Raises:
+            ValueError: there is no such score, or it is NaN at every threshold.
+        """
+        bins, sweep = self._sweep()
+        values = score_along(score, *sweep)
+        if np.isnan(values).all():
+            raise ValueError(f"{score} is defined at no threshold: the truth seen so far leaves it without a value")
+        best = np.flatnonzero(values == np.nanmax(values))
+        edges = _EDGES[bins[best]]
+        nearest = int(np.argmin(np.abs(edges)))
+        return BestThreshold(float(_sigmoid(edges[nearest])), float(edges[nearest]), float(values[best[nearest]]))
+
+    def counts_at(self, threshold: float) -> ConfusionCounts:
+        """The pooled counts of `prob >= threshold`, lowered to the next edge of a bin; 0.5 is an edge.
+
+        Args:
+            threshold: probability, 0 to 1.
+
+        Raises:
+            ValueError: the threshold is outside [0, 1].
+        """
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"threshold must be a probability from 0 to 1, found {threshold}")
+        return self.counts_at_logit(float(_logit_of_prob(np.array([threshold], dtype=np.float64))[0]))
+
+    def counts_at_logit(self, logit: float) -> ConfusionCounts:
+        """The pooled counts of `score >= logit`, lowered to the next edge of a bin; 0 is an edge."""
+        first = int(_bin_of(np.array([logit], dtype=np.float32))[0])
+        fp, tp = self.histogram[first:].sum(0)
+        tn, fn = self.histogram[:first].sum(0)
+        return ConfusionCounts(tp=tp, fp=fp, fn=fn, tn=tn)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """The bins that hold something, as int64 arrays: what `from_state` needs, for a checkpoint or an npz file."""
+        bins = np.flatnonzero(self.histogram.any(1))
+        negatives, positives = self.histogram[bins].T.copy()
+        return {"layout": _LAYOUT.copy(), "bins": bins, "negatives": negatives, "positives": positives}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, np.ndarray]) -> BinnedPRCurve:
+        """The curve whose `state` this is.
+
+        Raises:
+            ValueError: an array is missing, or the bins are of another layout.
+        """
+        missing = {"layout", "bins", "negatives", "positives"} - set(state)
+        if missing:
+            raise ValueError(f"state must hold layout, bins, negatives and positives, {sorted(missing)} missing")
+        layout = np.asarray(state["layout"]).tolist()
+        if layout != _LAYOUT.tolist():
+            raise ValueError(f"state must have the layout {_LAYOUT.tolist()}, found {layout}")
+        curve = cls()
+        bins = np.asarray(state["bins"])
+        if bins.size and not (bins.min() >= 0 and bins.max() < len(curve.histogram)):
+            raise ValueError(f"bins must lie in 0..{len(curve.histogram) - 1}, found {bins.min()}..{bins.max()}")
+        curve.histogram[bins, 0] = state["negatives"]
+        curve.histogram[bins, 1] = state["positives"]
+        return curve
+
+    def _update(self, score: ArrayLike, truth: ArrayLike, mask: ArrayLike | None, as_logit: _AsLogit) -> None:
+        flat = self.histogram.reshape(-1)
+        done = 0
+        try:
+            for cells in _cells(score, truth, mask, as_logit):
+                np.add.at(flat, cells, 1)
+                done += 1
+        except ValueError:
+            for cells in islice(_cells(score, truth, mask, as_logit), done):
+                np.add.at(flat, cells, -1)
+            raise
+
+    def _sweep(self) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+        """Bins that hold something, lowest first, and tp, fp, fn, tn of all that lies in them or above."""
+        bins = np.flatnonzero(self.histogram.any(1))
+        negatives, positives = self.histogram[bins].T
+        tp, fp = np.cumsum(positives[::-1])[::-1], np.cumsum(negatives[::-1])[::-1]
+        return bins, (tp, fp, positives.sum() - tp, negatives.sum() - fp)
+
+
+def log_odds(logits: torch.Tensor, class_index: int = 1, dim: int = 0) -> torch.Tensor:
+    """The logit of one class of a softmax: its sigmoid is that class's probability, without rounding to 0 or 1.
+
+    Args:
+        logits: class logits, at least two classes along `dim`.
+        class_index: the class; 0 is the background.
+        dim: the axis of the classes; it disappears.
+
+    Raises:
+        ValueError: there is one class only, or no such class.
+
+    Example:
+        >>> logits = torch.tensor([[0.0], [40.0]])
+        >>> torch.softmax(logits, 0)[1].item(), log_odds(logits).item()
+        (1.0, 40.0)
+    """
+    classes = logits.shape[dim]
+    if classes < 2:
+        raise ValueError(f"logits must have at least two classes along dim {dim}, found {classes}")
+    if not 0 <= class_index < classes:
+        raise ValueError(f"class_index must lie in 0..{classes - 1}, found {class_index}")
+    others = [k for k in range(classes) if k != class_index]
+    rest = logits.select(dim, others[0])
+    for k in others[1:]:
+        rest = torch.logaddexp(rest, logits.select(dim, k))
+    return logits.select(dim, class_index) - rest
+
+
+def _cells(score: ArrayLike, truth: ArrayLike, mask: ArrayLike | None, as_logit: _AsLogit) -> Iterator[np.ndarray]:
+    """Where each voxel counts in the flat histogram, piece by piece."""
+    for pieces in blocks(score=score, truth=truth, mask=mask):
+        cells = 2 * _bin_of(as_logit(pieces[0])) + binary(pieces[1], "truth")
+        yield cells if mask is None else cells[binary(pieces[2], "mask")]
+
+
+def _checked_logit(score: np.ndarray) -> np.ndarray:
+    if not np.isfinite(score).all():
+        raise ValueError(f"score must be finite, found {score[~np.isfinite(score)][0]}")
+    return score
+
+
+def _logit_of_prob(prob: np.ndarray) -> np.ndarray:
+    if not np.isfinite(prob).all():
+        raise ValueError(f"prob must be finite, found {prob[~np.isfinite(prob)][0]}")
+    if prob.size and not (prob.min() >= 0 and prob.max() <= 1):
+        raise ValueError(f"prob must lie in [0, 1], found {prob.min()} to {prob.max()}")
+    if prob.dtype.kind != "f" or prob.dtype.itemsize < 4:
+        prob = prob.astype(np.float32)
+    with np.errstate(divide="ignore"):  # 0 and 1 become infinite and fall into the outermost bins
+        return np.log(prob) - np.log1p(-prob)
+
+
+def _bin_of(logit: np.ndarray) -> np.ndarray:
+    """Index of each logit's bin, int32; the bits of a float, read as an integer, are in the order of the floats."""
+    with np.errstate(over="ignore"):
+        single = logit.astype(np.float32)  # a copy, which is worked on in place
+    single += np.float32(0)  # -0 becomes 0
+    k = single.view(np.int32)
+    sign = k >> 31
+    k ^= sign & 0x7FFFFFFF  # negative floats in falling order of their magnitude
+    k >>= _DROPPED_BITS  # rounds down, also below zero
+    above = np.maximum(k - _GAP, 0)
+    k += _GAP + 1
+    np.minimum(k, 0, out=k)
+    k += above
+    k += sign
+    k += _HALF
+    return np.clip(k, 0, 2 * _HALF - 1, out=k)
+
+
+def _bin_edges() -> np.ndarray:
+    """The lowest float32 of each bin, as float64: the inverse of `_bin_of`."""
+    index = np.arange(-_HALF, _HALF)
+    steps = np.where(index > 0, index + _GAP, np.where(index < 0, index - _GAP, 0))
+    k = steps << _DROPPED_BITS
+    magnitude = np.where(k >= 0, k, -k - 1).astype(np.int32).view(np.float32).astype(np.float64)
+    return np.where(k >= 0, magnitude, -magnitude)
+
+
+_EDGES = _bin_edges()
+
+
+def _sigmoid(logit: np.ndarray) -> np.ndarray:
+    # the one formula for each sign that neither overflows nor cancels
+    small = np.exp(-np.abs(logit))
+    return np.where(logit >= 0, 1 / (1 + small), small / (1 + small))
