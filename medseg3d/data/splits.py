@@ -1,0 +1,245 @@
+"""Train, validation and test cases: a rule over the case ids, kept in a manifest from first use on.
+
+The rule does not shuffle: every id is ranked by the SHA-256 of `"<seed>:<id>"`. The lowest `test_cases` are the test
+part, the next `val_cases` the validation part, the rest is for training. So the split depends on the ids and the seed
+alone, neither on the order of files nor on the versions of Python or numpy, and the test part stays the same whatever
+number of validation cases is asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medseg3d.data.atomic import atomic_write
+from medseg3d.data.msd import read_msd
+from medseg3d.faults import Fault
+
+RULE = "rank by sha256('<seed>:<id>'); lowest test_cases are test, next val_cases are val, the rest is train"
+PARTS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Three disjoint, sorted lists of case ids.
+
+    Args:
+        train: ids to train on.
+        val: ids that choose the checkpoint.
+        test: ids that nothing is chosen by.
+        seed: seed of the rule.
+        hash: SHA-256 (hex) of the canonical JSON of rule, seed and the three lists.
+    """
+
+    train: list[str]
+    val: list[str]
+    test: list[str]
+    seed: int
+    hash: str
+
+
+def make_split(
+    ids: Sequence[str], test_cases: int = 24, val_cases: int = 26, seed: int = 0, name: str = "the data set"
+) -> Split:
+    """The split of these ids by the rule above; 281 ids give 231 train, 26 val, 24 test.
+
+    The paper has 257 training and 24 test volumes and does not list them; the 26 validation volumes are carved out of
+    the 257, so that the 24 are never looked at for selection.
+
+    Args:
+        ids: all case ids, in any order.
+        test_cases: number of test cases.
+        val_cases: number of validation cases.
+        seed: any integer.
+        name: what the fault calls the data set.
+
+    Raises:
+        ValueError: an id occurs twice, a count is negative, or the seed is no integer.
+        Fault: TOO_FEW_CASES if no case would be left to train on.
+
+    Example:
+        >>> split = make_split(["a", "b", "c", "d", "e"], test_cases=1, val_cases=1)
+        >>> split.train, split.val, split.test, split.hash[:8]
+        (['b', 'c', 'e'], ['a'], ['d'], 'aa0b24dc')
+    """
+    repeated = [case for case, count in Counter(ids).items() if count > 1]
+    if repeated:
+        raise ValueError(f"ids must be unique, found more than once: {repeated[:5]}")
+    if test_cases < 0 or val_cases < 0:
+        raise ValueError(f"test_cases and val_cases must be >= 0, got {test_cases} and {val_cases}")
+    if not isinstance(seed, int):
+        raise ValueError(f"seed must be an integer, got {seed!r}")
+    if test_cases + val_cases >= len(ids):
+        raise Fault(
+            "TOO_FEW_CASES",
+            name,
+            f"{len(ids)} cases",
+            f"more than {test_cases} test + {val_cases} val cases",
+            "ask for fewer, for example `--test_cases 2 --val_cases 2`",
+        )
+    ranked = sorted(ids, key=lambda case: hashlib.sha256(f"{seed}:{case}".encode()).digest())
+    test, val, train = (
+        ranked[:test_cases],
+        ranked[test_cases : test_cases + val_cases],
+        ranked[test_cases + val_cases :],
+    )
+    parts = {"train": sorted(train), "val": sorted(val), "test": sorted(test)}
+    return Split(**parts, seed=seed, hash=_hash(parts, seed))
+
+
+def write_split(split_file: str | Path, split: Split, name: str = "") -> None:
+    """Write the manifest of a split: name, rule, seed, counts, ids, hash; whole or not at all."""
+    manifest = {
+        "name": name,
+        "rule": RULE,
+        "seed": split.seed,
+        "counts": {part: len(getattr(split, part)) for part in PARTS},
+        **{part: getattr(split, part) for part in PARTS},
+        "hash": split.hash,
+    }
+    with atomic_write(split_file, "w") as file:
+        file.write(json.dumps(manifest, indent=1) + "\n")
+
+
+def read_split(split_file: str | Path) -> Split:
+    """The split that a manifest holds, its hash checked.
+
+    Raises:
+        Fault: MISSING_DATA (no such file), SPLIT_MISMATCH (not a manifest, or edited since it was written).
+    """
+    path = Path(split_file)
+    if not path.is_file():
+        raise Fault(
+            "MISSING_DATA", path.absolute(), "no such file", "a split manifest", "`medseg3d data split` makes one"
+        )
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        parts = {part: [str(name) for name in manifest[part]] for part in PARTS}
+        split = Split(**parts, seed=manifest["seed"], hash=manifest["hash"])
+        same_rule = manifest["rule"] == RULE
+    except (ValueError, KeyError, TypeError) as error:
+        raise Fault(
+            "SPLIT_MISMATCH",
+            path,
+            f"no split manifest ({type(error).__name__}: {error})",
+            "rule, seed, train, val, test and hash",
+            _remedy(path),
+        ) from error
+    actual = _hash(parts, split.seed)
+    if not same_rule or actual != split.hash:
+        raise Fault(
+            "SPLIT_MISMATCH",
+            path,
+            f"content with hash {actual[:12]}, edited since it was written",
+            f"the content of hash {str(split.hash)[:12]}",
+            _remedy(path),
+        )
+    return split
+
+
+def load_or_make_split(
+    split_file: str | Path, ids: Sequence[str], test_cases: int = 24, val_cases: int = 26, seed: int = 0, name: str = ""
+) -> Split:
+    """The split in the manifest if there is one, else the split by the rule, written there for all later runs.
+
+    Args:
+        split_file: the manifest; its folder is made.
+        ids: all case ids of the data set.
+        test_cases: number of test cases.
+        val_cases: number of validation cases.
+        seed: seed of the rule.
+        name: the data set's name, for the reader of the manifest.
+
+    Raises:
+        Fault: SPLIT_MISMATCH if the manifest was edited, is of other ids, or of another seed or counts than asked
+            for; TOO_FEW_CASES.
+    """
+    path = Path(split_file)
+    if not path.exists():
+        split = make_split(ids, test_cases, val_cases, seed, name or "the data set")
+        write_split(path, split, name)
+        return split
+    split = read_split(path)
+    _check_ids(path, split, ids)
+    asked = {"seed": seed, "test_cases": test_cases, "val_cases": val_cases}
+    held = {"seed": split.seed, "test_cases": len(split.test), "val_cases": len(split.val)}
+    different = [key for key in asked if asked[key] != held[key]]
+    if different:
+        raise Fault(
+            "SPLIT_MISMATCH",
+            path,
+            ", ".join(f"{key} {held[key]}" for key in different),
+            ", ".join(f"{key} {asked[key]}" for key in different) + " as asked for",
+            "pass " + " ".join(f"--{key} {held[key]}" for key in different) + f", or {_remedy(path)}",
+        )
+    return split
+
+
+def split_cases(
+    dataset_dir: str | Path,
+    split_file: str | Path,
+    part: str,
+    test_cases: int = 24,
+    val_cases: int = 26,
+    seed: int = 0,
+) -> list[dict[str, str]]:
+    """The cases of one part of a data set: `{"case": id, "image": path, "label": path}`, sorted by id.
+
+    This is what the bundles call. The manifest is written on first use, see `load_or_make_split`.
+
+    Args:
+        dataset_dir: folder in the MSD layout.
+        split_file: the manifest.
+        part: "train", "val" or "test".
+        test_cases: number of test cases.
+        val_cases: number of validation cases.
+        seed: seed of the rule.
+
+    Raises:
+        ValueError: unknown part.
+        Fault: as `read_msd` and `load_or_make_split`.
+    """
+    if part not in PARTS:
+        raise ValueError(f"part must be one of {PARTS}, got {part!r}")
+    dataset = read_msd(dataset_dir)
+    split = load_or_make_split(split_file, dataset.ids, test_cases, val_cases, seed, dataset.name)
+    wanted = set(getattr(split, part))
+    return [case for case in dataset.cases if case["case"] in wanted]
+
+
+def default_split_file(dataset_dir: str | Path) -> Path:
+    """Where the manifest of a data set lies if nobody says otherwise.
+
+    Example:
+        >>> default_split_file("data/Task07_Pancreas").as_posix()
+        'data/splits/Task07_Pancreas.json'
+    """
+    return Path("data") / "splits" / f"{Path(dataset_dir).absolute().name}.json"
+
+
+def _hash(parts: dict[str, list[str]], seed: Any) -> str:
+    canonical = json.dumps({"rule": RULE, "seed": seed, **parts}, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _check_ids(path: Path, split: Split, ids: Sequence[str]) -> None:
+    held, present = {name for part in PARTS for name in getattr(split, part)}, set(ids)
+    differences = [
+        f"{len(names)} {what} ({', '.join(sorted(names)[:5])}{', ...' if len(names) > 5 else ''})"
+        for names, what in (
+            (held - present, "ids that the data set lacks"),
+            (present - held, "ids fewer than the data set"),
+        )
+        if names
+    ]
+    if differences:
+        raise Fault("SPLIT_MISMATCH", path, " and ".join(differences), "the data set's own ids", _remedy(path))
+
+
+def _remedy(path: Path) -> str:
+    return f"name another manifest with --split_file, or delete {path} to draw the split anew"

@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+
+from medseg3d.data.splits import (
+    PARTS,
+    default_split_file,
+    load_or_make_split,
+    make_split,
+    read_split,
+    split_cases,
+    write_split,
+)
+from medseg3d.faults import Fault
+
+IDS = [f"pancreas_{number:03d}" for number in range(1, 282)]
+FIVE = ["a", "b", "c", "d", "e"]
+
+
+def test_281_cases_give_257_for_training_with_26_of_them_for_validation_and_24_test():
+    split = make_split(IDS)
+    assert [len(getattr(split, part)) for part in PARTS] == [231, 26, 24]
+    assert sorted(split.train + split.val + split.test) == IDS
+
+
+def test_split_of_msd_is_the_same_for_ever():
+    # a change here changes every published number: bump the rule's name, never this literal
+    split = make_split(IDS)
+    assert split.hash == "84f42448a5498b4e27d3131ae9ffd5670b01e5ee6c8d2833ced7bfad18bd80c8"
+    assert split.test[:4] == ["pancreas_012", "pancreas_033", "pancreas_058", "pancreas_076"]
+
+
+def test_rule_by_hand():
+    # by sha256sum, "0:a" to "0:e" begin with 9df3, e021, be08, 7d98, e078: d is lowest, then a
+    split = make_split(FIVE, test_cases=1, val_cases=1, seed=0)
+    assert (split.test, split.val, split.train) == (["d"], ["a"], ["b", "c", "e"])
+
+
+def test_order_of_ids_does_not_matter():
+    shuffled = random.Random(7).sample(IDS, len(IDS))
+    assert make_split(shuffled) == make_split(IDS)
+
+
+def test_another_seed_is_another_split():
+    assert set(make_split(IDS, seed=1).test) != set(make_split(IDS, seed=0).test)
+
+
+def test_test_part_does_not_depend_on_the_number_of_validation_cases():
+    assert make_split(IDS, val_cases=10).test == make_split(IDS, val_cases=60).test
+
+
+@pytest.mark.parametrize(("test_cases", "val_cases"), [(3, 2), (5, 0), (24, 26)])
+def test_too_few_cases_are_refused_with_a_remedy(test_cases, val_cases):
+    with pytest.raises(Fault, match=r"TOO_FEW_CASES task: found 5 cases.*--test_cases 2 --val_cases 2"):
+        make_split(FIVE, test_cases, val_cases, name="task")
+
+
+def test_one_case_to_train_on_is_enough():
+    assert len(make_split(FIVE, 2, 2).train) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"ids": ["a", "b", "a"]}, "unique.*'a'"),
+        ({"ids": FIVE, "test_cases": -1}, ">= 0, got -1"),
+        ({"ids": FIVE, "test_cases": 1, "val_cases": 1, "seed": "0"}, "integer, got '0'"),
+    ],
+)
+def test_programming_errors_are_value_errors(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make_split(**arguments)
+
+
+def test_manifest_holds_name_rule_seed_counts_ids_and_hash(tmp_path):
+    path = tmp_path / "new" / "folder" / "split.json"
+    split = load_or_make_split(path, FIVE, 1, 2, seed=3, name="Five")
+    manifest = json.loads(path.read_text())
+    assert list(manifest) == ["name", "rule", "seed", "counts", "train", "val", "test", "hash"]
+    assert (manifest["name"], manifest["seed"]) == ("Five", 3)
+    assert manifest["counts"] == {"train": 2, "val": 2, "test": 1}
+    assert {part: manifest[part] for part in PARTS} == {part: getattr(split, part) for part in PARTS}
+    assert manifest["hash"] == split.hash
+    assert [file.name for file in path.parent.iterdir()] == ["split.json"]
+
+
+def test_same_split_is_written_as_the_same_bytes(tmp_path):
+    for name in ("one.json", "two.json"):
+        load_or_make_split(tmp_path / name, FIVE, 1, 1)
+    assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
+
+
+def test_manifest_is_reused_and_not_rewritten(tmp_path):
+    path = tmp_path / "split.json"
+    first = load_or_make_split(path, FIVE, 1, 1)
+    path.chmod(0o444)
+    stamp = path.stat().st_mtime_ns
+    assert load_or_make_split(path, FIVE[::-1], 1, 1) == first
+    assert path.stat().st_mtime_ns == stamp
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (["a", "b", "c", "d"], r"1 ids that the data set lacks \(e\)"),
+        ([*FIVE, "f", "g"], r"2 ids fewer than the data set \(f, g\)"),
+        (["a", "b", "c", "d", "x"], r"lacks \(e\) and 1 ids fewer than the data set \(x\)"),
+    ],
+)
+def test_manifest_of_other_ids_is_refused(tmp_path, ids, message):
+    load_or_make_split(tmp_path / "split.json", FIVE, 1, 1)
+    with pytest.raises(Fault, match=r"SPLIT_MISMATCH .*split\.json.*" + message):
+        load_or_make_split(tmp_path / "split.json", ids, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"seed": 1}, "found seed 0; wanted seed 1 as asked for; next: pass --seed 0"),
+        ({"test_cases": 2}, "found test_cases 1; wanted test_cases 2"),
+        ({"val_cases": 3}, "pass --val_cases 1, or name another manifest with --split_file, or delete"),
+    ],
+)
+def test_manifest_of_another_seed_or_count_is_refused(tmp_path, asked, message):
+    load_or_make_split(tmp_path / "split.json", FIVE, 1, 1)
+    with pytest.raises(Fault, match=message):
+        load_or_make_split(tmp_path / "split.json", FIVE, **{"test_cases": 1, "val_cases": 1, **asked})
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda m: m["train"].append(m["test"].pop()),
+        lambda m: m.update(train=m["test"], test=m["train"]),
+        lambda m: m.update(hash="0" * 64),
+        lambda m: m.update(seed=9),
+        lambda m: m.update(rule="by hand"),
+        lambda m: m.pop("val"),
+        lambda m: m.update(train=None),
+    ],
+)
+def test_edited_manifest_is_refused(tmp_path, edit):
+    path = tmp_path / "split.json"
+    load_or_make_split(path, FIVE, 1, 1)
+    manifest = json.loads(path.read_text())
+    edit(manifest)
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(Fault, match="SPLIT_MISMATCH"):
+        read_split(path)
+
+
+def test_truncated_manifest_is_refused(tmp_path):
+    path = tmp_path / "split.json"
+    load_or_make_split(path, FIVE, 1, 1)
+    path.write_text(path.read_text()[:100])
+    with pytest.raises(Fault, match="SPLIT_MISMATCH"):
+        load_or_make_split(path, FIVE, 1, 1)
+
+
+def test_written_split_reads_back_equal(tmp_path):
+    split = make_split(IDS, seed=5)
+    write_split(tmp_path / "split.json", split, "MSD")
+    assert read_split(tmp_path / "split.json") == split
+
+
+def test_missing_manifest_is_refused_where_it_must_exist(tmp_path):
+    with pytest.raises(Fault, match=r"MISSING_DATA.*medseg3d data split"):
+        read_split(tmp_path / "split.json")
+
+
+def test_parts_of_a_data_set_are_its_cases(tmp_path):
+    names, folder = ["p_02", "p_10"], tmp_path / "task"
+    entries = [{"image": f"imagesTr/{name}.nii.gz", "label": f"labelsTr/{name}.nii.gz"} for name in names]
+    for path in (folder / value for item in entries for value in item.values()):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    content = {"name": "Pancreas", "labels": {"0": "background", "1": "pancreas"}, "training": entries}
+    (folder / "dataset.json").write_text(json.dumps(content))
+    split_file = tmp_path / "splits" / "task.json"
+    parts = {part: split_cases(folder, split_file, part, test_cases=1, val_cases=0) for part in PARTS}
+    assert parts["val"] == []
+    assert sorted(case["case"] for part in parts.values() for case in part) == names
+    assert parts["test"][0]["label"] == str(folder / "labelsTr" / f"{parts['test'][0]['case']}.nii.gz")
+    assert json.loads(split_file.read_text())["name"] == "Pancreas"
+
+
+def test_unknown_part_is_a_programming_error(tmp_path):
+    with pytest.raises(ValueError, match=r"part must be one of .*got 'valid'"):
+        split_cases(tmp_path, tmp_path / "split.json", "valid")
+
+
+def test_default_manifest_is_named_after_the_folder(tmp_path):
+    assert default_split_file(tmp_path / "Task07_Pancreas").as_posix() == "data/splits/Task07_Pancreas.json"
