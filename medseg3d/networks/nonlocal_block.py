@@ -68,12 +68,16 @@ class NonLocalBlock(nn.Module):
             raise ValueError(
                 f"input must be (batch, channel) and {self.spatial_dims} spatial dimensions, got shape {list(x.shape)}"
             )
+        return x + self.out(self._mean_of_all_positions(x))
+
+    def _mean_of_all_positions(self, x: torch.Tensor) -> torch.Tensor:
+        """`(B, inner, *spatial)`; a method of its own, so that its tensors are freed before `out` makes larger ones."""
         query = _positions_first(self.theta(x))
         key = _positions_first(self.phi(x))
         value = _positions_first(self.g(x))
         mean = F.scaled_dot_product_attention(query, key, value, scale=1.0)  # (B, 1, N, inner)
         mean = mean.squeeze(1).transpose(1, 2)  # (B, inner, N)
-        return x + self.out(mean.reshape(mean.shape[:2] + x.shape[2:]))
+        return mean.reshape(mean.shape[:2] + x.shape[2:])
 
 
 def _positions_first(features: torch.Tensor) -> torch.Tensor:
