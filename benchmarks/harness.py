@@ -1,0 +1,461 @@
+"""Several ways to do one thing, measured side by side in one run: time, extra peak memory, ratios to a baseline.
+
+A benchmark is a list of arms. Each `Arm` runs in a fresh process of its own, so that nothing one arm imports, caches
+or leaves in the allocator helps or hurts another:
+
+1. `setup()` is called once and returns the function that is measured. What it loads and warms up is not counted.
+2. The function's first call gives the extra peak memory, and a result for `compare`.
+3. The function is then timed in rounds: every arm of the case once per round, one at a time, in turns. What else
+   the machine does meanwhile hits all arms alike, and the ratio to the baseline is taken within each round.
+
+Arms with the same `case` are compared with each other. Write a benchmark so (see nonlocal_block.py):
+
+    def reading(path):               # at the top level of the script: the processes import it from there
+        data = Path(path)            # setup
+        return data.read_bytes       # what is measured, called without arguments
+
+    if __name__ == "__main__":       # or every process would start the benchmark again
+        arguments = argument_parser(__doc__).parse_args()
+        arms = [Arm("one way", partial(reading, "a")), Arm("another", partial(reading, "b"))]
+        run_benchmark("Reading", arms, baseline="one way", **vars(arguments))
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import datetime
+import gc
+import importlib.metadata
+import json
+import multiprocessing
+import os
+import platform
+import resource
+import shlex
+import statistics
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+VERSIONS_OF = ("medseg3d", "torch", "monai", "numpy", "nibabel", "SimpleITK")
+"""Packages whose versions go into the report, where installed."""
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",  # torch obeys this one too
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
+)
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way of doing the thing.
+
+    Args:
+        name: the arm's name in the table; the baseline is chosen by it.
+        setup: prepares everything and returns the function to measure. Must be picklable: a function at the top level
+            of a module, or a `functools.partial` of one.
+        case: what is done (a size, a file); only arms of one case are compared.
+    """
+
+    name: str
+    setup: Callable[[], Callable[[], object]]
+    case: str = ""
+
+    def __str__(self) -> str:
+        return f"arm {self.name!r}" + (f" in case {self.case!r}" if self.case else "")
+
+
+@dataclass
+class Row:
+    """What was measured of one arm. Ratios are "times better than the baseline": above 1 is faster, or less memory."""
+
+    case: str
+    arm: str
+    seconds: list[float]
+    """One per round."""
+    median_s: float
+    speedup: float
+    """Median over the rounds of the baseline's seconds by the arm's, both of the same round."""
+    peak_extra_mib: float
+    """Highest resident memory during the first call, less the resident memory just before."""
+    memory_saving: float
+    comparison: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A ratio that an arm must reach: `quantity` is `"speedup"` or `"memory_saving"`."""
+
+    case: str
+    arm: str
+    quantity: str
+    at_least: float
+
+
+@dataclass
+class Report:
+    """All rows of a run, with what is needed to read and repeat it."""
+
+    title: str
+    description: str
+    command: str
+    date: str
+    baseline: str
+    repeats: int
+    threads: int | None
+    machine: dict[str, str | int]
+    versions: dict[str, str]
+    memory_method: str
+    rows: list[Row]
+    targets: list[dict[str, Any]]
+
+    def markdown(self) -> str:
+        """The report as a page: how it was run, the table, the targets."""
+        columns = list(dict.fromkeys(name for row in self.rows for name in row.comparison))
+        with_case = any(row.case for row in self.rows)
+        head = ["case"] * with_case + [
+            "arm",
+            "median s",
+            "range s",
+            "faster",
+            "extra peak MiB",
+            "less memory",
+            *columns,
+        ]
+        lines = [
+            f"# {self.title}",
+            "",
+            *([self.description, ""] if self.description else []),
+            f"    {self.command}",
+            "",
+            f"{self.date}, {self.machine['cpu']}, {self.machine['cores']} cores, "
+            f"{'threads as they come' if self.threads is None else f'threads: {self.threads}'}, "
+            + ", ".join(f"{name} {version}" for name, version in self.versions.items())
+            + ".",
+            "",
+            f"Every arm ran in its own process, in {self.repeats} rounds by turns. *faster*: median over the rounds of "
+            f"the seconds of *{self.baseline}* by those of the arm. *extra peak*: {self.memory_method}.",
+            "",
+            _table_line(head),
+            _table_line(["---"] * len(head)),
+        ]
+        for row in self.rows:
+            lines.append(
+                _table_line(
+                    [row.case] * with_case
+                    + [
+                        row.arm,
+                        f"{row.median_s:.3g}",
+                        f"{min(row.seconds):.3g}-{max(row.seconds):.3g}",
+                        f"{row.speedup:.2f}x",
+                        f"{row.peak_extra_mib:.1f}",
+                        f"{row.memory_saving:.1f}x",
+                        *(f"{row.comparison[name]:.3g}" if name in row.comparison else "" for name in columns),
+                    ]
+                )
+            )
+        if self.targets:
+            lines += ["", "Targets:", ""]
+        for target in self.targets:
+            where = " ".join(part for part in (target["arm"], target["case"]) if part)
+            lines.append(
+                f"- {where}: {target['quantity'].replace('_', ' ')} {target['reached']:.2f}x, "
+                f"wanted at least {target['at_least']}x: **{'met' if target['met'] else 'missed'}**"
+            )
+        return "\n".join(lines) + "\n"
+
+    def save(self, path: Path) -> None:
+        """Write the page to `path` and the same numbers, all rounds included, beside it as JSON."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(self.markdown(), encoding="utf-8")
+        path.with_suffix(".json").write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+
+
+def argument_parser(description: str | None = None) -> argparse.ArgumentParser:
+    """The options every benchmark has; their names are those of `run_benchmark`'s arguments."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--repeats", type=int, default=5, help="rounds of timing (default: %(default)s)")
+    parser.add_argument("--threads", type=int, help="threads of each arm (default: what the libraries choose)")
+    parser.add_argument("--output", type=Path, help="Markdown file to write, with a .json beside it")
+    return parser
+
+
+def run_benchmark(
+    title: str,
+    arms: Sequence[Arm],
+    *,
+    baseline: str,
+    repeats: int = 5,
+    threads: int | None = None,
+    output: Path | None = None,
+    compare: Callable[[object, object], Mapping[str, float]] | None = None,
+    targets: Sequence[Target] = (),
+    description: str = "",
+) -> Report:
+    """Measure the arms, print the table, write it where `output` says, and return it.
+
+    Args:
+        title: heading of the page.
+        arms: what is compared; every case holds one arm named `baseline`. Arms run in the order given.
+        baseline: name of the arm that the ratios refer to.
+        repeats: rounds of timing, after the first call that measures memory.
+        threads: threads of each arm; None leaves it to the libraries.
+        output: Markdown file; the JSON goes beside it.
+        compare: called with the first results of the baseline and of each arm; its numbers become columns (a largest
+            difference, a Dice). Results travel between processes by pickle: return a path rather than a volume.
+        targets: ratios to check and state.
+        description: what is done, for the reader of the page.
+
+    Raises:
+        ValueError: no arms, a case without the baseline, two arms of one name, a target for an arm that is not there,
+            `repeats` or `threads` below 1.
+        RuntimeError: an arm failed; the message holds its traceback.
+    """
+    _check(arms, baseline, repeats, threads, targets)
+    rows: list[Row] = []
+    memory_method = ""
+    for case in dict.fromkeys(arm.case for arm in arms):
+        case_rows, memory_method = _measure_case(
+            [arm for arm in arms if arm.case == case], baseline, repeats, threads, compare
+        )
+        rows += case_rows
+    report = Report(
+        title=title,
+        description=description.strip(),
+        command=shlex.join(["python", *sys.argv]),
+        date=datetime.date.today().isoformat(),
+        baseline=baseline,
+        repeats=repeats,
+        threads=threads,
+        machine={"cpu": _cpu_name(), "cores": os.cpu_count() or 0, "platform": platform.platform()},
+        versions=_versions(),
+        memory_method=memory_method,
+        rows=rows,
+        targets=[_judge(target, rows) for target in targets],
+    )
+    print(report.markdown())
+    if output is not None:
+        report.save(output)
+    return report
+
+
+def _check(arms: Sequence[Arm], baseline: str, repeats: int, threads: int | None, targets: Sequence[Target]) -> None:
+    if not arms:
+        raise ValueError("arms must not be empty")
+    if repeats < 1:
+        raise ValueError(f"repeats must be at least 1, got {repeats}")
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads must be at least 1, got {threads}")
+    known = [(arm.case, arm.name) for arm in arms]
+    for pair in known:
+        if known.count(pair) > 1:
+            raise ValueError(f"arms of one case must have different names, got {pair} twice")
+        if (pair[0], baseline) not in known:
+            raise ValueError(
+                f"every case must have an arm named as the baseline {baseline!r}, case {pair[0]!r} has none"
+            )
+    for target in targets:
+        if (target.case, target.arm) not in known:
+            raise ValueError(f"target names an arm that is not measured: {(target.case, target.arm)}")
+        if target.quantity not in ("speedup", "memory_saving"):
+            raise ValueError(f"target quantity must be speedup or memory_saving, got {target.quantity!r}")
+
+
+def _measure_case(
+    arms: Sequence[Arm],
+    baseline: str,
+    repeats: int,
+    threads: int | None,
+    compare: Callable[[object, object], Mapping[str, float]] | None,
+) -> tuple[list[Row], str]:
+    with contextlib.ExitStack() as stack:
+        workers: dict[str, _Worker] = {}
+        first: dict[str, _FirstCall] = {}
+        for arm in arms:  # one after the other, so that only one at a time is at its peak
+            _say(f"{arm}: set up, first call")
+            workers[arm.name] = stack.enter_context(_worker(arm, threads))
+            first[arm.name] = workers[arm.name].first_call(keep_result=compare is not None)
+        seconds: dict[str, list[float]] = {arm.name: [] for arm in arms}
+        for round_number in range(repeats):
+            for arm in arms:
+                seconds[arm.name].append(workers[arm.name].timed_call())
+            _say(f"round {round_number + 1} of {repeats}")
+    rows = [
+        Row(
+            case=arm.case,
+            arm=arm.name,
+            seconds=seconds[arm.name],
+            median_s=statistics.median(seconds[arm.name]),
+            speedup=statistics.median(
+                base / own for base, own in zip(seconds[baseline], seconds[arm.name], strict=True)
+            ),
+            peak_extra_mib=first[arm.name].peak_extra / MIB,
+            memory_saving=first[baseline].peak_extra / max(first[arm.name].peak_extra, 1),
+            comparison={} if compare is None else dict(compare(first[baseline].result, first[arm.name].result)),
+        )
+        for arm in arms
+    ]
+    return rows, first[baseline].memory_method
+
+
+@dataclass
+class _FirstCall:
+    peak_extra: int  # bytes
+    memory_method: str
+    result: object
+
+
+class _Worker:
+    """The process of one arm, seen from the parent: one call at a time."""
+
+    def __init__(self, arm: Arm, process: multiprocessing.process.BaseProcess, connection: Connection) -> None:
+        self.arm = arm
+        self.process = process
+        self.connection = connection
+
+    def first_call(self, keep_result: bool) -> _FirstCall:
+        return self._ask(("first", keep_result))
+
+    def timed_call(self) -> float:
+        return self._ask(("time", False))
+
+    def _ask(self, order: tuple[str, bool]) -> Any:
+        try:
+            self.connection.send(order)
+            done, answer = self.connection.recv()
+        except (EOFError, OSError):  # BrokenPipeError, ConnectionResetError: it is gone
+            self.process.join(10)
+            raise RuntimeError(
+                f"{self.arm} died with exit code {self.process.exitcode} "
+                "(-9 is most often the machine running out of memory)"
+            ) from None
+        if not done:
+            raise RuntimeError(f"{self.arm} failed:\n{answer}")
+        return answer
+
+
+@contextlib.contextmanager
+def _worker(arm: Arm, threads: int | None) -> Iterator[_Worker]:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(arm, theirs), daemon=True)
+    with _environment({} if threads is None else dict.fromkeys(THREAD_VARIABLES, str(threads))):
+        process.start()  # before its first import, so that every library sees the variables
+    theirs.close()  # or its end would stay open here, and a dead process could not be told from a slow one
+    try:
+        yield _Worker(arm, process, ours)
+    finally:
+        ours.close()  # the process leaves its loop
+        process.join(10)
+        if process.is_alive():
+            process.kill()
+            process.join()
+
+
+@contextlib.contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _serve(arm: Arm, connection: Connection) -> None:
+    """The process of one arm, seen from inside."""
+    call: Callable[[], object] | None = None
+    while True:
+        try:
+            order, keep_result = connection.recv()
+        except EOFError:
+            return
+        try:
+            call = call or arm.setup()
+            answer = _first_call(call, keep_result) if order == "first" else _timed_call(call)
+            connection.send((True, answer))
+        except Exception:
+            connection.send((False, traceback.format_exc()))
+
+
+def _timed_call(call: Callable[[], object]) -> float:
+    gc.collect()
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def _first_call(call: Callable[[], object], keep_result: bool) -> _FirstCall:
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # glibc alone: give back what setup freed, or it would hide use
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # Linux: the peak starts anew from here
+    except OSError:
+        method = "how far the first call raised the highest resident memory of its process so far"
+        before = _highest_ever()
+        result = call()
+        peak_extra = _highest_ever() - before
+    else:
+        method = "highest resident memory during the first call, less that just before it"
+        before = _proc_status("VmRSS")
+        result = call()
+        peak_extra = _proc_status("VmHWM") - before
+    return _FirstCall(peak_extra, method, result if keep_result else None)
+
+
+def _proc_status(name: str) -> int:
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"/proc/self/status has no {name}")
+
+
+def _highest_ever() -> int:
+    highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return highest if sys.platform == "darwin" else highest * 1024
+
+
+def _judge(target: Target, rows: Sequence[Row]) -> dict[str, Any]:
+    (row,) = (row for row in rows if (row.case, row.arm) == (target.case, target.arm))
+    reached = getattr(row, target.quantity)
+    return {**asdict(target), "reached": reached, "met": reached >= target.at_least}
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in VERSIONS_OF:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
+
+
+def _cpu_name() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _table_line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

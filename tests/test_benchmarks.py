@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))  # as python does for a script there
+
+from harness import Arm, Target, run_benchmark  # noqa: E402
+
+MIB = 2**20
+
+
+def note(log: Path, line: str) -> None:
+    with log.open("a") as file:
+        file.write(line + "\n")
+
+
+def noting(log: Path, name: str):
+    note(log, f"{name} setup {os.getpid()}")
+    return partial(note, log, f"{name} call {os.getpid()}")
+
+
+def filled(mebibytes: int) -> bytes:
+    return b"x" * (mebibytes * MIB)
+
+
+def filling(mebibytes: int):
+    return lambda: len(filled(mebibytes))
+
+
+def many_small_blocks(mebibytes: int) -> list[bytes]:
+    return [bytes([i % 256]) * 1000 for i in range(mebibytes * MIB // 1000)]
+
+
+def filling_after_a_larger_setup(mebibytes: int):
+    # too small to be handed back one by one, and below the last one, which stays: the allocator keeps them for reuse
+    last = many_small_blocks(4 * mebibytes)[-1]
+    return lambda: last in many_small_blocks(mebibytes)[:1]
+
+
+def returning(value: object):
+    return lambda: value
+
+
+def thread_count():
+    return lambda: int(os.environ["OMP_NUM_THREADS"])
+
+
+def failing():
+    return lambda: [][7]
+
+
+def dying():
+    return partial(os._exit, 3)
+
+
+def test_each_arm_has_its_process_and_calls_go_by_turns(tmp_path):
+    log = tmp_path / "log"
+    arms = [Arm(name, partial(noting, log, name)) for name in ("a", "b")]
+    run_benchmark("Order", arms, baseline="a", repeats=2)
+
+    lines = [line.split() for line in log.read_text().splitlines()]
+    assert [line[:2] for line in lines] == [
+        ["a", "setup"], ["a", "call"],
+        ["b", "setup"], ["b", "call"],
+        ["a", "call"], ["b", "call"],
+        ["a", "call"], ["b", "call"],
+    ]  # fmt: skip
+    processes = {(name, process) for name, _, process in lines}
+    assert len(processes) == len({process for _, process in processes}) == 2
+    assert str(os.getpid()) not in {process for _, process in processes}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak can be reset on Linux alone")
+def test_extra_peak_memory_is_that_of_the_call_and_not_of_the_setup():
+    arms = [
+        Arm("much", partial(filling, 120)),
+        Arm("little", partial(filling, 30)),
+        Arm("after a larger setup", partial(filling_after_a_larger_setup, 30)),
+    ]
+    rows = run_benchmark("Memory", arms, baseline="much", repeats=1).rows
+    assert [row.peak_extra_mib for row in rows] == pytest.approx([120, 30, 32], abs=3)
+    assert [row.memory_saving for row in rows] == pytest.approx([1, 4, 4], rel=0.15)
+
+
+def test_ratios_refer_to_the_baseline_of_the_case_within_each_round():
+    arms = [Arm(name, partial(filling, size), case) for case in ("x", "y") for name, size in (("a", 1), ("b", 2))]
+    report = run_benchmark("Ratios", arms, baseline="a", repeats=3)
+    assert [(row.case, row.arm) for row in report.rows] == [("x", "a"), ("x", "b"), ("y", "a"), ("y", "b")]
+    for base, other in (report.rows[:2], report.rows[2:]):
+        assert base.speedup == base.memory_saving == 1
+        assert other.speedup == statistics.median(b / o for b, o in zip(base.seconds, other.seconds, strict=True))
+        assert other.median_s == sorted(other.seconds)[1]
+
+
+def test_results_are_compared_with_those_of_the_baseline():
+    arms = [Arm("three", partial(returning, 3)), Arm("five", partial(returning, 5))]
+    report = run_benchmark("Results", arms, baseline="five", repeats=1, compare=lambda base, own: {"off": own - base})
+    assert [row.comparison for row in report.rows] == [{"off": -2}, {"off": 0}]
+    assert "| off |" in report.markdown()
+
+
+def test_threads_are_set_for_the_arms_alone(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    arms = [Arm("a", thread_count)]
+    rows = run_benchmark("Threads", arms, baseline="a", repeats=1, threads=1, compare=lambda _, n: {"n": n}).rows
+    assert rows[0].comparison == {"n": 1}
+    assert os.environ["OMP_NUM_THREADS"] == "7"
+    rows = run_benchmark("Threads", arms, baseline="a", repeats=1, compare=lambda _, n: {"n": n}).rows
+    assert rows[0].comparison == {"n": 7}
+
+
+def test_page_and_json_say_what_was_run_and_which_target_was_met(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["benchmarks/x.py", "--note", "two words"])
+    page = tmp_path / "new" / "page.md"
+    report = run_benchmark(
+        "A title",
+        [Arm("a", partial(filling, 1), "size 1")],
+        baseline="a",
+        repeats=2,
+        output=page,
+        targets=[Target("size 1", "a", "speedup", 1), Target("size 1", "a", "memory_saving", 1.5)],
+    )
+    text = page.read_text()
+    assert text == report.markdown()
+    assert text.startswith("# A title\n")
+    assert "python benchmarks/x.py --note 'two words'" in text
+    assert "- a size 1: speedup 1.00x, wanted at least 1x: **met**" in text
+    assert "- a size 1: memory saving 1.00x, wanted at least 1.5x: **missed**" in text
+    record = json.loads(page.with_suffix(".json").read_text())
+    assert record["rows"][0]["seconds"] == report.rows[0].seconds
+    assert len(record["rows"][0]["seconds"]) == record["repeats"] == 2
+    assert [target["met"] for target in record["targets"]] == [True, False]
+    assert {"python", "torch", "monai"} <= record["versions"].keys()
+    assert record["machine"]["cpu"]
+
+
+def test_a_failing_arm_is_named_with_its_traceback():
+    with pytest.raises(RuntimeError, match=r"(?s)arm 'bad' in case 'x' failed:.*IndexError: list index out of range"):
+        run_benchmark("Failing", [Arm("bad", failing, "x")], baseline="bad")
+
+
+def test_an_arm_whose_process_dies_is_named_with_the_exit_code():
+    with pytest.raises(RuntimeError, match="arm 'bad' died with exit code 3"):
+        run_benchmark("Dying", [Arm("bad", dying)], baseline="bad")
+
+
+A = Arm("a", partial(returning, 0))
+
+
+@pytest.mark.parametrize(
+    ("arms", "arguments", "message"),
+    [
+        ([], {}, "arms must not be empty"),
+        ([A], {"repeats": 0}, "repeats must be at least 1, got 0"),
+        ([A], {"threads": 0}, "threads must be at least 1, got 0"),
+        ([A, A], {}, r"different names, got \('', 'a'\) twice"),
+        ([A, Arm("b", A.setup, "other")], {}, "baseline 'a', case 'other' has none"),
+        ([A], {"targets": [Target("", "b", "speedup", 1)]}, r"not measured: \('', 'b'\)"),
+        ([A], {"targets": [Target("", "a", "beauty", 1)]}, "speedup or memory_saving, got 'beauty'"),
+    ],
+)
+def test_bad_arguments_are_refused_before_anything_runs(arms, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        run_benchmark("Refused", arms, baseline="a", **arguments)
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_the_stored_map_that_nonlocal_block_is_measured_against_is_the_same_function(backward):
+    import nonlocal_block as benchmark
+
+    stored = benchmark.make_call(benchmark.StoredMapBlock, 3, backward)()
+    ours = benchmark.make_call(benchmark.NonLocalBlock, 3, backward)()
+    assert stored.shape == (1, 128, 3, 3, 3)
+    assert benchmark.largest_difference(stored, ours)["largest difference"] < 1e-5
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in BENCHMARKS.glob("*.py") if path.name != "harness.py"))
+def test_every_benchmark_explains_its_options(script):
+    command = [sys.executable, str(BENCHMARKS / script), "--help"]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert {"--repeats", "--threads", "--output"} <= set(text.replace(",", " ").split())
