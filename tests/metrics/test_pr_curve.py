@@ -108,6 +108,10 @@ def test_bounds_by_hand():
     low, high = curve_of(np.array([1.0, 1.0]), np.array([1, 0])).average_precision_bounds()
     assert low == pytest.approx(1 - math.log(2))  # the integral of x / (1 + x) from 0 to 1, below 1/2
     assert high == 1
+    # and one of background above them: precision 1/3 or 1/2
+    low, high = curve_of(np.array([2.0, 1.0, 1.0]), np.array([0, 1, 0])).average_precision_bounds()
+    assert low == pytest.approx(1 - 2 * math.log(3 / 2))  # of x / (2 + x) from 0 to 1
+    assert high == pytest.approx(1 - math.log(3 / 2))  # of x / (1 + x) from 1 to 2
 
 
 @pytest.mark.parametrize("regime", ["ties", "two values", "constant"])
@@ -139,6 +143,11 @@ def test_curve_starts_with_everything_and_ends_with_nothing():
     assert (precision[-1], recall[-1]) == (1, 0)
     assert (np.diff(threshold) > 0).all()
     assert (np.diff(recall) <= 0).all()
+
+
+def test_thresholds_far_below_a_half_stay_apart():
+    _, _, threshold = curve_of(np.array([-300.0, -60.0, 0.0]), np.array([0, 1, 1])).curve()
+    np.testing.assert_allclose(np.log(threshold / (1 - threshold)), [-300, -60, 0], rtol=2e-4)
 
 
 def test_bins_begin_at_their_edge_and_are_in_order():
@@ -201,10 +210,9 @@ def test_best_threshold_is_found_by_trying_them_all():
 
 
 def test_of_equally_good_thresholds_the_one_nearest_to_a_half_is_taken():
-    # each of the thresholds 4 and -1 has two of three voxels right
-    logit, truth = np.array([4.0, -1.0, -8.0]), np.array([1, 1, 0])
-    best = curve_of(logit, truth).best_threshold("specificity")
-    assert (best.value, best.logit) == (1.0, pytest.approx(-1.0, rel=2e-4))
+    logit, truth = np.array([4.0, 1.0, -3.0, -8.0]), np.array([1, 1, 1, 0])
+    best = curve_of(logit, truth).best_threshold("specificity")  # 1 at the first three
+    assert (best.value, best.logit) == (1.0, 1.0)
 
 
 def test_best_threshold_needs_a_defined_score():
@@ -294,6 +302,16 @@ def test_float32_probabilities_of_a_saturated_network_keep_their_exact_curve():
     curve = BinnedPRCurve()
     curve.update_prob(prob, truth)
     assert curve.average_precision() == pytest.approx(average_precision_score(truth, prob.double()), abs=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.float16])
+def test_probabilities_of_little_precision_are_not_made_worse(dtype):
+    prob = np.linspace(0, 1, 200).astype(dtype)
+    truth = np.arange(200) > 90
+    coarse, fine = BinnedPRCurve(), BinnedPRCurve()
+    coarse.update_prob(prob, truth)
+    fine.update_prob(prob.astype(np.float32), truth)
+    assert coarse == fine
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
