@@ -1,0 +1,147 @@
+"""The bytes of a file, plain or gzipped, read once, verified to the last one and hashed on the way."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from medseg3d.faults import Fault
+
+REWRITE = "write the file again with the program it came from"
+
+_CHUNK = 1 << 20
+_GZIP_MAGIC = b"\x1f\x8b"
+_MAX_DEFLATE_RATIO = 1032  # no deflate stream expands further, https://zlib.net/zlib_tech.html
+
+
+class ByteStream:
+    """The uncompressed bytes of an open file, in order and once; a damaged gzip stream is refused where it is met."""
+
+    def __init__(self, file: IO[bytes], path: Path) -> None:
+        self.path = path
+        self.size = path.stat().st_size
+        self.expected: int | None = None  # uncompressed bytes, once the header has told
+        self.position = 0
+        self._file = file
+        self._digest = hashlib.sha256()
+        self._rest = memoryview(b"")
+        first = self._raw()
+        self.compressed = first[:2] == _GZIP_MAGIC
+        self.most_bytes = self.size * (_MAX_DEFLATE_RATIO if self.compressed else 1)  # uncompressed
+        self._chunks = self._inflated(first) if self.compressed else itertools.chain([first], iter(self._raw, b""))
+
+    def take(self, count: int) -> bytes:
+        """The next `count` bytes, fewer at the end of the file."""
+        taken = bytearray(count)
+        return bytes(taken[: self._copy(memoryview(taken))])
+
+    def skip_to(self, position: int) -> None:
+        """Pass over the bytes before `position`.
+
+        Raises:
+            Fault: HEADER, when the file ends before.
+        """
+        while self.position < position:
+            if not self.take(min(position - self.position, _CHUNK)):
+                raise Fault(
+                    "HEADER",
+                    self.path,
+                    f"voxels starting at byte {position} of a file of {self.position}",
+                    "voxels inside the file",
+                    REWRITE,
+                )
+
+    def fill(self, target: np.ndarray) -> None:
+        """Fill a uint8 array with the next bytes.
+
+        Raises:
+            Fault: TRUNCATED.
+        """
+        if self._copy(target.data) < target.size:
+            raise truncated(self.path, self.position, self.expected)
+
+    def drain(self, limit: int) -> int:
+        """The number of bytes up to the end of the file, which must stay below `limit`; the checksum is verified.
+
+        Raises:
+            Fault: HEADER; a bomb is met without being inflated.
+        """
+        start = self.position
+        while self.take(_CHUNK):
+            if self.position - start >= limit:
+                raise Fault(
+                    "HEADER",
+                    self.path,
+                    f"at least {self.position - start} bytes after the {self.expected} that the header announces",
+                    "dimensions that cover all voxels of the file",
+                    REWRITE,
+                )
+        return self.position - start
+
+    def sha256(self) -> str:
+        """Of the file as it lies on the disk; valid once it has been read to its end."""
+        return self._digest.hexdigest()
+
+    def _copy(self, target: memoryview) -> int:
+        done = 0
+        while done < len(target):
+            if not self._rest:
+                chunk = next(self._chunks, b"")
+                if not chunk:
+                    break
+                self._rest = memoryview(chunk)
+            count = min(len(self._rest), len(target) - done)
+            target[done : done + count] = self._rest[:count]
+            self._rest = self._rest[count:]
+            done += count
+        self.position += done
+        return done
+
+    def _raw(self) -> bytes:
+        chunk = self._file.read(_CHUNK)
+        self._digest.update(chunk)
+        return chunk
+
+    def _inflated(self, data: bytes) -> Iterator[bytes]:
+        count = 0
+        member = zlib.decompressobj(wbits=31)  # a gzip header, and its checksum and length at the end
+        while True:
+            try:
+                chunk = member.decompress(data, _CHUNK)  # bounded: a bomb is met chunk by chunk
+            except zlib.error as error:
+                raise Fault(
+                    "CHECKSUM",
+                    self.path,
+                    f"a damaged gzip stream after {count} uncompressed bytes ({str(error).partition(': ')[2]})",
+                    "an intact file",
+                    "copy or download it again; its voxels cannot be trusted",
+                ) from None
+            count += len(chunk)
+            if chunk:
+                yield chunk
+            data = member.unconsumed_tail
+            if member.eof:
+                data = member.unused_data.lstrip(b"\0")  # zeros after the end are padding
+                while not data and (raw := self._raw()):
+                    data = raw.lstrip(b"\0")
+                if not data:
+                    return
+                member = zlib.decompressobj(wbits=31)  # bgzip and `cat a.gz b.gz` make several members
+            elif not data:
+                data = self._raw()
+                if not data and not chunk:
+                    raise truncated(self.path, count, self.expected)
+
+
+def truncated(path: Path, actual: int, expected: int | None) -> Fault:
+    """The refusal of a file that ends too early."""
+    wanted = f"{expected} bytes (uncompressed)" if expected else "the rest of it"
+    return Fault(
+        "TRUNCATED", path, f"the end of the file after {actual} bytes", wanted, "copy or download the file again"
+    )
