@@ -206,7 +206,7 @@ class BinnedPRCurve:
         """The curve whose `state` this is.
 
         Raises:
-            ValueError: an array is missing, or the bins are of another layout.
+            ValueError: an array is missing, the bins are of another layout, or the counts are none.
         """
         missing = {"layout", "bins", "negatives", "positives"} - set(state)
         if missing:
@@ -215,11 +215,13 @@ class BinnedPRCurve:
         if layout != _LAYOUT.tolist():
             raise ValueError(f"state must have the layout {_LAYOUT.tolist()}, found {layout}")
         curve = cls()
-        bins = np.asarray(state["bins"])
-        if bins.size and not (bins.min() >= 0 and bins.max() < len(curve.histogram)):
-            raise ValueError(f"bins must lie in 0..{len(curve.histogram) - 1}, found {bins.min()}..{bins.max()}")
-        curve.histogram[bins, 0] = state["negatives"]
-        curve.histogram[bins, 1] = state["positives"]
+        bins, *counts = (np.asarray(state[key]) for key in ("bins", "negatives", "positives"))
+        if bins.size and not (bins[0] >= 0 and bins[-1] < len(curve.histogram) and (np.diff(bins) > 0).all()):
+            raise ValueError(f"bins must rise and lie in 0..{len(curve.histogram) - 1}, found {bins}")
+        for column, count in enumerate(counts):
+            if count.shape != bins.shape or count.dtype.kind not in "iu" or (count < 0).any():
+                raise ValueError(f"negatives and positives must be a count for each of the bins, found {count}")
+            curve.histogram[bins, column] = count
         return curve
 
     def _update(self, score: ArrayLike, truth: ArrayLike, mask: ArrayLike | None, as_logit: _AsLogit) -> None:

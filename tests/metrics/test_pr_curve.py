@@ -354,8 +354,12 @@ def test_states_of_another_make_are_refused():
         BinnedPRCurve.from_state({key: value for key, value in state.items() if key != "bins"})
     with pytest.raises(ValueError, match=r"layout \[13, -15, 31\], found \[10, -15, 31\]"):
         BinnedPRCurve.from_state({**state, "layout": np.array([10, -15, 31])})
-    with pytest.raises(ValueError, match=r"bins must lie in 0\.\.507903"):
-        BinnedPRCurve.from_state({**state, "bins": state["bins"] - 10**6})
+    for bins in (state["bins"] - 10**6, state["bins"] + 10**6, state["bins"][::-1]):
+        with pytest.raises(ValueError, match=r"bins must rise and lie in 0\.\.507903"):
+            BinnedPRCurve.from_state({**state, "bins": bins})
+    for counts in (state["positives"][1:], -state["positives"], state["positives"] * 0.5, np.int64(3)):
+        with pytest.raises(ValueError, match="negatives and positives must be a count for each of the bins"):
+            BinnedPRCurve.from_state({**state, "positives": counts})
 
 
 def test_memory_does_not_grow_with_the_volume():
