@@ -234,8 +234,7 @@ def read_curve(path: str | Path) -> dict[str, BinnedPRCurve]:
         with np.load(content, allow_pickle=False) as arrays:
             for key in arrays.files:
                 name, _, array = key.rpartition("/")
-                if array not in _POINTS:
-                    states.setdefault(name, {})[array] = arrays[key]
+                states.setdefault(name, {})[array] = arrays[key]
         return {name: BinnedPRCurve.from_state(state) for name, state in states.items()}
     except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError, RuntimeError) as error:
         # NumPy's own message recommends to load it unsafely

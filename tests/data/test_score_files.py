@@ -32,7 +32,7 @@ def rows() -> list[dict]:
     return [
         score_row("ct_1", "pancreas", PANCREAS, voxel_mm3=0.7),
         score_row("ct_1", "tumour", EMPTY, voxel_mm3=0.7),
-        score_row('a "quoted", name\nin two lines µ', "pancreas", PANCREAS),
+        score_row('a "quoted", name\nin three\r\nlines µ', "pancreas", PANCREAS),
     ]
 
 
