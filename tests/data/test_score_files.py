@@ -90,7 +90,7 @@ def test_scores_come_back_to_the_last_bit(tmp_path):
 
 def test_scores_are_plain_csv_with_empty_cells_for_nan(tmp_path):
     write_scores(tmp_path / "scores.csv", rows())
-    assert b"\r" not in (tmp_path / "scores.csv").read_bytes()
+    assert (tmp_path / "scores.csv").read_bytes().count(b"\r") == 1  # the one in a name
     with open(tmp_path / "scores.csv", newline="", encoding="utf-8") as file:
         tumour = list(csv.DictReader(file))[1]
     assert (tumour["dice"], tumour["recall"], tumour["accuracy"], tumour["tn"]) == ("", "", "1.0", "9")
