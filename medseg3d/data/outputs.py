@@ -1,0 +1,264 @@
+"""Where each result goes, and masks that are written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from medseg3d import __version__
+from medseg3d.data.atomic import atomic_path
+from medseg3d.data.nifti import read_nifti
+from medseg3d.faults import Fault
+
+SIGNATURE = "medseg3d"
+"""How the description in the header of every mask begins."""
+
+_SUFFIXES = (".nii.gz", ".nii")
+
+logger = logging.getLogger("medseg3d")
+
+
+class CaseList(list):
+    """Items to work on, as `medseg3d.inferers.CasePredictor` and MONAI's data sets take them.
+
+    Attributes:
+        skipped: items that need no work, each with a `reason`.
+    """
+
+    def __init__(self, items: Iterable[dict[str, str]] = (), skipped: Iterable[dict[str, str]] = ()) -> None:
+        super().__init__(items)
+        self.skipped = list(skipped)
+
+
+def input_items(
+    inputs: str | Path | Sequence[str | Path], output_dir: str | Path, suffix: str = "_seg", overwrite: bool = False
+) -> CaseList:
+    """The cases to segment, each with its image and the mask file it belongs to, and those to leave alone.
+
+    A file `ct.nii.gz` gets the mask `<output_dir>/ct_seg.nii.gz`. A folder stands for all `.nii` and `.nii.gz` files
+    below it (in any case, without names that begin with a dot), and their sub-folders are kept under `output_dir`.
+    Files of one name from different folders keep their path below their common parent. Masks found below `output_dir`
+    are results, not inputs.
+
+    Args:
+        inputs: files and folders, in any mixture.
+        output_dir: where the masks go; it need not exist.
+        suffix: what is put behind the name of the image.
+        overwrite: whether to segment cases again whose mask is there.
+
+    Returns:
+        Items `{"image", "mask_file", "case"}` in the order of the inputs; `skipped` holds those with a mask already.
+        A mask of ours without its record (`record_file`) was interrupted just before the end and is made again.
+
+    Raises:
+        Fault: NO_INPUT, MISSING_FILE, FILE_NAME (control characters), NAME_COLLISION (two inputs, one mask),
+            OUTSIDE_OUTPUT (a symbolic link leads out of `output_dir`).
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> for name in ("a/ct.nii.gz", "b/ct.nii.gz"):
+        ...     (folder / name).parent.mkdir()
+        ...     _ = (folder / name).write_bytes(b"")
+        >>> items = input_items([folder / "a/ct.nii.gz", folder / "b"], folder / "out")
+        >>> [Path(item["mask_file"]).relative_to(folder).as_posix() for item in items]
+        ['out/a/ct_seg.nii.gz', 'out/b/ct_seg.nii.gz']
+    """
+    if Path(suffix).name != suffix and suffix:
+        raise ValueError(f"suffix must be part of a file name, found {suffix!r}")
+    inputs = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
+    output_dir = Path(output_dir)
+    found = _without_results(_found(inputs), output_dir, suffix)
+    if not found:
+        raise Fault(
+            "NO_INPUT",
+            ", ".join(map(str, inputs)) or "inputs",
+            "no .nii or .nii.gz file" if inputs else "nothing",
+            "at least one image",
+            "name image files, or a folder that holds some",
+        )
+    items = CaseList()
+    for image, name in _distinct(found).items():
+        mask = output_dir / name.parent / f"{name.name}{suffix}.nii.gz"
+        _check_place(image, mask, output_dir, found)
+        item = {"image": str(image), "mask_file": str(mask), "case": name.as_posix()}
+        reason = None if overwrite else _standing(image, mask)
+        if reason is None:
+            items.append(item)
+        else:
+            items.skipped.append({**item, "reason": reason})
+    return items
+
+
+def record_file(mask_file: str | Path) -> Path:
+    """The record beside a mask: `ct_seg.json` for `ct_seg.nii.gz`. It is written last, so it says that all is done."""
+    path = Path(mask_file)
+    return path.with_name(f"{_stem(path)}.json")
+
+
+def write_mask(
+    path: str | Path, mask: np.ndarray, geometry: bytes | None = None, affine: np.ndarray | None = None
+) -> str:
+    """The sha256 of the mask file just written: uint8 NIfTI, read back and compared before it gets its name.
+
+    Args:
+        path: the file to write, `.nii` or `.nii.gz`; an existing one is replaced once the new one is whole.
+        mask: (X, Y, Z) uint8.
+        geometry: `NiftiHeader.geometry` of the image the mask belongs to: both forms, their codes, pixdim and units
+            come out as they are there, so that every viewer lays the mask on the image.
+        affine: voxel to RAS mm, for images that were no NIfTI; stored as sform and qform with code 1 (scanner).
+
+    Raises:
+        ValueError: not a uint8 volume, or not of the shape of `geometry`.
+        Fault: NO_SPACE, NOT_WRITABLE, or CHECKSUM and the like when the disk does not give back what was written.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "ct_seg.nii.gz"
+        >>> digest = write_mask(file, np.ones((4, 5, 6), np.uint8), affine=np.diag([1, 1, 3, 1]))
+        >>> nib.load(file).get_fdata().sum(), len(digest)
+        (np.float64(120.0), 64)
+    """
+    if mask.dtype != np.uint8 or mask.ndim != 3:
+        raise ValueError(f"mask must be a uint8 array of 3 axes, found {mask.dtype} of {mask.ndim}")
+    image = _image_of(mask, geometry, affine)
+    with atomic_path(path) as temporary:
+        image.to_filename(temporary)
+        written, header = read_nifti(temporary)
+        if not np.array_equal(written, mask) or (geometry is not None and header.geometry != geometry):
+            raise OSError(f"{path}: the mask read back is not the mask written")
+    assert header.sha256 is not None  # read_nifti hashes
+    return header.sha256
+
+
+def _image_of(mask: np.ndarray, geometry: bytes | None, affine: np.ndarray | None) -> nib.Nifti1Image:
+    if geometry is None and affine is None:
+        raise ValueError("geometry or affine must say where the mask lies, found neither")
+    if geometry is None:
+        image = nib.Nifti1Image(mask, affine)
+        image.set_sform(affine, 1)
+        image.set_qform(affine, 1)
+        image.header.set_xyzt_units("mm")
+    else:
+        version = nib.Nifti1Image if len(geometry) == nib.Nifti1Header.sizeof_hdr else nib.Nifti2Image
+        header = version.header_class(geometry)
+        if header.get_data_shape() != mask.shape:
+            raise ValueError(f"mask must have the shape {header.get_data_shape()} of its image, found {mask.shape}")
+        image = version(mask, None, header)  # no affine: one would reset the forms and their codes
+    image.header["descrip"] = f"{SIGNATURE} {__version__}, research only".encode()
+    return image
+
+
+def _found(inputs: Sequence[str | Path]) -> dict[Path, Path]:
+    """Absolute image paths, in order, and the name of each without suffixes, below the folder it was found in."""
+    found: dict[Path, Path] = {}
+    for given in inputs:
+        path = Path(os.path.abspath(given))
+        if path.is_dir():
+            for file in _nifti_files(path):
+                found.setdefault(file, file.relative_to(path).with_name(_stem(file)))
+        elif path.exists():
+            found.setdefault(path, Path(_stem(path)))
+        else:
+            raise Fault("MISSING_FILE", given, "no such file or folder", "an image or a folder of images")
+    for file, name in found.items():
+        if any(unicodedata.category(letter) == "Cc" for letter in str(name)):
+            raise Fault("FILE_NAME", file, "control characters in the name", "a printable name", "rename the file")
+    return found
+
+
+def _nifti_files(folder: Path) -> Iterator[Path]:
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            if name.lower().endswith(_SUFFIXES) and not name.startswith("."):
+                yield Path(parent, name)
+
+
+def _without_results(found: dict[Path, Path], output_dir: Path, suffix: str) -> dict[Path, Path]:
+    if not suffix:
+        return found
+    folder = Path(os.path.abspath(output_dir))
+    results = [file for file in found if folder in file.parents and _stem(file).endswith(suffix)]
+    if results:
+        logger.info("%d masks below %s are results, not inputs: %s, ...", len(results), output_dir, results[0].name)
+    return {file: name for file, name in found.items() if file not in results}
+
+
+def _distinct(found: dict[Path, Path]) -> dict[Path, Path]:
+    """The same files, those of one name told apart by the folders they come from."""
+    names = dict(found)
+    for files in _same(found):
+        common = Path(os.path.commonpath([file.parent for file in files]))
+        names.update({file: file.relative_to(common).with_name(_stem(file)) for file in files})
+    for files in _same(names):
+        raise Fault(
+            "NAME_COLLISION",
+            files[0],
+            f"the same name as {files[1]}",
+            "one mask for each image",
+            "rename one of them or segment them into different folders",
+        )
+    return names
+
+
+def _same(names: dict[Path, Path]) -> list[list[Path]]:
+    groups: dict[str, list[Path]] = {}
+    for file, name in names.items():
+        groups.setdefault(os.path.normcase(name), []).append(file)
+    return [files for files in groups.values() if len(files) > 1]
+
+
+def _check_place(image: Path, mask: Path, output_dir: Path, found: dict[Path, Path]) -> None:
+    if Path(os.path.abspath(mask)) in found:
+        raise Fault(
+            "NAME_COLLISION", image, f"a mask that would replace the input {mask}", "another name", "give a suffix"
+        )
+    if not mask.parent.resolve().is_relative_to(output_dir.resolve()):
+        raise Fault(
+            "OUTSIDE_OUTPUT",
+            mask.parent,
+            f"a link to {mask.parent.resolve()}",
+            f"a folder below {output_dir}",
+            "remove the link or choose another output folder",
+        )
+
+
+def _standing(image: Path, mask: Path) -> str | None:
+    """Why a case needs no work, or None."""
+    if not mask.exists():
+        return None
+    record = record_file(mask)
+    if record.exists():
+        if _bytes_of_input(record) not in (None, image.stat().st_size):
+            return "mask exists, but of another version of the image"
+        return "mask exists"
+    return None if _is_ours(mask) else "a mask that was not written by medseg3d exists"
+
+
+def _bytes_of_input(record: Path) -> int | None:
+    try:
+        return int(json.loads(record.read_text(encoding="utf-8"))["input"]["bytes"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # somebody else's
+
+
+def _is_ours(mask: Path) -> bool:
+    try:
+        header: Any = nib.load(mask).header
+        return bytes(header["descrip"]).startswith(SIGNATURE.encode())
+    except Exception:  # whatever it is, it is not ours to replace
+        return False
+
+
+def _stem(path: Path) -> str:
+    suffix = next((suffix for suffix in _SUFFIXES if path.name.lower().endswith(suffix)), path.suffix)
+    return path.name[: len(path.name) - len(suffix)]

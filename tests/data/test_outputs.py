@@ -1,0 +1,277 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from medseg3d.data.nifti import read_header
+from medseg3d.data.outputs import input_items, record_file, write_mask
+from medseg3d.faults import Fault
+
+AFFINE = nib.affines.from_matvec(
+    nib.eulerangles.euler2mat(0.3, -0.2, 0.1) @ np.diag([-0.8, 0.7, 2.5]), [12.5, -40.0, 900.0]
+)
+
+
+def touch(folder: Path, *names: str) -> list[Path]:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"x")
+    return [folder / name for name in names]
+
+
+def masks(items: list[dict[str, str]], output_dir: Path) -> list[str]:
+    return [Path(item["mask_file"]).relative_to(output_dir).as_posix() for item in items]
+
+
+@pytest.mark.parametrize(
+    ("name", "mask"),
+    [
+        ("ct.nii.gz", "ct_seg.nii.gz"),
+        ("ct.nii", "ct_seg.nii.gz"),
+        ("CT.NII.GZ", "CT_seg.nii.gz"),
+        ("a.b c.nii.gz", "a.b c_seg.nii.gz"),
+        ("über.nii", "über_seg.nii.gz"),
+    ],
+)
+def test_mask_is_named_after_its_image(tmp_path: Path, name: str, mask: str) -> None:
+    (image,) = touch(tmp_path, name)
+    items = input_items(image, tmp_path / "out")
+    assert items == [{"image": str(image), "mask_file": str(tmp_path / "out" / mask), "case": mask[:-11]}]
+
+
+def test_folder_stands_for_all_images_below_it(tmp_path: Path) -> None:
+    touch(tmp_path / "in", "b.nii", "a/ct.nii.gz", "a/CT2.NII.GZ", "note.txt", "._b.nii", ".cache/x.nii", "a/.x.nii.gz")
+    items = input_items([tmp_path / "in"], tmp_path / "out")
+    assert masks(items, tmp_path / "out") == ["b_seg.nii.gz", "a/CT2_seg.nii.gz", "a/ct_seg.nii.gz"]
+
+
+def test_a_file_named_twice_is_one_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path / "in", "ct.nii")
+    monkeypatch.chdir(tmp_path)
+    assert len(input_items(["in/ct.nii", tmp_path / "in", "in/../in/ct.nii"], "out")) == 1
+
+
+def test_files_of_one_name_keep_their_folders(tmp_path: Path) -> None:
+    files = touch(tmp_path, "x/p1/ct.nii.gz", "x/p2/s/ct.nii.gz", "x/other.nii")
+    items = input_items(files, tmp_path / "out")
+    assert masks(items, tmp_path / "out") == ["p1/ct_seg.nii.gz", "p2/s/ct_seg.nii.gz", "other_seg.nii.gz"]
+    assert [item["case"] for item in items] == ["p1/ct", "p2/s/ct", "other"]
+
+
+@pytest.mark.parametrize("as_folder", [True, False])
+def test_two_images_for_one_mask_are_refused_and_named(tmp_path: Path, as_folder: bool) -> None:
+    files = touch(tmp_path, "ct.nii", "ct.nii.gz")
+    with pytest.raises(Fault, match=r"NAME_COLLISION .*/ct\.nii(\.gz)?: found the same name as .*/ct\.nii"):
+        input_items([tmp_path] if as_folder else files, tmp_path / "out")
+
+
+def test_keeping_folders_never_makes_a_new_collision(tmp_path: Path) -> None:
+    # the two ct become a/ct and b/ct, which is what the third one is called already
+    files = touch(tmp_path, "in/a/ct.nii", "in/b/ct.nii", "more/a/ct.nii")
+    with pytest.raises(Fault, match="NAME_COLLISION"):
+        input_items([*files[:2], tmp_path / "more"], tmp_path / "out")
+
+
+@pytest.mark.parametrize("inputs", [[], ["empty"], ["text"]])
+def test_nothing_to_do_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inputs: list[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    touch(tmp_path, "text/readme.md")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Fault, match="NO_INPUT"):
+        input_items(inputs, "out")
+
+
+def test_missing_input_is_a_fault(tmp_path: Path) -> None:
+    with pytest.raises(Fault, match=r"MISSING_FILE .*nowhere\.nii"):
+        input_items([*touch(tmp_path, "ct.nii"), tmp_path / "nowhere.nii"], tmp_path / "out")
+
+
+def test_control_characters_are_refused_on_one_line(tmp_path: Path) -> None:
+    touch(tmp_path, "in/a\nb.nii")
+    with pytest.raises(Fault, match="FILE_NAME") as caught:
+        input_items(tmp_path / "in", tmp_path / "out")
+    assert "\n" not in str(caught.value)
+
+
+def test_masks_are_results_and_not_inputs(tmp_path: Path) -> None:
+    touch(tmp_path, "ct.nii.gz", "ct_seg.nii.gz", "out/old_seg.nii.gz", "out/new.nii.gz")
+    items = input_items([tmp_path], tmp_path)
+    assert masks(items + items.skipped, tmp_path) == ["out/new_seg.nii.gz", "ct_seg.nii.gz"]
+    # a mask elsewhere is an image like any other
+    assert len(input_items([tmp_path / "ct_seg.nii.gz"], tmp_path / "out")) == 1
+
+
+def test_shell_glob_over_images_and_their_masks_is_harmless(tmp_path: Path) -> None:
+    files = touch(tmp_path, "ct.nii.gz", "ct_seg.nii.gz")
+    items = input_items(files, tmp_path, overwrite=True)
+    assert [item["image"] for item in items] == [str(files[0])]
+
+
+def test_mask_never_replaces_an_input(tmp_path: Path) -> None:
+    (image,) = touch(tmp_path, "ct.nii.gz")
+    with pytest.raises(Fault, match=r"NAME_COLLISION .* would replace the input"):
+        input_items(image, tmp_path, suffix="", overwrite=True)
+    (image,) = touch(tmp_path, "mr.nii")
+    assert len(input_items(image, tmp_path, suffix="")) == 1
+
+
+@pytest.mark.parametrize("suffix", ["/../x", "a/b"])
+def test_suffix_is_no_path(tmp_path: Path, suffix: str) -> None:
+    with pytest.raises(ValueError, match="suffix must be part of a file name"):
+        input_items(touch(tmp_path, "ct.nii"), tmp_path, suffix=suffix)
+
+
+def test_link_that_leads_out_of_the_output_folder_is_refused(tmp_path: Path) -> None:
+    touch(tmp_path, "in/sub/ct.nii")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/sub").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(Fault, match="OUTSIDE_OUTPUT"):
+        input_items(tmp_path / "in", tmp_path / "out")
+
+
+def made_mask(tmp_path: Path, record: dict | None) -> Path:
+    mask = tmp_path / "out" / "ct_seg.nii.gz"
+    write_mask(mask, np.zeros((2, 3, 4), np.uint8), affine=AFFINE)
+    if record is not None:
+        record_file(mask).write_text(json.dumps(record))
+    return mask
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        ({"input": {"bytes": 1}}, "mask exists"),
+        ({"input": {"bytes": 2}}, "mask exists, but of another version of the image"),
+        ({"Modality": "CT"}, "mask exists"),
+        ("no json object", "mask exists"),
+    ],
+)
+def test_mask_with_its_record_is_skipped_unless_overwritten(
+    tmp_path: Path, record: dict | str | None, reason: str
+) -> None:
+    (image,) = touch(tmp_path, "ct.nii")
+    mask = made_mask(tmp_path, record)
+    items = input_items(image, tmp_path / "out")
+    assert items == []
+    assert items.skipped == [{"image": str(image), "mask_file": str(mask), "case": "ct", "reason": reason}]
+    assert len(input_items(image, tmp_path / "out", overwrite=True)) == 1
+
+
+def test_our_mask_without_its_record_is_made_again(tmp_path: Path) -> None:
+    (image,) = touch(tmp_path, "ct.nii")
+    made_mask(tmp_path, None)
+    assert len(input_items(image, tmp_path / "out")) == 1
+
+
+@pytest.mark.parametrize("by", ["another program", "nobody"])
+def test_foreign_mask_is_never_replaced_unasked(tmp_path: Path, by: str) -> None:
+    (image,) = touch(tmp_path, "ct.nii")
+    mask = tmp_path / "out" / "ct_seg.nii.gz"
+    mask.parent.mkdir()
+    if by == "nobody":
+        mask.write_bytes(b"no NIfTI")
+    else:
+        nib.save(nib.Nifti1Image(np.zeros((2, 3, 4), np.uint8), AFFINE), mask)
+    (skipped,) = input_items(image, tmp_path / "out").skipped
+    assert skipped["reason"] == "a mask that was not written by medseg3d exists"
+
+
+def test_record_stands_beside_its_mask() -> None:
+    assert record_file("out/a.b_seg.nii.gz") == Path("out/a.b_seg.json")
+    assert record_file("out/a.b_seg.nii") == Path("out/a.b_seg.json")
+
+
+def source(path: Path, codes: tuple[int, int], image: type = nib.Nifti1Image, unit: str = "mm") -> Path:
+    volume = image(np.zeros((4, 5, 6), np.int16), AFFINE)
+    other = AFFINE.copy()
+    other[0, 3] += 0.01
+    volume.set_qform(other, codes[0])
+    volume.set_sform(AFFINE, codes[1])
+    volume.header.set_xyzt_units(unit)
+    volume.header["descrip"] = b"Doe^John"
+    nib.save(volume, path)
+    return path
+
+
+@pytest.mark.parametrize("codes", [(1, 1), (0, 2), (1, 0), (0, 0), (3, 4)])
+@pytest.mark.parametrize("image", [nib.Nifti1Image, nib.Nifti2Image])
+def test_mask_has_the_geometry_of_its_source_to_the_letter(tmp_path: Path, codes: tuple[int, int], image: type) -> None:
+    ct = source(tmp_path / "ct.nii.gz", codes, image, unit="unknown")
+    write_mask(tmp_path / "mask.nii.gz", np.ones((4, 5, 6), np.uint8), read_header(ct).geometry)
+    before, after = nib.load(ct), nib.load(tmp_path / "mask.nii.gz")
+    assert type(before) is type(after)
+    for field in ("sform_code", "qform_code", "srow_x", "quatern_b", "qoffset_x", "pixdim", "xyzt_units", "dim"):
+        assert np.array_equal(before.header[field], after.header[field]), field
+    assert np.array_equal(before.affine, after.affine)
+    assert after.get_data_dtype() == np.uint8
+    assert b"Doe" not in bytes(after.header["descrip"])
+
+
+def test_simpleitk_lays_the_mask_on_its_source(tmp_path: Path) -> None:
+    sitk = pytest.importorskip("SimpleITK")
+    ct = source(tmp_path / "ct.nii.gz", (1, 1))
+    array = np.random.default_rng(0).integers(0, 3, (4, 5, 6)).astype(np.uint8)
+    write_mask(tmp_path / "mask.nii.gz", array, read_header(ct).geometry)
+    image, mask = sitk.ReadImage(str(ct)), sitk.ReadImage(str(tmp_path / "mask.nii.gz"))
+    for read in ("GetOrigin", "GetSpacing", "GetDirection", "GetSize"):
+        assert getattr(image, read)() == getattr(mask, read)()
+    assert np.array_equal(sitk.GetArrayFromImage(mask).T, array)
+
+
+def test_mask_of_an_affine_carries_it_in_both_forms(tmp_path: Path) -> None:
+    write_mask(tmp_path / "mask.nii.gz", np.ones((4, 5, 6), np.uint8), affine=AFFINE)
+    header = nib.load(tmp_path / "mask.nii.gz").header
+    assert (int(header["sform_code"]), int(header["qform_code"])) == (1, 1)
+    assert np.allclose(header.get_sform(), AFFINE, atol=1e-4)
+    assert np.allclose(header.get_qform(), AFFINE, atol=1e-3)
+    assert header.get_xyzt_units()[0] == "mm"
+
+
+def test_equal_masks_are_equal_files(tmp_path: Path) -> None:
+    digests = {write_mask(tmp_path / f"{name}.nii.gz", np.ones((4, 5, 6), np.uint8), affine=AFFINE) for name in "ab"}
+    assert len(digests) == 1
+    assert (tmp_path / "a.nii.gz").read_bytes() == (tmp_path / "b.nii.gz").read_bytes()
+
+
+def test_order_in_memory_does_not_matter(tmp_path: Path) -> None:
+    mask = np.random.default_rng(0).integers(0, 2, (4, 5, 6)).astype(np.uint8)
+    for order in "CF":
+        write_mask(tmp_path / f"{order}.nii.gz", np.array(mask, order=order), affine=AFFINE)  # type: ignore[call-overload]
+    assert (tmp_path / "C.nii.gz").read_bytes() == (tmp_path / "F.nii.gz").read_bytes()
+    assert np.array_equal(nib.load(tmp_path / "C.nii.gz").get_fdata(), mask)
+
+
+def test_disk_that_loses_voxels_leaves_no_mask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lossy(image: nib.Nifti1Image, path: Path) -> None:
+        save(nib.Nifti1Image(np.asarray(image.dataobj) * 0, image.affine, image.header), path)
+
+    save = nib.Nifti1Image.to_filename
+    monkeypatch.setattr(nib.Nifti1Image, "to_filename", lossy)
+    with pytest.raises(OSError, match="the mask read back is not the mask written"):
+        write_mask(tmp_path / "mask.nii.gz", np.ones((4, 5, 6), np.uint8), affine=AFFINE)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("mask", "options", "words"),
+    [
+        (np.ones((4, 5, 6)), {"affine": AFFINE}, "uint8 array of 3 axes, found float64 of 3"),
+        (np.ones((1, 4, 5, 6), np.uint8), {"affine": AFFINE}, "found uint8 of 4"),
+        (np.ones((4, 5, 6), np.uint8), {}, "geometry or affine"),
+    ],
+)
+def test_what_is_no_mask_is_refused(tmp_path: Path, mask: np.ndarray, options: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        write_mask(tmp_path / "mask.nii.gz", mask, **options)
+
+
+def test_mask_of_another_shape_than_its_source_is_refused(tmp_path: Path) -> None:
+    geometry = read_header(source(tmp_path / "ct.nii", (1, 1))).geometry
+    with pytest.raises(ValueError, match=r"shape \(4, 5, 6\) of its image, found \(4, 6, 5\)"):
+        write_mask(tmp_path / "mask.nii.gz", np.ones((4, 6, 5), np.uint8), geometry)
