@@ -4,9 +4,11 @@ A benchmark is a list of arms. Each `Arm` runs in a fresh process of its own, so
 or leaves in the allocator helps or hurts another:
 
 1. `setup()` is called once and returns the function that is measured. What it loads and warms up is not counted.
-2. The function's first call gives the extra peak memory, and a result for `compare`.
+2. The function's first call warms it up and gives a result for `compare`.
 3. The function is then timed in rounds: every arm of the case once per round, one at a time, in turns. What else
    the machine does meanwhile hits all arms alike, and the ratio to the baseline is taken within each round.
+4. Extra peak memory is the highest resident memory in any of the calls, less the resident memory just before the
+   first one: the most of several calls, because how well the allocator packs its blocks is partly chance.
 
 Arms with the same `case` are compared with each other. Write a benchmark so (see nonlocal_block.py):
 
@@ -43,6 +45,8 @@ from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 VERSIONS_OF = ("medseg3d", "torch", "monai", "numpy", "nibabel", "SimpleITK")
 """Packages whose versions go into the report, where installed."""
@@ -81,19 +85,24 @@ class Row:
     case: str
     arm: str
     seconds: list[float]
-    """One per round."""
+    """One per round, by the clock on the wall."""
+    cpu_seconds: list[float]
+    """One per round, of all threads together: on a busy machine steadier than the clock."""
     median_s: float
     speedup: float
     """Median over the rounds of the baseline's seconds by the arm's, both of the same round."""
+    median_cpu_s: float
+    cpu_saving: float
+    """The same ratio of `cpu_seconds`."""
     peak_extra_mib: float
-    """Highest resident memory during the first call, less the resident memory just before."""
+    """Highest resident memory in any call, less the resident memory just before the first."""
     memory_saving: float
     comparison: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Target:
-    """A ratio that an arm must reach: `quantity` is `"speedup"` or `"memory_saving"`."""
+    """A ratio that an arm must reach: `quantity` is `"speedup"`, `"cpu_saving"` or `"memory_saving"`."""
 
     case: str
     arm: str
@@ -112,7 +121,7 @@ class Report:
     baseline: str
     repeats: int
     threads: int | None
-    machine: dict[str, str | int]
+    machine: dict[str, Any]
     versions: dict[str, str]
     memory_method: str
     rows: list[Row]
@@ -127,6 +136,8 @@ class Report:
             "median s",
             "range s",
             "faster",
+            "CPU s",
+            "less CPU",
             "extra peak MiB",
             "less memory",
             *columns,
@@ -138,12 +149,14 @@ class Report:
             f"    {self.command}",
             "",
             f"{self.date}, {self.machine['cpu']}, {self.machine['cores']} cores, "
+            f"load {self.machine['load_before']:.1f} before and {self.machine['load_after']:.1f} after, "
             f"{'threads as they come' if self.threads is None else f'threads: {self.threads}'}, "
             + ", ".join(f"{name} {version}" for name, version in self.versions.items())
             + ".",
             "",
             f"Every arm ran in its own process, in {self.repeats} rounds by turns. *faster*: median over the rounds of "
-            f"the seconds of *{self.baseline}* by those of the arm. *extra peak*: {self.memory_method}.",
+            f"the seconds of *{self.baseline}* by those of the arm; *less CPU*: the same of the processor's seconds. "
+            f"*extra peak*: {self.memory_method}.",
             "",
             _table_line(head),
             _table_line(["---"] * len(head)),
@@ -157,6 +170,8 @@ class Report:
                         f"{row.median_s:.3g}",
                         f"{min(row.seconds):.3g}-{max(row.seconds):.3g}",
                         f"{row.speedup:.2f}x",
+                        f"{row.median_cpu_s:.3g}",
+                        f"{row.cpu_saving:.2f}x",
                         f"{row.peak_extra_mib:.1f}",
                         f"{row.memory_saving:.1f}x",
                         *(f"{row.comparison[name]:.3g}" if name in row.comparison else "" for name in columns),
@@ -223,13 +238,10 @@ def run_benchmark(
         RuntimeError: an arm failed; the message holds its traceback.
     """
     _check(arms, baseline, repeats, threads, targets)
+    load_before = os.getloadavg()[0]
     rows: list[Row] = []
-    memory_method = ""
     for case in dict.fromkeys(arm.case for arm in arms):
-        case_rows, memory_method = _measure_case(
-            [arm for arm in arms if arm.case == case], baseline, repeats, threads, compare
-        )
-        rows += case_rows
+        rows += _measure_case([arm for arm in arms if arm.case == case], baseline, repeats, threads, compare)
     report = Report(
         title=title,
         description=description.strip(),
@@ -238,9 +250,15 @@ def run_benchmark(
         baseline=baseline,
         repeats=repeats,
         threads=threads,
-        machine={"cpu": _cpu_name(), "cores": os.cpu_count() or 0, "platform": platform.platform()},
+        machine={
+            "cpu": _cpu_name(),
+            "cores": os.cpu_count(),
+            "platform": platform.platform(),
+            "load_before": load_before,
+            "load_after": os.getloadavg()[0],
+        },
         versions=_versions(),
-        memory_method=memory_method,
+        memory_method=_MEMORY_METHODS[_reset_peak()],
         rows=rows,
         targets=[_judge(target, rows) for target in targets],
     )
@@ -268,8 +286,8 @@ def _check(arms: Sequence[Arm], baseline: str, repeats: int, threads: int | None
     for target in targets:
         if (target.case, target.arm) not in known:
             raise ValueError(f"target names an arm that is not measured: {(target.case, target.arm)}")
-        if target.quantity not in ("speedup", "memory_saving"):
-            raise ValueError(f"target quantity must be speedup or memory_saving, got {target.quantity!r}")
+        if target.quantity not in ("speedup", "cpu_saving", "memory_saving"):
+            raise ValueError(f"target quantity must be speedup, cpu_saving or memory_saving, got {target.quantity!r}")
 
 
 def _measure_case(
@@ -278,41 +296,50 @@ def _measure_case(
     repeats: int,
     threads: int | None,
     compare: Callable[[object, object], Mapping[str, float]] | None,
-) -> tuple[list[Row], str]:
+) -> list[Row]:
     with contextlib.ExitStack() as stack:
         workers: dict[str, _Worker] = {}
-        first: dict[str, _FirstCall] = {}
+        first: dict[str, _Call] = {}
         for arm in arms:  # one after the other, so that only one at a time is at its peak
             _say(f"{arm}: set up, first call")
             workers[arm.name] = stack.enter_context(_worker(arm, threads))
-            first[arm.name] = workers[arm.name].first_call(keep_result=compare is not None)
-        seconds: dict[str, list[float]] = {arm.name: [] for arm in arms}
+            first[arm.name] = workers[arm.name].call(keep_result=compare is not None)
+        calls: dict[str, list[_Call]] = {arm.name: [] for arm in arms}
         for round_number in range(repeats):
-            for arm in arms:
-                seconds[arm.name].append(workers[arm.name].timed_call())
             _say(f"round {round_number + 1} of {repeats}")
-    rows = [
+            for arm in arms:
+                calls[arm.name].append(workers[arm.name].call())
+    seconds = {name: [call.seconds for call in own] for name, own in calls.items()}
+    cpu_seconds = {name: [call.cpu_seconds for call in own] for name, own in calls.items()}
+    peak = {name: max(call.peak_extra for call in [first[name], *own]) for name, own in calls.items()}
+    return [
         Row(
             case=arm.case,
             arm=arm.name,
             seconds=seconds[arm.name],
+            cpu_seconds=cpu_seconds[arm.name],
             median_s=statistics.median(seconds[arm.name]),
-            speedup=statistics.median(
-                base / own for base, own in zip(seconds[baseline], seconds[arm.name], strict=True)
-            ),
-            peak_extra_mib=first[arm.name].peak_extra / MIB,
-            memory_saving=first[baseline].peak_extra / max(first[arm.name].peak_extra, 1),
+            speedup=_median_ratio(seconds[baseline], seconds[arm.name]),
+            median_cpu_s=statistics.median(cpu_seconds[arm.name]),
+            cpu_saving=_median_ratio(cpu_seconds[baseline], cpu_seconds[arm.name]),
+            peak_extra_mib=peak[arm.name] / MIB,
+            memory_saving=max(peak[baseline], 1) / max(peak[arm.name], 1),
             comparison={} if compare is None else dict(compare(first[baseline].result, first[arm.name].result)),
         )
         for arm in arms
     ]
-    return rows, first[baseline].memory_method
+
+
+def _median_ratio(base: Sequence[float], own: Sequence[float]) -> float:
+    # a call too short for the clock counts as a nanosecond
+    return statistics.median(max(b, 1e-9) / max(o, 1e-9) for b, o in zip(base, own, strict=True))
 
 
 @dataclass
-class _FirstCall:
+class _Call:
+    seconds: float
+    cpu_seconds: float
     peak_extra: int  # bytes
-    memory_method: str
     result: object
 
 
@@ -324,15 +351,10 @@ class _Worker:
         self.process = process
         self.connection = connection
 
-    def first_call(self, keep_result: bool) -> _FirstCall:
-        return self._ask(("first", keep_result))
-
-    def timed_call(self) -> float:
-        return self._ask(("time", False))
-
-    def _ask(self, order: tuple[str, bool]) -> Any:
+    def call(self, keep_result: bool = False) -> _Call:
+        """What one call took; the first one also sets the arm up."""
         try:
-            self.connection.send(order)
+            self.connection.send(keep_result)
             done, answer = self.connection.recv()
         except (EOFError, OSError):  # BrokenPipeError, ConnectionResetError: it is gone
             self.process.join(10)
@@ -379,44 +401,64 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 def _serve(arm: Arm, connection: Connection) -> None:
     """The process of one arm, seen from inside."""
-    call: Callable[[], object] | None = None
+    function: Callable[[], object] | None = None
     while True:
         try:
-            order, keep_result = connection.recv()
+            keep_result = connection.recv()
         except EOFError:
             return
         try:
-            call = call or arm.setup()
-            answer = _first_call(call, keep_result) if order == "first" else _timed_call(call)
-            connection.send((True, answer))
+            if function is None:
+                function = arm.setup()
+                _give_back_freed_memory()  # or what setup used and freed would hide what the calls use
+                resident_before = _resident()
+            connection.send((True, _measure(function, resident_before, keep_result)))
         except Exception:
             connection.send((False, traceback.format_exc()))
 
 
-def _timed_call(call: Callable[[], object]) -> float:
+def _measure(function: Callable[[], object], resident_before: int, keep_result: bool) -> _Call:
     gc.collect()
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
+    _reset_peak()
+    cpu_start, start = time.process_time(), time.perf_counter()
+    result = function()
+    seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
+    return _Call(seconds, cpu_seconds, _peak() - resident_before, result if keep_result else None)
 
 
-def _first_call(call: Callable[[], object], keep_result: bool) -> _FirstCall:
+def _give_back_freed_memory() -> None:
     gc.collect()
-    with contextlib.suppress(OSError, AttributeError):  # glibc alone: give back what setup freed, or it would hide use
+    with contextlib.suppress(OSError, AttributeError):  # glibc alone can be asked to
         ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+_MEMORY_METHODS = {
+    True: "highest resident memory in any call, less that just before the first",
+    False: "highest resident memory of the process so far, less that just before the first call",
+}
+"""What is measured where the peak can be reset, and where not."""
+
+
+def _reset_peak() -> bool:
+    """Let the highest resident memory count anew from here; False where the system cannot."""
     try:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # Linux: the peak starts anew from here
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     except OSError:
-        method = "how far the first call raised the highest resident memory of its process so far"
-        before = _highest_ever()
-        result = call()
-        peak_extra = _highest_ever() - before
-    else:
-        method = "highest resident memory during the first call, less that just before it"
-        before = _proc_status("VmRSS")
-        result = call()
-        peak_extra = _proc_status("VmHWM") - before
-    return _FirstCall(peak_extra, method, result if keep_result else None)
+        return False
+    return True
+
+
+def _peak() -> int:
+    with contextlib.suppress(OSError):
+        return _proc_status("VmHWM")
+    highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return highest if sys.platform == "darwin" else highest * 1024
+
+
+def _resident() -> int:
+    with contextlib.suppress(OSError):
+        return _proc_status("VmRSS")
+    return psutil.Process().memory_info().rss
 
 
 def _proc_status(name: str) -> int:
@@ -424,11 +466,6 @@ def _proc_status(name: str) -> int:
         if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024
     raise OSError(f"/proc/self/status has no {name}")
-
-
-def _highest_ever() -> int:
-    highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return highest if sys.platform == "darwin" else highest * 1024
 
 
 def _judge(target: Target, rows: Sequence[Row]) -> dict[str, Any]:

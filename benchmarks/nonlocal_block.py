@@ -76,6 +76,7 @@ def main() -> None:
         ],
         description=(
             f"One block, {CHANNELS} channels, inner width {CHANNELS // 2}, batch 1, float32, on a cube of positions. "
+            "The stored map exists twice at its peak, before and after the softmax, as the usual code has it. "
             "*largest difference*: of the output, or of the gradient of the input where there is a backward pass, "
             "relative to its largest value. The machine is shared with other work: trust the ratios, not the seconds."
         ),

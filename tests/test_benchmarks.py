@@ -11,55 +11,18 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))  # as python does for a script there
+sys.path[:0] = [str(BENCHMARKS), str(Path(__file__).parent)]  # as python does for a script there
 
+from benchmark_arms import (  # noqa: E402
+    dying,
+    failing,
+    filling,
+    filling_after_a_larger_setup,
+    noting,
+    returning,
+    thread_count,
+)
 from harness import Arm, Target, run_benchmark  # noqa: E402
-
-MIB = 2**20
-
-
-def note(log: Path, line: str) -> None:
-    with log.open("a") as file:
-        file.write(line + "\n")
-
-
-def noting(log: Path, name: str):
-    note(log, f"{name} setup {os.getpid()}")
-    return partial(note, log, f"{name} call {os.getpid()}")
-
-
-def filled(mebibytes: int) -> bytes:
-    return b"x" * (mebibytes * MIB)
-
-
-def filling(mebibytes: int):
-    return lambda: len(filled(mebibytes))
-
-
-def many_small_blocks(mebibytes: int) -> list[bytes]:
-    return [bytes([i % 256]) * 1000 for i in range(mebibytes * MIB // 1000)]
-
-
-def filling_after_a_larger_setup(mebibytes: int):
-    # too small to be handed back one by one, and below the last one, which stays: the allocator keeps them for reuse
-    last = many_small_blocks(4 * mebibytes)[-1]
-    return lambda: last in many_small_blocks(mebibytes)[:1]
-
-
-def returning(value: object):
-    return lambda: value
-
-
-def thread_count():
-    return lambda: int(os.environ["OMP_NUM_THREADS"])
-
-
-def failing():
-    return lambda: [][7]
-
-
-def dying():
-    return partial(os._exit, 3)
 
 
 def test_each_arm_has_its_process_and_calls_go_by_turns(tmp_path):
@@ -96,9 +59,13 @@ def test_ratios_refer_to_the_baseline_of_the_case_within_each_round():
     report = run_benchmark("Ratios", arms, baseline="a", repeats=3)
     assert [(row.case, row.arm) for row in report.rows] == [("x", "a"), ("x", "b"), ("y", "a"), ("y", "b")]
     for base, other in (report.rows[:2], report.rows[2:]):
-        assert base.speedup == base.memory_saving == 1
+        assert base.speedup == base.cpu_saving == base.memory_saving == 1
         assert other.speedup == statistics.median(b / o for b, o in zip(base.seconds, other.seconds, strict=True))
+        assert other.cpu_saving == statistics.median(
+            b / o for b, o in zip(base.cpu_seconds, other.cpu_seconds, strict=True)
+        )
         assert other.median_s == sorted(other.seconds)[1]
+        assert other.median_cpu_s == sorted(other.cpu_seconds)[1]
 
 
 def test_results_are_compared_with_those_of_the_baseline():
@@ -165,7 +132,7 @@ A = Arm("a", partial(returning, 0))
         ([A, A], {}, r"different names, got \('', 'a'\) twice"),
         ([A, Arm("b", A.setup, "other")], {}, "baseline 'a', case 'other' has none"),
         ([A], {"targets": [Target("", "b", "speedup", 1)]}, r"not measured: \('', 'b'\)"),
-        ([A], {"targets": [Target("", "a", "beauty", 1)]}, "speedup or memory_saving, got 'beauty'"),
+        ([A], {"targets": [Target("", "a", "beauty", 1)]}, "speedup, cpu_saving or memory_saving, got 'beauty'"),
     ],
 )
 def test_bad_arguments_are_refused_before_anything_runs(arms, arguments, message):
