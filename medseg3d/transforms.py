@@ -1,0 +1,341 @@
+"""MONAI dictionary transforms for what MONAI lacks: a checked load, an exact way back, and masks that fit their image.
+
+They stand at the two ends of a chain of MONAI's own:
+
+    LoadNiftid, Orientationd, Spacingd(dtype=torch.float32), ... network ..., RestoreLabelsd, SaveMaskd
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+
+from medseg3d.data.nifti import MAX_VOXELS, NiftiHeader, check_labels, check_pair, read_nifti
+from medseg3d.data.outputs import write_mask
+
+_SLAB_VOXELS = 1 << 21  # 8 MiB of float32 at a time
+_REACH = 0.5 + 1e-3  # Spacing rounds its shape, so original voxels lie up to half a voxel beyond the model's grid
+_OFF_AXIS = 0.05  # voxels
+
+
+class LoadNiftid(MapTransform):
+    """Image and label as `MetaTensor` (1, X, Y, Z), read through `read_nifti` and refused when anything is wrong.
+
+    The image is float32, the label uint8. Both carry `affine` (voxel to RAS mm) and in `meta`: `original_affine`,
+    `spatial_shape`, `filename_or_obj`, `space` ("RAS"), `geometry` (`NiftiHeader.geometry`, what a mask on the same
+    grid needs), `sha256` of the file, and `warnings` (one per line, "" for none). When both keys are loaded, the
+    label has to lie on the grid of its image.
+
+    Args:
+        keys: what to load: `image_key`, `label_key` or both; other keys are loaded as images.
+        image_key: key of the image.
+        label_key: key of the label.
+        labels: values a label may hold; None allows every integer from 0 to 255.
+        check_hu: whether images that do not look like Hounsfield units get a warning.
+        max_voxels: larger volumes are refused.
+        allow_missing_keys: pass over keys that an item lacks.
+
+    Raises:
+        Fault: as `read_nifti`; PAIR_GEOMETRY, LABEL_SET. MONAI's Compose wraps it: see `medseg3d.faults.find_fault`.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        image_key: str = "image",
+        label_key: str = "label",
+        labels: Sequence[int] | None = None,
+        check_hu: bool = True,
+        max_voxels: int = MAX_VOXELS,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.image_key = image_key
+        self.label_key = label_key
+        self.labels = labels
+        self.check_hu = check_hu
+        self.max_voxels = max_voxels
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The item with the volumes in place of their paths."""
+        item = dict(data)
+        headers: dict[Hashable, NiftiHeader] = {}
+        for key in self.key_iterator(item):
+            is_label = key == self.label_key
+            array, header = read_nifti(item[key], self.max_voxels, check_hu=self.check_hu and not is_label)
+            if is_label:
+                array = check_labels(array, self.labels, item[key])
+            item[key] = _as_meta_tensor(array, header, torch.uint8 if is_label else torch.float32)
+            headers[key] = header
+        if self.image_key in headers and self.label_key in headers:
+            check_pair(headers[self.image_key], headers[self.label_key])
+            # to the last bit, or the two could be resampled to different shapes
+            item[self.label_key].affine = item[self.image_key].affine.clone()
+        return item
+
+
+class RestoreLabelsd(MapTransform):
+    """Logits (C, x, y, z) on the network's grid turned into labels (1, X, Y, Z) on the grid of the original image.
+
+    What MONAI does with softmax, Invertd(nearest_interp=False) and argmax, in a fraction of the time and memory: the
+    probability of each class is carried back by linear interpolation along one axis after the other, slab by slab,
+    and only the running maximum is kept. It needs no record of the transforms, only the two affines, and so works
+    after any chain that keeps the axes of the image (Orientationd, Spacingd with diagonal=False, crops, pads, flips).
+
+    Where it differs from Invertd: original voxels more than half a voxel outside the network's grid (cropped away)
+    are background, whereas Invertd fades the border out over one whole voxel; and where the image was padded, the
+    outermost original voxels get what the network said there, whereas Invertd drops the padding first.
+
+    Args:
+        keys: the logits, tensor or MetaTensor of any floating type; one channel is a sigmoid's logit.
+        image_key: the preprocessed image: its `affine` is that of the logits, its meta names `original_affine` and
+            `spatial_shape`.
+        prob_key: where to put the probability of foreground (1, X, Y, Z) float32, the sum over classes above 0; None
+            for not at all. With several keys, only the first one's.
+        allow_missing_keys: pass over keys that an item lacks.
+
+    Raises:
+        ValueError: the two grids do not fit together.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        image_key: str = "image",
+        prob_key: str | None = None,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.image_key = image_key
+        self.prob_key = prob_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The item with labels in place of logits."""
+        item = dict(data)
+        image = item[self.image_key]
+        original_affine, shape = _original_grid(image, self.image_key)
+        for key in self.key_iterator(item):
+            logits = item[key]
+            if tuple(logits.shape[1:]) != tuple(image.shape[1:]):
+                raise ValueError(
+                    f"{key} must have the spatial shape {tuple(image.shape[1:])} of {self.image_key}, "
+                    f"found {tuple(logits.shape[1:])}"
+                )
+            with_probability = self.prob_key is not None and key == self.keys[0]
+            labels, probability = restore_labels(
+                logits, image.affine.cpu().numpy(), original_affine, shape, with_probability=with_probability
+            )
+            item[key] = _on_original_grid(labels, image, original_affine)
+            if probability is not None:
+                item[self.prob_key] = _on_original_grid(probability, image, original_affine)
+        return item
+
+
+class SaveMaskd(MapTransform):
+    """Writes a label map (1, X, Y, Z) as a uint8 NIfTI on the grid of its source, whole or not at all.
+
+    Shape, sform, qform, their codes and the units are those of the source file; the file is read back and compared
+    before it gets its name. `meta["mask_sha256"]` of the label map is set.
+
+    Args:
+        keys: the label map, as `RestoreLabelsd` leaves it.
+        path_key: the item's key for the path to write to.
+        allow_missing_keys: pass over keys that an item lacks.
+
+    Raises:
+        Fault: NO_SPACE, NOT_WRITABLE.
+    """
+
+    def __init__(self, keys: KeysCollection, path_key: str = "mask_file", allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.path_key = path_key
+        if len(self.keys) != 1:
+            raise ValueError(f"keys must name one label map for one {path_key}, found {self.keys}")
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The item, its label map written."""
+        item = dict(data)
+        for key in self.key_iterator(item):
+            labels = item[key]
+            if not isinstance(labels, MetaTensor):
+                raise ValueError(f"{key} must be a MetaTensor that knows its affine, found {type(labels).__name__}")
+            labels.meta["mask_sha256"] = write_mask(
+                item[self.path_key],
+                labels.cpu().numpy()[0],
+                geometry=labels.meta.get("geometry"),
+                affine=labels.affine.cpu().numpy(),
+            )
+        return item
+
+
+def restore_labels(
+    logits: torch.Tensor,
+    affine: np.ndarray,
+    original_affine: np.ndarray,
+    original_shape: Sequence[int],
+    with_probability: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Labels (X, Y, Z) uint8 on the original grid and, if asked for, the probability of foreground there.
+
+    Args:
+        logits: (C, x, y, z), any floating type and device; C = 1 is a sigmoid's logit.
+        affine: (4, 4), voxel to world of the logits.
+        original_affine: (4, 4), voxel to world of the original grid.
+        original_shape: voxels of the original grid along its three axes.
+        with_probability: whether to return the probability, (X, Y, Z) float32, summed over the classes above 0.
+
+    Raises:
+        ValueError: wrong number of axes, or axes of one grid that are oblique to those of the other.
+
+    Example:
+        Two classes on a grid twice as coarse; the step lies halfway between the second and the third voxel.
+
+        >>> logits = torch.zeros(2, 4, 2, 2)
+        >>> logits[1, :2], logits[1, 2:] = -9, 9
+        >>> labels, _ = restore_labels(logits, np.diag([2, 1, 1, 1]), np.eye(4), (7, 2, 2))
+        >>> labels[:, 0, 0].tolist()
+        [0, 0, 0, 0, 1, 1, 1]
+    """
+    if logits.ndim != 4 or len(original_shape) != 3:
+        raise ValueError(f"logits must be (C, x, y, z), found shape {tuple(logits.shape)}")
+    if isinstance(logits, MetaTensor):
+        logits = logits.as_tensor()
+    order, axes = _axis_maps(logits.shape[1:], affine, original_affine, original_shape)
+    # the original's order reversed: z first, x last, as NIfTI lies in memory
+    logits = logits.detach().permute(0, *(1 + axis for axis in reversed(order)))
+    slow, middle, fast = reversed(axes)
+    labels = torch.zeros(tuple(reversed(original_shape)), dtype=torch.uint8)
+    probability = torch.zeros(labels.shape) if with_probability else None
+    inside = (slice(middle.start, middle.stop), slice(fast.start, fast.stop))
+    step = max(1, _SLAB_VOXELS // (labels.shape[1] * labels.shape[2]))
+    for start in range(slow.start, slow.stop, step):
+        stop = min(start + step, slow.stop)
+        first, last, along_slow = slow.part(start, stop)
+        classes = _class_probabilities(logits[:, first:last].float())
+        carried = (_carried(channel, (along_slow, middle, fast)) for channel in classes)
+        target = (slice(start, stop), *inside)
+        largest, foreground = _largest(carried, single=len(classes) == 1, with_sum=with_probability)
+        labels[target] = largest
+        if probability is not None and foreground is not None:
+            probability[target] = foreground
+    return labels.permute(2, 1, 0), None if probability is None else probability.permute(2, 1, 0)
+
+
+class _AxisMap:
+    """Where the voxels start..stop of one original axis lie on the model's axis: between two neighbours, by weight."""
+
+    def __init__(self, position: np.ndarray, size: int) -> None:
+        near = np.flatnonzero((position >= -_REACH) & (position <= size - 1 + _REACH))
+        self.start, self.stop = (int(near[0]), int(near[-1]) + 1) if near.size else (0, 0)
+        inner = np.clip(position[self.start : self.stop], 0, size - 1)
+        lower = np.floor(inner).astype(np.int64)
+        self.lower = torch.from_numpy(lower)
+        self.upper = torch.from_numpy(np.minimum(lower + 1, size - 1))
+        self.weight = torch.from_numpy((inner - lower).astype(np.float32))
+
+    def part(self, start: int, stop: int) -> tuple[int, int, _AxisMap]:
+        """The model's voxels first..last that start..stop depend on, and the map onto those alone."""
+        chosen = slice(start - self.start, stop - self.start)
+        part = object.__new__(_AxisMap)
+        first = int(min(self.lower[chosen].min(), self.upper[chosen].min()))
+        last = int(max(self.lower[chosen].max(), self.upper[chosen].max())) + 1
+        part.start, part.stop = start, stop
+        part.lower, part.upper = self.lower[chosen] - first, self.upper[chosen] - first
+        part.weight = self.weight[chosen]
+        return first, last, part
+
+    def carry(self, values: torch.Tensor, axis: int) -> torch.Tensor:
+        """`values` linearly interpolated along `axis`."""
+        shape = [1] * values.ndim
+        shape[axis] = -1
+        lower = values.index_select(axis, self.lower.to(values.device))
+        upper = values.index_select(axis, self.upper.to(values.device))
+        return lower.lerp_(upper, self.weight.to(values.device).view(shape))
+
+
+def _axis_maps(
+    shape: Sequence[int], affine: np.ndarray, original_affine: np.ndarray, original_shape: Sequence[int]
+) -> tuple[list[int], list[_AxisMap]]:
+    """The model's axis for each original axis, and the map along it."""
+    matrix = np.linalg.solve(np.asarray(affine, np.float64), np.asarray(original_affine, np.float64))
+    order = [int(axis) for axis in np.abs(matrix[:3, :3]).argmax(axis=0)]
+    extent = np.array(original_shape) - 1
+    off_axis = matrix[:3, :3].copy()
+    off_axis[order, range(3)] = 0
+    if sorted(order) != [0, 1, 2] or (np.abs(off_axis) @ extent).max() > _OFF_AXIS:
+        raise ValueError(
+            "the image and its original must have parallel axes, found an original-to-image matrix of "
+            f"{matrix[:3, :3].round(4).tolist()}; use Spacingd(diagonal=False) and no rotation"
+        )
+    offset = matrix[:3, 3] + off_axis @ extent / 2
+    maps = []
+    for axis, model_axis in enumerate(order):
+        position = matrix[model_axis, axis] * np.arange(original_shape[axis]) + offset[model_axis]
+        maps.append(_AxisMap(position, shape[model_axis]))
+    return order, maps
+
+
+def _class_probabilities(logits: torch.Tensor) -> torch.Tensor:
+    """(C, ...) probabilities, for one or two classes (1, ...) that of foreground alone: the other is what is left."""
+    if len(logits) > 2:
+        return logits.softmax(0)
+    return torch.sigmoid(logits[-1:] if len(logits) == 1 else logits[1:] - logits[:1])
+
+
+def _carried(values: torch.Tensor, maps: Sequence[_AxisMap]) -> torch.Tensor:
+    # the last axis first, while the data is small: picking within a row is slow, picking rows is fast
+    for axis in reversed(range(len(maps))):
+        values = maps[axis].carry(values, axis)
+    return values
+
+
+def _largest(carried: Any, single: bool, with_sum: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """uint8 index of the largest of the carried classes (the first of equals) and the sum of those above 0."""
+    best = next(carried)
+    if single:
+        return (best > 0.5).to(torch.uint8), best
+    labels = torch.zeros_like(best, dtype=torch.uint8)
+    foreground = torch.zeros_like(best) if with_sum else None
+    for index, value in enumerate(carried, start=1):
+        labels = torch.where(value > best, index, labels)
+        torch.maximum(best, value, out=best)
+        if foreground is not None:
+            foreground += value
+    return labels, foreground
+
+
+def _as_meta_tensor(array: np.ndarray, header: NiftiHeader, dtype: torch.dtype) -> MetaTensor:
+    affine = torch.from_numpy(header.affine)
+    meta = {
+        "original_affine": affine.clone(),
+        "spatial_shape": torch.tensor(header.shape),
+        "filename_or_obj": str(header.path),
+        "space": "RAS",
+        "geometry": header.geometry,
+        "sha256": header.sha256,
+        "warnings": "\n".join(header.warnings),
+    }
+    numpy_dtype = np.float32 if dtype == torch.float32 else np.uint8  # torch lacks some of NIfTI's types
+    return MetaTensor(
+        torch.from_numpy(array.astype(numpy_dtype, order="K", copy=False))[None], affine=affine, meta=meta
+    )
+
+
+def _original_grid(image: Any, key: str) -> tuple[np.ndarray, tuple[int, ...]]:
+    if not isinstance(image, MetaTensor) or not {"original_affine", "spatial_shape"} <= image.meta.keys():
+        raise ValueError(
+            f"{key} must be a MetaTensor that remembers original_affine and spatial_shape, found {type(image).__name__}"
+        )
+    shape = tuple(int(size) for size in image.meta["spatial_shape"])
+    return np.asarray(image.meta["original_affine"], np.float64), shape
+
+
+def _on_original_grid(volume: torch.Tensor, image: MetaTensor, original_affine: np.ndarray) -> MetaTensor:
+    meta = {name: value for name, value in image.meta.items() if name != "affine"}
+    return MetaTensor(volume[None], affine=torch.from_numpy(original_affine), meta=meta)

@@ -1,0 +1,368 @@
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.data import DataLoader, Dataset, MetaTensor, decollate_batch
+from monai.transforms import (
+    BorderPadd,
+    Compose,
+    CropForegroundd,
+    DivisiblePadd,
+    Flipd,
+    Invertd,
+    Orientationd,
+    Rotated,
+    Spacingd,
+    SpatialCropd,
+)
+
+from medseg3d import transforms
+from medseg3d.data.nifti import read_header
+from medseg3d.faults import Fault, find_fault
+from medseg3d.transforms import LoadNiftid, RestoreLabelsd, SaveMaskd, restore_labels
+
+LABELS = (("L", "R"), ("P", "A"), ("I", "S"))
+SHAPE = (19, 23, 17)
+AXES = ["".join(codes) for order in itertools.permutations(["LR", "PA", "IS"]) for codes in itertools.product(*order)]
+
+
+def affine_of(codes: str, spacing: tuple[float, ...], angles: tuple[float, ...] = (0, 0, 0)) -> np.ndarray:
+    """Voxel axes towards `codes`, turned by `angles` (radians), with an origin somewhere."""
+    turned = nib.affines.from_matvec(nib.eulerangles.euler2mat(*angles), [30.0, -12.0, 400.0])
+    axes = nib.orientations.inv_ornt_aff(nib.orientations.axcodes2ornt(codes), (1, 1, 1))
+    return turned @ axes @ np.diag([*spacing, 1])
+
+
+AFFINES = {
+    "ras": affine_of("RAS", (0.9, 0.9, 2.5)),
+    "lps": affine_of("LPS", (0.9, 0.9, 2.5)),
+    "permuted": affine_of("SLA", (2.5, 0.8, 1.1)),
+    "oblique": affine_of("LPS", (0.9, 1.0, 2.0), (0.2, -0.15, 0.3)),
+    "coarse": affine_of("PIR", (3.0, 2.0, 4.0), (0.05, 0, 0)),
+    "same": affine_of("RAS", (1.5, 1.5, 2.0)),
+}
+
+
+def image_of(affine: np.ndarray, shape: tuple[int, ...] = SHAPE) -> MetaTensor:
+    """An image as LoadNiftid leaves it, brighter towards its centre."""
+    grid = np.stack(np.meshgrid(*(np.linspace(-1, 1, size) for size in shape), indexing="ij"))
+    values = torch.from_numpy(1 - np.abs(grid).max(0)).float()[None]
+    meta = {"original_affine": torch.from_numpy(affine), "spatial_shape": torch.tensor(shape), "space": "RAS"}
+    return MetaTensor(values, affine=torch.from_numpy(affine), meta=meta)
+
+
+def chain(*more: object, pixdim: tuple[float, ...] = (1.5, 1.5, 2.0)) -> Compose:
+    orient = Orientationd("image", axcodes="RAS", labels=LABELS)
+    return Compose([orient, Spacingd("image", pixdim=pixdim, dtype=torch.float64), *more])
+
+
+def smooth_logits(classes: int, shape: torch.Size, seed: int = 0) -> torch.Tensor:
+    """Blobs of a few voxels, background towards the border."""
+    noise = torch.randn(1, classes, 4, 4, 4, generator=torch.Generator().manual_seed(seed)) * 4
+    logits = torch.nn.functional.interpolate(noise, tuple(shape), mode="trilinear", align_corners=True)[0]
+    inner = torch.zeros(tuple(shape))
+    inner[2:-2, 2:-2, 2:-2] = 1
+    logits[0] += 20 * (1 - inner)
+    return logits
+
+
+def monais_way(item: dict, logits: torch.Tensor, preprocessing: Compose) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and class probabilities by softmax, Invertd and argmax."""
+    probability = MetaTensor(logits.softmax(0), meta=dict(item["image"].meta))
+    invert = Invertd("pred", preprocessing, orig_keys="image", nearest_interp=False)
+    inverted = invert({**item, "pred": probability})["pred"].numpy()
+    return inverted.argmax(0), inverted
+
+
+def covered(affine: np.ndarray, image: MetaTensor) -> np.ndarray:
+    """Which voxels of the original grid lie between voxel centres of the resampled image."""
+    matrix = np.linalg.inv(image.affine.numpy()) @ affine
+    position = np.einsum("vw,w...->v...", matrix[:3, :3], np.indices(SHAPE)) + matrix[:3, 3, None, None, None]
+    last = np.array(image.shape[1:])[:, None, None, None] - 1
+    return ((position >= -1e-6) & (position <= last + 1e-6)).all(0)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5])
+@pytest.mark.parametrize(
+    "more",
+    [
+        (),
+        (CropForegroundd("image", source_key="image", select_fn=lambda x: x > 0.3, margin=1, allow_smaller=True),),
+        (Flipd("image", spatial_axis=1),),
+        (BorderPadd("image", spatial_border=3), DivisiblePadd("image", k=8)),
+    ],
+    ids=["plain", "cropped", "flipped", "padded"],
+)
+@pytest.mark.parametrize("name", AFFINES)
+def test_labels_are_those_of_monais_inverse(name: str, more: tuple, classes: int) -> None:
+    preprocessing = chain(*more)
+    item = preprocessing({"image": image_of(AFFINES[name])})
+    logits = smooth_logits(classes, item["image"].shape[1:])
+    restored = RestoreLabelsd("pred")({**item, "pred": logits})["pred"]
+    expected, inverted = monais_way(item, logits, preprocessing)
+    assert restored.shape == (1, *SHAPE)
+    assert restored.dtype == torch.uint8
+    assert 0.01 < (expected > 0).mean() < 0.9
+    first, second = np.sort(inverted, axis=0)[::-1][:2]
+    # the border of a padded image is the network's own prediction here, and replicated by Invertd
+    judged = covered(AFFINES[name], chain()({"image": image_of(AFFINES[name])})["image"]) | (len(more) < 2)
+    decided = (first - second > 1e-5) | (first < 1e-5)  # Invertd leaves nothing where it was cropped away
+    assert decided.mean() > 0.99
+    judged &= decided
+    assert judged.mean() > 0.8
+    assert np.array_equal(restored[0].numpy()[judged], expected[judged])
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+@pytest.mark.parametrize("name", AFFINES)
+def test_probability_of_foreground_is_that_of_monais_inverse(name: str, classes: int) -> None:
+    preprocessing = chain()
+    item = preprocessing({"image": image_of(AFFINES[name])})
+    logits = smooth_logits(classes, item["image"].shape[1:])
+    restored = RestoreLabelsd("pred", prob_key="prob")({**item, "pred": logits})["prob"]
+    _, inverted = monais_way(item, logits, preprocessing)
+    assert restored.dtype == torch.float32
+    assert np.abs(restored[0].numpy() - inverted[1:].sum(0)).max() < 1e-5
+
+
+@pytest.mark.parametrize("codes", AXES)
+def test_half_space_of_the_world_is_restored_in_every_orientation(codes: str) -> None:
+    affine = affine_of(codes, (0.9, 1.2, 2.5), (0.1, 0.2, -0.1))
+    image = chain()({"image": image_of(affine)})["image"]
+    normal, middle = np.array([0.6, -0.5, 0.62]), affine @ [9, 11, 8, 1]
+
+    def distance(grid_affine: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        world = (
+            np.einsum("wv,v...->w...", grid_affine[:3, :3], np.indices(shape)) + grid_affine[:3, 3, None, None, None]
+        )
+        return np.einsum("w,w...->...", normal, world - middle[:3, None, None, None])
+
+    # linear in space, so that linear interpolation is exact
+    probability = torch.from_numpy(0.5 + 0.01 * distance(image.affine.numpy(), image.shape[1:]))
+    assert 0 < probability.min() < 0.4
+    assert 0.6 < probability.max() < 1
+    logits = torch.stack([torch.zeros_like(probability), torch.logit(probability)]).float()
+    labels = RestoreLabelsd("pred")({"image": image, "pred": logits})["pred"][0].numpy()
+    expected = distance(affine, SHAPE)
+    judged = covered(affine, image) & (np.abs(expected) > 1e-3)
+    assert judged.mean() > 0.8
+    assert np.array_equal(labels[judged], expected[judged] > 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_logits_of_any_floating_type_are_taken(dtype: torch.dtype) -> None:
+    image = chain()({"image": image_of(AFFINES["oblique"])})["image"]
+    logits = smooth_logits(3, image.shape[1:]).to(dtype)
+    of_float32 = RestoreLabelsd("pred")({"image": image, "pred": logits.float()})["pred"]
+    assert torch.equal(RestoreLabelsd("pred")({"image": image, "pred": logits})["pred"], of_float32)
+
+
+def test_one_channel_is_the_logit_of_a_sigmoid() -> None:
+    image = chain()({"image": image_of(AFFINES["lps"])})["image"]
+    two = smooth_logits(2, image.shape[1:])
+    restore = RestoreLabelsd("pred", prob_key="prob")
+    expected = restore({"image": image, "pred": two})
+    got = restore({"image": image, "pred": two[1:] - two[:1]})
+    assert torch.equal(got["pred"], expected["pred"])
+    assert torch.equal(got["prob"], expected["prob"])
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_equal_probabilities_are_background(classes: int) -> None:
+    labels, _ = restore_labels(torch.zeros(classes, 4, 4, 4), np.eye(4), np.eye(4), (4, 4, 4))
+    assert labels.sum() == 0
+
+
+def test_logits_meta_tensor_and_tensor_are_alike() -> None:
+    image = chain()({"image": image_of(AFFINES["lps"])})["image"]
+    logits = smooth_logits(2, image.shape[1:])
+    plain = RestoreLabelsd("pred")({"image": image, "pred": logits})["pred"]
+    meta = RestoreLabelsd("pred")({"image": image, "pred": MetaTensor(logits, affine=torch.eye(4))})["pred"]
+    assert torch.equal(plain, meta)
+
+
+@pytest.mark.parametrize("voxels", [1, 700, 10**9])
+def test_slabs_do_not_show(monkeypatch: pytest.MonkeyPatch, voxels: int) -> None:
+    image = chain()({"image": image_of(AFFINES["permuted"])})["image"]
+    item = {"image": image, "pred": smooth_logits(3, image.shape[1:])}
+    expected = RestoreLabelsd("pred", prob_key="prob")(item)
+    monkeypatch.setattr(transforms, "_SLAB_VOXELS", voxels)
+    got = RestoreLabelsd("pred", prob_key="prob")(item)
+    assert torch.equal(got["pred"], expected["pred"])
+    assert torch.allclose(got["prob"], expected["prob"], rtol=1e-5, atol=0)
+
+
+def test_voxels_cropped_away_are_background() -> None:
+    image = SpatialCropd("image", roi_start=(3, 0, 0), roi_end=(9, 23, 17))({"image": image_of(np.eye(4))})["image"]
+    logits = torch.stack([torch.zeros(image.shape[1:]), torch.full(image.shape[1:], 5.0)])
+    item = RestoreLabelsd("pred", prob_key="prob")({"image": image, "pred": logits})
+    assert item["pred"][0, :, 4, 4].tolist() == [0] * 3 + [1] * 6 + [0] * 10
+    assert (item["prob"][0, :, 4, 4] > 0).tolist() == [False] * 3 + [True] * 6 + [False] * 10
+
+
+def test_grid_rounded_to_whole_voxels_still_covers_its_border() -> None:
+    # 19 voxels of 1 mm, 18 mm between the first and the last: 13 voxels of 1.45 mm cover 17.4 mm
+    image = chain(pixdim=(1.45, 1, 1))({"image": image_of(np.eye(4))})["image"]
+    assert image.shape[1] == 13
+    logits = torch.stack([torch.zeros(image.shape[1:]), torch.full(image.shape[1:], 5.0)])
+    assert RestoreLabelsd("pred")({"image": image, "pred": logits})["pred"].min() == 1
+
+
+def test_volume_wholly_outside_the_image_is_background() -> None:
+    far = np.eye(4)
+    far[0, 3] = 100
+    labels, probability = restore_labels(torch.ones(2, 4, 4, 4), far, np.eye(4), (4, 4, 4), with_probability=True)
+    assert labels.sum() == 0
+    assert probability is not None
+    assert probability.sum() == 0
+
+
+def test_result_lies_on_the_original_grid_and_remembers_it() -> None:
+    image = chain()({"image": image_of(AFFINES["oblique"])})["image"]
+    item = {"image": image, "pred": smooth_logits(2, image.shape[1:])}
+    restored = RestoreLabelsd("pred", prob_key="prob")(item)
+    for key in ("pred", "prob"):
+        assert np.array_equal(restored[key].affine.numpy(), AFFINES["oblique"])
+        assert restored[key].meta["space"] == "RAS"
+    assert restored["image"] is image
+    assert item["pred"].ndim == 4
+    assert not np.array_equal(image.affine.numpy(), AFFINES["oblique"])
+
+
+@pytest.mark.parametrize("more", [(Rotated("image", angle=(0, 0, 0.2)),), (Spacingd("image", 1.5, diagonal=True),)])
+def test_oblique_axes_are_refused(more: tuple) -> None:
+    image = Compose(more)({"image": image_of(AFFINES["oblique"])})["image"]
+    with pytest.raises(ValueError, match=r"parallel axes.*diagonal=False"):
+        RestoreLabelsd("pred")({"image": image, "pred": torch.zeros(2, *image.shape[1:])})
+
+
+@pytest.mark.parametrize(
+    ("image", "logits", "words"),
+    [
+        (
+            image_of(np.eye(4)),
+            torch.zeros(2, 19, 23, 16),
+            r"spatial shape \(19, 23, 17\) of image, found \(19, 23, 16\)",
+        ),
+        (image_of(np.eye(4)), torch.zeros(1, 2, 19, 23, 17), "spatial shape"),
+        (torch.zeros(1, 19, 23, 17), torch.zeros(2, 19, 23, 17), "MetaTensor that remembers original_affine"),
+        (MetaTensor(torch.zeros(1, 4, 4, 4)), torch.zeros(2, 4, 4, 4), "remembers original_affine"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(image: torch.Tensor, logits: torch.Tensor, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        RestoreLabelsd("pred")({"image": image, "pred": logits})
+
+
+def write(path: Path, array: np.ndarray, affine: np.ndarray = AFFINES["oblique"]) -> Path:
+    volume = nib.Nifti1Image(array, affine)
+    volume.set_qform(affine, 2)
+    nib.save(volume, path)
+    return path
+
+
+def case(tmp_path: Path, label: float = 1, affine: np.ndarray = AFFINES["oblique"], dtype: type = np.uint8) -> dict:
+    """A CT of the values -1000 to 1000 and a label of a block."""
+    values = np.linspace(-1000, 1000, np.prod(SHAPE)).reshape(SHAPE).astype(np.int16)
+    labels = np.zeros(SHAPE, dtype)
+    labels[5:9, 6:12, 4:9] = label
+    return {"image": write(tmp_path / "ct.nii.gz", values), "label": write(tmp_path / "seg.nii.gz", labels, affine)}
+
+
+def test_loaded_volumes_are_channel_first_in_the_types_of_training(tmp_path: Path) -> None:
+    paths = case(tmp_path, dtype=np.float32)
+    item = LoadNiftid(["image", "label"], labels=(0, 1))(paths)
+    assert (item["image"].dtype, item["label"].dtype) == (torch.float32, torch.uint8)
+    for key in ("image", "label"):
+        assert item[key].shape == (1, *SHAPE)
+        assert np.array_equal(item[key][0].numpy(), nib.load(paths[key]).get_fdata())
+        assert np.array_equal(item[key].affine.numpy(), nib.load(paths[key]).affine)
+        assert item[key].meta["spatial_shape"].tolist() == list(SHAPE)
+        assert item[key].meta["filename_or_obj"] == str(paths[key])
+
+
+def test_loaded_volumes_go_through_a_loader_and_back(tmp_path: Path) -> None:
+    paths = case(tmp_path)
+    steps = Compose([LoadNiftid(["image", "label"]), Orientationd(["image", "label"], axcodes="RAS", labels=LABELS)])
+    batch = next(iter(DataLoader(Dataset([paths, paths], steps), batch_size=2)))
+    assert batch["image"].shape[:2] == (2, 1)
+    meta = decollate_batch(batch)[1]["image"].meta
+    assert meta["geometry"] == read_header(paths["image"]).geometry
+    assert np.array_equal(meta["original_affine"], nib.load(paths["image"]).affine)
+
+
+def test_orientation_ignores_what_the_space_entry_says(tmp_path: Path) -> None:
+    item = LoadNiftid("image")(case(tmp_path))
+    for space in ("RAS", "LPS"):
+        item["image"].meta["space"] = space
+        oriented = Orientationd("image", axcodes="RAS", labels=LABELS)(item)["image"]
+        assert nib.aff2axcodes(oriented.affine.numpy()) == ("R", "A", "S")
+
+
+def test_warnings_travel_with_the_image(tmp_path: Path) -> None:
+    path = write(tmp_path / "windowed.nii", np.arange(np.prod(SHAPE)).reshape(SHAPE).astype(np.uint16))
+    assert LoadNiftid("image")({"image": path})["image"].meta["warnings"].startswith("HU_RANGE")
+    assert LoadNiftid("image", check_hu=False)({"image": path})["image"].meta["warnings"] == ""
+    # a label is no CT
+    assert LoadNiftid("label")({"label": case(tmp_path)["label"]})["label"].meta["warnings"] == ""
+
+
+def test_label_off_its_image_is_refused(tmp_path: Path) -> None:
+    flipped = AFFINES["oblique"] @ np.diag([-1, 1, 1, 1])
+    with pytest.raises(Fault, match=r"PAIR_GEOMETRY .*seg\.nii\.gz"):
+        LoadNiftid(["image", "label"])(case(tmp_path, affine=flipped))
+
+
+def test_label_gets_the_affine_of_its_image_to_the_last_bit(tmp_path: Path) -> None:
+    nearly = AFFINES["oblique"].copy()
+    nearly[0, 3] += 0.004
+    item = LoadNiftid(["image", "label"])(case(tmp_path, affine=nearly))
+    assert torch.equal(item["image"].affine, item["label"].affine)
+
+
+@pytest.mark.parametrize(("label", "dtype"), [(2, np.uint8), (0.5, np.float32), (-1, np.int16)])
+def test_label_outside_its_set_is_refused_through_compose(tmp_path: Path, label: float, dtype: type) -> None:
+    with pytest.raises(RuntimeError) as caught:
+        Compose([LoadNiftid(["image", "label"], labels=[0, 1])])(case(tmp_path, label, dtype=dtype))
+    fault = find_fault(caught.value)
+    assert fault is not None
+    assert fault.code == "LABEL_SET"
+    assert fault.subject.endswith("seg.nii.gz")
+
+
+def test_missing_keys_are_passed_over_when_allowed(tmp_path: Path) -> None:
+    paths = {"image": case(tmp_path)["image"]}
+    assert set(LoadNiftid(["image", "label"], allow_missing_keys=True)(paths)) == {"image"}
+    with pytest.raises(KeyError, match="label"):
+        LoadNiftid(["image", "label"])(paths)
+
+
+def test_mask_on_disk_is_the_restored_label_on_the_grid_of_the_file(tmp_path: Path) -> None:
+    paths = case(tmp_path)
+    item = Compose([LoadNiftid("image"), chain()])({**paths, "mask_file": tmp_path / "out" / "ct_seg.nii.gz"})
+    item["pred"] = smooth_logits(3, item["image"].shape[1:])
+    saved = Compose([RestoreLabelsd("pred"), SaveMaskd("pred")])(item)
+    mask, source = nib.load(tmp_path / "out" / "ct_seg.nii.gz"), nib.load(paths["image"])
+    assert np.array_equal(np.asarray(mask.dataobj), saved["pred"][0].numpy())
+    assert mask.get_data_dtype() == np.uint8
+    for field in ("sform_code", "qform_code", "srow_x", "srow_y", "srow_z", "quatern_b", "pixdim"):
+        assert np.array_equal(mask.header[field], source.header[field]), field
+    assert len(saved["pred"].meta["mask_sha256"]) == 64
+
+
+def test_mask_of_no_nifti_source_is_saved_by_its_affine(tmp_path: Path) -> None:
+    labels = MetaTensor(torch.ones(1, *SHAPE, dtype=torch.uint8), affine=torch.from_numpy(AFFINES["oblique"]))
+    SaveMaskd("pred")({"pred": labels, "mask_file": tmp_path / "mask.nii.gz"})
+    assert np.allclose(nib.load(tmp_path / "mask.nii.gz").affine, AFFINES["oblique"], atol=1e-4)
+
+
+def test_mask_needs_an_affine_and_one_path(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="MetaTensor that knows its affine"):
+        SaveMaskd("pred")({"pred": torch.ones(1, *SHAPE, dtype=torch.uint8), "mask_file": tmp_path / "mask.nii.gz"})
+    with pytest.raises(ValueError, match="one label map for one mask_file"):
+        SaveMaskd(["pred", "other"])
