@@ -16,7 +16,7 @@ from medseg3d.data.phantom_canvas import Canvas, Shape
 def draw_abdomen(canvas: Canvas, rng: np.random.Generator, tumour: bool) -> None:
     """Paint a body with all its organs; the pancreas gets label 1, its tumour label 2."""
     body = _Body(canvas, rng)
-    middle = rng.normal(0, (9, 5, 9))  # the organs around the pancreas move together
+    middle = _jitter(rng, (9, 4, 9))  # the organs around the pancreas move together
     _draw_wall(canvas, body)
     _draw_chest(canvas, rng, body)
     _draw_liver_and_spleen(canvas, rng, body)
@@ -61,6 +61,11 @@ class _Body:
     def _fat(self, y: np.ndarray) -> np.ndarray:
         """Thickness of the fat under the skin (mm): less at the back."""
         return (self.fat_mm * (1 + 0.35 * y / self.half_depth)).astype(np.float32)
+
+
+def _jitter(rng: np.random.Generator, deviation: ArrayLike) -> np.ndarray:
+    """Normal numbers without their tails: a pancreas is never inside the spine."""
+    return np.clip(rng.normal(0, 1, np.shape(deviation)), -1.6, 1.6) * np.asarray(deviation)
 
 
 def _tube(
@@ -253,7 +258,7 @@ def _draw_stomach_and_duodenum(canvas: Canvas, rng: np.random.Generator, body: _
 
 def _draw_pancreas(canvas: Canvas, rng: np.random.Generator, body: _Body, middle: np.ndarray, tumour: bool) -> None:
     """The pancreas (head in the loop of the duodenum, tail to the spleen), tumour, duct, and the veins behind it."""
-    rise, bow = rng.normal(0, 12), rng.normal(0, 6)  # course of the tail: oblique, horizontal, hanging
+    rise, bow = _jitter(rng, (12, 4))  # course of the tail: oblique, horizontal, hanging
     course = body.at(
         (32, 6, -44),
         (38, 12, -22),
@@ -263,7 +268,7 @@ def _draw_pancreas(canvas: Canvas, rng: np.random.Generator, body: _Body, middle
         (-60, 4, 22 + rise),
         (-84, -16, 30 + rise),
     )
-    points = course + middle + rng.normal(0, 3, (7, 3))
+    points = course + middle + _jitter(rng, np.full((7, 3), 3.0))
     size = rng.uniform(0.85, 1.2)
     radii = size * rng.normal((9, 15, 12, 9, 11, 11, 8), 0.8)
     curve = _curve(points)
@@ -376,5 +381,5 @@ def _draw_table(canvas: Canvas, body: _Body) -> None:
     canvas.hu[outside & (surface < -4) & (surface > -30)] = -960
     for depth in (-4, -28):
         # a shell thinner than a voxel, spread over those that it touches
-        share = np.clip(1 - np.abs(surface - depth) / canvas.spacing[1], 0, 1)
-        canvas.hu[outside] += (1500 * share)[outside]
+        share = np.clip(1.5 - np.abs(surface - depth) / canvas.spacing[1], 0, 1)
+        canvas.hu[outside] += (1100 * share)[outside]
