@@ -187,6 +187,7 @@ def split_cases(
     test_cases: int = 24,
     val_cases: int = 26,
     seed: int = 0,
+    mask_dir: str | Path | None = None,
 ) -> list[dict[str, str]]:
     """The cases of one part of a data set: `{"case": id, "image": path, "label": path}`, sorted by id.
 
@@ -199,6 +200,7 @@ def split_cases(
         test_cases: number of test cases.
         val_cases: number of validation cases.
         seed: seed of the rule.
+        mask_dir: if given, each case gets a `"mask_file"` in this folder, `<id>_seg.nii.gz`.
 
     Raises:
         ValueError: unknown part.
@@ -209,17 +211,20 @@ def split_cases(
     dataset = read_msd(dataset_dir)
     split = load_or_make_split(split_file, dataset.ids, test_cases, val_cases, seed, dataset.name)
     wanted = set(getattr(split, part))
-    return [case for case in dataset.cases if case["case"] in wanted]
+    chosen = [case for case in dataset.cases if case["case"] in wanted]
+    if mask_dir is None:
+        return chosen
+    return [{**case, "mask_file": str(Path(mask_dir) / f"{case['case']}_seg.nii.gz")} for case in chosen]
 
 
-def default_split_file(dataset_dir: str | Path) -> Path:
-    """Where the manifest of a data set lies if nobody says otherwise.
+def default_split_file(dataset_dir: str | Path, seed: int = 0) -> Path:
+    """Where the manifest of a data set lies if nobody says otherwise; `pancreas_nl/train.json` looks there too.
 
     Example:
         >>> default_split_file("data/Task07_Pancreas").as_posix()
-        'data/splits/Task07_Pancreas.json'
+        'data/splits/Task07_Pancreas_seed0.json'
     """
-    return Path("data") / "splits" / f"{Path(dataset_dir).absolute().name}.json"
+    return Path("data") / "splits" / f"{Path(dataset_dir).absolute().name}_seed{seed}.json"
 
 
 def _hash(parts: dict[str, list[str]], seed: Any) -> str:

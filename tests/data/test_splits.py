@@ -185,6 +185,9 @@ def test_parts_of_a_data_set_are_its_cases(tmp_path):
     assert sorted(case["case"] for part in parts.values() for case in part) == names
     assert parts["test"][0]["label"] == str(folder / "labelsTr" / f"{parts['test'][0]['case']}.nii.gz")
     assert json.loads(split_file.read_text())["name"] == "Pancreas"
+    (masked,) = split_cases(folder, split_file, "test", test_cases=1, val_cases=0, mask_dir=tmp_path / "masks")
+    mask_file = tmp_path / "masks" / f"{masked['case']}_seg.nii.gz"
+    assert masked == {**parts["test"][0], "mask_file": str(mask_file)}
 
 
 def test_unknown_part_is_a_programming_error(tmp_path):
@@ -192,5 +195,6 @@ def test_unknown_part_is_a_programming_error(tmp_path):
         split_cases(tmp_path, tmp_path / "split.json", "valid")
 
 
-def test_default_manifest_is_named_after_the_folder(tmp_path):
-    assert default_split_file(tmp_path / "Task07_Pancreas").as_posix() == "data/splits/Task07_Pancreas.json"
+def test_default_manifest_is_named_after_folder_and_seed(tmp_path):
+    for folder in (tmp_path / "Task07_Pancreas", f"{tmp_path}/Task07_Pancreas/"):
+        assert default_split_file(folder, 3).as_posix() == "data/splits/Task07_Pancreas_seed3.json"
