@@ -1,0 +1,37 @@
+"""Disk <-> case lists: layouts, splits, phantoms, checked files.
+
+Only what imports fast is named here; what needs torch is imported from its own module (`medseg3d.data.cache`, ...).
+"""
+
+from medseg3d.data.atomic import atomic_path, atomic_write, remove_leftovers
+from medseg3d.data.fetch import VerifyReport, fetch_pancreas, verify_msd
+from medseg3d.data.msd import MSDDataset, case_id, read_msd
+from medseg3d.data.nifti import NiftiHeader, check_labels, check_pair, read_header, read_nifti
+from medseg3d.data.phantoms import Phantom, make_phantom, write_phantom_dataset
+from medseg3d.data.splits import Split, default_split_file, load_or_make_split, make_split, read_split, split_cases
+
+__all__ = [
+    "MSDDataset",
+    "NiftiHeader",
+    "Phantom",
+    "Split",
+    "VerifyReport",
+    "atomic_path",
+    "atomic_write",
+    "case_id",
+    "check_labels",
+    "check_pair",
+    "default_split_file",
+    "fetch_pancreas",
+    "load_or_make_split",
+    "make_phantom",
+    "make_split",
+    "read_header",
+    "read_msd",
+    "read_nifti",
+    "read_split",
+    "remove_leftovers",
+    "split_cases",
+    "verify_msd",
+    "write_phantom_dataset",
+]
