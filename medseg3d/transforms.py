@@ -273,10 +273,9 @@ def _axis_maps(
             "the image and its original must have parallel axes, found an original-to-image matrix of "
             f"{matrix[:3, :3].round(4).tolist()}; use Spacingd(diagonal=False) and no rotation"
         )
-    offset = matrix[:3, 3] + off_axis @ extent / 2
     maps = []
     for axis, model_axis in enumerate(order):
-        position = matrix[model_axis, axis] * np.arange(original_shape[axis]) + offset[model_axis]
+        position = matrix[model_axis, axis] * np.arange(original_shape[axis]) + matrix[model_axis, 3]
         maps.append(_AxisMap(position, shape[model_axis]))
     return order, maps
 

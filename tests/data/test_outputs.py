@@ -247,15 +247,23 @@ def test_order_in_memory_does_not_matter(tmp_path: Path) -> None:
     assert np.array_equal(nib.load(tmp_path / "C.nii.gz").get_fdata(), mask)
 
 
-def test_disk_that_loses_voxels_leaves_no_mask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("lost", ["voxels", "geometry"])
+def test_disk_that_gives_back_something_else_leaves_no_mask(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
     def lossy(image: nib.Nifti1Image, path: Path) -> None:
-        save(nib.Nifti1Image(np.asarray(image.dataobj) * 0, image.affine, image.header), path)
+        if lost == "voxels":
+            image = nib.Nifti1Image(np.asarray(image.dataobj) * 0, None, image.header)
+        else:
+            image.header["qform_code"] = 4
+        save(image, path)
 
+    geometry = read_header(source(tmp_path / "ct.nii", (1, 1))).geometry
     save = nib.Nifti1Image.to_filename
     monkeypatch.setattr(nib.Nifti1Image, "to_filename", lossy)
     with pytest.raises(OSError, match="the mask read back is not the mask written"):
-        write_mask(tmp_path / "mask.nii.gz", np.ones((4, 5, 6), np.uint8), affine=AFFINE)
-    assert os.listdir(tmp_path) == []
+        write_mask(tmp_path / "mask.nii.gz", np.ones((4, 5, 6), np.uint8), geometry)
+    assert os.listdir(tmp_path) == ["ct.nii"]
 
 
 @pytest.mark.parametrize(
