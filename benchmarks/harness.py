@@ -4,11 +4,11 @@ A benchmark is a list of arms. Each `Arm` runs in a fresh process of its own, so
 or leaves in the allocator helps or hurts another:
 
 1. `setup()` is called once and returns the function that is measured. What it loads and warms up is not counted.
-2. The function's first call warms it up and gives a result for `compare`.
+2. The function's first call warms it up, gives a result for `compare`, and the extra peak memory: the highest
+   resident memory during the call less that just before it. What is freed meanwhile goes back to the system at once;
+   with the allocator's own ideas of what to keep, the same call took 18 MiB one time and 33 the next.
 3. The function is then timed in rounds: every arm of the case once per round, one at a time, in turns. What else
    the machine does meanwhile hits all arms alike, and the ratio to the baseline is taken within each round.
-4. Extra peak memory is the highest resident memory in any of the calls, less the resident memory just before the
-   first one: the most of several calls, because how well the allocator packs its blocks is partly chance.
 
 Arms with the same `case` are compared with each other. Write a benchmark so (see nonlocal_block.py):
 
@@ -45,8 +45,6 @@ from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 VERSIONS_OF = ("medseg3d", "torch", "monai", "numpy", "nibabel", "SimpleITK")
 """Packages whose versions go into the report, where installed."""
@@ -95,7 +93,7 @@ class Row:
     cpu_saving: float
     """The same ratio of `cpu_seconds`."""
     peak_extra_mib: float
-    """Highest resident memory in any call, less the resident memory just before the first."""
+    """Highest resident memory during the first call, less that just before it."""
     memory_saving: float
     comparison: dict[str, float] = field(default_factory=dict)
 
@@ -311,7 +309,6 @@ def _measure_case(
                 calls[arm.name].append(workers[arm.name].call())
     seconds = {name: [call.seconds for call in own] for name, own in calls.items()}
     cpu_seconds = {name: [call.cpu_seconds for call in own] for name, own in calls.items()}
-    peak = {name: max(call.peak_extra for call in [first[name], *own]) for name, own in calls.items()}
     return [
         Row(
             case=arm.case,
@@ -322,8 +319,8 @@ def _measure_case(
             speedup=_median_ratio(seconds[baseline], seconds[arm.name]),
             median_cpu_s=statistics.median(cpu_seconds[arm.name]),
             cpu_saving=_median_ratio(cpu_seconds[baseline], cpu_seconds[arm.name]),
-            peak_extra_mib=peak[arm.name] / MIB,
-            memory_saving=max(peak[baseline], 1) / max(peak[arm.name], 1),
+            peak_extra_mib=first[arm.name].peak_extra / MIB,
+            memory_saving=max(first[baseline].peak_extra, 1) / max(first[arm.name].peak_extra, 1),
             comparison={} if compare is None else dict(compare(first[baseline].result, first[arm.name].result)),
         )
         for arm in arms
@@ -410,31 +407,46 @@ def _serve(arm: Arm, connection: Connection) -> None:
         try:
             if function is None:
                 function = arm.setup()
-                _give_back_freed_memory()  # or what setup used and freed would hide what the calls use
-                resident_before = _resident()
-            connection.send((True, _measure(function, resident_before, keep_result)))
+                with _freed_memory_given_back():
+                    answer = _measure(function, keep_result)
+            else:
+                answer = _measure(function, keep_result)
+            connection.send((True, answer))
         except Exception:
             connection.send((False, traceback.format_exc()))
 
 
-def _measure(function: Callable[[], object], resident_before: int, keep_result: bool) -> _Call:
+def _measure(function: Callable[[], object], keep_result: bool) -> _Call:
     gc.collect()
-    _reset_peak()
+    resident_before = _resident() if _reset_peak() else _peak()
     cpu_start, start = time.process_time(), time.perf_counter()
     result = function()
     seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
     return _Call(seconds, cpu_seconds, _peak() - resident_before, result if keep_result else None)
 
 
-def _give_back_freed_memory() -> None:
+@contextlib.contextmanager
+def _freed_memory_given_back() -> Iterator[None]:
+    """Let glibc keep nothing of what is freed, and after that whatever it likes; elsewhere do nothing."""
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        malloc_trim, mallopt = libc.malloc_trim, libc.mallopt
+    except (OSError, AttributeError):
+        yield
+        return
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+    mallopt(mmap_threshold, 64 * 1024)
     gc.collect()
-    with contextlib.suppress(OSError, AttributeError):  # glibc alone can be asked to
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    malloc_trim(0)
+    yield
+    # where glibc's own thresholds end up in a process that has freed large blocks
+    mallopt(mmap_threshold, 32 * MIB)
+    mallopt(trim_threshold, 64 * MIB)
 
 
 _MEMORY_METHODS = {
-    True: "highest resident memory in any call, less that just before the first",
-    False: "highest resident memory of the process so far, less that just before the first call",
+    True: "highest resident memory during the first call, less that just before it",
+    False: "how far the first call raised the highest resident memory of its process",
 }
 """What is measured where the peak can be reset, and where not."""
 
@@ -456,9 +468,7 @@ def _peak() -> int:
 
 
 def _resident() -> int:
-    with contextlib.suppress(OSError):
-        return _proc_status("VmRSS")
-    return psutil.Process().memory_info().rss
+    return _proc_status("VmRSS")
 
 
 def _proc_status(name: str) -> int:
