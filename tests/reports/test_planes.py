@@ -208,11 +208,17 @@ def test_error_picture_fills_with_error_colours(tmp_path, figure):
     assert shares == [[[1, 1]], [[2, 1]], [[0, 1]]]  # hit at z = 3, missed below, false alarm above
 
 
-def test_field_shows_a_square_around_the_centre_cut_at_the_border(tmp_path, figure):
-    drawing = drawn(tmp_path, figure, centre=world(1, 1, 2), field_mm=8.0)
-    axial, coronal, _ = drawing.axes
-    assert (axial.get_xlim(), axial.get_ylim()) == ((5.0, -1.0), (-1.0, 7.0))
-    assert coronal.get_ylim() == (6.0, 14.0)
+@pytest.mark.parametrize(
+    ("field_mm", "axial_x", "axial_y", "coronal_y"),
+    [
+        (2.0, (3.0, 1.0), (2.0, 4.0), (9.0, 11.0)),  # voxel (1, 1, 2) lies at 2, 3, 10 mm
+        (8.0, (5.0, -1.0), (-1.0, 7.0), (6.0, 14.0)),  # cut where the volume ends
+    ],
+)
+def test_field_shows_a_square_around_the_centre(tmp_path, figure, field_mm, axial_x, axial_y, coronal_y):
+    axial, coronal, _ = drawn(tmp_path, figure, centre=world(1, 1, 2), field_mm=field_mm).axes
+    assert (axial.get_xlim(), axial.get_ylim()) == (axial_x, axial_y)
+    assert coronal.get_ylim() == coronal_y
 
 
 def test_mask_of_another_shape_is_refused(tmp_path):
