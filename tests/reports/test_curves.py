@@ -1,0 +1,187 @@
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score
+from torch.utils.tensorboard import SummaryWriter
+
+from medseg3d.faults import Fault
+from medseg3d.metrics import BinnedPRCurve
+from medseg3d.reports.curves import (
+    draw_pr,
+    draw_training,
+    pr_figure,
+    pr_series,
+    read_training_curves,
+    running_mean,
+    training_figure,
+)
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def curve_of(scores, truth):
+    curve = BinnedPRCurve()
+    curve.update(np.asarray(scores, np.float64), np.asarray(truth))
+    return curve
+
+
+@pytest.fixture
+def noisy_curve():
+    rng = np.random.default_rng(0)
+    truth = rng.random(500) < 0.2
+    return curve_of(rng.normal(size=500) + 1.5 * truth, truth)
+
+
+def line_by_label(axes, start):
+    (line,) = [line for line in axes.lines if str(line.get_label()).startswith(start)]
+    return line
+
+
+def test_pr_series_of_four_voxels_by_hand():
+    series = pr_series("pancreas", curve_of([-3, -1, 0.5, 2], [0, 1, 0, 1]), operating_threshold=0.5)
+    assert series.recall.tolist() == [1.0, 1.0, 0.5, 0.5, 0.0]
+    assert series.precision == pytest.approx([1 / 2, 2 / 3, 1 / 2, 1, 1])
+    assert series.average_precision == pytest.approx(5 / 6)
+    assert series.prevalence == 0.5
+    assert series.operating_point == (0.5, 0.5)
+
+
+def test_operating_point_follows_the_threshold():
+    curve = curve_of([-3, -1, 0.5, 2], [0, 1, 0, 1])
+    series = pr_series("a", curve, operating_threshold=0.25)
+    assert series.operating_point == pytest.approx((1, 2 / 3))
+    assert series.prevalence == 0.5  # not of what is predicted, which is 3 / 4
+
+
+def test_area_under_the_drawn_steps_is_the_average_precision_of_scikit_learn():
+    rng = np.random.default_rng(1)
+    truth = rng.random(300) < 0.3
+    scores = np.round(rng.normal(size=300) + truth, 2)  # with ties
+    line = draw_pr([pr_series("a", curve_of(scores, truth))]).axes[0].lines[0]
+    assert line.get_drawstyle() == "steps-post"
+    x, y = line.get_xdata(), line.get_ydata()
+    # steps-post: the height of a point holds up to the next point
+    assert np.sum(-np.diff(x) * y[:-1]) == pytest.approx(average_precision_score(truth, scores), abs=1e-3)
+
+
+def test_pr_axes_show_curve_prevalence_operating_point_and_ap(noisy_curve):
+    series = pr_series("pancreas", noisy_curve)
+    axes = draw_pr([series]).axes[0]
+    assert line_by_label(axes, "guessing").get_ydata() == pytest.approx([series.prevalence] * 2)
+    marks = [line for line in axes.lines if line.get_marker() == "o"]
+    assert [(mark.get_xdata()[0], mark.get_ydata()[0]) for mark in marks] == [series.operating_point]
+    assert [text.get_text() for text in axes.texts] == [
+        f"threshold 0.5\nrecall {series.operating_point[0]:.3f}, precision {series.operating_point[1]:.3f}"
+    ]
+    assert axes.get_legend().texts[0].get_text() == f"pancreas, AP {series.average_precision:.3f}"
+    assert axes.get_xlabel().startswith("recall")
+    assert axes.get_ylabel().startswith("precision")
+
+
+def test_lines_of_several_classes_differ_in_colour_and_in_dash(noisy_curve):
+    axes = draw_pr([pr_series(name, noisy_curve) for name in ("pancreas", "cancer", "duct")]).axes[0]
+    curves = [line_by_label(axes, f"{name}, AP") for name in ("pancreas", "cancer", "duct")]
+    assert len({line.get_color() for line in curves}) == 3
+    assert len({line.get_linestyle() for line in curves}) == 3
+
+
+def test_class_without_truth_is_named_and_not_drawn():
+    axes = draw_pr([pr_series("cancer", curve_of([-1, 1], [0, 0]))]).axes[0]
+    assert [text.get_text() for text in axes.get_legend().texts] == ["cancer: no foreground in the truth"]
+    assert all(len(line.get_xdata()) == 0 for line in axes.lines)
+
+
+def test_threshold_above_every_score_has_no_mark():
+    # nothing is predicted, so that precision has no value
+    axes = draw_pr([pr_series("a", curve_of([-3, -1], [0, 1]), operating_threshold=0.9)]).axes[0]
+    assert [line for line in axes.lines if line.get_marker() == "o"] == []
+
+
+def test_pr_figure_writes_equal_bytes_for_equal_curves(tmp_path, noisy_curve):
+    first, second = (pr_figure({"a": noisy_curve}, tmp_path / name) for name in ("1.png", "2.png"))
+    assert first.read_bytes().startswith(PNG)
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_pr_figure_without_curves_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="at least one curve"):
+        pr_figure({}, tmp_path / "pr.png")
+
+
+def test_no_figure_is_left_with_pyplot(tmp_path, noisy_curve):
+    from matplotlib import pyplot
+
+    pr_figure({"a": noisy_curve}, tmp_path / "pr.png")
+    assert pyplot.get_fignums() == []
+
+
+@pytest.fixture
+def events_dir(tmp_path):
+    with SummaryWriter(str(tmp_path)) as writer:
+        for step, loss in enumerate([2.0, 1.0, 0.5], start=1):
+            writer.add_scalar("train_loss", loss, step)
+        for step, dice in ((2, 0.25), (3, 0.75)):
+            writer.add_scalar("val_dice_mean", dice, step)
+    return tmp_path
+
+
+def test_training_curves_are_read_by_tag(events_dir):
+    curves = read_training_curves(events_dir)
+    assert sorted(curves) == ["train_loss", "val_dice_mean"]
+    assert [column.tolist() for column in curves["train_loss"]] == [[1, 2, 3], [2.0, 1.0, 0.5]]
+    assert [column.tolist() for column in curves["val_dice_mean"]] == [[2, 3], [0.25, 0.75]]
+
+
+def test_every_iteration_of_a_long_training_is_read(tmp_path):
+    with SummaryWriter(str(tmp_path)) as writer:
+        for step in range(10_500):  # TensorBoard keeps 10,000 drawn at random unless told otherwise
+            writer.add_scalar("train_loss", 1.0, step)
+    assert read_training_curves(tmp_path)["train_loss"][0].tolist() == list(range(10_500))
+
+
+def test_steps_repeated_by_a_resumed_run_count_once_and_the_later_value(tmp_path):
+    # killed after iteration 3, resumed from a checkpoint of iteration 1
+    for start, values, hour in ((1, [2.0, 1.0, 9.0], 1), (2, [1.5, 0.5], 2)):
+        with SummaryWriter(str(tmp_path), filename_suffix=f".{hour}") as writer:
+            for step, value in enumerate(values, start=start):
+                writer.add_scalar("train_loss", value, step, walltime=3600.0 * hour + step)
+    steps, values = read_training_curves(tmp_path)["train_loss"]
+    assert steps.tolist() == [1, 2, 3]
+    assert values.tolist() == [2.0, 1.5, 0.5]
+
+
+def test_folder_without_events_is_a_fault_that_names_it(tmp_path):
+    with pytest.raises(Fault, match=r"NO_EVENTS .*found no TensorBoard event file"):
+        read_training_curves(tmp_path)
+
+
+def test_training_panels_show_what_was_logged_and_mark_the_best(events_dir):
+    loss_axes, score_axes = draw_training(read_training_curves(events_dir)).axes
+    assert loss_axes.lines[0].get_xydata().tolist() == [[1, 2.0], [2, 1.0], [3, 0.5]]
+    assert score_axes.lines[0].get_xydata().tolist() == [[2, 0.25], [3, 0.75]]
+    assert line_by_label(score_axes, "best: 0.750 at iteration 3").get_xydata().tolist() == [[3, 0.75]]
+    assert score_axes.get_xlabel() == "iteration"
+    assert "Dice" in score_axes.get_ylabel()
+
+
+def test_long_training_is_smoothed_without_shift():
+    steps = np.arange(1, 1001)
+    loss_axes, _ = draw_training({"train_loss": (steps, 5.0 - 0.004 * steps)}).axes
+    raw, smooth = loss_axes.lines
+    # the running mean of a straight line is the line, but for the ends
+    assert smooth.get_ydata()[50:-50] == pytest.approx(raw.get_ydata()[50:-50])
+
+
+def test_training_without_validation_leaves_the_lower_panel_empty():
+    loss_axes, score_axes = draw_training({"train_loss": (np.array([1]), np.array([2.0]))}).axes
+    assert len(loss_axes.lines[0].get_xdata()) == 1
+    assert len(score_axes.lines[0].get_xdata()) == 0
+
+
+def test_training_figure_writes_a_png(events_dir):
+    assert training_figure(events_dir, events_dir / "training.png").read_bytes().startswith(PNG)
+
+
+@pytest.mark.parametrize("window", [0, 2])
+def test_running_mean_refuses_a_window_that_shifts(window):
+    with pytest.raises(ValueError, match="window must be odd"):
+        running_mean(np.zeros(3), window)
