@@ -1,0 +1,319 @@
+"""One case as a picture: the image, the truth, the prediction and where the two disagree, in three planes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import nibabel as nib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch, Rectangle
+
+from medseg3d.data.nifti import check_labels, check_pair, read_nifti
+from medseg3d.metrics import ConfusionCounts, dice
+from medseg3d.reports.curves import save_figure
+from medseg3d.reports.planes import (
+    ERROR_COLOURS,
+    OKABE_ITO,
+    PlaneSlice,
+    _draw_plane,
+    _view,
+    error_map,
+    mask_centre,
+    plane_slices,
+)
+
+Line = Literal["solid", "dashed", "dotted", "none"]
+
+TRUTH_STYLE: tuple[str, Line] = (OKABE_ITO["yellow"], "solid")
+PRED_STYLE: tuple[str, Line] = (OKABE_ITO["sky"], "dashed")
+
+
+@dataclass(frozen=True)
+class ErrorStyle:
+    """How one kind of voxel is drawn: colour, line and hatch each tell the three kinds apart alone."""
+
+    name: str
+    colour: str
+    line: Line
+    hatch: str
+
+
+ERROR_STYLES: Mapping[int, ErrorStyle] = {
+    1: ErrorStyle("hit", ERROR_COLOURS[1], "none", ""),
+    2: ErrorStyle("missed", ERROR_COLOURS[2], "solid", "////"),
+    3: ErrorStyle("false alarm", ERROR_COLOURS[3], "dotted", "...."),
+}
+
+
+@dataclass(frozen=True)
+class OverlayCase:
+    """What is drawn of one case; the masks are boolean and on the grid of the image.
+
+    Args:
+        name: the case, as the title names it.
+        image: (X, Y, Z), HU.
+        affine: 4x4, voxel index to world millimetres (RAS+).
+        pred: (X, Y, Z), where the prediction says yes.
+        truth: (X, Y, Z), where the label says yes; None if there is no label.
+        target: what yes means, such as "pancreas".
+    """
+
+    name: str
+    image: np.ndarray
+    affine: np.ndarray
+    pred: np.ndarray
+    truth: np.ndarray | None
+    target: str
+
+    @cached_property
+    def counts(self) -> ConfusionCounts | None:
+        """Voxels by truth and prediction; None without a truth."""
+        return None if self.truth is None else ConfusionCounts.from_masks(self.pred, self.truth)
+
+    @property
+    def dice(self) -> float | None:
+        """Dice of the masks, NaN if both are empty; None without a truth."""
+        return None if self.counts is None else dice(self.counts)
+
+    @cached_property
+    def centre_mm(self) -> tuple[float, float, float] | None:
+        """World point that the planes go through: in the truth, else in the prediction; None if both are empty."""
+        of_truth = None if self.truth is None else mask_centre(self.truth, self.affine)
+        return of_truth or mask_centre(self.pred, self.affine)
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of a voxel in millilitres."""
+        return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000
+
+    @property
+    def title(self) -> str:
+        """Case, Dice where there is a truth, and volumes in ml."""
+        volumes = f"prediction {self.pred.sum() * self.voxel_ml:.1f} ml"
+        if self.truth is None:
+            return f"{self.name}: {self.target}, no truth to compare with, {volumes}"
+        volumes = f"truth {self.truth.sum() * self.voxel_ml:.1f} ml, {volumes}"
+        shown = "undefined (absent in both)" if self.dice is None or np.isnan(self.dice) else f"{self.dice:.3f}"
+        return f"{self.name}: {self.target}, Dice {shown}, {volumes}"
+
+
+def case_overlay(
+    image_file: str | Path,
+    truth_file: str | Path | None,
+    pred_file: str | Path,
+    output_png: str | Path,
+    *,
+    name: str | None = None,
+    label: int | None = None,
+    target: str = "foreground",
+    window_hu: tuple[float, float] = (-160, 240),
+) -> Path:
+    """Write a PNG of one case in three planes: whole image, borders, errors; its path comes back.
+
+    The planes go through the truth (through the prediction where there is no truth). The lower rows are enlarged
+    around it; a frame in the upper row shows where. Any orientation on disk gives the same picture.
+
+    Args:
+        image_file: NIfTI volume in HU.
+        truth_file: its label on the same grid, or None.
+        pred_file: the predicted mask on the same grid.
+        output_png: file to write, whole or not at all.
+        name: name of the case; by default that of the image file.
+        label: the label value that is looked at; None takes all values above 0 together.
+        target: the word for it in title and legend.
+        window_hu: grey window, black and white end.
+
+    Raises:
+        Fault: as `medseg3d.data.nifti.read_nifti`; PAIR_GEOMETRY, LABEL_SET.
+    """
+    case = read_case(image_file, truth_file, pred_file, name=name, label=label, target=target)
+    return save_figure(draw_case(case, window_hu), output_png)
+
+
+def read_case(
+    image_file: str | Path,
+    truth_file: str | Path | None,
+    pred_file: str | Path,
+    *,
+    name: str | None = None,
+    label: int | None = None,
+    target: str = "foreground",
+) -> OverlayCase:
+    """The image and its masks, read from NIfTI files and seen to lie on one grid; arguments as in `case_overlay`.
+
+    They are turned to RAS, so that a case looks the same however it is stored, also where two voxels are equally near
+    to the centre.
+    """
+    image, header = read_nifti(image_file)
+    to_ras = nib.orientations.io_orientation(header.affine)
+
+    def mask(file: str | Path) -> np.ndarray:
+        array, mask_header = read_nifti(file)
+        check_pair(header, mask_header)
+        array = nib.orientations.apply_orientation(check_labels(array, None, file), to_ras)
+        return array > 0 if label is None else array == label
+
+    return OverlayCase(
+        name=name or _stem(Path(image_file)),
+        image=nib.orientations.apply_orientation(image, to_ras),
+        affine=header.affine @ nib.orientations.inv_ornt_aff(to_ras, header.shape),
+        pred=mask(pred_file),
+        truth=None if truth_file is None else mask(truth_file),
+        target=target,
+    )
+
+
+def draw_case(case: OverlayCase, window_hu: tuple[float, float] = (-160, 240)) -> Figure:
+    """The figure of `case_overlay`: a column for each plane; rows image, borders and (with a truth) errors."""
+    centre = case.centre_mm
+    field_mm = field_of_view_mm(case)
+    cuts = plane_slices(case.image, case.affine, centre)
+    pred_cuts = plane_slices(case.pred, case.affine, centre)
+    truth_cuts = None if case.truth is None else plane_slices(case.truth, case.affine, centre)
+    whole = {plane: cut.extent_mm for plane, cut in cuts.items()}
+    near = {plane: _view(cut, field_mm) for plane, cut in cuts.items()}
+    rows = [whole, near] if truth_cuts is None else [whole, near, near]
+
+    figure, grid = _lay_out([[row[plane] for plane in cuts] for row in rows], case.title, _captions(case))
+    for column, (plane, cut) in enumerate(cuts.items()):
+        for row, axes in enumerate(grid[:, column]):
+            _draw_plane(axes, cut, plane, rows[row][plane], window_hu)
+            if row:
+                axes.set_title("")
+        left, right, bottom, top = near[plane]
+        frame = Rectangle((left, bottom), right - left, top - bottom, fill=False, edgecolor="white", linewidth=0.8)
+        grid[0, column].add_patch(frame)
+        pred_cut = pred_cuts[plane]
+        if truth_cuts is not None:
+            truth_cut = truth_cuts[plane]
+            _draw_border(grid[1, column], truth_cut, *TRUTH_STYLE)
+            errors = error_map(truth_cut.pixels, pred_cut.pixels)
+            for value, style in ERROR_STYLES.items():
+                _draw_area(grid[2, column], truth_cut, errors == value, style)
+        _draw_border(grid[1, column], pred_cut, *PRED_STYLE)
+    return figure
+
+
+def field_of_view_mm(case: OverlayCase) -> float | None:
+    """Side of the square around the centre that shows the truth with a margin; None, the whole volume, without masks.
+
+    It grows with the prediction by no more than a quarter: one stray voxel must not shrink everything else. What lies
+    outside is still counted in the legend.
+    """
+    centre = case.centre_mm
+    if centre is None:
+        return None
+    reach = _reach_mm(case.pred if case.truth is None or not case.truth.any() else case.truth, case.affine, centre)
+    with_pred = _reach_mm(case.pred, case.affine, centre) if case.pred.any() else reach
+    return max(40.0, 2.2 * max(reach, min(with_pred, 1.25 * reach)))
+
+
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(".gz").removesuffix(".nii")
+
+
+def _reach_mm(mask: np.ndarray, affine: np.ndarray, centre: tuple[float, float, float]) -> float:
+    """The largest distance, along any one body axis, of a voxel of the mask from the centre."""
+    world = np.argwhere(mask) @ affine[:3, :3].T + affine[:3, 3]
+    return float(np.abs(world - np.asarray(centre)).max())
+
+
+def _captions(case: OverlayCase) -> list[tuple[str, list[Line2D | Patch]]]:
+    """For each row the words on its left and the handles of the legend below it."""
+    borders = [] if case.truth is None else [Line2D([], [], color=TRUTH_STYLE[0], linestyle=TRUTH_STYLE[1])]
+    borders.append(Line2D([], [], color=PRED_STYLE[0], linestyle=PRED_STYLE[1]))
+    for handle, (name, mask) in zip(
+        borders, [(n, m) for n, m in (("truth", case.truth), ("prediction", case.pred)) if m is not None], strict=True
+    ):
+        handle.set_label(name if mask.any() else f"{name}: empty")
+    rows: list[tuple[str, list[Line2D | Patch]]] = [("image", []), ("borders", list(borders))]
+    if case.counts is not None:
+        voxels = {1: case.counts.tp, 2: case.counts.fn, 3: case.counts.fp}
+        rows.append(
+            ("errors", [_swatch(style, voxels[value] * case.voxel_ml) for value, style in ERROR_STYLES.items()])
+        )
+    return rows
+
+
+def _swatch(style: ErrorStyle, ml: float) -> Patch:
+    return Patch(
+        facecolor=to_rgba(style.colour, 0.45),
+        edgecolor=style.colour,
+        linestyle="solid" if style.line == "none" else style.line,
+        linewidth=0 if style.line == "none" else 1.3,
+        hatch=style.hatch,
+        label=f"{style.name} {ml:.1f} ml",
+    )
+
+
+def _lay_out(
+    rows: list[list[tuple[float, float, float, float]]],
+    title: str,
+    captions: list[tuple[str, list[Line2D | Patch]]],
+    width: float = 11.0,
+) -> tuple[Figure, np.ndarray]:
+    """A black figure with one axes for each view (left, right, bottom, top in mm), and the axes as (rows, columns)."""
+    margin, gap, header, line = 0.4, 0.15, 0.75, 0.35  # inches
+    sizes = [[(abs(left - right), top - bottom) for left, right, bottom, top in row] for row in rows]
+    scales = [(width - margin - gap * len(row)) / sum(w for w, _ in row) for row in sizes]  # inches for each mm
+    heights = [scale * max(h for _, h in row) for scale, row in zip(scales, sizes, strict=True)]
+    total = header + sum(heights) + sum(line if handles else gap for _, handles in captions)
+    figure = Figure(figsize=(width, total), dpi=110, facecolor="black")
+    FigureCanvasAgg(figure)  # without pyplot: no global state, no window, safe in threads
+    figure.text(0.5, 1 - 0.25 / total, title, color="white", ha="center", va="center", fontsize=13)
+
+    grid = np.empty((len(rows), len(rows[0])), dtype=object)
+    top = total - header
+    for r, (words, handles) in enumerate(captions):
+        middle = top - heights[r] / 2
+        figure.text(0.2 / width, middle / total, words, color="white", rotation=90, ha="center", va="center")
+        left = margin
+        for c, (w, h) in enumerate((w * scales[r], h * scales[r]) for w, h in sizes[r]):
+            grid[r, c] = figure.add_axes((left / width, (middle - h / 2) / total, w / width, h / total))
+            left += w + gap
+        top -= heights[r] + (line if handles else gap)
+        if handles:
+            figure.legend(
+                handles=handles, ncols=len(handles), loc="center", bbox_to_anchor=(0.5, (top + line / 2) / total),
+                frameon=False, labelcolor="white", handlelength=3, handleheight=1.1,
+            )  # fmt: skip
+    return figure, grid
+
+
+def _draw_border(axes: Axes, cut: PlaneSlice, colour: str, line: Line) -> None:
+    if cut.pixels.any():
+        x, y, mask = _padded(cut, cut.pixels)
+        axes.contour(x, y, mask, levels=[0.5], colors=[colour], linewidths=1.5, linestyles=[line])
+
+
+def _draw_area(axes: Axes, cut: PlaneSlice, where: np.ndarray, style: ErrorStyle) -> None:
+    if not where.any():
+        return
+    rgba = np.zeros((*where.shape, 4))
+    rgba[where] = to_rgba(style.colour, 0.45)
+    axes.imshow(rgba, extent=cut.extent_mm, aspect="equal", interpolation="nearest")
+    x, y, mask = _padded(cut, where)
+    if style.hatch:
+        hatched = axes.contourf(x, y, mask, levels=[0.5, 1.5], colors=["none"], hatches=[style.hatch])
+        hatched.set_edgecolor(style.colour)
+        hatched.set_linewidth(0)
+    if style.line != "none":
+        axes.contour(x, y, mask, levels=[0.5], colors=[style.colour], linewidths=1.3, linestyles=[style.line])
+
+
+def _padded(cut: PlaneSlice, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Centres of columns and rows in mm and the mask, with an empty pixel around it to close borders at the edge."""
+    left, right, bottom, top = cut.extent_mm
+    rows, columns = pixels.shape
+    x = left + (right - left) * (np.arange(-1, columns + 1) + 0.5) / columns
+    y = top + (bottom - top) * (np.arange(-1, rows + 1) + 0.5) / rows
+    return x, y, np.pad(pixels, 1).astype(float)
