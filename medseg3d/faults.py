@@ -6,6 +6,7 @@ is a bug or a broken machine and keeps its traceback.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -66,15 +67,15 @@ def find_fault(error: BaseException | None) -> Fault | None:
 
 
 def fault_hook(previous: Callable) -> Callable:
-    """An excepthook that prints a `Fault` as its one line and leaves every other exception to `previous`."""
+    """An excepthook that prints a `Fault`, or an interruption, as one line and leaves everything else to `previous`."""
 
     def hook(exception_type: type[BaseException], error: BaseException, trace: object) -> None:
-        import sys
-
         fault = find_fault(error)
-        if fault is None:
-            previous(exception_type, error, trace)
-        else:
+        if fault is not None:
             sys.stderr.write(f"error: {fault}\n")
+        elif isinstance(error, KeyboardInterrupt):
+            sys.stderr.write("interrupted; the same command with --resume true goes on after the last whole epoch\n")
+        else:
+            previous(exception_type, error, trace)
 
     return hook
