@@ -1,0 +1,108 @@
+"""Files of tensors: weights and checkpoints, written whole, read safely, and known by their SHA-256."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medseg3d.data.atomic import atomic_write
+from medseg3d.faults import Fault
+
+
+def save_tensors(path: str | Path, state: Mapping[str, Any]) -> None:
+    """Write `state` to `path` with its SHA-256 in `path.sha256` (in the form of sha256sum), each whole or not at all.
+
+    The bytes are read back before the file gets its name. While the file is being replaced it has no `.sha256`, so a
+    process killed in between leaves no sum that contradicts the file.
+
+    Args:
+        path: the final name.
+        state: tensors, numbers, strings and nested dictionaries and lists of them.
+
+    Raises:
+        Fault: `NO_SPACE` or `NOT_WRITABLE`; `path` then holds what it held before.
+    """
+    path = Path(path)
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    content = buffer.getvalue()
+    torch.load(io.BytesIO(content), weights_only=True)  # what cannot be loaded safely must not be saved
+    checksum = path.with_name(path.name + ".sha256")
+    with atomic_write(path) as file:
+        file.write(content)
+        checksum.unlink(missing_ok=True)
+    with atomic_write(checksum, "w") as file:
+        file.write(f"{hashlib.sha256(content).hexdigest()}  {path.name}\n")
+
+
+def read_tensors(path: str | Path, device: str | torch.device = "cpu") -> dict[str, Any]:
+    """What `save_tensors` or `torch.save` wrote, read with `weights_only=True` and checked.
+
+    Args:
+        path: the file; if `path.sha256` lies beside it, the content must have that sum.
+        device: where the tensors go.
+
+    Raises:
+        Fault: `MISSING_WEIGHTS`, `CHECKSUM` (the sum is another one), `CHECKPOINT` (not a file of tensors, truncated,
+            or with more in it than tensors and numbers) or `NON_FINITE` (NaN or infinity in a tensor).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise Fault(
+            "MISSING_WEIGHTS",
+            path.absolute(),
+            "no such file",
+            "weights",
+            "train first, or name the file with --model_file",
+        )
+    content = path.read_bytes()
+    _check_sum(path, content)
+    try:
+        state = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError, pickle.UnpicklingError) as error:
+        raise Fault(
+            "CHECKPOINT",
+            path,
+            f"{len(content)} bytes that torch cannot load ({' '.join(str(error).split())[:120]})",
+            "a file written by torch.save that holds tensors only",
+            "copy the file again, or train again",
+        ) from error
+    if not isinstance(state, dict):
+        raise Fault("CHECKPOINT", path, f"a {type(state).__name__}", "a state dict", "save network.state_dict()")
+    for name, tensor in _tensors(state):
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise Fault("NON_FINITE", path, f"NaN or infinity in {name}", "finite weights", "use an earlier checkpoint")
+    return state
+
+
+def _check_sum(path: Path, content: bytes) -> None:
+    checksum = path.with_name(path.name + ".sha256")
+    if not checksum.is_file():
+        return
+    wanted = (checksum.read_text(encoding="utf-8").split() or [""])[0]
+    found = hashlib.sha256(content).hexdigest()
+    if found != wanted:
+        raise Fault(
+            "CHECKSUM",
+            path,
+            f"sha256 {found[:12]}",
+            f"{wanted[:12]}, as {checksum.name} says",
+            "copy the file again; delete the .sha256 only if you replaced the file yourself",
+        )
+
+
+def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    if isinstance(value, torch.Tensor):
+        yield name, value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _tensors(inner, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, (list, tuple)):
+        for index, inner in enumerate(value):
+            yield from _tensors(inner, f"{name}[{index}]")
