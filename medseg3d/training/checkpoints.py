@@ -1,0 +1,316 @@
+"""Checkpoints that survive any interruption, and the best weights of a run.
+
+A run folder holds `checkpoints/epoch_NNNNN.pt` (everything needed to go on, the newest two are kept) and `model.pt`
+(the state dict of the best validation, CPU tensors, loadable with `weights_only=True`), each with its SHA-256 beside.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from monai.engines import Evaluator
+
+from medseg3d.data.atomic import remove_leftovers
+from medseg3d.data.tensors import read_tensors, save_tensors
+from medseg3d.faults import Fault
+from medseg3d.knobs import as_flag
+from medseg3d.training.stream import CaseStream
+from medseg3d.training.trainer import SegmentationTrainer
+
+logger = logging.getLogger("medseg3d")
+
+KEPT_CHECKPOINTS = 2
+"""One to go on from, and one in case that it is damaged."""
+
+
+def cpu_state_dict(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The network's state dict as contiguous tensors on the CPU, so that it loads on a machine without a GPU."""
+    return {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+
+
+class BestModel:
+    """Handler of the validation engine that keeps the weights of the best epoch in `model_file`.
+
+    Args:
+        network: the network whose weights are kept.
+        model_file: where they are kept.
+        metric_name: name of the score in `engine.state.metrics`; greater is better.
+
+    Attributes:
+        best: best score so far, -inf before the first.
+        best_epoch: its epoch, 1-based; 0 before the first.
+        last_epoch: the last epoch that was validated.
+    """
+
+    def __init__(self, network: torch.nn.Module, model_file: str | Path, metric_name: str = "val_dice_mean") -> None:
+        self.network = network
+        self.model_file = Path(model_file)
+        self.metric_name = metric_name
+        self.best = -math.inf
+        self.best_epoch = 0
+        self.last_epoch = 0
+
+    def attach(self, engine: Engine) -> None:
+        """Judge the network each time that `engine` has completed a validation."""
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Save the weights if this validation is the best so far."""
+        score = engine.state.metrics[self.metric_name]
+        self.last_epoch = engine.state.epoch
+        if math.isnan(score):
+            logger.warning("epoch %d: %s has no value (no case with foreground)", self.last_epoch, self.metric_name)
+            return
+        better = score > self.best
+        if better:
+            self.best, self.best_epoch = score, self.last_epoch
+            save_tensors(self.model_file, cpu_state_dict(self.network))
+        logger.info(
+            "epoch %d: %s %.4f%s",
+            self.last_epoch,
+            self.metric_name,
+            score,
+            " (best so far, saved)" if better else f" (best {self.best:.4f} in epoch {self.best_epoch})",
+        )
+
+    def state_dict(self) -> dict[str, float]:
+        """What a resumed run must remember."""
+        return {"best": self.best, "best_epoch": self.best_epoch, "last_epoch": self.last_epoch}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Remember an earlier run's best."""
+        self.best, self.best_epoch = float(state["best"]), int(state["best_epoch"])
+        self.last_epoch = int(state["last_epoch"])
+
+
+class Validation:
+    """Handler of the trainer that validates every `interval` epochs and after the last, so that no run ends unjudged.
+
+    (MONAI's `ValidationHandler` leaves out the last epoch when `interval` does not divide it.)
+
+    Args:
+        evaluator: the engine that validates.
+        interval: epochs.
+    """
+
+    def __init__(self, evaluator: Evaluator, interval: int) -> None:
+        if interval < 1:
+            raise ValueError(f"interval must be at least 1 epoch, got {interval}")
+        self.evaluator = evaluator
+        self.interval = interval
+
+    def attach(self, engine: Engine) -> None:
+        """Validate after epochs of the trainer."""
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Validate if it is time to."""
+        if engine.state.epoch % self.interval == 0 or engine.state.epoch == engine.state.max_epochs:
+            self.evaluator.run(engine.state.epoch)
+
+
+class EarlyStop:
+    """Handler of the trainer that ends a training whose validation has not improved for `patience` epochs.
+
+    Args:
+        best_model: knows the best and the last validated epoch.
+        patience: epochs; 0 never stops.
+    """
+
+    def __init__(self, best_model: BestModel, patience: int) -> None:
+        if patience < 0:
+            raise ValueError(f"patience must be 0 (never) or a number of epochs, got {patience}")
+        self.best_model = best_model
+        self.patience = patience
+
+    def attach(self, engine: Engine) -> None:
+        """Look after each epoch of the trainer, and before the first, where a resumed run may have been stopped."""
+        engine.add_event_handler(Events.STARTED, self)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Terminate the training when patience is at its end."""
+        waited = self.best_model.last_epoch - self.best_model.best_epoch
+        if self.patience and self.best_model.best_epoch and waited >= self.patience:
+            logger.info("no better validation for %d epochs (patience %d): stopping", waited, self.patience)
+            engine.terminate()
+
+
+class RunCheckpoint:
+    """Handler of the trainer that writes everything a run needs to go on, after each epoch.
+
+    Args:
+        folder: where the checkpoints are kept.
+        trainer: the trainer; its network, optimizer, scaler and position are saved.
+        lr_scheduler: its state is saved.
+        best_model: its state is saved.
+        stream: told at which epoch to start when a run is resumed.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        trainer: SegmentationTrainer,
+        lr_scheduler: Any,
+        best_model: BestModel,
+        stream: CaseStream,
+    ) -> None:
+        self.folder = Path(folder)
+        self.trainer = trainer
+        self.lr_scheduler = lr_scheduler
+        self.best_model = best_model
+        self.stream = stream
+
+    def attach(self, engine: Engine) -> None:
+        """Save after each epoch; attach it last, so that validation and schedule have had their turn."""
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Write this epoch's checkpoint, then remove all but the newest two."""
+        save_tensors(
+            self.folder / f"epoch_{engine.state.epoch:05d}.pt",
+            {
+                "epoch": engine.state.epoch,
+                "epoch_length": engine.state.epoch_length,
+                "network": cpu_state_dict(self.trainer.network),
+                "optimizer": self.trainer.optimizer.state_dict(),
+                "lr_scheduler": self.lr_scheduler.state_dict(),
+                "scaler": self.trainer.scaler.state_dict(),
+                "best_model": self.best_model.state_dict(),
+            },
+        )
+        for old in find_checkpoints(self.folder)[KEPT_CHECKPOINTS:]:
+            old.unlink()
+            old.with_name(old.name + ".sha256").unlink(missing_ok=True)
+
+    def resume(self) -> int:
+        """Restore the newest checkpoint that is whole.
+
+        Returns:
+            The number of completed epochs; 0 when there is no checkpoint.
+
+        Raises:
+            Fault: `CHECKPOINT` when it belongs to another network or another epoch length, or when every checkpoint is
+                damaged.
+        """
+        remove_leftovers(self.folder)
+        found = find_checkpoints(self.folder)
+        damaged: list[Fault] = []
+        for path in found:
+            try:
+                state = read_tensors(path)
+            except Fault as fault:
+                logger.warning("%s; falling back to the checkpoint before it", fault)
+                damaged.append(fault)
+                continue
+            self._restore(path, state)
+            return int(state["epoch"])
+        if damaged:
+            raise damaged[0]
+        logger.warning("no checkpoint in %s: starting from the first epoch", self.folder)
+        return 0
+
+    def _restore(self, path: Path, state: Mapping[str, Any]) -> None:
+        trainer = self.trainer
+        if state["epoch_length"] != trainer.state.epoch_length:
+            raise Fault(
+                "CHECKPOINT",
+                path,
+                f"{state['epoch_length']} iterations per epoch",
+                f"{trainer.state.epoch_length}, as this run has",
+                "resume with the same data, --batch_size and --iterations_per_epoch",
+            )
+        try:
+            trainer.network.load_state_dict(state["network"])
+            trainer.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError) as error:
+            raise Fault(
+                "CHECKPOINT",
+                path,
+                " ".join(str(error).split())[:300],
+                "the state of this run's network and optimizer",
+                "resume with the same network knobs, or choose another --output_dir",
+            ) from error
+        self.lr_scheduler.load_state_dict(state["lr_scheduler"])
+        trainer.scaler.load_state_dict(state["scaler"])
+        self.best_model.load_state_dict(state["best_model"])
+        trainer.load_state_dict(
+            {
+                "epoch": state["epoch"],
+                "epoch_length": state["epoch_length"],
+                # ignite refuses a state that is further than max_epochs; such a run has nothing left to do
+                "max_epochs": max(trainer.state.max_epochs, state["epoch"]),
+            }
+        )
+        self.stream.start_epoch = state["epoch"]
+        logger.info("resuming after epoch %d of %d (%s)", state["epoch"], trainer.state.max_epochs, path)
+
+
+def find_checkpoints(folder: str | Path) -> list[Path]:
+    """The checkpoints in a folder, newest epoch first."""
+    return sorted(
+        (path for path in Path(folder).glob("epoch_*.pt") if re.fullmatch(r"epoch_\d+\.pt", path.name)),
+        key=lambda path: int(path.stem.removeprefix("epoch_")),
+        reverse=True,
+    )
+
+
+def attach_checkpoints(
+    trainer: SegmentationTrainer,
+    best_model: BestModel,
+    stream: CaseStream,
+    lr_scheduler: Any,
+    output_dir: str | Path,
+    resume: bool | str = False,
+) -> RunCheckpoint:
+    """Let `trainer` write checkpoints to `output_dir/checkpoints`, and first go back to the newest one if asked to."""
+    checkpoint = RunCheckpoint(Path(output_dir) / "checkpoints", trainer, lr_scheduler, best_model, stream)
+    if as_flag(resume, "resume"):
+        checkpoint.resume()
+    checkpoint.attach(trainer)
+    return checkpoint
+
+
+def claim_run_folder(
+    output_dir: str | Path, model_file: str | Path, resume: bool | str = False, overwrite: bool | str = False
+) -> None:
+    """Make sure that a training does not write over another one by accident.
+
+    Args:
+        output_dir: the run folder.
+        model_file: the weights that the run will write.
+        resume: the run goes on with what is there.
+        overwrite: what is there is removed: checkpoints, weights and TensorBoard events.
+
+    Raises:
+        Fault: `RUN_EXISTS` when there is a run and it shall neither be resumed nor overwritten.
+    """
+    output_dir, model_file = Path(output_dir), Path(model_file)
+    checkpoints = find_checkpoints(output_dir / "checkpoints")
+    if as_flag(resume, "resume") or not (checkpoints or model_file.exists()):
+        return
+    if not as_flag(overwrite, "overwrite"):
+        state = (
+            f"checkpoints up to epoch {int(checkpoints[0].stem.removeprefix('epoch_'))}"
+            if checkpoints
+            else "a model.pt"
+        )
+        raise Fault(
+            "RUN_EXISTS",
+            output_dir,
+            f"a run with {state}",
+            "a new folder",
+            "--resume true to go on with it, --output_dir for another folder, or --overwrite true to remove it",
+        )
+    for path in (*checkpoints, model_file):
+        path.unlink(missing_ok=True)
+        path.with_name(path.name + ".sha256").unlink(missing_ok=True)
+    for path in output_dir.glob("events.out.tfevents.*"):
+        path.unlink()

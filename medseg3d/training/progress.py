@@ -1,0 +1,89 @@
+"""What a person sees of a running training: a progress bar, TensorBoard scalars and pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from ignite.engine import Engine, Events
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from medseg3d.training.panels import three_plane_panel
+from medseg3d.training.trainer import SegmentationTrainer
+
+
+def attach_progress_bar(trainer: SegmentationTrainer) -> None:
+    """Show one bar over the whole training: epoch, iterations, loss, last validation score, time taken and time left.
+
+    (ignite's `ProgressBar` starts anew each epoch, so its time left is the epoch's.)
+    """
+    bar = tqdm(
+        total=trainer.state.max_epochs * trainer.state.epoch_length,
+        initial=trainer.state.iteration,
+        desc="training",
+        unit="it",
+        dynamic_ncols=True,
+        disable=None if trainer.state.rank == 0 else True,  # None: silent where nobody watches, as in a log file
+    )
+
+    def advance(engine: Engine) -> None:
+        bar.set_description(f"epoch {engine.state.epoch}/{engine.state.max_epochs}", refresh=False)
+        bar.set_postfix(loss=f"{engine.state.output['loss'].item():.3f}", refresh=False)
+        bar.update(engine.state.iteration - bar.n)
+
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, advance)
+    trainer.add_event_handler(Events.COMPLETED, lambda _: bar.close())
+
+
+class TensorBoardLog:
+    """Handler that logs loss and learning rate per iteration, validation scores and pictures per validation.
+
+    Every step is the trainer's iteration, so that a resumed run can tell TensorBoard which events it repeats.
+
+    Args:
+        trainer: the engine that trains.
+        output_dir: the run folder; events are written there.
+        pictures: how many of the first validation cases are drawn.
+    """
+
+    def __init__(self, trainer: SegmentationTrainer, output_dir: str | Path, pictures: int = 2) -> None:
+        self.trainer = trainer
+        self.pictures = pictures
+        done = trainer.state.iteration
+        self.writer = SummaryWriter(str(output_dir), purge_step=done + 1 if done else None)
+        trainer.add_event_handler(Events.ITERATION_COMPLETED, self._log_iteration)
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda _: self.writer.flush())
+        trainer.add_event_handler(Events.COMPLETED, lambda _: self.writer.close())
+
+    def attach(self, evaluator: Engine) -> None:
+        """Log the validations of `evaluator`."""
+        evaluator.add_event_handler(Events.ITERATION_COMPLETED, self._draw_case)
+        evaluator.add_event_handler(Events.COMPLETED, self._log_validation)
+
+    def _log_iteration(self, engine: Engine) -> None:
+        step = engine.state.iteration
+        self.writer.add_scalar("train_loss", engine.state.output["loss"].item(), step)
+        self.writer.add_scalar("learning_rate", self.trainer.optimizer.param_groups[0]["lr"], step)
+
+    def _log_validation(self, engine: Engine) -> None:
+        for name, value in engine.state.metrics.items():
+            self.writer.add_scalar(name, value, self.trainer.state.iteration)
+
+    def _draw_case(self, engine: Engine) -> None:
+        if engine.state.iteration > self.pictures:
+            return
+        for batch, output in zip(engine.state.batch, engine.state.output, strict=True):
+            image, truth, pred = (
+                torch.as_tensor(output[key]).as_subclass(torch.Tensor)[0].cpu().numpy()
+                for key in ("image", "label", "pred")
+            )
+            panel = three_plane_panel(image, truth, pred)
+            self.writer.add_image(f"validation/{batch['case']}", panel, self.trainer.state.iteration, dataformats="HWC")
+
+
+def attach_tensorboard(
+    trainer: SegmentationTrainer, evaluator: Engine, output_dir: str | Path, pictures: int = 2
+) -> None:
+    """Log `trainer` and its `evaluator` to TensorBoard events in `output_dir`."""
+    TensorBoardLog(trainer, output_dir, pictures).attach(evaluator)

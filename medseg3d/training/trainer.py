@@ -1,0 +1,87 @@
+"""A supervised trainer that does on a CPU what MONAI's does on a GPU, and that can be resumed exactly."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from ignite.engine import Events
+from monai.engines import SupervisedTrainer
+from monai.engines.workflow import Workflow
+from monai.utils.enums import CommonKeys as Keys
+
+from medseg3d.faults import Fault
+from medseg3d.knobs import as_flag
+from medseg3d.networks.memory_format import channels_last
+
+logger = logging.getLogger("medseg3d")
+
+
+class SegmentationTrainer(SupervisedTrainer):
+    """MONAI's `SupervisedTrainer` with mixed precision on any device, channels-last tensors and a restorable scaler.
+
+    Differences from the parent (monai 1.6.1): autocast follows the device (float16 with loss scaling on CUDA, bfloat16
+    without on CPU; the parent's is CUDA only); the loss is computed in float32; the gradient scaler is made with the
+    trainer, not in `run`, so that its state survives a resume; torch's seed is set anew before every iteration, so that
+    dropout too is a function of (seed, iteration); a loss that is not finite stops the training.
+
+    Args:
+        amp: mixed precision.
+        max_grad_norm: gradients are clipped to this L2 norm; 0 or None leaves them alone.
+        seed: seed of what the network draws at random.
+        kwargs: as in `monai.engines.SupervisedTrainer`.
+
+    Raises:
+        Fault: `LOSS_NOT_FINITE` from `run`.
+    """
+
+    def __init__(
+        self, *, amp: bool | str = False, max_grad_norm: float | None = None, seed: int = 0, **kwargs: Any
+    ) -> None:
+        super().__init__(amp=False, decollate=False, **kwargs)
+        self.device_type = torch.device(self.state.device).type
+        self.autocast_dtype = torch.float16 if self.device_type == "cuda" else torch.bfloat16
+        self.use_amp = as_flag(amp, "amp")
+        self.scaler = torch.amp.GradScaler(self.device_type, enabled=self.use_amp and self.device_type == "cuda")
+        self.max_grad_norm = max_grad_norm
+        self.seed = seed
+        self.network: torch.nn.Module = channels_last(kwargs["network"])
+        self.add_event_handler(Events.ITERATION_STARTED, self._seed_iteration)
+
+    def run(self) -> None:
+        """Train from the current state to `max_epochs`; nothing where a resumed run was complete."""
+        if self.state.epoch >= self.state.max_epochs:  # ignite would begin anew from epoch 0
+            logger.info("all %d epochs are done; raise --epochs to go on", self.state.epoch)
+            return
+        Workflow.run(self)
+
+    def _seed_iteration(self) -> None:
+        # not once per epoch: making a data loader's iterator draws from the same generator, and a resumed run makes one
+        # where the uninterrupted run does not
+        torch.manual_seed(self.seed * 1_000_003 + self.state.iteration)
+
+    def _iteration(self, engine: Any, batchdata: dict[str, torch.Tensor]) -> dict:
+        inputs, targets = engine.prepare_batch(batchdata, engine.state.device, engine.non_blocking, **engine.to_kwargs)
+        inputs, targets = (batch.as_subclass(torch.Tensor) for batch in (inputs, targets))
+
+        engine.network.train()
+        engine.optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(self.device_type, dtype=self.autocast_dtype, enabled=self.use_amp):
+            logits = engine.inferer(channels_last(inputs), engine.network)
+        loss = engine.loss_function(logits.float(), targets)
+        if not torch.isfinite(loss):
+            raise Fault(
+                "LOSS_NOT_FINITE",
+                f"iteration {engine.state.iteration}",
+                f"a loss of {loss.item()}",
+                "a finite number",
+                "lower --learning_rate, or --amp false",
+            )
+        engine.scaler.scale(loss).backward()
+        if self.max_grad_norm:
+            engine.scaler.unscale_(engine.optimizer)
+            torch.nn.utils.clip_grad_norm_(engine.network.parameters(), self.max_grad_norm)
+        engine.scaler.step(engine.optimizer)
+        engine.scaler.update()
+        return {Keys.IMAGE: inputs, Keys.LABEL: targets, Keys.PRED: logits.detach(), Keys.LOSS: loss.detach()}

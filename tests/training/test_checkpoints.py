@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from ignite.engine import Events
+from monai.data import DataLoader
+from monai.engines import SupervisedEvaluator
+from monai.losses import DiceCELoss
+from monai.optimizers import WarmupCosineSchedule
+from monai.transforms import AsDiscreted, Compose, EnsureTyped, RandFlipd, RandGaussianNoised
+from torch import nn
+
+from medseg3d.data.cache import CaseCache
+from medseg3d.faults import Fault
+from medseg3d.training import (
+    BestModel,
+    CaseScores,
+    CaseStream,
+    EarlyStop,
+    SegmentationTrainer,
+    Validation,
+    attach_checkpoints,
+    claim_run_folder,
+)
+from medseg3d.training.checkpoints import find_checkpoints
+
+
+def cases() -> list[dict]:
+    rng = torch.Generator().manual_seed(7)
+    items = []
+    for name in ("a", "b", "c"):
+        image = torch.rand(1, 8, 8, 8, generator=rng)
+        items.append({"case": name, "image": image, "label": (image > 0.6).to(torch.uint8)})
+    return items
+
+
+class Interrupted(Exception):
+    """Stands for kill -9: nothing after it runs."""
+
+
+class SmallRun:
+    """A whole training as train.json wires it, on three tiny volumes, with dropout in the network."""
+
+    def __init__(self, folder, epochs=4, resume=False, patience=0, channels=4, amp=False, workers=0):
+        torch.manual_seed(0)
+        self.network = nn.Sequential(
+            nn.Conv3d(1, channels, 3, padding=1), nn.ReLU(), nn.Dropout(0.2), nn.Conv3d(channels, 2, 1)
+        )
+        optimizer = torch.optim.AdamW(self.network.parameters(), lr=0.01)
+        scheduler = WarmupCosineSchedule(optimizer, warmup_steps=1, t_total=epochs, warmup_multiplier=0.1)
+        tensors = EnsureTyped(["image", "label"])
+        random = [RandFlipd(["image", "label"], prob=0.5, spatial_axis=0), RandGaussianNoised("image", prob=0.5)]
+        training = CaseCache(cases(), Compose([tensors, *random]))
+        self.stream = CaseStream(len(training), 1, epochs, seed=0)
+        self.scores = CaseScores(["pancreas"], prefix="val_")
+        self.evaluator = SupervisedEvaluator(
+            device="cpu",
+            val_data_loader=DataLoader(CaseCache(cases(), Compose([tensors])), batch_size=1),
+            network=self.network,
+            postprocessing=AsDiscreted("pred", argmax=True),
+            key_val_metric={"val_dice_mean": self.scores},
+        )
+        self.best = BestModel(self.network, folder / "model.pt")
+        self.best.attach(self.evaluator)
+        self.trainer = SegmentationTrainer(
+            device="cpu",
+            max_epochs=epochs,
+            train_data_loader=DataLoader(training, batch_size=1, sampler=self.stream, num_workers=workers),
+            network=self.network,
+            optimizer=optimizer,
+            loss_function=DiceCELoss(to_onehot_y=True, softmax=True),
+            train_handlers=[Validation(self.evaluator, 1), EarlyStop(self.best, patience)],
+            amp=amp,
+        )
+        self.trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda _: scheduler.step())
+        self.losses: list[float] = []
+        self.trainer.add_event_handler(
+            Events.ITERATION_COMPLETED, lambda engine: self.losses.append(engine.state.output["loss"].item())
+        )
+        attach_checkpoints(self.trainer, self.best, self.stream, scheduler, folder, resume)
+
+    def run(self, interrupt_at: int | None = None) -> SmallRun:
+        if interrupt_at is None:
+            self.trainer.run()
+            return self
+
+        def interrupt(engine):
+            if engine.state.iteration == interrupt_at:
+                raise Interrupted
+
+        self.trainer.add_event_handler(Events.ITERATION_COMPLETED, interrupt)
+        with pytest.raises(Interrupted):
+            self.trainer.run()
+        return self
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        return {name: value.clone() for name, value in self.network.state_dict().items()}
+
+
+def equal(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> SmallRun:
+    run = SmallRun(tmp_path_factory.mktemp("whole"))
+    return run.run()
+
+
+@pytest.mark.parametrize(("iteration", "workers"), [(1, 0), (3, 0), (4, 0), (8, 0), (12, 0), (8, 2)])
+def test_an_interrupted_and_resumed_run_is_the_uninterrupted_one(tmp_path, whole, iteration, workers):
+    SmallRun(tmp_path, workers=workers).run(interrupt_at=iteration)
+    resumed = SmallRun(tmp_path, resume=True, workers=workers)
+    done = resumed.trainer.state.epoch
+    # the epoch whose last iteration was cut off before its checkpoint is done again
+    assert done == max(0, (iteration - 1) // 3)
+    resumed.run()
+    assert resumed.losses == whole.losses[done * 3 :]
+    assert equal(resumed.weights(), whole.weights())
+    assert resumed.best.state_dict() == whole.best.state_dict()
+    saved = torch.load(tmp_path / "model.pt", weights_only=True)
+    assert equal(saved, torch.load(whole.best.model_file, weights_only=True))
+
+
+def test_the_last_checkpoint_is_passed_over_when_it_is_damaged(tmp_path, whole):
+    SmallRun(tmp_path).run(interrupt_at=10)
+    newest, older = find_checkpoints(tmp_path / "checkpoints")
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(bytes(content))
+    resumed = SmallRun(tmp_path, resume=True)
+    assert resumed.trainer.state.epoch == int(older.stem[-5:])
+    assert equal(resumed.run().weights(), whole.weights())
+
+
+def test_two_checkpoints_are_kept(whole):
+    folder = whole.best.model_file.parent / "checkpoints"
+    assert [path.name for path in find_checkpoints(folder)] == ["epoch_00004.pt", "epoch_00003.pt"]
+    assert len(list(folder.iterdir())) == 4  # each with its sha256
+
+
+def test_a_finished_run_resumed_does_nothing(whole):
+    again = SmallRun(whole.best.model_file.parent, resume=True)
+    started = []
+    again.trainer.add_event_handler(Events.STARTED, lambda _: started.append(True))
+    again.run()
+    assert started == []
+    assert equal(again.weights(), whole.weights())
+
+
+def test_resuming_without_a_checkpoint_starts_from_the_first_epoch(tmp_path, whole, caplog):
+    run = SmallRun(tmp_path, resume=True)
+    assert "no checkpoint in" in caplog.text
+    assert run.run().losses == whole.losses
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path):
+    SmallRun(tmp_path).run(interrupt_at=5)
+    with pytest.raises(Fault, match=r"CHECKPOINT .*epoch_00001\.pt.*size mismatch.*resume with the same network knobs"):
+        SmallRun(tmp_path, resume=True, channels=8)
+
+
+def test_bfloat16_trains_on_a_cpu_and_resumes_to_the_same_weights(tmp_path):
+    (tmp_path / "whole").mkdir()
+    expected = SmallRun(tmp_path / "whole", amp=True).run().weights()
+    SmallRun(tmp_path / "cut", amp=True).run(interrupt_at=7)
+    resumed = SmallRun(tmp_path / "cut", amp=True, resume=True).run()
+    assert equal(resumed.weights(), expected)
+    assert not equal(expected, SmallRun(tmp_path / "fp32").run().weights())
+
+
+def engine_with(score: float, epoch: int) -> SimpleNamespace:
+    return SimpleNamespace(state=SimpleNamespace(metrics={"val_dice_mean": score}, epoch=epoch))
+
+
+def test_only_a_better_model_is_kept(tmp_path):
+    network = nn.Linear(1, 1)
+    best = BestModel(network, tmp_path / "model.pt")
+    for epoch, (score, weight) in enumerate([(0.5, 1.0), (0.7, 2.0), (0.6, 3.0), (math.nan, 4.0)], start=1):
+        nn.init.constant_(network.weight, weight)
+        best(engine_with(score, epoch))
+    assert torch.load(tmp_path / "model.pt", weights_only=True)["weight"].item() == 2.0
+    assert best.state_dict() == {"best": 0.7, "best_epoch": 2, "last_epoch": 4}
+
+
+@pytest.mark.parametrize(("patience", "stops"), [(0, False), (3, False), (2, True), (1, True)])
+def test_patience_counts_the_epochs_since_the_best(tmp_path, patience, stops):
+    best = BestModel(nn.Linear(1, 1), tmp_path / "model.pt")
+    best.load_state_dict({"best": 0.7, "best_epoch": 2, "last_epoch": 4})
+    stopped = []
+    EarlyStop(best, patience)(SimpleNamespace(terminate=lambda: stopped.append(True)))
+    assert bool(stopped) is stops
+
+
+def test_a_loss_that_is_not_finite_stops_the_training(tmp_path):
+    run = SmallRun(tmp_path)
+    nn.init.constant_(run.network[0].weight, math.inf)
+    with pytest.raises(Fault, match="LOSS_NOT_FINITE iteration 1: found a loss of nan"):
+        run.run()
+
+
+class TestRunFolder:
+    def test_a_new_folder_is_free(self, tmp_path):
+        claim_run_folder(tmp_path / "new", tmp_path / "new" / "model.pt")
+
+    def test_a_run_is_not_written_over(self, whole):
+        folder = whole.best.model_file.parent
+        with pytest.raises(Fault, match=r"RUN_EXISTS .*checkpoints up to epoch 4.*--resume true"):
+            claim_run_folder(folder, folder / "model.pt")
+        claim_run_folder(folder, folder / "model.pt", resume=True)
+
+    def test_overwriting_removes_the_run_and_nothing_else(self, tmp_path):
+        SmallRun(tmp_path, epochs=1).run()
+        (tmp_path / "events.out.tfevents.1").touch()
+        (tmp_path / "notes.txt").write_text("mine")
+        claim_run_folder(tmp_path, tmp_path / "model.pt", overwrite=True)
+        assert [path.name for path in sorted(tmp_path.rglob("*")) if path.is_file()] == ["notes.txt"]
