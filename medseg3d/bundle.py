@@ -1,0 +1,170 @@
+"""MONAI bundles as this project uses them: read with overrides, their knobs checked, their runs started with care.
+
+MONAI 1.6.1 accepts an override that no config knows (`--epochz 1`) without a word, resolves `%` paths from the current
+directory, and prints tracebacks at users. What is here mends these three.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import inspect
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser
+
+from medseg3d.data.atomic import atomic_write
+from medseg3d.faults import Fault, fault_hook
+
+logger = logging.getLogger("medseg3d")
+
+CONFIGS = ("train.json", "evaluate.json", "inference.json")
+
+
+def bundle_folder(bundle: str | Path) -> Path:
+    """The absolute path of a bundle's folder.
+
+    Raises:
+        Fault: `MISSING_BUNDLE` when it is not a folder with a train.json or inference.json.
+    """
+    folder = Path(bundle).resolve()
+    if not any((folder / name).is_file() for name in CONFIGS):
+        known = sorted(path.parent.name for path in folder.parent.glob("*/train.json"))
+        raise Fault(
+            "MISSING_BUNDLE",
+            bundle,
+            f"no folder with {' or '.join(CONFIGS)}",
+            "a bundle, for instance bundles/pancreas_nl",
+            f"bundles there: {', '.join(known)}" if known else "run from the root of the repository",
+        )
+    return folder
+
+
+@contextlib.contextmanager
+def bundle_directory(folder: Path) -> Iterator[Path]:
+    """Context in which the current directory is the one that the bundle's `%` paths start from."""
+    root = folder.parent.parent if folder.parent.name == "bundles" else folder
+    before = Path.cwd()
+    os.chdir(root)
+    try:
+        yield root
+    finally:
+        os.chdir(before)
+
+
+def read_config(config_files: Sequence[str | Path], overrides: Mapping[str, Any] | None = None) -> ConfigParser:
+    """The merged config of `config_files` (later ones win) with `overrides` set; nothing is instantiated.
+
+    Args:
+        config_files: JSON files; `%` paths in them start from the current directory.
+        overrides: knob -> value, as on MONAI's command line; `a::b` and `a#b` go deep.
+
+    Raises:
+        Fault: `UNKNOWN_KNOB` for an override that no config knows; `BAD_CONFIG` for a file that cannot be read or a
+            `%` that leads nowhere.
+    """
+    files = [str(path) for path in config_files]
+    overrides = dict(overrides or {})
+    parser = ConfigParser()
+    try:
+        parser.read_config(files)
+        refuse_unknown_knobs(parser, files, overrides)
+        parser.update(pairs=overrides)
+        parser.resolve_macro_and_relative_ids()
+    except (OSError, KeyError, ValueError) as error:
+        raise Fault(
+            "BAD_CONFIG",
+            ", ".join(files),
+            " ".join(str(error).split()),
+            "JSON whose every % leads to a file and a key",
+            "run from the root of the repository; an overlay comes after the file it overlays",
+        ) from error
+    return parser
+
+
+def refuse_unknown_knobs(parser: ConfigParser, config_files: Sequence[str], overrides: Mapping[str, Any]) -> None:
+    """Raise `Fault` `UNKNOWN_KNOB` if an override names a key that neither the config nor its train.json has.
+
+    The training's knobs are known to evaluate.json and inference.json too, so that one set of overrides serves all
+    three.
+    """
+    known = set(parser.get().keys())
+    train = Path(config_files[0]).parent / "train.json"
+    if train.is_file():
+        known |= set(json.loads(train.read_text(encoding="utf-8")).keys())
+    for name in overrides:
+        deep = name.replace("#", "::")
+        top = deep.split("::")[0].lstrip("+%")
+        if top not in known or ("::" in deep and top in parser and not _has(parser, deep)):
+            close = difflib.get_close_matches(top if top not in known else name, sorted(known), n=3)
+            raise Fault(
+                "UNKNOWN_KNOB",
+                f"--{name}",
+                "a knob that no config of this run has",
+                f"one of {', '.join('--' + knob for knob in close)}" if close else "a key of the config files",
+                f"correct the name; the knobs are the keys of {train if train.is_file() else config_files[0]}",
+            )
+
+
+def _has(parser: ConfigParser, key: str) -> bool:
+    try:
+        parser[key.lstrip("+%").rsplit("::", 1)[0]]  # a new leaf is legal, a new branch is not
+    except (KeyError, IndexError, ValueError):
+        return False
+    return True
+
+
+def monai_command_line(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]] | None:
+    """Config files and overrides of a `python -m monai.bundle run` command line, parsed as MONAI parses it.
+
+    Returns:
+        None if `argv` is another program's.
+    """
+    import fire
+    from monai.bundle.scripts import run
+
+    program = Path(argv[0])
+    if program.name != "__main__.py" or program.parent.name != "bundle" or list(argv[1:2]) != ["run"]:
+        return None
+    captured: dict[str, Any] = {}
+
+    def capture(run_id: str | None = None, *_: Any, **keywords: Any) -> None:
+        captured.update(keywords)
+
+    fire.Fire(capture, command=list(argv[2:]), name="run")
+    if captured.get("args_file"):
+        captured = {**ConfigParser.load_config_files(captured["args_file"]), **captured}
+    own = set(inspect.signature(run).parameters) - {"override"}
+    files = captured.get("config_file") or []
+    overrides = {name: value for name, value in captured.items() if name not in own}
+    return ([files] if isinstance(files, str) else list(files)), overrides
+
+
+def start_run(output_dir: str | Path | None = None, config_name: str = "config.json") -> None:
+    """Begin a run of `python -m monai.bundle`: refuse misspelt knobs, record the config, speak in single lines.
+
+    Belongs first in a config's `initialize`. From here on a `Fault` ends the program with its one line instead of a
+    traceback. Within another program (a notebook, MONAI Label) only the logging is touched.
+
+    Args:
+        output_dir: where the resolved config is written; None writes none.
+        config_name: its file name.
+
+    Raises:
+        Fault: `UNKNOWN_KNOB`.
+    """
+    logging.getLogger("medseg3d").setLevel(logging.INFO)
+    command = monai_command_line(sys.argv)
+    if command is None:
+        return
+    sys.excepthook = fault_hook(sys.excepthook)
+    parser = read_config(*command)
+    if output_dir is not None:
+        with atomic_write(Path(output_dir) / config_name, "w") as file:
+            json.dump(parser.get(), file, indent=2, default=str)

@@ -1,0 +1,277 @@
+"""Everything about a bundle and its data that can be found wrong without training."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import math
+import pydoc
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from monai.bundle import ComponentLocator, ConfigComponent, ConfigParser
+
+from medseg3d.bundle import CONFIGS, bundle_directory, bundle_folder, read_config
+from medseg3d.data.fetch import verify_msd
+from medseg3d.data.msd import read_msd
+from medseg3d.data.nifti import read_header
+from medseg3d.data.patches import check_patch_fill
+from medseg3d.data.splits import load_or_make_split
+from medseg3d.data.tensors import read_tensors
+from medseg3d.faults import Fault, find_fault
+from medseg3d.inferers import load_weights
+
+logger = logging.getLogger("medseg3d")
+
+ALLOWED_TARGETS = ("medseg3d.", "monai.", "torch.", "ignite.")
+"""Prefixes of what a config may call; a short name is MONAI's."""
+
+REFERENCE = re.compile(r"@([\w#:]+)")
+
+
+@dataclass
+class CheckReport:
+    """What `check_bundle` found.
+
+    Attributes:
+        passed: one sentence per check that passed.
+        problems: everything that is wrong.
+    """
+
+    passed: list[str] = field(default_factory=list)
+    problems: list[Fault] = field(default_factory=list)
+
+
+def check_bundle(
+    bundle: str | Path, overlays: Sequence[str] = (), overrides: Mapping[str, Any] | None = None
+) -> CheckReport:
+    """Check the configs of a bundle, its data, split, network and weights, and collect every problem.
+
+    Found here: misspelt knobs; `%` and `@` that lead nowhere; `_target_`s that do not exist, are not allowed or do not
+    take their arguments; a data set that is missing or has any fault that `verify_msd` knows; a split that does not
+    fit; volumes too small for the patch; a network that cannot take the patch; weights of another network; a device
+    that is not there; a cache that will not fit.
+
+    Args:
+        bundle: the bundle's folder.
+        overlays: names of overlays beside train.json, without `.json`.
+        overrides: knob -> value.
+
+    Raises:
+        Fault: only `MISSING_BUNDLE` and `MISSING_OVERLAY`; all else is in the report.
+    """
+    folder = bundle_folder(bundle)
+    for name in overlays:
+        if not (folder / f"{name}.json").is_file():
+            known = ", ".join(sorted(path.stem for path in folder.glob("*.json") if path.name not in CONFIGS))
+            raise Fault("MISSING_OVERLAY", folder / f"{name}.json", "no such file", f"one of {known}")
+    report = CheckReport()
+    with bundle_directory(folder):
+        parsers = {}
+        for name in CONFIGS:
+            if not (folder / name).is_file():
+                continue
+            try:
+                files = [folder / name, *(folder / f"{overlay}.json" for overlay in overlays)]
+                parsers[name] = read_config(files, overrides)
+            except Fault as fault:
+                report.problems.append(fault)
+                if fault.code == "UNKNOWN_KNOB":
+                    return report  # the same for every file
+                continue
+            problems = list(_config_problems(parsers[name], name))
+            report.problems += problems
+            if not problems:
+                report.passed.append(f"{name}: every knob, reference and target is known")
+        if "train.json" in parsers and not report.problems:
+            _check_training(parsers["train.json"], report)
+    return report
+
+
+def _config_problems(parser: ConfigParser, name: str) -> Iterator[Fault]:
+    locator = ComponentLocator()
+    for key, value in _leaves(parser.get()):
+        if isinstance(value, str):
+            if value.startswith("%"):
+                yield Fault("BAD_REFERENCE", f"{name} {key}", value, "a % that leads to a file and a key in it")
+            if value.startswith(("@", "$")):
+                for reference in REFERENCE.findall(value):
+                    if not _exists(parser, reference):
+                        yield Fault(
+                            "BAD_REFERENCE", f"{name} {key}", f"@{reference}", "the id of something in the config"
+                        )
+        elif isinstance(value, Mapping) and "_target_" in value:
+            yield from _target_problems(parser, locator, f"{name} {key}", value)
+
+
+def _target_problems(
+    parser: ConfigParser, locator: ComponentLocator, where: str, config: Mapping[str, Any]
+) -> Iterator[Fault]:
+    target = str(config["_target_"])
+    component = ConfigComponent(config=dict(config), id=where, locator=locator)
+    try:
+        resolved = component.resolve_module_name()
+    except (ImportError, ValueError, KeyError):
+        resolved = None
+    dotted = resolved if isinstance(resolved, str) else target
+    function = pydoc.locate(dotted) if "." in dotted else None
+    if function is None or not callable(function):
+        yield Fault("BAD_TARGET", where, f"_target_ {target}", "a class or function that can be imported", "correct it")
+        return
+    if not dotted.startswith(ALLOWED_TARGETS):
+        yield Fault("BAD_TARGET", where, f"_target_ {target}", f"something of {', '.join(ALLOWED_TARGETS)}")
+        return
+    arguments = [argument for argument in config if not argument.startswith("_")]
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return  # written in C: no signature to compare with
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    for argument in arguments:
+        if argument not in parameters:
+            yield Fault(
+                "BAD_ARGUMENT",
+                where,
+                f"argument {argument} of {target}",
+                f"one of {', '.join(parameters)}",
+                "correct it",
+            )
+
+
+def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        if "_target_" in value:
+            yield key, value
+        for name, inner in value.items():
+            if name != "_desc_":
+                yield from _leaves(inner, f"{key}::{name}" if key else str(name))
+    elif isinstance(value, (list, tuple)):
+        for index, inner in enumerate(value):
+            yield from _leaves(inner, f"{key}::{index}")
+    else:
+        yield key, value
+
+
+def _exists(parser: ConfigParser, reference: str) -> bool:
+    try:
+        parser[reference.replace("#", "::").rstrip(":")]
+    except (KeyError, IndexError, ValueError, TypeError):
+        return False
+    return True
+
+
+def _check_training(parser: ConfigParser, report: CheckReport) -> None:
+    parser.parse(reset=True)
+    for check in (_check_device, _check_network, _check_weights, _check_data):
+        try:
+            report.passed += check(parser)
+        except CheckFailed as failed:
+            report.problems += failed.faults
+        except Exception as error:
+            fault = find_fault(error)
+            if fault is None:
+                raise
+            report.problems.append(fault)
+
+
+class CheckFailed(Exception):
+    """Several faults at once."""
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        super().__init__(*faults)
+        self.faults = list(faults)
+
+
+def _check_device(parser: ConfigParser) -> list[str]:
+    device = torch.device(parser.get_parsed_content("device"))
+    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+        raise Fault(
+            "DEVICE", f"--device {device}", f"{torch.cuda.device_count()} CUDA devices", "that device", "--device cpu"
+        )
+    return [f"device {device} is there"]
+
+
+def _check_network(parser: ConfigParser) -> list[str]:
+    roi_size = list(parser.get_parsed_content("roi_size"))
+    try:
+        network = parser.get_parsed_content("network_def")
+        count = sum(parameter.numel() for parameter in network.parameters())
+        channels = (
+            parser.get_parsed_content("network_def").to("meta")(torch.zeros(1, 1, *roi_size, device="meta")).shape[1]
+        )
+    except Exception as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise Fault(
+            "NETWORK",
+            "--roi_size and the network's knobs",
+            " ".join(str(cause).split())[:300],
+            f"a network for {roi_size}",
+        ) from error
+    finally:
+        parser.parse(reset=True)  # the network on the meta device must not be used again
+    classes = parser.get_parsed_content("num_classes")
+    if channels != classes:
+        raise Fault("NETWORK", "--num_classes", f"{channels} output channels", f"{classes} classes")
+    return [f"the network has {count:,} parameters and takes patches of {'x'.join(map(str, roi_size))} voxels"]
+
+
+def _check_weights(parser: ConfigParser) -> list[str]:
+    model_file = Path(parser.get_parsed_content("model_file"))
+    if not model_file.exists():
+        return [f"no weights yet at {model_file}"]
+    read_tensors(model_file)
+    load_weights(parser.get_parsed_content("network_def"), model_file, "cpu")
+    return [f"{model_file} holds weights of this network"]
+
+
+def _check_data(parser: ConfigParser) -> list[str]:
+    knob = parser.get_parsed_content
+    dataset = read_msd(knob("dataset_dir"))
+    verified = verify_msd(knob("dataset_dir"))
+    problems = list(verified.faults)
+    unknown = sorted(set(verified.label_values) - set(knob("labels")))
+    if unknown:
+        problems.append(
+            Fault("LABEL_SET", dataset.folder, f"label values {unknown}", f"those of --labels, {knob('labels')}")
+        )
+    if problems:
+        raise CheckFailed(problems)
+    split = load_or_make_split(
+        knob("split_file"), dataset.ids, knob("test_cases"), knob("val_cases"), knob("split_seed")
+    )
+    spacing, roi_size = knob("spacing"), knob("roi_size")
+    voxels = 0
+    for case in dataset.cases:
+        header = read_header(case["image"])
+        size_mm = _size_in_ras(header.affine, header.shape)
+        shape = [max(1, round(length / step)) for length, step in zip(size_mm, spacing, strict=True)]
+        check_patch_fill(shape, roi_size, case["image"])
+        voxels += math.prod(shape)
+    needed = voxels * 5  # float32 image and uint8 label
+    budget = knob("cache_memory") * psutil.virtual_memory().available
+    fits = f"fit in the cache ({needed / 2**30:.1f} of {budget / 2**30:.1f} GiB)"
+    if needed > budget:
+        fits = f"do not all {fits}: the rest is prepared anew each epoch"
+    return [
+        f"{len(dataset.cases)} cases in {knob('dataset_dir')} are sound",
+        f"split {split.hash[:12]}: {len(split.train)} training, {len(split.val)} validation, {len(split.test)} test",
+        f"the volumes {fits}",
+    ]
+
+
+def _size_in_ras(affine: Any, shape: Sequence[int]) -> list[float]:
+    """Extent in mm along R, A, S of a volume whose axes may be in any order."""
+    matrix = torch.as_tensor(affine)[:3, :3].abs()
+    spacing = torch.linalg.norm(matrix, dim=0)
+    size = [0.0, 0.0, 0.0]
+    for axis in range(3):
+        size[int(matrix[:, axis].argmax())] = float(spacing[axis]) * shape[axis]
+    return size
