@@ -1,0 +1,147 @@
+"""The command line: `medseg3d VERB ...`. Thin; everything heavy is imported by the verb that needs it."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+from medseg3d import __version__
+from medseg3d.faults import Fault, find_fault
+
+VERBS = ("demo", "phantom", "data", "predict", "params", "check", "version")
+
+EPILOG = """\
+Training is MONAI's own command:
+  python -m monai.bundle run training --config_file bundles/pancreas_nl/train.json
+
+exit codes: 0 done, 1 the data or the result is at fault, 2 the call is at fault, 3 some cases failed
+Research software; not a medical device and not for clinical use.
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all verbs.
+
+    Each verb is a module of this package with `HELP`, `add_arguments` and `run`. One with `TAKES_KNOBS = True` finds
+    the `--key value` pairs that are no option of its own in `args.knobs`.
+    """
+    parser = argparse.ArgumentParser(
+        prog="medseg3d",
+        description="Segmentation of pancreas CT and polyps: five papers rebuilt on MONAI.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"medseg3d {__version__}")
+    parser.add_argument("--traceback", action="store_true", help="show the traceback of a refusal, for a bug report")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for name in VERBS:
+        module = _verb_module(name)
+        verb = verbs.add_parser(
+            name,
+            help=module.HELP,
+            description=module.HELP,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            epilog=getattr(module, "EPILOG", None),
+            allow_abbrev=False,  # `--over` must not be taken for `--overwrite` where it may be a misspelt knob
+        )
+        module.add_arguments(verb)
+        verb.set_defaults(run=module.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb and return its exit code; a `Fault` is one line on stderr."""
+    words, knobs = split_knobs(sys.argv[1:] if argv is None else argv)
+    args = build_parser().parse_args(words)
+    try:
+        args.knobs = parse_overrides(knobs)
+        return args.run(args)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `medseg3d ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        fault = find_fault(error)
+        if fault is None or args.traceback:
+            raise
+        print(f"error: {fault}", file=sys.stderr)
+        return 2 if fault.code in USAGE_FAULTS else 1
+
+
+def split_knobs(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The command line without its knobs, and the knobs: `--key value` pairs that the verb has no option for.
+
+    Example:
+        >>> split_knobs(["params", "--init_filters", "32", "bundles/pancreas_nl", "--compare", "unetr"])
+        (['params', 'bundles/pancreas_nl', '--compare', 'unetr'], ['--init_filters', '32'])
+    """
+    verb = next((word for word in argv if word in VERBS), None)
+    if verb is None or not getattr(_verb_module(verb), "TAKES_KNOBS", False):
+        return list(argv), []
+    options = argparse.ArgumentParser()
+    options.add_argument("--traceback")
+    _verb_module(verb).add_arguments(options)
+    own = {option for action in options._actions for option in action.option_strings}
+    words: list[str] = []
+    knobs: list[str] = []
+    position = 0
+    while position < len(argv):
+        word = argv[position]
+        position += 1
+        if not word.startswith("--") or word == "--" or word.partition("=")[0] in own:
+            words.append(word)
+            continue
+        knobs.append(word)
+        if "=" not in word and position < len(argv) and not argv[position].startswith("--"):
+            knobs.append(argv[position])
+            position += 1
+    return words, knobs
+
+
+def _verb_module(name: str) -> ModuleType:
+    return importlib.import_module(f"medseg3d.cli.{name}")
+
+
+USAGE_FAULTS = {"NO_INPUT", "UNKNOWN_KNOB", "MISSING_BUNDLE", "MISSING_FILE", "NAME_COLLISION"}
+"""Faults of the call rather than of the data: exit code 2."""
+
+
+def parse_overrides(tokens: Sequence[str]) -> dict[str, object]:
+    """Knob -> value from `--key value`, `--key=value` and bare `--flag` tokens, as MONAI's command line reads them.
+
+    Values are Python literals where they parse as one, else strings.
+
+    Raises:
+        Fault: `UNKNOWN_KNOB` for a token that belongs to no `--key`.
+
+    Example:
+        >>> parse_overrides(["--epochs", "2", "--roi_size=[64,64,64]", "--resume", "--output_dir", "runs/a"])
+        {'epochs': 2, 'roi_size': [64, 64, 64], 'resume': True, 'output_dir': 'runs/a'}
+    """
+    import ast
+
+    overrides: dict[str, object] = {}
+    position = 0
+    while position < len(tokens):
+        token = tokens[position]
+        position += 1
+        if not token.startswith("--") or len(token) == 2:
+            raise Fault("UNKNOWN_KNOB", token, "a value without a knob", "--key value", "put --key before it")
+        name, equals, value = token[2:].partition("=")
+        if not equals:
+            if position == len(tokens) or tokens[position].startswith("--"):
+                overrides[name] = True
+                continue
+            value = tokens[position]
+            position += 1
+        try:
+            overrides[name] = ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(value, value))
+        except (ValueError, SyntaxError):
+            overrides[name] = value
+    return overrides

@@ -1,0 +1,34 @@
+"""`medseg3d check`: everything that can be found wrong without training."""
+
+from __future__ import annotations
+
+import argparse
+
+HELP = "check a bundle's configs, data, split, network and weights without training"
+TAKES_KNOBS = True
+EPILOG = "Further --key value pairs are knobs of the bundle, as in training: --dataset_dir /data/Task07_Pancreas"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """A bundle and its overlays."""
+    parser.add_argument("bundle", help="folder of the bundle, for instance bundles/pancreas_nl")
+    parser.add_argument(
+        "--overlay", nargs="+", default=[], metavar="NAME", help="overlays beside train.json: phantom, unetr"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print what is right and what is wrong; 0 if nothing is wrong, 2 for a misspelt knob, else 1."""
+    import sys
+
+    from medseg3d.checks import check_bundle
+
+    report = check_bundle(args.bundle, args.overlay, args.knobs)
+    for sentence in report.passed:
+        print(f"ok     {sentence}")
+    for fault in report.problems:
+        print(f"error  {fault}", file=sys.stderr)
+    if not report.problems:
+        print("nothing wrong was found")
+        return 0
+    return 2 if any(fault.code == "UNKNOWN_KNOB" for fault in report.problems) else 1

@@ -1,0 +1,53 @@
+"""`medseg3d predict`: scans in, masks out."""
+
+from __future__ import annotations
+
+import argparse
+
+HELP = "segment scans with a trained bundle: NIfTI in, uint8 NIfTI masks in the scan's own geometry out"
+TAKES_KNOBS = True
+EPILOG = """\
+Masks are named <scan>_seg.nii.gz; of folders, sub-folders are kept. Existing masks are skipped unless --overwrite.
+Further --key value pairs are knobs of the bundle: --model_file runs/a/model.pt --device cpu --amp true --overlap 0.25
+exit codes: 0 all done, 1 all failed, 2 nothing to do or a wrong call, 3 some failed
+Research only, not for clinical use.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """A bundle, inputs, an output folder."""
+    parser.add_argument("bundle", help="folder of the bundle, for instance bundles/pancreas_nl")
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="NIfTI files (.nii, .nii.gz) or folders of them")
+    parser.add_argument("-o", "--output", required=True, help="folder for the masks; made if needed")
+    parser.add_argument("--overlay", nargs="+", default=[], metavar="NAME", help="the overlays that the training had")
+    parser.add_argument("--overwrite", action="store_true", help="segment again what has a mask already")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Segment, report each case, and return the exit code."""
+    import logging
+    import sys
+
+    from medseg3d.workflows import predict
+
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+
+    def progress(number: int, total: int, item: dict) -> None:
+        print(f"[{number}/{total}] {item['image']}", flush=True)
+
+    report = predict(
+        args.bundle,
+        args.inputs,
+        args.output,
+        overwrite=args.overwrite,
+        overlays=args.overlay,
+        knobs=args.knobs,
+        progress=progress,
+    )
+    for fault in report.failed:
+        print(f"error: {fault}", file=sys.stderr)
+    print(
+        f"{len(report.done)} segmented, {len(report.skipped)} skipped (mask exists), {len(report.failed)} failed; "
+        f"masks in {args.output}. Research only, not for clinical use."
+    )
+    return report.exit_code
