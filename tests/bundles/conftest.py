@@ -1,0 +1,70 @@
+"""Phantoms and a trained bundle that the tests of the bundles share."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from medseg3d.data.phantoms import write_phantom_dataset
+
+ROOT = Path(__file__).parent.parent.parent
+
+SMALL = {
+    "spacing": [8, 8, 8],
+    "roi_size": [16, 16, 16],
+    "init_filters": 8,
+    "epochs": 2,
+    "iterations_per_epoch": 3,
+    "crops_per_case": 2,
+    "val_interval": 1,
+    "num_workers": 0,
+    "test_cases": 1,
+    "val_cases": 1,
+}
+"""Knobs of a training that takes seconds; its masks mean nothing."""
+
+
+def knobs(**overrides: object) -> list[str]:
+    """`--key value` for every override."""
+    return [word for name, value in overrides.items() for word in (f"--{name}", str(value))]
+
+
+def monai_bundle(*words: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """`python -m monai.bundle run ...` from the root of the repository."""
+    return subprocess.run(
+        [sys.executable, "-m", "monai.bundle", "run", *words],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+
+
+@pytest.fixture(scope="session")
+def phantom_dir(tmp_path_factory) -> Path:
+    """Four phantoms in the MSD layout, and one without a label."""
+    folder = tmp_path_factory.mktemp("phantoms") / "phantom_pancreas"
+    write_phantom_dataset(folder, cases=4, seed=0)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_knobs(phantom_dir) -> dict[str, object]:
+    """Overrides for a training of seconds on the phantoms."""
+    return {**SMALL, "dataset_dir": phantom_dir, "split_file": phantom_dir / "split.json"}
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, small_knobs) -> Path:
+    """The run folder of a training by the user's own command line, with the small knobs."""
+    run = tmp_path_factory.mktemp("trained") / "run"
+    done = monai_bundle(
+        "training", "--config_file", "bundles/pancreas_nl/train.json", *knobs(**small_knobs, output_dir=run)
+    )
+    assert done.returncode == 0, done.stderr
+    return run

@@ -1,0 +1,72 @@
+"""The house: a module imports only from its own folder or from a lower floor."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "medseg3d"
+FLOORS = {
+    **{"faults": 0, "knobs": 0, "networks": 0, "metrics": 0},
+    **{"data": 1, "transforms": 1},
+    "inferers": 2,
+    **{"training": 3, "bundle": 3},
+    **{"reports": 4, "checks": 4, "workflows": 4},
+    "cli": 5,
+}
+DOORS_OF_PYPLOT = {"reports"}
+
+
+def room_of(path: Path) -> str:
+    """`networks` for medseg3d/networks/x.py, `bundle` for medseg3d/bundle.py."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported_modules(path: Path) -> list[tuple[int, str]]:
+    """(line, dotted name) of everything imported anywhere in a file, functions included."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found += [(node.lineno, f"{node.module}.{alias.name}") for alias in node.names]
+    return found
+
+
+def wrong_doors(path: Path) -> list[str]:
+    room = room_of(path)
+    wrong = []
+    for line, name in imported_modules(path):
+        parts = name.split(".")
+        other = parts[1] if parts[0] == "medseg3d" and len(parts) > 1 and parts[1] in FLOORS else room
+        if other not in (room, "faults") and FLOORS[other] >= FLOORS[room]:
+            wrong.append(f"{path.name}:{line} ({room}, floor {FLOORS[room]}) imports {name} (floor {FLOORS[other]})")
+        if parts[0] == "matplotlib" and room not in DOORS_OF_PYPLOT:
+            wrong.append(f"{path.name}:{line} ({room}) imports {name}: figures belong to reports")
+    return wrong
+
+
+MODULES = [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_a_module_opens_no_door_upwards(path):
+    assert room_of(path) in FLOORS, f"{path} is in no room of the house"
+    assert wrong_doors(path) == []
+
+
+def test_a_wrong_door_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(f"{__name__}.PACKAGE", tmp_path)
+    (tmp_path / "data").mkdir()
+    module = tmp_path / "data" / "cases.py"
+    module.write_text("import matplotlib.pyplot\n\ndef f():\n    from medseg3d.training import BestModel\n")
+    assert wrong_doors(module) == [
+        "cases.py:1 (data) imports matplotlib.pyplot: figures belong to reports",
+        "cases.py:4 (data, floor 1) imports medseg3d.training.BestModel (floor 3)",
+    ]
+
+
+def test_nobody_names_a_module_utils():
+    assert [path for path in PACKAGE.rglob("*util*.py")] == []
