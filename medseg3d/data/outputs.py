@@ -17,6 +17,7 @@ from medseg3d import __version__
 from medseg3d.data.atomic import atomic_path
 from medseg3d.data.nifti import read_nifti
 from medseg3d.faults import Fault
+from medseg3d.knobs import as_flag
 
 SIGNATURE = "medseg3d"
 """How the description in the header of every mask begins."""
@@ -39,7 +40,7 @@ class CaseList(list):
 
 
 def input_items(
-    inputs: str | Path | Sequence[str | Path], output_dir: str | Path, suffix: str = "_seg", overwrite: bool = False
+    inputs: str | Path | Sequence[str | Path], output_dir: str | Path, suffix: str = "_seg", overwrite: bool | str = False
 ) -> CaseList:
     """The cases to segment, each with its image and the mask file it belongs to, and those to leave alone.
 
@@ -85,6 +86,7 @@ def input_items(
             "at least one image",
             "name image files, or a folder that holds some",
         )
+    overwrite = as_flag(overwrite, "overwrite")
     items = CaseList()
     for image, name in _distinct(found).items():
         mask = output_dir / name.parent / f"{name.name}{suffix}.nii.gz"
