@@ -20,11 +20,11 @@ from medseg3d.bundle import CONFIGS, bundle_directory, bundle_folder, read_confi
 from medseg3d.data.fetch import verify_msd
 from medseg3d.data.msd import read_msd
 from medseg3d.data.nifti import read_header
-from medseg3d.data.patches import check_patch_fill
 from medseg3d.data.splits import load_or_make_split
 from medseg3d.data.tensors import read_tensors
 from medseg3d.faults import Fault, find_fault
 from medseg3d.inferers import load_weights
+from medseg3d.transforms import check_patch_fill
 
 logger = logging.getLogger("medseg3d")
 

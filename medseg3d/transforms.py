@@ -8,16 +8,21 @@ They stand at the two ends of a chain of MONAI's own:
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import MapTransform
+from monai.transforms import MapTransform, SpatialPadd
 
 from medseg3d.data.nifti import MAX_VOXELS, NiftiHeader, check_labels, check_pair, read_nifti
 from medseg3d.data.outputs import write_mask
+from medseg3d.faults import Fault
+
+SMALLEST_FILL = 0.25
+"""Part of the patch, along each axis, that a volume has to fill; MSD pancreas scans of 37 slices fill 0.48."""
 
 _SLAB_VOXELS = 1 << 21  # 8 MiB of float32 at a time
 _REACH = 0.5 + 1e-3  # Spacing rounds its shape, so original voxels lie up to half a voxel beyond the model's grid
@@ -78,6 +83,32 @@ class LoadNiftid(MapTransform):
             # to the last bit, or the two could be resampled to different shapes
             item[self.label_key].affine = item[self.image_key].affine.clone()
         return item
+
+
+class PadToPatchd(MapTransform):
+    """Volumes at least as large as the patch, padded with zeros (air, background) evenly at both ends.
+
+    MONAI's `SpatialPadd` behind a limit: a volume that fills less than a quarter of the patch would teach the network
+    air, and is refused.
+
+    Args:
+        keys: channel-first volumes of one shape.
+        roi_size: voxels of the patch.
+
+    Raises:
+        Fault: `PATCH_SIZE`, naming the file of the first key.
+    """
+
+    def __init__(self, keys: KeysCollection, roi_size: Sequence[int]) -> None:
+        super().__init__(keys)
+        self.roi_size = roi_size
+        self.pad = SpatialPadd(keys, spatial_size=roi_size)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Pad the volumes of one case."""
+        first = data[self.keys[0]]
+        check_patch_fill(first.shape[1:], self.roi_size, first.meta.get("filename_or_obj", "a volume"))
+        return self.pad(data)
 
 
 class RestoreLabelsd(MapTransform):
@@ -172,6 +203,27 @@ class SaveMaskd(MapTransform):
                 affine=labels.affine.cpu().numpy(),
             )
         return item
+
+
+def check_patch_fill(shape: Sequence[int], roi_size: Sequence[int], path: str | Path) -> None:
+    """Raise `Fault` `PATCH_SIZE` if a volume fills less than a quarter of the patch along an axis.
+
+    Args:
+        shape: voxels of the resampled volume along R, A, S.
+        roi_size: voxels of the patch.
+        path: the volume's file.
+
+    Example:
+        >>> check_patch_fill((200, 200, 46), (96, 96, 96), "ct.nii.gz")
+    """
+    if any(size < SMALLEST_FILL * wanted for size, wanted in zip(shape, roi_size, strict=True)):
+        raise Fault(
+            "PATCH_SIZE",
+            path,
+            f"{'x'.join(map(str, shape))} voxels on the resampled grid",
+            f"at least a quarter of the patch of {'x'.join(map(str, roi_size))} along each axis (the rest is padded)",
+            "lower --roi_size, refine --spacing, or leave the volume out",
+        )
 
 
 def restore_labels(

@@ -108,7 +108,10 @@ def _verb_module(name: str) -> ModuleType:
     return importlib.import_module(f"medseg3d.cli.{name}")
 
 
-USAGE_FAULTS = {"NO_INPUT", "UNKNOWN_KNOB", "MISSING_BUNDLE", "MISSING_FILE", "NAME_COLLISION"}
+USAGE_FAULTS = {
+    *("NO_INPUT", "MISSING_FILE", "NAME_COLLISION", "NOT_EMPTY"),
+    *("UNKNOWN_KNOB", "BAD_VALUE", "MISSING_BUNDLE", "MISSING_OVERLAY"),
+}
 """Faults of the call rather than of the data: exit code 2."""
 
 

@@ -40,7 +40,10 @@ class CaseList(list):
 
 
 def input_items(
-    inputs: str | Path | Sequence[str | Path], output_dir: str | Path, suffix: str = "_seg", overwrite: bool | str = False
+    inputs: str | Path | Sequence[str | Path],
+    output_dir: str | Path,
+    suffix: str = "_seg",
+    overwrite: bool | str = False,
 ) -> CaseList:
     """The cases to segment, each with its image and the mask file it belongs to, and those to leave alone.
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from medseg3d.transforms import LoadNiftid
 from monai.transforms import Compose, Orientationd, Spacingd
 
 from medseg3d.data.nifti import read_nifti
 from medseg3d.metrics import ConfusionCounts, dice, mean_score
+from medseg3d.transforms import LoadNiftid
 
 HU_STEP = 5
 

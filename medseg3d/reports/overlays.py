@@ -24,11 +24,11 @@ from medseg3d.reports.planes import (
     ERROR_COLOURS,
     OKABE_ITO,
     PlaneSlice,
-    _draw_plane,
-    _view,
+    draw_plane,
     error_map,
     mask_centre,
     plane_slices,
+    plane_view,
 )
 
 Line = Literal["solid", "dashed", "dotted", "none"]
@@ -180,13 +180,13 @@ def draw_case(case: OverlayCase, window_hu: tuple[float, float] = (-160, 240)) -
     pred_cuts = plane_slices(case.pred, case.affine, centre)
     truth_cuts = None if case.truth is None else plane_slices(case.truth, case.affine, centre)
     whole = {plane: cut.extent_mm for plane, cut in cuts.items()}
-    near = {plane: _view(cut, field_mm) for plane, cut in cuts.items()}
+    near = {plane: plane_view(cut, field_mm) for plane, cut in cuts.items()}
     rows = [whole, near] if truth_cuts is None else [whole, near, near]
 
     figure, grid = _lay_out([[row[plane] for plane in cuts] for row in rows], case.title, _captions(case))
     for column, (plane, cut) in enumerate(cuts.items()):
         for row, axes in enumerate(grid[:, column]):
-            _draw_plane(axes, cut, plane, rows[row][plane], window_hu)
+            draw_plane(axes, cut, plane, rows[row][plane], window_hu)
             if row:
                 axes.set_title("")
         left, right, bottom, top = near[plane]

@@ -91,7 +91,7 @@ def plane_slices(
     cuts = {}
     for plane, (across, columns, rows) in _PLANES.items():
         # both shown axes run against their RAS axis: leftmost is R (or A), topmost is A (or S)
-        pixels = np.take(ras, point[across], axis=across).T[::-1, ::-1]
+        pixels = ras[(slice(None),) * across + (point[across],)].T[::-1, ::-1]
         low, high = -0.5 * spacing, (np.array(ras.shape) - 0.5) * spacing
         extent = (float(high[columns]), float(low[columns]), float(low[rows]), float(high[rows]))
         letters = (_LETTERS[columns][1], _LETTERS[columns][0], _LETTERS[rows][0], _LETTERS[rows][1])
@@ -185,7 +185,7 @@ def three_planes(
     mask_cuts = {name: plane_slices(mask, affine, centre) for name, mask in masks.items()}
     entries = _legend_entries(masks, label_names or {}, colours)
 
-    view = {plane: _view(cut, field_mm) for plane, cut in cuts.items()}
+    view = {plane: plane_view(cut, field_mm) for plane, cut in cuts.items()}
     widths = [abs(left - right) for left, right, _, _ in view.values()]
     heights = [top - bottom for _, _, bottom, top in view.values()]
     inches_per_mm = 4.6 / max(heights)
@@ -199,7 +199,7 @@ def three_planes(
         w, h = width * inches_per_mm, height * inches_per_mm
         y = footer + (max(heights) * inches_per_mm - h) / 2
         axes = figure.add_axes((x / size[0], y / size[1], w / size[0], h / size[1]))
-        _draw_plane(axes, cut, plane, view[plane], window_hu)
+        draw_plane(axes, cut, plane, view[plane], window_hu)
         for name, value, _, colour in entries:
             if value:
                 _draw_mask(axes, mask_cuts[name][plane], value, colour, fill)
@@ -254,7 +254,7 @@ def _legend_entries(
     return entries
 
 
-def _view(cut: PlaneSlice, field_mm: float | None) -> tuple[float, float, float, float]:
+def plane_view(cut: PlaneSlice, field_mm: float | None) -> tuple[float, float, float, float]:
     """Left, right, bottom and top edge in mm of what is shown of a cut."""
     left, right, bottom, top = cut.extent_mm
     if field_mm is None:
@@ -263,13 +263,14 @@ def _view(cut: PlaneSlice, field_mm: float | None) -> tuple[float, float, float,
     return min(left, column + half), max(right, column - half), max(bottom, row - half), min(top, row + half)
 
 
-def _draw_plane(
+def draw_plane(
     axes: Axes,
     cut: PlaneSlice,
     plane: str,
     view: tuple[float, float, float, float],
     window_hu: tuple[float, float],
 ) -> None:
+    """Draw one cut in grey, `view` (left, right, bottom, top in mm) of it, with the letters of the directions."""
     axes.imshow(
         cut.pixels,
         cmap="gray",

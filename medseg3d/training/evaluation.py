@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from ignite.metrics import Metric
 
 from medseg3d import metrics
 from medseg3d.data.score_files import score_row, write_curve, write_scores, write_summary
+from medseg3d.data.splits import read_split
 
 
 class CaseScores(Metric):
@@ -108,12 +110,23 @@ class ScoreFiles:
     Args:
         scores: the scores of the engine.
         output_dir: where the files are written.
-        context: what else the summary shall state (seed, split, model file, ...).
+        split_file: manifest of the split; its hash is stated.
+        model_file: the weights; their SHA-256 is stated.
+        context: what else the summary shall state (seed, part, ...).
     """
 
-    def __init__(self, scores: CaseScores, output_dir: str | Path, context: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        scores: CaseScores,
+        output_dir: str | Path,
+        split_file: str | Path,
+        model_file: str | Path,
+        context: Mapping[str, Any] | None = None,
+    ) -> None:
         self.scores = scores
         self.output_dir = Path(output_dir)
+        self.split_file = Path(split_file)
+        self.model_file = Path(model_file)
         self.context = dict(context or {})
 
     def attach(self, engine: Engine) -> None:
@@ -127,7 +140,16 @@ class ScoreFiles:
             write_curve(self.output_dir / "pr.npz", {"foreground": self.scores.curve})
         write_summary(
             self.output_dir / "summary.json",
-            {"scores": self.scores.summary(), **self.context, "command": sys.argv, "versions": versions()},
+            {
+                "scores": self.scores.summary(),
+                **self.context,
+                "split_file": str(self.split_file),
+                "split_hash": read_split(self.split_file).hash,
+                "model_file": str(self.model_file),
+                "model_sha256": hashlib.sha256(self.model_file.read_bytes()).hexdigest(),
+                "command": sys.argv,
+                "versions": versions(),
+            },
         )
 
 
