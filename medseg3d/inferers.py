@@ -1,0 +1,431 @@
+"""From a list of scans to masks on disk: weights, sliding windows, and one case after the other."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import monai
+import nibabel as nib
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.inferers import SlidingWindowInfererAdapt
+from torch import nn
+
+from medseg3d import __version__
+from medseg3d.data.atomic import atomic_write, remove_leftovers
+from medseg3d.data.outputs import record_file
+from medseg3d.data.tensors import read_tensors
+from medseg3d.faults import Fault, find_fault
+from medseg3d.knobs import as_flag
+from medseg3d.networks.memory_format import channels_last
+
+logger = logging.getLogger("medseg3d")
+
+INTENDED_USE = "research only, not for clinical use"
+
+
+def load_weights(network: nn.Module, path: str | Path, device: str | torch.device = "cpu") -> nn.Module:
+    """The network itself, on `device`, with the weights of a file, every one of them and no other.
+
+    Args:
+        network: the network the file was trained with.
+        path: a state dict as `torch.save` wrote it, also under a key `model`, `network` or `state_dict`, also of a
+            `DistributedDataParallel` (the prefix `module.` goes). If `path.sha256` lies beside it, it has to agree.
+        device: where the network goes.
+
+    Returns:
+        `network`, with the file's SHA-256 in its attribute `weights_sha256`.
+
+    Raises:
+        Fault: MISSING_WEIGHTS, CHECKSUM, NON_FINITE, or CHECKPOINT: not a file of tensors, or of another network.
+    """
+    path = Path(path)
+    state = read_tensors(path)
+    state = next((state[key] for key in ("model", "network", "state_dict") if isinstance(state.get(key), dict)), state)
+    if not state.keys() & network.state_dict().keys():
+        state = {name.removeprefix("module."): value for name, value in state.items()}
+    _check_fit(network, state, path)
+    network.load_state_dict(state)
+    network.weights_sha256 = hashlib.sha256(path.read_bytes()).hexdigest()  # type: ignore[assignment]
+    return network.to(device)
+
+
+class SlidingWindow(SlidingWindowInfererAdapt):
+    """MONAI's sliding windows, run in channels-last memory and, if asked for, in half precision.
+
+    A volume smaller than a window is padded with `cval` on both sides and the logits are cropped back, as MONAI does:
+    after ScaleIntensityRanged a `cval` of 0 is what lies below the window of intensities, air. On a GPU the logits are
+    stitched there, and on the CPU when it lacks the memory.
+
+    Args:
+        roi_size: the window, voxels along each axis.
+        overlap: share of the window that neighbours have in common, 0 to 1.
+        sw_batch_size: windows per forward pass.
+        mode: how windows are blended, `gaussian` or `constant`.
+        amp: bfloat16 autocast on CPUs, float16 on GPUs; the logits are stitched in float32.
+        channels_last: whether windows are handed to the network in channels-last memory; the network stays as it is.
+        device: where the logits are stitched; None as above.
+        padding_mode: how small volumes are padded.
+        cval: the value they are padded with.
+        progress: whether to show a bar over the windows.
+
+    Example:
+        >>> volume = torch.rand(1, 1, 10, 40, 24)
+        >>> SlidingWindow((16, 16, 16))(volume, lambda window: 2 * window).sub(2 * volume).abs().max() < 1e-5
+        tensor(True)
+    """
+
+    def __init__(
+        self,
+        roi_size: Sequence[int] | int,
+        overlap: Sequence[float] | float = 0.5,
+        sw_batch_size: int = 1,
+        mode: str = "gaussian",
+        amp: bool | str = False,
+        channels_last: bool = True,
+        device: str | torch.device | None = None,
+        padding_mode: str = "constant",
+        cval: float = 0.0,
+        progress: bool = False,
+    ) -> None:
+        super().__init__(
+            roi_size=roi_size,
+            sw_batch_size=sw_batch_size,
+            overlap=overlap,
+            mode=mode,
+            padding_mode=padding_mode,
+            cval=cval,
+            device=device,
+            progress=progress,
+        )
+        self.amp = as_flag(amp, "amp")
+        self.channels_last = channels_last
+
+    def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Logits (B, C, *spatial) float32 of a batch (B, channels, *spatial)."""
+
+        def forward(window: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            window = _channels_last(window) if self.channels_last else window
+            with _autocast(window.device, self.amp):
+                output = network(window, *args, **kwargs)
+            return output.float() if isinstance(output, torch.Tensor) else output
+
+        return super().__call__(inputs, forward, *args, **kwargs)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A case that could not be segmented; as text one line that names the file and the reason."""
+
+    item: Mapping[str, Any]
+    error: Exception
+
+    def __str__(self) -> str:
+        fault = find_fault(self.error)
+        if fault is not None:
+            return str(fault)
+        reason = " ".join(f"{type(self.error).__name__}: {self.error}".split())
+        return f"{_case_name(self.item)}: {reason[:500]}"
+
+
+@dataclass
+class Report:
+    """What became of the cases.
+
+    Attributes:
+        done: records of the cases segmented, as in the JSON file beside each mask.
+        skipped: items that needed no work, each with a `reason`.
+        failed: the others.
+    """
+
+    done: list[dict[str, Any]] = field(default_factory=list)
+    skipped: list[dict[str, Any]] = field(default_factory=list)
+    failed: list[Failure] = field(default_factory=list)
+
+    @property
+    def exit_code(self) -> int:
+        """0 all done, 1 all failed, 3 some failed."""
+        if not self.failed:
+            return 0
+        return 3 if self.done or self.skipped else 1
+
+    def check(self) -> Report:
+        """The report itself, for the end of a run that has to fail when a case did.
+
+        Raises:
+            Fault: CASES_FAILED, naming the first; or the only one's own fault.
+        """
+        if not self.failed:
+            return self
+        total = len(self.done) + len(self.skipped) + len(self.failed)
+        fault = find_fault(self.failed[0].error)
+        if total == 1 and fault is not None:
+            raise fault
+        raise Fault(
+            "CASES_FAILED", f"{len(self.failed)} of {total} cases", f"first of all: {self.failed[0]}"
+        ) from self.failed[0].error
+
+    def __str__(self) -> str:
+        return f"{len(self.done)} segmented, {len(self.skipped)} skipped, {len(self.failed)} failed"
+
+
+class CasePredictor:
+    """Segments one case after the other; what is wrong with one does not stop the others.
+
+    Each case is loaded and preprocessed, inferred, and postprocessed, which writes its mask; last of all a record
+    goes beside the mask (`ct_seg.json`): its existence says that the case is done, its content what was done. It names
+    files without their folders and holds nothing of the source's header but the geometry.
+
+    Args:
+        dataset: items `{"image", "mask_file", "case"}`, best from `medseg3d.data.outputs.input_items`; or a MONAI data
+            set of such items, whose transform then is the preprocessing.
+        network: logits (B, C, x, y, z) from images (B, 1, x, y, z); a Module is moved to `device`.
+        inferer: called as `inferer(batch, network)`, for instance `SlidingWindow`.
+        postprocessing: takes the item with `pred`, logits (C, x, y, z) on the grid of the preprocessed `image`.
+        preprocessing: from an item to one whose `image` is a MetaTensor (1, x, y, z); None for the data set's own.
+        device: where the network runs.
+        amp: half precision around the inferer; needless when the inferer has it.
+        settings: further numbers worth keeping in the record, such as knobs.
+        progress: called with the number of the case from 1, the total and the item before each case.
+
+    Example:
+        >>> import tempfile
+        >>> from monai.inferers import SimpleInferer
+        >>> from monai.transforms import Compose
+        >>> from medseg3d.data.outputs import input_items
+        >>> from medseg3d.transforms import LoadNiftid, RestoreLabelsd, SaveMaskd
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> nib.save(nib.Nifti1Image(np.full((4, 5, 6), 40, np.int16), np.eye(4)), folder / "ct.nii.gz")
+        >>> predictor = CasePredictor(
+        ...     dataset=input_items(folder, folder / "masks"),
+        ...     network=lambda image: torch.cat([30 - image, image - 30], 1),
+        ...     inferer=SimpleInferer(),
+        ...     preprocessing=LoadNiftid("image"),
+        ...     postprocessing=Compose([RestoreLabelsd("pred"), SaveMaskd("pred")]),
+        ... )
+        >>> print(predictor.run())
+        1 segmented, 0 skipped, 0 failed
+        >>> nib.load(folder / "masks/ct_seg.nii.gz").get_fdata().sum()
+        np.float64(120.0)
+    """
+
+    def __init__(
+        self,
+        dataset: Sequence[Any],
+        network: Callable[..., Any],
+        inferer: Callable[..., Any],
+        postprocessing: Callable[[dict], Any],
+        preprocessing: Callable[[dict], Any] | None = None,
+        device: str | torch.device = "cpu",
+        amp: bool | str = False,
+        settings: Mapping[str, Any] | None = None,
+        progress: Callable[[int, int, dict], None] | None = None,
+    ) -> None:
+        self.dataset = dataset
+        self.network = network
+        self.inferer = inferer
+        self.preprocessing = preprocessing
+        self.postprocessing = postprocessing
+        self.device = torch.device(device)
+        self.amp = as_flag(amp, "amp")
+        self.settings = dict(settings or {})
+        self.progress = progress
+        if preprocessing is None and not hasattr(dataset, "data"):
+            raise ValueError("preprocessing must be given with a plain list of items, found None")
+        if isinstance(network, nn.Module):
+            network.to(self.device).eval()
+
+    def run(self) -> Report:
+        """Segment every case and say what became of each.
+
+        Faults of single cases are collected and logged, see `Report.check`; only an interrupt ends the run.
+        """
+        items = getattr(self.dataset, "data", self.dataset)
+        report = Report(skipped=list(getattr(items, "skipped", [])))
+        for folder in {Path(item["mask_file"]).parent for item in items if "mask_file" in item}:
+            remove_leftovers(folder)
+        for index, item in enumerate(items):
+            if self.progress is not None:
+                self.progress(index + 1, len(items), item)
+            try:
+                report.done.append(self._segment(index, item))
+            except Exception as error:
+                failure = Failure(item, _out_of_memory(error, item) or error)
+                logger.error("%s", failure)
+                logger.debug("the same, in full", exc_info=error)
+                report.failed.append(failure)
+                if self.device.type == "cuda":
+                    torch.cuda.empty_cache()
+        logger.info("%s", report)
+        return report
+
+    def _segment(self, index: int, item: Mapping[str, Any]) -> dict[str, Any]:
+        clock = _Clock()
+        with torch.inference_mode():
+            prepared = dict(self.dataset[index] if self.preprocessing is None else self.preprocessing(dict(item)))
+            clock.lap("preprocessing")
+            prepared["pred"] = self._logits(prepared["image"])
+            clock.lap("inference")
+            record = _record_of(item)
+            if record is not None:
+                record.unlink(missing_ok=True)  # from here on the case is not done
+            result = self.postprocessing(prepared)
+            clock.lap("postprocessing")
+        content = self._content(item, result, clock.seconds)
+        if record is not None:
+            with atomic_write(record, "w") as file:
+                json.dump(content, file, indent=2, default=str)
+                file.write("\n")
+        for warning in content["warnings"]:
+            logger.warning("%s: %s", _case_name(item), warning)
+        return content
+
+    def _logits(self, image: torch.Tensor) -> torch.Tensor:
+        if isinstance(image, MetaTensor):
+            image = image.as_tensor()
+        with _autocast(self.device, self.amp):
+            return self.inferer(image[None].to(self.device), self.network)[0].float()
+
+    def _content(self, item: Mapping[str, Any], result: Mapping[str, Any], seconds: dict[str, float]) -> dict[str, Any]:
+        """What the record says; plain JSON types."""
+        mask = result["pred"]
+        meta = mask.meta if isinstance(mask, MetaTensor) else {}
+        affine = np.asarray(mask.affine) if isinstance(mask, MetaTensor) else np.eye(4)
+        source = Path(str(item["image"]))
+        warnings = [line for line in str(meta.get("warnings", "")).splitlines() if line]
+        labels = _volumes(mask, affine)
+        if not labels:
+            warnings.append("EMPTY_MASK: no voxel belongs to any class but the background")
+        return {
+            "case": _case_name(item),
+            "intended_use": INTENDED_USE,
+            "input": {
+                "file": source.name,
+                "bytes": source.stat().st_size if source.is_file() else None,
+                "sha256": meta.get("sha256"),
+            },
+            "mask": {
+                "file": Path(item["mask_file"]).name if "mask_file" in item else None,
+                "sha256": meta.get("mask_sha256"),
+            },
+            "model": {"class": type(self.network).__name__, "sha256": getattr(self.network, "weights_sha256", None)},
+            "inference": {
+                "class": type(self.inferer).__name__,
+                "device": str(self.device),
+                "amp": bool(self.amp or getattr(self.inferer, "amp", False)),
+                **{
+                    name: getattr(self.inferer, name) for name in ("roi_size", "overlap") if hasattr(self.inferer, name)
+                },
+            },
+            "settings": self.settings,
+            "geometry": {
+                "shape": list(mask.shape[-3:]),
+                "spacing_mm": np.linalg.norm(affine[:3, :3], axis=0).round(6).tolist(),
+                "orientation": "".join(nib.aff2axcodes(affine)),
+                "affine": affine.tolist(),
+            },
+            "labels": labels,
+            "warnings": warnings,
+            "seconds": seconds,
+            "versions": {
+                "medseg3d": __version__,
+                "monai": monai.__version__,
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+            },
+        }
+
+
+class _Clock:
+    """Seconds between laps, by name."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.seconds[name] = round(now - self._last, 3)
+        self._last = now
+
+
+def _check_fit(network: nn.Module, state: Mapping[str, Any], path: Path) -> None:
+    wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    found = {name: tuple(getattr(value, "shape", ())) for name, value in state.items()}
+    shapes = [
+        f"{name} {found[name]} for {wanted[name]}" for name in wanted if found.get(name, wanted[name]) != wanted[name]
+    ]
+    groups = {
+        "missing": [name for name in wanted if name not in found],
+        "unexpected": [name for name in found if name not in wanted],
+        "of another shape": shapes,
+    }
+    misfits = [f"{len(names)} {what} ({names[0]}, ...)" for what, names in groups.items() if names]
+    if misfits:
+        raise Fault(
+            "CHECKPOINT",
+            path,
+            f"weights of another network: {', '.join(misfits)}",
+            f"the {len(wanted)} tensors of this {type(network).__name__}",
+            "is this the bundle and overlay it was trained with? are --init_filters, --nonlocal_blocks and "
+            "--num_classes those of the training?",
+        )
+
+
+def _channels_last(window: torch.Tensor) -> torch.Tensor:
+    window = channels_last(window)
+    if window.ndim < 4 or window.shape[1] != 1:
+        return window
+    # one channel looks the same in both formats, and torch would take it for the other one
+    strides = list(window.stride())
+    strides[1] = 1
+    return window.as_strided(window.shape, strides)
+
+
+def _autocast(device: torch.device, enabled: bool) -> torch.autocast:
+    dtype = torch.bfloat16 if device.type == "cpu" else torch.float16
+    return torch.autocast(device.type, dtype=dtype, enabled=enabled)
+
+
+def _case_name(item: Mapping[str, Any]) -> str:
+    return str(item.get("case") or item.get("image"))
+
+
+def _record_of(item: Mapping[str, Any]) -> Path | None:
+    return record_file(item["mask_file"]) if "mask_file" in item else None
+
+
+def _volumes(mask: torch.Tensor, affine: np.ndarray) -> dict[str, dict[str, float]]:
+    """Voxels and millilitres of every label but 0."""
+    # slice by slice: bincount widens its input to 64 bits
+    counts = sum(np.bincount(part.ravel(order="K"), minlength=256) for part in mask.cpu().numpy().T)
+    ml = abs(np.linalg.det(affine[:3, :3])) / 1000
+    return {
+        str(label): {"voxels": int(count), "ml": round(float(count * ml), 3)}
+        for label, count in enumerate(np.asarray(counts))
+        if label > 0 and count > 0
+    }
+
+
+def _out_of_memory(error: BaseException, item: Mapping[str, Any]) -> Fault | None:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(cause):
+            return Fault(
+                "OUT_OF_MEMORY",
+                str(item.get("image")),
+                "more voxels than the memory holds",
+                "less at a time",
+                "coarsen --spacing, shrink --roi_size, or run on --device cpu",
+            )
+        cause = cause.__cause__ or cause.__context__
+    return None
