@@ -114,10 +114,11 @@ def refuse_unknown_knobs(parser: ConfigParser, config_files: Sequence[str], over
 
 def _has(parser: ConfigParser, key: str) -> bool:
     try:
-        parser[key.lstrip("+%").rsplit("::", 1)[0]]  # a new leaf is legal, a new branch is not
+        branch = parser[key.lstrip("+%").rsplit("::", 1)[0]]
     except (KeyError, IndexError, ValueError):
         return False
-    return True
+    # a new leaf is legal, a new branch is not; what a `%` brings in is not there yet when MONAI sets overrides
+    return isinstance(branch, (dict, list))
 
 
 def monai_command_line(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]] | None:

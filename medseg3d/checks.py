@@ -84,7 +84,7 @@ def check_bundle(
                 if fault.code == "UNKNOWN_KNOB":
                     return report  # the same for every file
                 continue
-            problems = list(_config_problems(parsers[name], name))
+            problems = list(check_config(parsers[name], name))
             report.problems += problems
             if not problems:
                 report.passed.append(f"{name}: every knob, reference and target is known")
@@ -93,7 +93,16 @@ def check_bundle(
     return report
 
 
-def _config_problems(parser: ConfigParser, name: str) -> Iterator[Fault]:
+def check_config(parser: ConfigParser, name: str) -> Iterator[Fault]:
+    """What is wrong with a merged config by itself: references, targets and their arguments.
+
+    Args:
+        parser: as `medseg3d.bundle.read_config` gives it.
+        name: the config's name, for the messages.
+
+    Yields:
+        `BAD_REFERENCE`, `BAD_TARGET` and `BAD_ARGUMENT` faults.
+    """
     locator = ComponentLocator()
     for key, value in _leaves(parser.get()):
         if isinstance(value, str):

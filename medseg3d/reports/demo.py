@@ -102,7 +102,7 @@ def run_demo(
 
     split = {
         "dataset_dir": data,
-        "split_file": data / "split_seed0.json",
+        "split_file": data / "split.json",
         "test_cases": TEST_CASES,
         "val_cases": VAL_CASES,
     }

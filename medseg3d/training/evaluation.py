@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import platform
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,8 @@ from ignite.metrics import Metric
 from medseg3d import metrics
 from medseg3d.data.score_files import score_row, write_curve, write_scores, write_summary
 from medseg3d.data.splits import read_split
+
+logger = logging.getLogger("medseg3d")
 
 
 class CaseScores(Metric):
@@ -151,6 +154,11 @@ class ScoreFiles:
                 "versions": versions(),
             },
         )
+        for name, cases in self.scores.counts.items():
+            scores = metrics.summarise(cases)
+            for score in ("dice_mean", "dice_pooled"):
+                logger.info("%s %s %s (n=%d)", name, score, scores[score]["value"], scores[score]["n"])
+        logger.info("scores of %d cases in %s", len(cases), self.output_dir)
 
 
 def versions() -> dict[str, str]:

@@ -1,0 +1,82 @@
+"""Every config of every bundle: complete, resolvable, and true to the rules of the house."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from medseg3d.bundle import read_config
+from medseg3d.checks import check_config
+
+ROOT = Path(__file__).parent.parent.parent
+RUNS = sorted(path for name in ("train", "evaluate", "inference") for path in ROOT.glob(f"bundles/*/{name}.json"))
+NOT_CONFIGS = {"train", "evaluate", "inference", "metadata"}
+OVERLAYS = sorted(path for path in ROOT.glob("bundles/[!_]*/*.json") if path.stem not in NOT_CONFIGS)
+
+
+def identity(path: Path) -> str:
+    return f"{path.parent.name}/{path.stem}"
+
+
+@pytest.fixture(autouse=True)
+def _from_the_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.mark.parametrize("path", RUNS, ids=identity)
+def test_every_reference_and_target_leads_somewhere(path):
+    assert [str(problem) for problem in check_config(read_config([path]), path.name)] == []
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=identity)
+@pytest.mark.parametrize("name", ["train", "evaluate", "inference"])
+def test_an_overlay_fits_every_run(overlay, name):
+    path = overlay.with_name(f"{name}.json")
+    assert [str(problem) for problem in check_config(read_config([path, overlay]), overlay.name)] == []
+
+
+@pytest.mark.parametrize("path", [path for path in RUNS if path.stem != "train"], ids=identity)
+def test_evaluation_and_inference_hold_no_number_of_their_own(path):
+    def numbers(value, key=""):
+        if isinstance(value, bool):
+            return []
+        if isinstance(value, (int, float)):
+            return [key]
+        inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        return [found for name, each in inner for found in numbers(each, f"{key}::{name}")]
+
+    # a scan at a time and in this process is how a scan is evaluated, not a knob
+    allowed = {"::dataloader::batch_size", "::dataloader::num_workers"}
+    assert set(numbers(json.loads(path.read_text()))) <= allowed
+
+
+@pytest.mark.parametrize("path", [*RUNS, *OVERLAYS], ids=identity)
+def test_every_config_says_what_it_is(path):
+    assert json.loads(path.read_text())["_desc_"]
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("bundles/_shared/*.json")), ids=identity)
+def test_a_shared_fragment_takes_nothing_in_itself(path):
+    assert '"%' not in path.read_text()
+
+
+def test_the_compared_networks_change_nothing_but_the_network():
+    for name in ("unetr", "swinunetr"):
+        overlay = json.loads((ROOT / f"bundles/pancreas_nl/{name}.json").read_text())
+        assert set(overlay) == {"_desc_", "output_dir", "network_def"}
+
+
+def test_the_main_network_is_the_papers():
+    parser = read_config(["bundles/pancreas_nl/train.json"])
+    parser.parse()
+    network = parser.get_parsed_content("network_def")
+    assert sum(parameter.numel() for parameter in network.parameters()) == 4_767_090
+    assert len(network.nonlocal_blocks) == 2
+
+
+def test_the_split_is_the_papers():
+    knobs = json.loads((ROOT / "bundles/pancreas_nl/train.json").read_text())
+    assert (281 - knobs["test_cases"], knobs["test_cases"]) == (257, 24)
+    assert knobs["val_cases"] > 0

@@ -1,0 +1,342 @@
+"""The commands a user types, on phantoms: training, evaluation, inference, interruption and bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, knobs, monai_bundle
+from monai.bundle import ConfigWorkflow
+from sklearn.metrics import average_precision_score
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from medseg3d.cli import main
+from medseg3d.data.score_files import read_curve, read_scores
+from medseg3d.data.splits import read_split
+
+TRAIN = ("training", "--config_file", "bundles/pancreas_nl/train.json")
+EVALUATE = ("evaluating", "--config_file", "bundles/pancreas_nl/evaluate.json")
+INFER = ("inferring", "--config_file", "bundles/pancreas_nl/inference.json")
+
+
+@pytest.fixture(scope="module")
+def evaluated(trained, small_knobs) -> Path:
+    done = monai_bundle(*EVALUATE, *knobs(**small_knobs, output_dir=trained))
+    assert done.returncode == 0, done.stderr
+    return trained / "evaluation_test"
+
+
+def test_a_training_leaves_weights_checkpoints_events_and_its_config(trained):
+    state = torch.load(trained / "model.pt", weights_only=True)
+    assert all(tensor.device.type == "cpu" for tensor in state.values())
+    assert sorted(path.name for path in (trained / "checkpoints").glob("*.pt")) == ["epoch_00001.pt", "epoch_00002.pt"]
+    assert json.loads((trained / "config.json").read_text())["epochs"] == 2
+    events = EventAccumulator(str(trained)).Reload()
+    assert {"train_loss", "learning_rate", "val_dice_mean", "val_dice_pooled"} <= set(events.Tags()["scalars"])
+    assert len(events.Scalars("train_loss")) == 6
+    assert events.Tags()["images"]
+
+
+def test_the_scores_are_those_of_the_masks_on_the_original_grid(evaluated, phantom_dir):
+    (row,) = read_scores(evaluated / "scores.csv")
+    truth = nib.load(phantom_dir / "labelsTr" / f"{row['case']}.nii.gz")
+    pred = nib.load(evaluated / "masks" / f"{row['case']}_seg.nii.gz")
+    assert pred.shape == truth.shape
+    assert np.allclose(pred.affine, truth.affine)
+    true, found = truth.get_fdata() > 0, pred.get_fdata() > 0
+    assert (row["tp"], row["fp"], row["fn"]) == ((true & found).sum(), (~true & found).sum(), (true & ~found).sum())
+    assert row["truth_ml"] == pytest.approx(true.sum() * abs(np.linalg.det(truth.affine[:3, :3])) / 1000)
+
+
+def test_the_summary_states_conventions_split_and_weights(evaluated, phantom_dir, trained):
+    summary = json.loads((evaluated / "summary.json").read_text())
+    dice = summary["scores"]["pancreas"]["dice_mean"]
+    assert dice["convention"].startswith("mean over cases")
+    assert "original grid" in dice["convention"]
+    assert summary["split_hash"] == read_split(phantom_dir / "split.json").hash
+    assert summary["model_sha256"] == (trained / "model.pt.sha256").read_text().split()[0]
+    assert summary["versions"]["monai"]
+
+
+def test_the_curve_is_of_all_voxels(evaluated, phantom_dir):
+    (curve,) = read_curve(evaluated / "pr.npz").values()
+    (case,) = read_split(phantom_dir / "split.json").test
+    truth = nib.load(phantom_dir / "labelsTr" / f"{case}.nii.gz").get_fdata() > 0
+    assert curve.histogram.sum(axis=0).tolist() in ([(~truth).sum(), truth.sum()], [truth.sum(), (~truth).sum()])
+    assert 0 < curve.average_precision() <= 1
+    assert average_precision_score([0, 1], [0.1, 0.9]) == 1  # the judge of the curve itself sits in tests/metrics
+
+
+def test_inference_writes_uint8_masks_in_the_geometry_of_each_scan(trained, small_knobs, phantom_dir):
+    done = monai_bundle(*INFER, *knobs(**small_knobs, output_dir=trained))
+    assert done.returncode == 0, done.stderr
+    sources = sorted((phantom_dir / "imagesTs").glob("*.nii.gz"))
+    masks = sorted((trained / "masks").glob("*.nii.gz"))
+    assert [mask.name for mask in masks] == [source.name.replace(".nii.gz", "_seg.nii.gz") for source in sources]
+    for source, mask in zip(map(nib.load, sources), map(nib.load, masks), strict=True):
+        assert mask.get_data_dtype() == np.uint8
+        assert mask.shape == source.shape
+        assert np.array_equal(mask.get_sform(), source.get_sform())
+        assert (mask.get_sform(coded=True)[1], mask.get_qform(coded=True)[1]) == (1, 1)
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "inference"])
+def test_monai_finds_all_that_its_contract_asks_for(name, trained, small_knobs, monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    workflow = (
+        ConfigWorkflow(
+            config_file=f"bundles/pancreas_nl/{name}.json",
+            workflow_type="train" if name == "train" else "inference",
+            logging_file="bundles/pancreas_nl/logging.conf",
+            **{**small_knobs, "output_dir": str(tmp_path), "model_file": str(trained / "model.pt")},
+            **({"overwrite": True, "model_file": str(tmp_path / "model.pt")} if name == "train" else {}),
+        )
+        if name != "train"
+        else ConfigWorkflow(
+            config_file="bundles/pancreas_nl/train.json",
+            workflow_type="train",
+            logging_file="bundles/pancreas_nl/logging.conf",
+            **{**small_knobs, "output_dir": str(tmp_path)},
+        )
+    )
+    workflow.initialize()
+    assert workflow.check_properties() == []
+    assert "run" in workflow.parser
+
+
+class TestPredict:
+    """`medseg3d predict`."""
+
+    @pytest.fixture
+    def words(self, trained, small_knobs, tmp_path) -> list[str]:
+        extra = {key: small_knobs[key] for key in ("spacing", "roi_size", "init_filters")}
+        return ["-o", str(tmp_path / "masks"), *knobs(**extra, model_file=trained / "model.pt")]
+
+    def test_a_file_and_a_folder(self, words, phantom_dir, tmp_path, capsys):
+        shutil.copytree(phantom_dir / "imagesTs", tmp_path / "scans" / "monday")
+        bundle = str(ROOT / "bundles/pancreas_nl")
+        one = str(phantom_dir / "imagesTr" / "phantom_001.nii.gz")
+        assert main(["predict", bundle, one, str(tmp_path / "scans"), *words]) == 0
+        masks = sorted(
+            path.relative_to(tmp_path / "masks").as_posix() for path in (tmp_path / "masks").rglob("*.nii.gz")
+        )
+        assert len(masks) == 3
+        assert {mask.split("/")[0] for mask in masks} >= {"monday"}
+        before = {path: path.stat().st_mtime_ns for path in (tmp_path / "masks").rglob("*.nii.gz")}
+        assert main(["predict", bundle, one, str(tmp_path / "scans"), *words]) == 0
+        assert "0 segmented, 3 skipped" in capsys.readouterr().out
+        assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "masks").rglob("*.nii.gz")}
+
+    def test_one_bad_scan_does_not_stop_the_others(self, words, phantom_dir, tmp_path, capsys):
+        good = next((phantom_dir / "imagesTs").glob("*.nii.gz"))
+        (tmp_path / "scans").mkdir()
+        shutil.copy(good, tmp_path / "scans")
+        (tmp_path / "scans" / "cut.nii.gz").write_bytes(good.read_bytes()[:5000])
+        assert main(["predict", str(ROOT / "bundles/pancreas_nl"), str(tmp_path / "scans"), *words]) == 3
+        assert "error: TRUNCATED" in (err := capsys.readouterr().err)
+        assert "cut.nii.gz" in err
+        assert [path.name for path in (tmp_path / "masks").glob("*.nii.gz")] == [good.name.replace(".nii", "_seg.nii")]
+
+    @pytest.mark.parametrize("what", ["empty", "absent"])
+    def test_nothing_to_do_is_an_error_with_exit_code_2(self, words, tmp_path, capsys, what):
+        (tmp_path / "empty").mkdir()
+        assert main(["predict", str(ROOT / "bundles/pancreas_nl"), str(tmp_path / what), *words]) == 2
+        assert capsys.readouterr().err.startswith("error: " + {"empty": "NO_INPUT", "absent": "MISSING_FILE"}[what])
+
+    def test_weights_of_another_network_are_refused_by_name(self, words, phantom_dir, trained, capsys):
+        position = words.index("--init_filters")
+        other = [*words[:position], "--init_filters", "16", *words[position + 2 :]]
+        assert main(["predict", str(ROOT / "bundles/pancreas_nl"), str(phantom_dir / "imagesTs"), *other]) == 1
+        assert f"error: CHECKPOINT {trained / 'model.pt'}: found weights of another network" in capsys.readouterr().err
+
+    def test_missing_weights_are_named_with_what_to_do(self, phantom_dir, tmp_path, capsys):
+        words = ["-o", str(tmp_path / "masks"), "--model_file", str(tmp_path / "none.pt")]
+        assert main(["predict", str(ROOT / "bundles/pancreas_nl"), str(phantom_dir / "imagesTs"), *words]) == 1
+        assert f"error: MISSING_WEIGHTS {tmp_path / 'none.pt'}: found no such file" in capsys.readouterr().err
+
+    def test_a_misspelt_knob_is_an_error_with_exit_code_2(self, words, phantom_dir, capsys):
+        bundle, images = str(ROOT / "bundles/pancreas_nl"), str(phantom_dir / "imagesTs")
+        assert main(["predict", bundle, images, *words, "--overlapp", "0.1"]) == 2
+        assert "UNKNOWN_KNOB --overlapp" in capsys.readouterr().err
+
+
+class TestRefusals:
+    """One line, a code, a way out; and nothing trained, nothing left behind."""
+
+    def refused(self, *words: str) -> str:
+        done = monai_bundle(*words)
+        assert done.returncode == 1
+        lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        assert "Traceback" not in done.stderr
+        assert len(lines) == 1
+        return lines[0]
+
+    def test_the_users_own_line_without_data_says_how_to_get_it(self):
+        if (ROOT / "data" / "Task07_Pancreas").exists():
+            pytest.skip("MSD Task07 is there")
+        error = self.refused(*TRAIN)
+        assert error.startswith(f"error: MISSING_DATA {ROOT / 'data' / 'Task07_Pancreas'}")
+        for part in ("medseg3d data fetch pancreas", "11.4 GB", "CC BY-SA 4.0", "phantom"):
+            assert part in error
+        assert not (ROOT / "runs" / "pancreas_nl" / "model.pt").exists()
+
+    def test_a_misspelt_knob(self, small_knobs, tmp_path):
+        error = self.refused(*TRAIN, *knobs(**small_knobs, output_dir=tmp_path / "run", epochz=1))
+        assert error.startswith("error: UNKNOWN_KNOB --epochz")
+        assert "--epochs" in error
+        assert not (tmp_path / "run").exists()
+
+    def test_a_run_is_not_written_over(self, small_knobs, trained):
+        before = (trained / "model.pt").read_bytes()
+        assert "RUN_EXISTS" in self.refused(*TRAIN, *knobs(**small_knobs, output_dir=trained))
+        assert (trained / "model.pt").read_bytes() == before
+
+
+def faulty(folder: Path, name: str, change) -> None:
+    """Rewrite one volume of a data set through `change(array) -> array`."""
+    path = folder / name
+    image = nib.load(path)
+    changed = change(np.asanyarray(image.dataobj))
+    nib.save(nib.Nifti1Image(changed, image.affine), path)
+
+
+def with_value(value):
+    def change(array):
+        array = array.astype(np.float32)
+        array[0, 0, 0] = value
+        return array
+
+    return change
+
+
+BAD_INPUT = {
+    "label value 7": ("labelsTr", with_value(7), "LABEL_SET"),
+    "label value 0.5": ("labelsTr", with_value(0.5), "LABEL_SET"),
+    "NaN in the image": ("imagesTr", with_value(np.nan), "NON_FINITE"),
+    "4-D image": ("imagesTr", lambda array: np.stack([array, array], axis=-1), "DIMENSIONS"),
+    "label of another shape": ("labelsTr", lambda array: array[:-1], "PAIR_GEOMETRY"),
+    "volume far smaller than the patch": ("both", lambda array: array[:, :, :2], "PATCH_SIZE"),
+}
+
+
+class TestCheck:
+    """`medseg3d check` finds all that can be found without training."""
+
+    def check(self, *words: str) -> int:
+        return main(["check", str(ROOT / "bundles/pancreas_nl"), *words])
+
+    def test_a_sound_bundle(self, small_knobs, trained, capsys):
+        assert self.check(*knobs(**small_knobs, output_dir=trained)) == 0
+        out = capsys.readouterr().out
+        for part in ("4 cases", "split", "parameters", "model.pt holds weights of this network", "nothing wrong"):
+            assert part in out
+
+    @pytest.mark.parametrize("what", BAD_INPUT)
+    def test_bad_input_is_named_by_file_and_code(self, what, small_knobs, phantom_dir, tmp_path, capsys):
+        part, change, code = BAD_INPUT[what]
+        shutil.copytree(phantom_dir, tmp_path / "data")
+        for folder in ("imagesTr", "labelsTr") if part == "both" else (part,):
+            faulty(tmp_path / "data" / folder, "phantom_002.nii.gz", change)
+        words = {**small_knobs, "dataset_dir": tmp_path / "data", "output_dir": tmp_path / "run"}
+        assert self.check(*knobs(**words)) == 1
+        errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+        assert any(code in line and "phantom_002.nii.gz" in line for line in errors), errors
+
+    def test_a_missing_and_a_truncated_file_are_both_found(self, small_knobs, phantom_dir, tmp_path, capsys):
+        shutil.copytree(phantom_dir, tmp_path / "data")
+        (tmp_path / "data/labelsTr/phantom_001.nii.gz").unlink()
+        image = tmp_path / "data/imagesTr/phantom_003.nii.gz"
+        image.write_bytes(image.read_bytes()[:5000])
+        words = {**small_knobs, "dataset_dir": tmp_path / "data", "output_dir": tmp_path / "run"}
+        assert self.check(*knobs(**words)) == 1
+        err = capsys.readouterr().err
+        assert "MISSING_FILE" in err
+        assert "TRUNCATED" in err
+
+    @pytest.mark.parametrize(
+        ("words", "code", "exit_code"),
+        [
+            (["--epochz", "1"], "UNKNOWN_KNOB --epochz", 2),
+            (["--roi_size", "[20,20,20]"], "NETWORK", 1),
+            (["--network_def#nonlocal_block", "3"], "BAD_ARGUMENT", 1),
+            (["--optimizer#_target_", "torch.optim.AdamV"], "BAD_TARGET", 1),
+            (["--optimizer#_target_", "os.getcwd"], "BAD_TARGET", 1),
+            (["--loss", "@los"], "BAD_REFERENCE", 1),
+            (["--device", "cuda:7"], "DEVICE", 1),
+            (["--test_cases", "9"], "TOO_FEW_CASES", 1),
+            (["--init_filters", "16"], "CHECKPOINT", 1),
+        ],
+        ids=lambda value: str(value)[:40],
+    )
+    def test_wrong_knobs(self, words, code, exit_code, small_knobs, trained, tmp_path, capsys):
+        settings = {**small_knobs, "output_dir": trained, "split_file": tmp_path / "split.json"}
+        settings.pop(words[0][2:], None)
+        assert self.check(*knobs(**settings), *words) == exit_code
+        assert code in capsys.readouterr().err
+
+
+class TestInterruption:
+    """Stopped at any moment and resumed, a run is the uninterrupted one."""
+
+    def start(self, words: list[str]) -> subprocess.Popen:
+        return subprocess.Popen(
+            [sys.executable, "-m", "monai.bundle", "run", *TRAIN, *words],
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def wait_for(self, path: Path, process: subprocess.Popen) -> None:
+        deadline = time.monotonic() + 200
+        while not path.exists():
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    def assert_same(self, run: Path, whole: Path) -> None:
+        for name in ("model.pt", "checkpoints/epoch_00002.pt"):
+            one, two = (torch.load(folder / name, weights_only=True) for folder in (run, whole))
+            one, two = (state.get("network", state) for state in (one, two))
+            assert one.keys() == two.keys()
+            assert all(torch.equal(one[key], two[key]) for key in one), name
+
+    @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
+    def test_after_the_first_epoch(self, kill, tmp_path, small_knobs, trained):
+        words = knobs(**small_knobs, output_dir=tmp_path / "run")
+        process = self.start(words)
+        self.wait_for(tmp_path / "run/checkpoints/epoch_00001.pt", process)
+        process.send_signal(kill)
+        _, err = process.communicate(timeout=60)
+        if kill == signal.SIGINT:
+            assert "--resume true" in err
+            assert "Traceback" not in err
+        assert not (tmp_path / "run/checkpoints/epoch_00002.pt").exists()
+        done = monai_bundle(*TRAIN, *words, "--resume", "true")
+        assert done.returncode == 0, done.stderr
+        assert "resuming after epoch 1 of 2" in done.stderr
+        self.assert_same(tmp_path / "run", trained)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("moment", range(6))
+    def test_at_any_moment(self, moment, tmp_path, small_knobs, trained):
+        words = [*knobs(**small_knobs, output_dir=tmp_path / "run"), "--resume", "true"]
+        rng = np.random.default_rng(moment)
+        for _ in range(3):
+            process = self.start(words)
+            time.sleep(8 + 14 * rng.random())
+            process.kill()
+            process.communicate()
+        done = monai_bundle(*TRAIN, *words)
+        assert done.returncode == 0, done.stderr
+        self.assert_same(tmp_path / "run", trained)

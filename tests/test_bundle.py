@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from medseg3d.bundle import bundle_directory, bundle_folder, monai_command_line, read_config, start_run
+from medseg3d.faults import Fault
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _from_the_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def test_an_override_reaches_what_refers_to_it():
+    parser = read_config(["bundles/pancreas_nl/train.json"], {"num_classes": 3, "output_dir": "/tmp/run"})
+    parser.parse()
+    assert parser.get_parsed_content("label_classes") == [0, 1, 2]
+    assert parser.get_parsed_content("class_names") == ["pancreas", "tumour"]
+    assert parser.get_parsed_content("model_file") == "/tmp/run/model.pt"
+
+
+def test_merged_labels_are_the_default():
+    parser = read_config(["bundles/pancreas_nl/train.json"])
+    parser.parse()
+    assert parser.get_parsed_content("label_classes") == [0, 1, 1]
+    assert parser.get_parsed_content("class_names") == ["pancreas"]
+
+
+def test_a_later_file_wins():
+    parser = read_config(["bundles/pancreas_nl/train.json", "bundles/pancreas_nl/phantom.json"])
+    assert parser["roi_size"] == json.loads(Path("bundles/pancreas_nl/phantom.json").read_text())["roi_size"]
+
+
+@pytest.mark.parametrize(
+    ("knob", "suggestion"), [("epochz", "--epochs"), ("learning-rate", "--learning_rate"), ("roi", "")]
+)
+@pytest.mark.parametrize("config", ["train.json", "evaluate.json", "inference.json"])
+def test_a_misspelt_knob_is_refused_and_the_right_one_suggested(config, knob, suggestion):
+    with pytest.raises(Fault, match=f"UNKNOWN_KNOB --{knob}: .*{suggestion}"):
+        read_config([f"bundles/pancreas_nl/{config}"], {knob: 1})
+
+
+@pytest.mark.parametrize("config", ["train.json", "evaluate.json", "inference.json"])
+@pytest.mark.parametrize("knob", ["epochs", "init_filters", "val_interval"])
+def test_a_knob_of_the_training_is_known_to_all_three(config, knob):
+    assert read_config([f"bundles/pancreas_nl/{config}"], {knob: 1})[knob] == 1
+
+
+@pytest.mark.parametrize("knob", ["network_def#act", "train::trainer::max_epochs"])
+def test_an_override_may_go_deep(knob):
+    assert read_config(["bundles/pancreas_nl/train.json"], {knob: 1})[knob] == 1
+
+
+def test_what_a_macro_brings_in_cannot_be_overridden_deep():
+    with pytest.raises(Fault, match="UNKNOWN_KNOB --network_def#act"):
+        read_config(["bundles/pancreas_nl/evaluate.json"], {"network_def#act": "relu"})
+
+
+def test_a_branch_that_is_not_there_is_refused():
+    with pytest.raises(Fault, match="UNKNOWN_KNOB --train#traner#max_epochs"):
+        read_config(["bundles/pancreas_nl/train.json"], {"train#traner#max_epochs": 1})
+
+
+def test_a_config_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "broken.json").write_text("{")
+    with pytest.raises(Fault, match=r"BAD_CONFIG .*broken\.json"):
+        read_config([tmp_path / "broken.json"])
+    (tmp_path / "lost.json").write_text('{"a": "%bundles/pancreas_nl/train.json::no_such_key"}')
+    with pytest.raises(Fault, match=r"BAD_CONFIG .*lost\.json.*no_such_key"):
+        read_config([tmp_path / "lost.json"])
+
+
+def test_away_from_the_root_the_error_says_where_to_go(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Fault, match=r"BAD_CONFIG .*run from the root of the repository"):
+        read_config([ROOT / "bundles/pancreas_nl/evaluate.json"])
+
+
+def test_a_folder_that_is_no_bundle_is_refused_with_those_that_are():
+    with pytest.raises(Fault, match=r"MISSING_BUNDLE bundles/pancreas: .*pancreas_nl"):
+        bundle_folder("bundles/pancreas")
+
+
+def test_the_current_directory_comes_back_also_after_an_error(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    inside = []
+
+    def fail():
+        with bundle_directory(ROOT / "bundles" / "pancreas_nl") as root:
+            inside.extend([root, Path.cwd()])
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert inside == [ROOT, ROOT]
+    assert Path.cwd() == tmp_path
+
+
+MAIN = os.path.join("site-packages", "monai", "bundle", "__main__.py")
+
+
+def test_the_command_line_is_read_as_monai_reads_it():
+    words = ["run", "training", "--config_file", "['a.json','b.json']", "--epochs", "2", "--network_def#act=relu"]
+    files, overrides = monai_command_line([MAIN, *words, "--logging_file", "x.conf"])
+    assert files == ["a.json", "b.json"]
+    assert overrides == {"epochs": 2, "network_def#act": "relu"}
+
+
+def test_an_args_file_counts(tmp_path):
+    (tmp_path / "args.json").write_text('{"config_file": "a.json", "epochs": 3, "seed": 1}')
+    files, overrides = monai_command_line([MAIN, "run", "--args_file", str(tmp_path / "args.json"), "--epochs", "5"])
+    assert (files, overrides) == (["a.json"], {"epochs": 5, "seed": 1})
+
+
+def test_another_program_is_left_alone(monkeypatch, tmp_path):
+    assert monai_command_line(["pytest", "run"]) is None
+    hook = sys.excepthook
+    start_run(tmp_path)
+    assert sys.excepthook is hook
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_records_its_config_with_every_override(monkeypatch, tmp_path):
+    config = "bundles/pancreas_nl/train.json"
+    monkeypatch.setattr(sys, "argv", [MAIN, "run", "training", "--config_file", config, "--epochs", "7"])
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    start_run(tmp_path)
+    recorded = json.loads((tmp_path / "config.json").read_text())
+    assert recorded["epochs"] == 7
+    assert recorded["image_chain"]["_target_"] == "Compose"  # `%` paths are resolved
+
+
+def test_a_run_refuses_a_misspelt_knob(monkeypatch):
+    config = "bundles/pancreas_nl/train.json"
+    monkeypatch.setattr(sys, "argv", [MAIN, "run", "training", "--config_file", config, "--epochz", "7"])
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    with pytest.raises(Fault, match="UNKNOWN_KNOB --epochz"):
+        start_run()
