@@ -104,17 +104,19 @@ def test_small_volume_is_padded_with_cval_and_cropped_back() -> None:
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("wanted", [True, False])
-def test_network_sees_windows_in_channels_last_memory(channels: int, dims: int, wanted: bool) -> None:
+@pytest.mark.parametrize("size", [8, 12])
+def test_network_sees_windows_in_channels_last_memory(channels: int, dims: int, wanted: bool, size: int) -> None:
     strides = []
 
     def network(window: torch.Tensor) -> torch.Tensor:
         strides.append(window.stride())
         return window * 1  # MONAI scales what comes back in place
 
-    volume = torch.rand(1, channels, *[12] * dims)
+    volume = torch.rand(1, channels, *[size] * dims)
+    expected = volume.clone()
     got = SlidingWindow([8] * dims, channels_last=wanted)(volume, network)
-    assert torch.allclose(got, volume)
-    assert {stride[1] for stride in strides} == ({1} if wanted else {12**dims})
+    assert torch.allclose(got, expected)
+    assert {stride[1] for stride in strides} == ({1} if wanted else {size**dims})
     assert {stride[-1] for stride in strides} == {channels if wanted else 1}
 
 
@@ -193,6 +195,16 @@ def test_any_inferer_serves(tmp_path: Path, inferer: Callable, amp: bool) -> Non
     values = write_ct(tmp_path / "in/ct.nii.gz")
     predictor(input_items(tmp_path / "in", tmp_path / "out"), inferer=inferer, amp=amp).run().check()
     assert np.array_equal(np.asarray(nib.load(tmp_path / "out/ct_seg.nii.gz").dataobj), values > 0)
+
+
+@pytest.mark.parametrize("amp", [False, True])
+def test_half_precision_is_used_when_asked_for(tmp_path: Path, amp: bool) -> None:
+    def inferer(batch: torch.Tensor, network: Callable) -> torch.Tensor:
+        assert torch.is_autocast_enabled("cpu") == amp
+        return network(batch)
+
+    write_ct(tmp_path / "ct.nii.gz")
+    predictor(input_items(tmp_path / "ct.nii.gz", tmp_path / "out"), inferer=inferer, amp=amp).run().check()
 
 
 def test_faulty_cases_do_not_stop_the_others(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
