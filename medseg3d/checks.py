@@ -73,12 +73,14 @@ def check_bundle(
     report = CheckReport()
     with bundle_directory(folder):
         parsers = {}
+        # a deep override is meant for the file that spells the branch out
+        flat = {key: value for key, value in (overrides or {}).items() if "#" not in key and "::" not in key}
         for name in CONFIGS:
             if not (folder / name).is_file():
                 continue
             try:
                 files = [folder / name, *(folder / f"{overlay}.json" for overlay in overlays)]
-                parsers[name] = read_config(files, overrides)
+                parsers[name] = read_config(files, overrides if name == "train.json" else flat)
             except Fault as fault:
                 report.problems.append(fault)
                 if fault.code == "UNKNOWN_KNOB":
@@ -243,16 +245,16 @@ def _check_weights(parser: ConfigParser) -> list[str]:
 
 def _check_data(parser: ConfigParser) -> list[str]:
     knob = parser.get_parsed_content
-    dataset = read_msd(knob("dataset_dir"))
     verified = verify_msd(knob("dataset_dir"))
     problems = list(verified.faults)
     unknown = sorted(set(verified.label_values) - set(knob("labels")))
     if unknown:
         problems.append(
-            Fault("LABEL_SET", dataset.folder, f"label values {unknown}", f"those of --labels, {knob('labels')}")
+            Fault("LABEL_SET", verified.folder, f"label values {unknown}", f"those of --labels, {knob('labels')}")
         )
     if problems:
         raise CheckFailed(problems)
+    dataset = read_msd(knob("dataset_dir"))
     split = load_or_make_split(
         knob("split_file"), dataset.ids, knob("test_cases"), knob("val_cases"), knob("split_seed")
     )

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from commands import knobs, monai_bundle
 
 from medseg3d.data.phantoms import write_phantom_dataset
-
-ROOT = Path(__file__).parent.parent.parent
 
 SMALL = {
     "spacing": [8, 8, 8],
@@ -26,23 +22,6 @@ SMALL = {
     "val_cases": 1,
 }
 """Knobs of a training that takes seconds; its masks mean nothing."""
-
-
-def knobs(**overrides: object) -> list[str]:
-    """`--key value` for every override."""
-    return [word for name, value in overrides.items() for word in (f"--{name}", str(value))]
-
-
-def monai_bundle(*words: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    """`python -m monai.bundle run ...` from the root of the repository."""
-    return subprocess.run(
-        [sys.executable, "-m", "monai.bundle", "run", *words],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
 
 
 @pytest.fixture(scope="session")

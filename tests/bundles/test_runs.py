@@ -15,7 +15,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, knobs, monai_bundle
+from commands import ROOT, knobs, monai_bundle
 from monai.bundle import ConfigWorkflow
 from sklearn.metrics import average_precision_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -93,21 +93,13 @@ def test_inference_writes_uint8_masks_in_the_geometry_of_each_scan(trained, smal
 @pytest.mark.parametrize("name", ["train", "evaluate", "inference"])
 def test_monai_finds_all_that_its_contract_asks_for(name, trained, small_knobs, monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
-    workflow = (
-        ConfigWorkflow(
-            config_file=f"bundles/pancreas_nl/{name}.json",
-            workflow_type="train" if name == "train" else "inference",
-            logging_file="bundles/pancreas_nl/logging.conf",
-            **{**small_knobs, "output_dir": str(tmp_path), "model_file": str(trained / "model.pt")},
-            **({"overwrite": True, "model_file": str(tmp_path / "model.pt")} if name == "train" else {}),
-        )
-        if name != "train"
-        else ConfigWorkflow(
-            config_file="bundles/pancreas_nl/train.json",
-            workflow_type="train",
-            logging_file="bundles/pancreas_nl/logging.conf",
-            **{**small_knobs, "output_dir": str(tmp_path)},
-        )
+    # a training makes its own weights, the others need some
+    weights = {} if name == "train" else {"model_file": str(trained / "model.pt")}
+    workflow = ConfigWorkflow(
+        config_file=f"bundles/pancreas_nl/{name}.json",
+        workflow_type="train" if name == "train" else "inference",
+        logging_file="bundles/pancreas_nl/logging.conf",
+        **{**small_knobs, "output_dir": str(tmp_path), **weights},
     )
     workflow.initialize()
     assert workflow.check_properties() == []

@@ -1,0 +1,27 @@
+"""The command lines that tests run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def knobs(**overrides: object) -> list[str]:
+    """`--key value` for every override."""
+    return [word for name, value in overrides.items() for word in (f"--{name}", str(value))]
+
+
+def monai_bundle(*words: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """`python -m monai.bundle run ...` from the root of the repository."""
+    return subprocess.run(
+        [sys.executable, "-m", "monai.bundle", "run", *words],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
