@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from medseg3d import __version__
+from medseg3d.cli import VERBS, build_parser, main, parse_overrides, split_knobs
+from medseg3d.faults import Fault
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys, medseg3d.cli; medseg3d.cli.build_parser();"
+        "print(sorted({'torch', 'monai', 'numpy', 'nibabel', 'matplotlib'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself(verb, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([verb, "--help"])
+    assert ended.value.code == 0
+    assert "usage: medseg3d " + verb in capsys.readouterr().out
+
+
+def test_the_help_says_what_it_is_not_for(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "not for clinical use" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [[], ["nonsense"], ["version", "--foo"], ["predict", "bundles/pancreas_nl", "a.nii"]])
+def test_a_wrong_call_ends_with_2(words):
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+
+
+def test_version_names_what_the_numbers_depend_on(capsys):
+    assert main(["version"]) == 0
+    out = capsys.readouterr().out
+    assert f"medseg3d         {__version__}" in out
+    for package in ("monai", "torch", "numpy", "GPU"):
+        assert package in out
+
+
+@pytest.mark.parametrize(
+    ("tokens", "expected"),
+    [
+        (["--a", "1e-3", "--b", "text", "--c"], {"a": 0.001, "b": "text", "c": True}),
+        (["--a=[1,2]", "--b=x=y"], {"a": [1, 2], "b": "x=y"}),
+        (["--flag", "false", "--nothing", "none"], {"flag": False, "nothing": None}),
+        (["--shift", "-3"], {"shift": -3}),
+        (["--path", "/data/run 1"], {"path": "/data/run 1"}),
+    ],
+)
+def test_values_are_literals_where_they_parse_as_one(tokens, expected):
+    assert parse_overrides(tokens) == expected
+
+
+def test_a_value_without_a_knob_is_refused():
+    with pytest.raises(Fault, match="UNKNOWN_KNOB 5: found a value without a knob"):
+        parse_overrides(["--a", "1", "5"])
+
+
+def test_knobs_may_stand_anywhere():
+    words, knobs = split_knobs(["check", "--epochs", "2", "bundles/x", "--overlay", "phantom", "--seed=1"])
+    assert words == ["check", "bundles/x", "--overlay", "phantom"]
+    assert knobs == ["--epochs", "2", "--seed=1"]
+
+
+def test_a_verb_without_knobs_keeps_its_words():
+    assert split_knobs(["demo", "--cases", "3", "--foo"]) == (["demo", "--cases", "3", "--foo"], [])
+
+
+def test_a_fault_is_one_line_and_a_bug_keeps_its_traceback(monkeypatch, capsys):
+    def refuse(args):
+        raise RuntimeError("applying transform") from Fault("EMPTY", "ct.nii.gz", "0 bytes")
+
+    monkeypatch.setattr("medseg3d.cli.version.run", refuse)
+    assert main(["version"]) == 1
+    assert capsys.readouterr().err == "error: EMPTY ct.nii.gz: found 0 bytes\n"
+    with pytest.raises(RuntimeError):
+        main(["--traceback", "version"])
+
+    def fail(args):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("medseg3d.cli.version.run", fail)
+    with pytest.raises(ZeroDivisionError):
+        main(["version"])
+
+
+def test_the_parser_has_every_verb():
+    assert set(VERBS) == {"demo", "phantom", "data", "predict", "params", "check", "version"}
+    assert build_parser().prog == "medseg3d"

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from monai.data import MetaTensor
+from monai.metrics import DiceMetric
+from monai.networks.utils import one_hot
+
+from medseg3d.data.score_files import read_curve, read_scores, read_summary
+from medseg3d.data.splits import make_split, write_split
+from medseg3d.training import CaseScores, ScoreFiles
+
+SPACING = torch.diag(torch.tensor([2.0, 2.0, 5.0, 1.0]))
+
+
+def item(case: str, truth: torch.Tensor, pred: torch.Tensor, **more) -> dict:
+    return {"case": case, "label": MetaTensor(truth[None], affine=SPACING), "pred": pred[None], **more}
+
+
+def masks(*voxels: int, shape=(2, 2, 2)) -> torch.Tensor:
+    mask = torch.zeros(shape, dtype=torch.uint8)
+    mask.view(-1)[list(voxels)] = 1
+    return mask
+
+
+def test_the_engines_score_is_the_mean_over_cases():
+    scores = CaseScores(["pancreas"])
+    scores.update(item("a", masks(0, 1), masks(0, 1)))  # 1
+    scores.update(item("b", masks(0, 1), masks(1, 2)))  # 1/2
+    scores.update(item("c", masks(0), masks()))  # missed: 0, and it counts
+    scores.update(item("d", masks(), masks()))  # nothing there, nothing found: left out
+    assert scores.compute() == pytest.approx(0.5)
+    assert scores.rows[0]["truth_ml"] == pytest.approx(2 * 20 / 1000)
+    assert math.isnan(scores.rows[3]["dice"])
+
+
+def test_classes_are_scored_one_by_one_and_agree_with_monai():
+    generator = torch.Generator().manual_seed(0)
+    truth, pred = (torch.randint(0, 3, (6, 6, 6), generator=generator, dtype=torch.uint8) for _ in range(2))
+    scores = CaseScores(["pancreas", "tumour"])
+    scores.update(item("a", truth, pred))
+    judge = DiceMetric(include_background=False, reduction="none")
+    expected = judge(*(one_hot(mask[None, None].long(), 3) for mask in (pred, truth)))[0]
+    assert [row["dice"] for row in scores.rows] == pytest.approx(expected.tolist())
+    assert scores.compute() == pytest.approx(expected.mean().item())
+
+
+def test_nothing_to_find_and_nothing_found_has_no_score():
+    scores = CaseScores(["pancreas"])
+    scores.update(item("a", masks(), masks()))
+    assert math.isnan(scores.compute())
+
+
+def test_masks_on_different_grids_are_refused_by_name():
+    with pytest.raises(ValueError, match=r"a: pred \(1, 2, 2, 2\) and label \(1, 2, 2, 3\) are on different grids"):
+        CaseScores(["pancreas"]).update(item("a", masks(shape=(2, 2, 3)), masks()))
+
+
+def test_single_scores_stand_beside_the_mean():
+    scores = CaseScores(["pancreas"], prefix="val_")
+    scores.update(item("a", masks(0, 1), masks(1, 2)))
+    engine = SimpleNamespace(state=SimpleNamespace(metrics={}))
+    scores.completed(engine, "val_dice_mean")
+    assert engine.state.metrics["val_dice_mean"] == pytest.approx(0.5)
+    assert engine.state.metrics["val_recall_pooled"] == pytest.approx(0.5)
+
+
+def test_the_files_hold_what_was_scored(tmp_path):
+    scores = CaseScores(["pancreas"], grid="original grid of the scan")
+    prob = torch.tensor([0.9, 0.8, 0.4, 0.1, 0.1, 0.1, 0.1, 0.1]).reshape(1, 2, 2, 2)
+    scores.update(item("a", masks(0, 2), masks(0, 1), prob=prob))
+    split = make_split([f"case_{n}" for n in range(4)], test_cases=1, val_cases=1)
+    write_split(tmp_path / "split.json", split)
+    (tmp_path / "model.pt").write_bytes(b"weights")
+    ScoreFiles(scores, tmp_path / "out", tmp_path / "split.json", tmp_path / "model.pt", {"part": "test"})(None)
+    (row,) = read_scores(tmp_path / "out/scores.csv")
+    assert (row["tp"], row["fp"], row["fn"], row["tn"]) == (1, 1, 1, 5)
+    summary = read_summary(tmp_path / "out/summary.json")
+    assert summary["scores"]["pancreas"]["dice_mean"]["value"] == pytest.approx(0.5)
+    assert "original grid of the scan" in summary["scores"]["pancreas"]["dice_mean"]["convention"]
+    # by hand: precision 1 at recall 1/2, 2/3 at recall 1
+    assert summary["scores"]["average_precision"]["value"] == pytest.approx(0.5 * 1 + 0.5 * 2 / 3, abs=1e-4)
+    assert (summary["split_hash"], summary["part"]) == (split.hash, "test")
+    (curve,) = read_curve(tmp_path / "out/pr.npz").values()
+    assert curve.histogram.sum() == 8
