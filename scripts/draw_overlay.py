@@ -1,0 +1,30 @@
+"""Draw a scan, its truth and its prediction in three planes.
+
+python scripts/draw_overlay.py scan.nii.gz prediction.nii.gz overlay.png [--truth truth.nii.gz]
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from medseg3d.faults import Fault
+from medseg3d.reports.overlays import case_overlay
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("scan", type=Path)
+    parser.add_argument("prediction", type=Path)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--truth", type=Path)
+    args = parser.parse_args()
+    try:
+        case_overlay(args.scan, args.truth, args.prediction, args.output)
+    except Fault as fault:
+        parser.exit(1, f"error: {fault}\n")
+
+
+if __name__ == "__main__":
+    main()
