@@ -30,6 +30,7 @@ from monai.transforms import (
 
 from medseg3d.inferers import SlidingWindow
 from medseg3d.networks import SegResNetNL
+from medseg3d.networks.memory_format import channels_last
 from medseg3d.transforms import LoadNiftid, RestoreLabelsd, SaveMaskd
 
 STOCK = "MONAI's chain"
@@ -46,7 +47,9 @@ Chains = tuple[Callable[[dict], dict], Callable[..., torch.Tensor], Callable[[di
 def whole_case(arm: str, network: bool, paths: tuple[Path, Path], knobs: dict) -> Callable[[], Path]:
     """A call that makes the mask file of a CT file and gives its path."""
     before, inferer, after, mask = chains(arm, paths, knobs)
-    model = random_network(knobs) if network else no_network
+    model = no_network
+    if network:
+        model = random_network(knobs) if arm == STOCK else channels_last(random_network(knobs))
 
     def call() -> Path:
         with torch.inference_mode():
@@ -81,7 +84,7 @@ def chains(arm: str, paths: tuple[Path, Path], knobs: dict) -> Chains:
     """What comes before the network, the inferer, what comes after it, and the mask file."""
     image, folder = paths
     stem = image.name.removesuffix(".gz").removesuffix(".nii")
-    roi_size, overlap = knobs["roi_size"], knobs["overlap"]
+    roi_size, overlap, batch = knobs["roi_size"], knobs["overlap"], knobs["sw_batch_size"]
     orient = Orientationd("image", axcodes="RAS", labels=AXES)
     window = ScaleIntensityRanged("image", *WINDOW_HU, 0, 1, clip=True)
     if arm == STOCK:
@@ -98,12 +101,13 @@ def chains(arm: str, paths: tuple[Path, Path], knobs: dict) -> Chains:
                 ),
             ]
         )
-        inferer = SlidingWindowInferer(roi_size, sw_batch_size=1, overlap=overlap, mode="gaussian")
+        inferer = SlidingWindowInferer(roi_size, sw_batch_size=batch, overlap=overlap, mode="gaussian")
         return before, inferer, after, folder / arm / f"{stem}_seg.nii.gz"
     resample = Spacingd("image", knobs["spacing"], dtype=torch.float32)
     before = Compose([LoadNiftid("image"), orient, resample, window])
     after = Compose([RestoreLabelsd("pred"), SaveMaskd("pred")])
-    return before, SlidingWindow(roi_size, overlap, amp=arm == BFLOAT16), after, folder / arm / f"{stem}_seg.nii.gz"
+    inferer = SlidingWindow(roi_size, overlap, batch, amp=arm == BFLOAT16)
+    return before, inferer, after, folder / arm / f"{stem}_seg.nii.gz"
 
 
 def random_network(knobs: dict) -> torch.nn.Module:
@@ -159,9 +163,12 @@ def main() -> None:
     parser.add_argument("--spacing", type=float, nargs=3, default=(1.5, 1.5, 2.0), metavar="MM")
     parser.add_argument("--roi-size", type=int, nargs=3, default=(96, 96, 96), metavar="VOXELS")
     parser.add_argument("--overlap", type=float, default=0.5)
+    parser.add_argument("--sw-batch-size", type=int, default=2, help="windows per forward pass, in every arm")
     parser.add_argument("--init-filters", type=int, default=16)
     arguments = parser.parse_args()
-    knobs = {name: getattr(arguments, name) for name in ("spacing", "roi_size", "overlap", "init_filters")}
+    knobs = {
+        name: getattr(arguments, name) for name in ("spacing", "roi_size", "overlap", "sw_batch_size", "init_filters")
+    }
     with tempfile.TemporaryDirectory() as temporary:
         paths = (ct_file(arguments, Path(temporary)), Path(temporary))
         shape = " x ".join(map(str, nib.load(paths[0]).shape))
@@ -186,7 +193,8 @@ def main() -> None:
             description=(
                 f"One CT of {shape} voxels to {' x '.join(map(str, knobs['spacing']))} mm, windows of "
                 f"{' x '.join(map(str, knobs['roi_size']))} with overlap {knobs['overlap']}, SegResNetNL with "
-                f"{knobs['init_filters']} filters and random weights. *{STOCK}*: LoadImaged, EnsureChannelFirstd, "
+                f"{knobs['init_filters']} filters and random weights, {knobs['sw_batch_size']} windows "
+                f"per forward pass in every arm. *{STOCK}*: LoadImaged, EnsureChannelFirstd, "
                 "Orientationd, Spacingd, ScaleIntensityRanged, SlidingWindowInferer, softmax, Invertd without "
                 "nearest_interp, argmax, SaveImaged, all with their defaults, as the model zoo's bundles have it. "
                 "*ours*: LoadNiftid (which verifies the file), Spacingd in float32, SlidingWindow, RestoreLabelsd, "

@@ -34,7 +34,7 @@ INTENDED_USE = "research only, not for clinical use"
 
 
 def load_weights(network: nn.Module, path: str | Path, device: str | torch.device = "cpu") -> nn.Module:
-    """The network itself, on `device`, with the weights of a file, every one of them and no other.
+    """The network itself, on `device` and in channels-last memory, with every weight of a file and no other.
 
     Args:
         network: the network the file was trained with.
@@ -56,7 +56,7 @@ def load_weights(network: nn.Module, path: str | Path, device: str | torch.devic
     _check_fit(network, state, path)
     network.load_state_dict(state)
     network.weights_sha256 = hashlib.sha256(path.read_bytes()).hexdigest()  # type: ignore[assignment]
-    return network.to(device)
+    return channels_last(network.to(device))
 
 
 class SlidingWindow(SlidingWindowInfererAdapt):
