@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +51,7 @@ def best_interval_dice(images: Sequence[np.ndarray], truths: Sequence[np.ndarray
     return interval, best
 
 
-def interval_baseline(cases: Sequence[dict[str, str | Path]]) -> tuple[tuple[int, int], float, int]:
+def interval_baseline(cases: Sequence[Mapping[str, str]]) -> tuple[tuple[int, int], float, int]:
     """`best_interval_dice` of the files of some cases, and how many there were."""
     images = [read_nifti(case["image"])[0] for case in cases]
     truths = [read_nifti(case["label"])[0] > 0 for case in cases]

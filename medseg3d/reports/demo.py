@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import medseg3d
@@ -100,13 +101,8 @@ def run_demo(
     ):
         seconds[run_id] = _monai_bundle(bundle, run_id, config, knobs, say, f"{number}/4")
 
-    split = {
-        "dataset_dir": data,
-        "split_file": data / "split.json",
-        "test_cases": TEST_CASES,
-        "val_cases": VAL_CASES,
-    }
-    test, train = (split_cases(part=part, **split) for part in ("test", "train"))
+    part = partial(split_cases, data, data / "split.json", test_cases=TEST_CASES, val_cases=VAL_CASES)
+    test, train = part("test"), part("train")
     interval, interval_dice, n = interval_baseline(test)
     summary = read_summary(evaluation / "summary.json")
     dice = summary["scores"]["pancreas"]["dice_mean"]["value"] or 0.0
