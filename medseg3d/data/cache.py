@@ -100,9 +100,9 @@ class CaseCache(CacheDataset):
         budget = int(self.memory_fraction * psutil.virtual_memory().available)
         kept: list = []
         taken = 0
-        for item in tqdm(
-            self._prepared(wanted), total=len(wanted), desc=f"loading the {self.name} cases", disable=not wanted
-        ):
+        prepared = self._prepared(wanted)
+        # disable=None: silent where nobody watches, as in a log file
+        for item in tqdm(prepared, total=len(wanted), desc=f"loading the {self.name} cases", disable=None):
             taken += size_in_memory(item)
             if taken > budget:
                 break

@@ -114,18 +114,20 @@ class TestPredict:
         extra = {key: small_knobs[key] for key in ("spacing", "roi_size", "init_filters")}
         return ["-o", str(tmp_path / "masks"), *knobs(**extra, model_file=trained / "model.pt")]
 
-    def test_a_file_and_a_folder(self, words, phantom_dir, tmp_path, capsys):
+    def test_a_file_and_a_folder_from_any_directory(self, words, phantom_dir, tmp_path, capsys, monkeypatch):
         shutil.copytree(phantom_dir / "imagesTs", tmp_path / "scans" / "monday")
+        monkeypatch.chdir(tmp_path)
+        words[1] = "masks"
         bundle = str(ROOT / "bundles/pancreas_nl")
         one = str(phantom_dir / "imagesTr" / "phantom_001.nii.gz")
-        assert main(["predict", bundle, one, str(tmp_path / "scans"), *words]) == 0
+        assert main(["predict", bundle, one, "scans", *words]) == 0
         masks = sorted(
             path.relative_to(tmp_path / "masks").as_posix() for path in (tmp_path / "masks").rglob("*.nii.gz")
         )
         assert len(masks) == 3
         assert {mask.split("/")[0] for mask in masks} >= {"monday"}
         before = {path: path.stat().st_mtime_ns for path in (tmp_path / "masks").rglob("*.nii.gz")}
-        assert main(["predict", bundle, one, str(tmp_path / "scans"), *words]) == 0
+        assert main(["predict", bundle, one, "scans", *words]) == 0
         assert "0 segmented, 3 skipped" in capsys.readouterr().out
         assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "masks").rglob("*.nii.gz")}
 
