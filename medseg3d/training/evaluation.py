@@ -150,7 +150,7 @@ class ScoreFiles:
                 "split_hash": read_split(self.split_file).hash,
                 "model_file": str(self.model_file),
                 "model_sha256": hashlib.sha256(self.model_file.read_bytes()).hexdigest(),
-                "command": sys.argv,
+                "command": command_line(sys.argv),
                 "versions": versions(),
             },
         )
@@ -159,6 +159,19 @@ class ScoreFiles:
             for score in ("dice_mean", "dice_pooled"):
                 logger.info("%s %s %s (n=%d)", name, score, scores[score]["value"], scores[score]["n"])
         logger.info("scores of %d cases in %s", len(cases), self.output_dir)
+
+
+def command_line(argv: Sequence[str]) -> list[str]:
+    """The words a person would type for this process.
+
+    Example:
+        >>> command_line(["/venv/lib/python3.11/site-packages/monai/bundle/__main__.py", "run", "evaluating"])
+        ['python', '-m', 'monai.bundle', 'run', 'evaluating']
+    """
+    program = Path(argv[0])
+    if program.name == "__main__.py" and program.parts[-3:-1] == ("monai", "bundle"):
+        return ["python", "-m", "monai.bundle", *argv[1:]]
+    return list(argv)
 
 
 def versions() -> dict[str, str]:
