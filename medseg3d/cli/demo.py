@@ -10,7 +10,7 @@ HELP = "train, evaluate and segment on generated phantoms, and write a report (u
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Where to, and how much."""
     parser.add_argument("-o", "--output", default="runs/demo", help="new folder for everything (default: %(default)s)")
-    parser.add_argument("--cases", type=int, default=14, help="labelled phantoms (default: %(default)s)")
+    parser.add_argument("--cases", type=int, default=26, help="labelled phantoms (default: %(default)s)")
     parser.add_argument("--epochs", type=int, help="length of the training (default: the overlay's)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier demo in that folder")

@@ -355,7 +355,12 @@ def _plural(n: int, word: str) -> str:
 
 
 def _command_line(command: str | Sequence[str] | None) -> str:
-    return command if isinstance(command, str) else shlex.join(command or [])
+    if isinstance(command, str):
+        return command
+    # MONAI's lists of config files hold single quotes: double ones around them stay readable
+    return " ".join(
+        f'"{word}"' if "'" in word and not set('"$`\\!') & set(word) else shlex.quote(word) for word in command or []
+    )
 
 
 def _plain_text(value: Any) -> str:
