@@ -46,6 +46,26 @@ def bundle_folder(bundle: str | Path) -> Path:
     return folder
 
 
+def config_files(folder: Path, name: str, overlays: Sequence[str] = ()) -> list[Path]:
+    """The config `name` of a bundle and its overlays in order, later ones winning.
+
+    Args:
+        folder: the bundle's folder.
+        name: `train.json`, `evaluate.json` or `inference.json`.
+        overlays: names of overlays beside it, without `.json`.
+
+    Raises:
+        Fault: `MISSING_OVERLAY`, with the overlays there are.
+    """
+    files = [folder / name, *(folder / f"{overlay}.json" for overlay in overlays)]
+    for path in files[1:]:
+        if not path.is_file():
+            others = {*CONFIGS, "metadata.json"}
+            known = ", ".join(sorted(path.stem for path in folder.glob("*.json") if path.name not in others))
+            raise Fault("MISSING_OVERLAY", path.stem, f"no {path.name} in {folder}", f"one of {known}")
+    return files
+
+
 @contextlib.contextmanager
 def bundle_directory(folder: Path) -> Iterator[Path]:
     """Context in which the current directory is the one that the bundle's `%` paths start from."""

@@ -16,7 +16,7 @@ import psutil
 import torch
 from monai.bundle import ComponentLocator, ConfigComponent, ConfigParser
 
-from medseg3d.bundle import CONFIGS, bundle_directory, bundle_folder, read_config
+from medseg3d.bundle import CONFIGS, bundle_directory, bundle_folder, config_files, read_config
 from medseg3d.data.fetch import verify_msd
 from medseg3d.data.msd import read_msd
 from medseg3d.data.nifti import read_header
@@ -66,10 +66,7 @@ def check_bundle(
         Fault: only `MISSING_BUNDLE` and `MISSING_OVERLAY`; all else is in the report.
     """
     folder = bundle_folder(bundle)
-    for name in overlays:
-        if not (folder / f"{name}.json").is_file():
-            known = ", ".join(sorted(path.stem for path in folder.glob("*.json") if path.name not in CONFIGS))
-            raise Fault("MISSING_OVERLAY", folder / f"{name}.json", "no such file", f"one of {known}")
+    files = {name: config_files(folder, name, overlays) for name in CONFIGS}
     report = CheckReport()
     with bundle_directory(folder):
         parsers = {}
@@ -79,8 +76,7 @@ def check_bundle(
             if not (folder / name).is_file():
                 continue
             try:
-                files = [folder / name, *(folder / f"{overlay}.json" for overlay in overlays)]
-                parsers[name] = read_config(files, overrides if name == "train.json" else flat)
+                parsers[name] = read_config(files[name], overrides if name == "train.json" else flat)
             except Fault as fault:
                 report.problems.append(fault)
                 if fault.code == "UNKNOWN_KNOB":

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medseg3d.bundle import bundle_directory, bundle_folder, read_config
+from medseg3d.bundle import bundle_directory, bundle_folder, config_files, read_config
 from medseg3d.inferers import CasePredictor, Report
 
 
@@ -47,7 +47,7 @@ def predict(
         "mask_dir": str(Path(output_dir).absolute()),
         "overwrite": overwrite,
     }
-    files = [folder / "inference.json", *(folder / f"{name}.json" for name in overlays)]
+    files = config_files(folder, "inference.json", overlays)
     with bundle_directory(folder):
         parser = read_config(files, overrides)
         parser.parse()

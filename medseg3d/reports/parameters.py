@@ -10,8 +10,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from medseg3d.bundle import bundle_directory, bundle_folder, read_config
-from medseg3d.faults import Fault
+from medseg3d.bundle import bundle_directory, bundle_folder, config_files, read_config
 
 PANCREAS_TABLE_3: dict[str, tuple[dict[str, Any], float, str]] = {
     "SegResNet, no non-local block (2-D, 32 filters)": (
@@ -136,12 +135,8 @@ def as_json(rows: Sequence[ParameterRow]) -> str:
 
 
 def _network_def(folder: Path, overlays: Sequence[str], overrides: Mapping[str, Any] | None) -> dict[str, Any]:
-    for name in overlays:
-        if not (folder / f"{name}.json").is_file():
-            known = sorted(path.stem for path in folder.glob("*.json"))
-            raise Fault("MISSING_OVERLAY", name, f"no {name}.json in {folder}", f"one of {', '.join(known)}")
     with bundle_directory(folder):
-        parser = read_config([folder / "train.json", *(folder / f"{name}.json" for name in overlays)], overrides)
+        parser = read_config(config_files(folder, "train.json", overlays), overrides)
         parser.parse()
         return _resolved(parser, "network_def")
 

@@ -54,7 +54,7 @@ def test_an_override_counts():
 
 
 def test_an_overlay_that_is_not_there_is_refused_with_those_that_are():
-    with pytest.raises(Fault, match=r"MISSING_OVERLAY unet: .*one_volume.*swinunetr, train, unetr"):
+    with pytest.raises(Fault, match=r"MISSING_OVERLAY unet: .*one_volume, phantom, swinunetr, unetr"):
         parameter_report(BUNDLE, ["unet"])
 
 
