@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 import math
 import pydoc
 import re
@@ -21,12 +20,9 @@ from medseg3d.data.fetch import verify_msd
 from medseg3d.data.msd import read_msd
 from medseg3d.data.nifti import read_header
 from medseg3d.data.splits import load_or_make_split
-from medseg3d.data.tensors import read_tensors
 from medseg3d.faults import Fault, find_fault
 from medseg3d.inferers import load_weights
 from medseg3d.transforms import check_patch_fill
-
-logger = logging.getLogger("medseg3d")
 
 ALLOWED_TARGETS = ("medseg3d.", "monai.", "torch.", "ignite.")
 """Prefixes of what a config may call; a short name is MONAI's."""
@@ -234,7 +230,6 @@ def _check_weights(parser: ConfigParser) -> list[str]:
     model_file = Path(parser.get_parsed_content("model_file"))
     if not model_file.exists():
         return [f"no weights yet at {model_file}"]
-    read_tensors(model_file)
     load_weights(parser.get_parsed_content("network_def"), model_file, "cpu")
     return [f"{model_file} holds weights of this network"]
 
