@@ -12,7 +12,10 @@ import inspect
 import json
 import logging
 import os
+import shlex
+import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -165,6 +168,61 @@ def monai_command_line(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]] 
     files = captured.get("config_file") or []
     overrides = {name: value for name, value in captured.items() if name not in own}
     return ([files] if isinstance(files, str) else list(files)), overrides
+
+
+def monai_words(run_id: str, config_files: Sequence[str], knobs: Mapping[str, Any] | None = None) -> list[str]:
+    """The words after `python` of a MONAI command line.
+
+    Example:
+        >>> monai_words("training", ["bundles/pancreas_nl/train.json"], {"epochs": 2})[4:]
+        ['--config_file', "['bundles/pancreas_nl/train.json']", '--epochs', '2']
+    """
+    files = "[" + ",".join(f"'{file}'" for file in config_files) + "]"
+    words = ["-m", "monai.bundle", "run", run_id, "--config_file", files]
+    return words + [word for name, value in (knobs or {}).items() for word in (f"--{name}", str(value))]
+
+
+def run_monai(
+    run_id: str,
+    config_files: Sequence[str],
+    knobs: Mapping[str, Any] | None = None,
+    *,
+    root: str | Path,
+    log_file: str | Path | None = None,
+    threads: int | None = None,
+) -> float:
+    """Run one MONAI command in a process of its own; the seconds it took.
+
+    Args:
+        run_id: `training`, `evaluating` or `inferring`.
+        config_files: as they are named from `root`.
+        knobs: overrides.
+        root: the directory that the configs' `%` paths start from.
+        log_file: where its output is appended; None lets it through to the terminal.
+        threads: CPU threads that it may use; None for torch's choice.
+
+    Raises:
+        Fault: `RUN_FAILED` with its exit code and, where there is a log, the last line of it.
+    """
+    words = monai_words(run_id, config_files, knobs)
+    environment = {**os.environ, **({} if threads is None else {"OMP_NUM_THREADS": str(threads)})}
+    started = time.perf_counter()
+    with contextlib.ExitStack() as stack:
+        log = None
+        if log_file is not None:
+            log = stack.enter_context(open(log_file, "a", encoding="utf-8"))
+            log.write(f"$ python {shlex.join(words)}\n")
+            log.flush()
+        code = subprocess.run(
+            [sys.executable, *words], cwd=root, env=environment, stdout=log, stderr=log, check=False
+        ).returncode
+    if code:
+        said = "the message above"
+        if log_file is not None:
+            lines = Path(log_file).read_text(encoding="utf-8", errors="replace").splitlines()
+            said = f"{log_file}, which ends: {lines[-1].strip()[:300]}" if lines else str(log_file)
+        raise Fault("RUN_FAILED", run_id, f"exit code {code}", "0", f"read {said}")
+    return time.perf_counter() - started
 
 
 def start_run(output_dir: str | Path | None = None, config_name: str = "config.json") -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from medseg3d.bundle import bundle_directory, bundle_folder, monai_command_line, read_config, start_run
+from medseg3d.bundle import bundle_directory, bundle_folder, monai_command_line, read_config, run_monai, start_run
 from medseg3d.faults import Fault
 
 ROOT = Path(__file__).parent.parent
@@ -143,3 +143,10 @@ def test_a_run_refuses_a_misspelt_knob(monkeypatch):
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     with pytest.raises(Fault, match="UNKNOWN_KNOB --epochz"):
         start_run()
+
+
+def test_a_monai_command_that_fails_is_a_fault_with_the_last_line_of_its_log(tmp_path):
+    log = tmp_path / "run.log"
+    with pytest.raises(Fault, match=r"RUN_FAILED training: found exit code 1.*ends: error: UNKNOWN_KNOB --epochz"):
+        run_monai("training", ["bundles/pancreas_nl/train.json"], {"epochz": 1}, root=ROOT, log_file=log, threads=1)
+    assert log.read_text().startswith("$ python -m monai.bundle run training --config_file")

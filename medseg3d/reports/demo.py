@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import medseg3d
-from medseg3d.bundle import bundle_folder
+from medseg3d.bundle import bundle_folder, monai_words, run_monai
 from medseg3d.data.phantoms import write_phantom_dataset
 from medseg3d.data.score_files import read_summary
 from medseg3d.data.splits import split_cases
@@ -76,7 +75,7 @@ def run_demo(
         say: where messages for the user go.
 
     Raises:
-        Fault: `NOT_EMPTY` if the folder holds something; `DEMO_STEP` if a command fails, with its exit code.
+        Fault: `NOT_EMPTY` if the folder holds something; `RUN_FAILED` if a command fails, with its exit code.
     """
     bundle = bundle_folder(Path(medseg3d.__file__).parent.parent / "bundles" / "pancreas_nl")
     folder = Path(output_dir).absolute()
@@ -99,7 +98,9 @@ def run_demo(
     for number, (run_id, config) in enumerate(
         (("training", "train.json"), ("evaluating", "evaluate.json"), ("inferring", "inference.json")), start=2
     ):
-        seconds[run_id] = _monai_bundle(bundle, run_id, config, knobs, say, f"{number}/4")
+        files = [f"bundles/{bundle.name}/{config}", f"bundles/{bundle.name}/phantom.json"]
+        say(f"{number}/4 {run_id}: python {shlex.join(monai_words(run_id, files, knobs))}")
+        seconds[run_id] = run_monai(run_id, files, knobs, root=bundle.parent.parent)
 
     part = partial(split_cases, data, data / "split.json", test_cases=TEST_CASES, val_cases=VAL_CASES)
     test, train = part("test"), part("train")
@@ -147,19 +148,3 @@ def _claim(folder: Path, overwrite: bool) -> None:
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     marker.write_text(json.dumps({"made_by": f"medseg3d {medseg3d.__version__} demo"}) + "\n", encoding="utf-8")
-
-
-def _monai_bundle(
-    bundle: Path, run_id: str, config: str, knobs: dict[str, object], say: Callable[[str], None], step: str
-) -> float:
-    """Run one MONAI command from the root of the repository; seconds it took."""
-    files = f"['bundles/{bundle.name}/{config}','bundles/{bundle.name}/phantom.json']"
-    words = ["-m", "monai.bundle", "run", run_id, "--config_file", files]
-    words += [word for name, value in knobs.items() for word in (f"--{name}", str(value))]
-    shown = " ".join(f'"{word}"' if "[" in word or " " in word else word for word in words)
-    say(f"{step} {run_id}: python {shown}")
-    started = time.perf_counter()
-    code = subprocess.run([sys.executable, *words], cwd=bundle.parent.parent, check=False).returncode
-    if code:
-        raise Fault("DEMO_STEP", run_id, f"exit code {code}", "0", "read the message above")
-    return time.perf_counter() - started
