@@ -81,6 +81,19 @@ def bundle_directory(folder: Path) -> Iterator[Path]:
         os.chdir(before)
 
 
+def absolute_paths(knobs: Mapping[str, Any]) -> dict[str, Any]:
+    """The knobs with every file and folder among them made absolute, so that they hold in another directory.
+
+    Example:
+        >>> absolute_paths({"model_file": "/runs/model.pt", "epochs": 2})
+        {'model_file': '/runs/model.pt', 'epochs': 2}
+    """
+    return {
+        name: str(Path(value).absolute()) if name.endswith(("_file", "_dir")) and isinstance(value, str) else value
+        for name, value in knobs.items()
+    }
+
+
 def read_config(config_files: Sequence[str | Path], overrides: Mapping[str, Any] | None = None) -> ConfigParser:
     """The merged config of `config_files` (later ones win) with `overrides` set; nothing is instantiated.
 

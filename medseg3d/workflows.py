@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medseg3d.bundle import bundle_directory, bundle_folder, config_files, read_config
+from medseg3d.bundle import absolute_paths, bundle_directory, bundle_folder, config_files, read_config
 from medseg3d.inferers import CasePredictor, Report
 
 
@@ -41,7 +41,7 @@ def predict(
     """
     folder = bundle_folder(bundle)
     inputs = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
-    overrides = {name: _absolute(name, value) for name, value in (knobs or {}).items()}
+    overrides = absolute_paths(knobs or {})
     overrides |= {
         "inputs": [str(Path(path).absolute()) for path in inputs],
         "mask_dir": str(Path(output_dir).absolute()),
@@ -54,7 +54,3 @@ def predict(
         predictor: CasePredictor = parser.get_parsed_content("evaluator")
         predictor.progress = progress
         return predictor.run()
-
-
-def _absolute(name: str, value: Any) -> Any:
-    return str(Path(value).absolute()) if name.endswith(("_file", "_dir")) and isinstance(value, str) else value
