@@ -103,7 +103,7 @@ def pr_series(name: str, curve: BinnedPRCurve, operating_threshold: float = 0.5)
 
 def draw_pr(series: list[PRSeries]) -> Figure:
     """The figure of `pr_figure`."""
-    figure, axes = _figure(6.4, 5.2)
+    figure, (axes,) = new_figure(6.4, 5.2)
     for index, each in enumerate(series):
         colour, dash = LINE_STYLES[index % len(LINE_STYLES)]
         if np.isnan(each.average_precision):
@@ -164,9 +164,8 @@ def draw_training(
     curves: Mapping[str, tuple[np.ndarray, np.ndarray]], loss: str = "train_loss", score: str = "val_dice_mean"
 ) -> Figure:
     """The figure of `training_figure`: two panels, as loss and Dice have no common scale."""
-    figure, loss_axes = _figure(6.4, 5.6, rows=2, row=0)
-    score_axes = figure.add_subplot(2, 1, 2, sharex=loss_axes)
-    _plain(score_axes)
+    figure, (loss_axes, score_axes) = new_figure(6.4, 5.6, rows=2, sharex=True)
+    loss_axes.tick_params(labelbottom=True)
     steps, values = curves.get(loss, (np.array([]), np.array([])))
     window = len(values) // 50 * 2 + 1  # a twenty-fifth of the training
     loss_axes.plot(steps, values, color="#9A9A9A", linewidth=0.7, label="each iteration")
@@ -223,19 +222,19 @@ def _in_order(events: list) -> tuple[np.ndarray, np.ndarray]:
     return np.array(steps, dtype=np.int64), np.array([latest[step] for step in steps], dtype=np.float64)
 
 
-def _figure(width: float, height: float, rows: int = 1, row: int = 0) -> tuple[Figure, Axes]:
+def new_figure(
+    width: float, height: float, rows: int = 1, columns: int = 1, sharex: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """An empty figure in inches and its panels, row by row, in the manner of every figure of the reports."""
     figure = Figure(figsize=(width, height), dpi=150, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)  # without pyplot: no global state, no window, safe in threads
-    axes = figure.add_subplot(rows, 1, row + 1)
-    _plain(axes)
-    return figure, axes
-
-
-def _plain(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#E2E2E2", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=_INK)
+    panels = list(figure.subplots(rows, columns, squeeze=False, sharex=sharex).flat)
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color="#E2E2E2", linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.tick_params(colors=_INK)
+    return figure, panels
 
 
 def _prevalence_label(series: PRSeries, how_many: int) -> str:
