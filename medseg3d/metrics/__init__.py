@@ -14,6 +14,7 @@ from medseg3d.metrics.scores import (
     specificity,
     summarise,
 )
+from medseg3d.metrics.threshold_counts import ThresholdCounts, threshold_counts
 
 __all__ = [
     "SCORES",
@@ -21,6 +22,7 @@ __all__ = [
     "BinnedPRCurve",
     "ConfusionCounts",
     "MeanScore",
+    "ThresholdCounts",
     "accuracy",
     "dice",
     "iou",
@@ -30,4 +32,5 @@ __all__ = [
     "recall",
     "specificity",
     "summarise",
+    "threshold_counts",
 ]
