@@ -1,6 +1,8 @@
-"""The files that hold scores: scores.csv, summary.json and pr.npz of a run folder.
+"""The files that hold scores: the tables, summary.json, files.json and pr.npz of a run folder.
 
-All three are written whole or not at all, and read back to what was written.
+Each is written whole or not at all, and read back to what was written. Of the tables, scores.csv has a line for each
+case and class, slices.csv for each slice of a volume, groups.csv for each patient or sequence, and thresholds.csv for
+each probability from which a voxel may count as foreground.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import json
 import math
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +23,23 @@ from medseg3d.data.atomic import atomic_write
 from medseg3d.faults import Fault
 from medseg3d.metrics import SCORES, BinnedPRCurve, ConfusionCounts
 
-_TEXTS = ("case", "class")
 _COUNTS = ("tp", "fp", "fn", "tn")
-SCORE_COLUMNS = (*_TEXTS, *SCORES, *_COUNTS, "truth_ml", "pred_ml")
+SCORE_COLUMNS = ("case", "class", *SCORES, *_COUNTS, "truth_ml", "pred_ml")
 """The columns that every scores.csv begins with; those of further scores follow."""
 
+SLICE_COLUMNS = ("case", "class", "slice", *SCORES, *_COUNTS)
+"""The columns of slices.csv; `slice` is the index along the axis of slices, from 0."""
+
+GROUP_COLUMNS = ("group", "class", "n_cases", *SCORES, *_COUNTS)
+"""The columns of groups.csv; the counts are sums over the cases of the group."""
+
+THRESHOLD_COLUMNS = ("threshold", "n_cases", *(f"{name}_{kind}" for name in SCORES for kind in ("mean", "pooled")))
+"""The columns of thresholds.csv; `n_cases` had a probability, and the means leave out what the scores leave out."""
+
+_TEXTS = {"case", "class", "group"}
+_INTEGERS = {*_COUNTS, "slice", "n_cases"}
+
+_FILE_KINDS = ("image", "truth", "pred")
 _POINTS = ("precision", "recall", "threshold")
 _CURVE_SIZE_LIMIT = 2**30  # bytes of an unpacked pr.npz; a class takes 25 MB at most
 
@@ -63,7 +77,8 @@ def write_scores(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
     Args:
         path: the file; replaced if it exists.
-        rows: as `score_row` makes them; further columns hold numbers and are the same in every row.
+        rows: as `score_row` makes them; further columns hold numbers (`group` is a text) and are the same in every
+            row.
 
     Raises:
         ValueError: a column is missing, rows differ in their columns, a case and class comes twice, or a number is
@@ -77,18 +92,11 @@ def write_scores(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
         >>> print(path.read_text().splitlines()[1])
         ct_1,pancreas,0.6666666666666666,0.5,0.5,1.0,1.0,0.75,1,0,1,2,,
     """
-    rows = list(rows)
-    columns = _columns(rows)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([_cell(row, column) for column in columns] for row in rows)
-    with atomic_write(path, "w") as file:
-        file.write(text.getvalue())
+    _write_table(path, rows, SCORE_COLUMNS, ("case", "class"))
 
 
 def read_scores(path: str | Path) -> list[dict[str, Any]]:
-    """The rows of a scores.csv: case and class as str, counts as int, all else as float; an empty cell is NaN.
+    """The rows of a scores.csv: case, class and group as str, counts as int, all else as float; an empty cell is NaN.
 
     Raises:
         Fault: SCORE_FILE if the file is absent, is not a scores.csv, or a cell cannot be read; the line is named.
@@ -100,30 +108,37 @@ def read_scores(path: str | Path) -> list[dict[str, Any]]:
         >>> read_scores(path)[0]["dice"], read_scores(path)[0]["tp"], read_scores(path)[0]["truth_ml"]
         (1.0, 3, nan)
     """
-    try:
-        # utf-8-sig: spreadsheets put a byte order mark in front when they save
-        text = _read(path, "scores.csv").decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise _fault(path, f"bytes that are no UTF-8 text (at byte {error.start})", "scores.csv") from error
-    reader = csv.reader(io.StringIO(text, newline=""))
-    columns = next(reader, [])
-    missing = [column for column in SCORE_COLUMNS if column not in columns]
-    if missing:
-        raise _fault(path, f"no column {', '.join(missing)}", "scores.csv")
-    rows = []
-    for cells in reader:
-        if len(cells) != len(columns):
-            found = f"{len(cells)} cells in line {reader.line_num}"
-            raise _fault(path, found, "scores.csv", f"{len(columns)} cells in every line")
-        row: dict[str, Any] = {}
-        for column, cell in zip(columns, cells, strict=True):
-            try:
-                row[column] = _value(column, cell)
-            except ValueError as error:
-                found = f"{cell!r} in column {column}, line {reader.line_num}"
-                raise _fault(path, found, "scores.csv", "a number or an empty cell") from error
-        rows.append(row)
-    return rows
+    return _read_table(path, "scores.csv", SCORE_COLUMNS)
+
+
+def write_slices(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write slices.csv, a line for each slice of each case and class; otherwise as `write_scores`."""
+    _write_table(path, rows, SLICE_COLUMNS, ("case", "class", "slice"))
+
+
+def read_slices(path: str | Path) -> list[dict[str, Any]]:
+    """The rows of a slices.csv, as `read_scores` reads them."""
+    return _read_table(path, "slices.csv", SLICE_COLUMNS)
+
+
+def write_groups(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write groups.csv, a line for each patient or sequence and class; otherwise as `write_scores`."""
+    _write_table(path, rows, GROUP_COLUMNS, ("group", "class"))
+
+
+def read_groups(path: str | Path) -> list[dict[str, Any]]:
+    """The rows of a groups.csv, as `read_scores` reads them."""
+    return _read_table(path, "groups.csv", GROUP_COLUMNS)
+
+
+def write_thresholds(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write thresholds.csv, a line for each threshold; otherwise as `write_scores`."""
+    _write_table(path, rows, THRESHOLD_COLUMNS, ("threshold",))
+
+
+def read_thresholds(path: str | Path) -> list[dict[str, Any]]:
+    """The rows of a thresholds.csv, as `read_scores` reads them."""
+    return _read_table(path, "thresholds.csv", THRESHOLD_COLUMNS)
 
 
 def write_summary(path: str | Path, summary: Mapping[str, Any]) -> None:
@@ -166,13 +181,49 @@ def read_summary(path: str | Path) -> dict[str, Any]:
     Raises:
         Fault: SCORE_FILE if the file is absent or not a JSON object.
     """
-    try:
-        summary = json.loads(_read(path, "summary.json"))
-    except ValueError as error:  # no JSON, or no UTF-8
-        raise _fault(path, f"no JSON ({error})", "summary.json") from error
-    if not isinstance(summary, dict):
-        raise _fault(path, f"a JSON {type(summary).__name__}", "summary.json", "a JSON object")
-    return summary
+    return _read_json(path, "summary.json")
+
+
+def write_files(path: str | Path, files: Mapping[str, Mapping[str, str | Path]]) -> None:
+    """Write files.json: where the image, the truth and the prediction of each case lie, whichever are known.
+
+    Args:
+        path: the file; replaced if it exists.
+        files: case -> {"image", "truth", "pred"} -> path.
+
+    Raises:
+        ValueError: a case has a file of another kind.
+        Fault: NO_SPACE or NOT_WRITABLE.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "files.json"
+        >>> write_files(path, {"ct_1": {"truth": Path("labelsTr") / "ct_1.nii.gz"}})
+        >>> read_files(path)
+        {'ct_1': {'truth': 'labelsTr/ct_1.nii.gz'}}
+    """
+    for case, kinds in files.items():
+        unknown = set(kinds) - set(_FILE_KINDS)
+        if unknown:
+            raise ValueError(f"files of {case} must be {', '.join(_FILE_KINDS)}, found {', '.join(sorted(unknown))}")
+    with atomic_write(path, "w") as file:
+        json.dump(
+            {case: {kind: str(name) for kind, name in kinds.items()} for case, kinds in files.items()}, file, indent=2
+        )
+        file.write("\n")
+
+
+def read_files(path: str | Path) -> dict[str, dict[str, str]]:
+    """What a files.json holds.
+
+    Raises:
+        Fault: SCORE_FILE if the file is absent, or is no JSON object of such objects.
+    """
+    files = _read_json(path, "files.json")
+    for case, kinds in files.items():
+        if not isinstance(kinds, dict) or not all(isinstance(name, str) for name in kinds.values()):
+            raise _fault(path, f"{kinds!r} for {case}", "files.json", "a path for each kind of file")
+    return files
 
 
 def write_curve(path: str | Path, curves: Mapping[str, BinnedPRCurve]) -> None:
@@ -242,38 +293,78 @@ def read_curve(path: str | Path) -> dict[str, BinnedPRCurve]:
         raise _fault(path, f"no curves in it ({why})", "pr.npz") from error
 
 
-def _columns(rows: list[Mapping[str, Any]]) -> list[str]:
+def _write_table(
+    path: str | Path, rows: Iterable[Mapping[str, Any]], required: Sequence[str], key: Sequence[str]
+) -> None:
+    rows = list(rows)
+    columns = _columns(rows, required, key)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([_cell(row, column, key) for column in columns] for row in rows)
+    with atomic_write(path, "w") as file:
+        file.write(text.getvalue())
+
+
+def _read_table(path: str | Path, what: str, required: Sequence[str]) -> list[dict[str, Any]]:
+    try:
+        # utf-8-sig: spreadsheets put a byte order mark in front when they save
+        text = _read(path, what).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise _fault(path, f"bytes that are no UTF-8 text (at byte {error.start})", what) from error
+    reader = csv.reader(io.StringIO(text, newline=""))
+    columns = next(reader, [])
+    missing = [column for column in required if column not in columns]
+    if missing:
+        raise _fault(path, f"no column {', '.join(missing)}", what)
+    rows = []
+    for cells in reader:
+        if len(cells) != len(columns):
+            found = f"{len(cells)} cells in line {reader.line_num}"
+            raise _fault(path, found, what, f"{len(columns)} cells in every line")
+        row: dict[str, Any] = {}
+        for column, cell in zip(columns, cells, strict=True):
+            try:
+                row[column] = _value(column, cell)
+            except ValueError as error:
+                found = f"{cell!r} in column {column}, line {reader.line_num}"
+                raise _fault(path, found, what, "a number or an empty cell") from error
+        rows.append(row)
+    return rows
+
+
+def _columns(rows: list[Mapping[str, Any]], required: Sequence[str], key: Sequence[str]) -> list[str]:
     first = list(rows[0]) if rows else []
-    seen: set[tuple[str, str]] = set()
+    seen: set[tuple[str, ...]] = set()
     for row in rows:
-        missing = [column for column in SCORE_COLUMNS if column not in row]
+        missing = [column for column in required if column not in row]
         if missing:
-            raise ValueError(f"every row must have {', '.join(SCORE_COLUMNS)}; found one without {', '.join(missing)}")
+            raise ValueError(f"every row must have {', '.join(required)}; found one without {', '.join(missing)}")
         if set(row) != set(first):
             raise ValueError(f"all rows must have the same columns, found {first} and {list(row)}")
-        key = (str(row["case"]), str(row["class"]))
-        if key in seen:
-            raise ValueError(f"each case and class must come once, found {key} twice")
-        seen.add(key)
-    return [*SCORE_COLUMNS, *(column for column in first if column not in SCORE_COLUMNS)]
+        identity = tuple(str(row[column]) for column in key)
+        if identity in seen:
+            raise ValueError(f"each {' and '.join(key)} must come once, found {identity} twice")
+        seen.add(identity)
+    return [*required, *(column for column in first if column not in required)]
 
 
-def _cell(row: Mapping[str, Any], column: str) -> str:
+def _cell(row: Mapping[str, Any], column: str, key: Sequence[str]) -> str:
     value = row[column]
     if column in _TEXTS:
         return str(value)
-    if column in _COUNTS:
+    if column in _INTEGERS:
         return str(int(value))
     number = float(value)
     if math.isinf(number):
-        raise ValueError(f"{column} of {row['case']} must be finite or NaN, found {number}")
+        raise ValueError(f"{column} of {row[key[0]]} must be finite or NaN, found {number}")
     return "" if math.isnan(number) else repr(number)
 
 
 def _value(column: str, cell: str) -> str | int | float:
     if column in _TEXTS:
         return cell
-    if column in _COUNTS:
+    if column in _INTEGERS:
         return int(cell)
     return float(cell) if cell else math.nan
 
@@ -299,6 +390,16 @@ def _plain(value: Any, where: str) -> Any:
     if value is None or isinstance(value, (str, int)):
         return value
     raise TypeError(f"{where} must be a number, text, list or dict, found {type(value).__name__}")
+
+
+def _read_json(path: str | Path, what: str) -> dict[str, Any]:
+    try:
+        content = json.loads(_read(path, what))
+    except ValueError as error:  # no JSON, or no UTF-8
+        raise _fault(path, f"no JSON ({error})", what) from error
+    if not isinstance(content, dict):
+        raise _fault(path, f"a JSON {type(content).__name__}", what, "a JSON object")
+    return content
 
 
 def _read(path: str | Path, what: str) -> bytes:

@@ -12,14 +12,25 @@ import numpy as np
 import pytest
 
 from medseg3d.data.score_files import (
+    GROUP_COLUMNS,
     SCORE_COLUMNS,
+    SLICE_COLUMNS,
+    THRESHOLD_COLUMNS,
     read_curve,
+    read_files,
+    read_groups,
     read_scores,
+    read_slices,
     read_summary,
+    read_thresholds,
     score_row,
     write_curve,
+    write_files,
+    write_groups,
     write_scores,
+    write_slices,
     write_summary,
+    write_thresholds,
 )
 from medseg3d.faults import Fault
 from medseg3d.metrics import BinnedPRCurve, ConfusionCounts, summarise
@@ -110,6 +121,44 @@ def test_further_columns_follow_and_come_back(tmp_path):
     assert math.isnan(read_scores(tmp_path / "scores.csv")[1]["hd95_mm"])
 
 
+def test_the_group_of_a_case_is_a_text(tmp_path):
+    write_scores(tmp_path / "scores.csv", [{**rows()[0], "group": "007"}])
+    assert read_scores(tmp_path / "scores.csv")[0]["group"] == "007"
+
+
+TABLES = {
+    "slices": (write_slices, read_slices, SLICE_COLUMNS, {"case": "ct_1", "class": "pancreas", "slice": 3}),
+    "groups": (write_groups, read_groups, GROUP_COLUMNS, {"group": "007", "class": "pancreas", "n_cases": 2}),
+    "thresholds": (write_thresholds, read_thresholds, THRESHOLD_COLUMNS, {"threshold": 0.25, "n_cases": 2}),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_the_other_tables_come_back_and_refuse_a_line_twice(name, tmp_path):
+    write, read, columns, identity = TABLES[name]
+    row = {**{column: 1 if column in {"tp", "fp", "fn", "tn"} else 0.1 for column in columns}, **identity}
+    write(tmp_path / "table.csv", [row])
+    assert (tmp_path / "table.csv").read_text().splitlines()[0] == ",".join(columns)
+    (found,) = read(tmp_path / "table.csv")
+    assert_same(found, row)
+    with pytest.raises(ValueError, match="must come once"):
+        write(tmp_path / "table.csv", [row, row])
+    write_curve(tmp_path / "pr.npz", {"pancreas": curve()})
+    with pytest.raises(Fault, match=r"SCORE_FILE .*pr\.npz"):
+        read(tmp_path / "pr.npz")
+
+
+def test_files_come_back_and_hold_nothing_else(tmp_path):
+    files = {"a": {"image": "a.jpg", "truth": "a.png", "pred": "out/a.png"}, "b µ": {"truth": "b.png"}, "c": {}}
+    write_files(tmp_path / "files.json", files)
+    assert read_files(tmp_path / "files.json") == files
+    with pytest.raises(ValueError, match="files of a must be image, truth, pred, found label"):
+        write_files(tmp_path / "files.json", {"a": {"label": "a.png"}})
+    (tmp_path / "files.json").write_text('{"a": ["a.png"]}')
+    with pytest.raises(Fault, match=r"SCORE_FILE .*files\.json: found \['a\.png'\] for a"):
+        read_files(tmp_path / "files.json")
+
+
 def test_scores_saved_by_a_spreadsheet_are_read(tmp_path):
     write_scores(tmp_path / "scores.csv", rows())
     saved = "\ufeff" + (tmp_path / "scores.csv").read_text(encoding="utf-8").replace("\n", "\r\n")
@@ -151,13 +200,13 @@ def test_damaged_scores_are_a_fault_that_names_the_place(tmp_path, old, new, fou
         read_scores(path)
 
 
-@pytest.mark.parametrize("read", [read_scores, read_summary, read_curve])
+@pytest.mark.parametrize("read", [read_scores, read_summary, read_curve, read_files, read_slices])
 def test_absent_files_are_a_fault(tmp_path, read):
     with pytest.raises(Fault, match=r"SCORE_FILE .*absent: found no such file"):
         read(tmp_path / "absent")
 
 
-@pytest.mark.parametrize("read", [read_scores, read_summary, read_curve])
+@pytest.mark.parametrize("read", [read_scores, read_summary, read_curve, read_files, read_slices])
 def test_empty_files_are_a_fault(tmp_path, read):
     (tmp_path / "empty").touch()
     with pytest.raises(Fault, match=r"SCORE_FILE .*empty: found no"):
