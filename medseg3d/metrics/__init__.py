@@ -15,6 +15,7 @@ from medseg3d.metrics.scores import (
     summarise,
 )
 from medseg3d.metrics.threshold_counts import ThresholdCounts, threshold_counts
+from medseg3d.metrics.two_class import two_class_scores
 
 __all__ = [
     "SCORES",
@@ -33,4 +34,5 @@ __all__ = [
     "specificity",
     "summarise",
     "threshold_counts",
+    "two_class_scores",
 ]
