@@ -1,6 +1,7 @@
 """Counts in, numbers out; pictures and volumes alike."""
 
 from medseg3d.metrics.counts import ConfusionCounts
+from medseg3d.metrics.errors import ProbabilityErrors, probability_errors
 from medseg3d.metrics.pr_curve import BestThreshold, BinnedPRCurve, log_odds
 from medseg3d.metrics.scores import (
     SCORES,
@@ -23,6 +24,7 @@ __all__ = [
     "BinnedPRCurve",
     "ConfusionCounts",
     "MeanScore",
+    "ProbabilityErrors",
     "ThresholdCounts",
     "accuracy",
     "dice",
@@ -30,6 +32,7 @@ __all__ = [
     "log_odds",
     "mean_score",
     "precision",
+    "probability_errors",
     "recall",
     "specificity",
     "summarise",
