@@ -2,6 +2,7 @@
 
 from medseg3d.metrics.counts import ConfusionCounts
 from medseg3d.metrics.errors import ProbabilityErrors, probability_errors
+from medseg3d.metrics.intervals import Interval, mean_interval, pooled_interval
 from medseg3d.metrics.pr_curve import BestThreshold, BinnedPRCurve, log_odds
 from medseg3d.metrics.scores import (
     SCORES,
@@ -23,6 +24,7 @@ __all__ = [
     "BestThreshold",
     "BinnedPRCurve",
     "ConfusionCounts",
+    "Interval",
     "MeanScore",
     "ProbabilityErrors",
     "ThresholdCounts",
@@ -30,7 +32,9 @@ __all__ = [
     "dice",
     "iou",
     "log_odds",
+    "mean_interval",
     "mean_score",
+    "pooled_interval",
     "precision",
     "probability_errors",
     "recall",
