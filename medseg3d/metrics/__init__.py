@@ -16,6 +16,7 @@ from medseg3d.metrics.scores import (
     specificity,
     summarise,
 )
+from medseg3d.metrics.strata import Strata, size_strata
 from medseg3d.metrics.threshold_counts import ThresholdCounts, threshold_counts
 from medseg3d.metrics.two_class import two_class_scores
 
@@ -27,6 +28,7 @@ __all__ = [
     "Interval",
     "MeanScore",
     "ProbabilityErrors",
+    "Strata",
     "ThresholdCounts",
     "accuracy",
     "dice",
@@ -38,6 +40,7 @@ __all__ = [
     "precision",
     "probability_errors",
     "recall",
+    "size_strata",
     "specificity",
     "summarise",
     "threshold_counts",
