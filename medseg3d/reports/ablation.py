@@ -1,0 +1,233 @@
+"""The ablation over non-local blocks: the same seeds, data and budget for every number of blocks, resumable."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medseg3d.bundle import absolute_paths, bundle_directory, bundle_folder, config_files, read_config, run_monai
+from medseg3d.data.score_files import read_summary, write_summary
+from medseg3d.faults import Fault
+
+RECORD = "ablation.json"
+KNOB = "nonlocal_blocks"
+
+_BUDGET = (
+    *("epochs", "iterations_per_epoch", "batch_size", "crops_per_case", "roi_size", "spacing", "picture_size"),
+    *("init_filters", "learning_rate", "weight_decay", "warmup_epochs", "patience", "amp", "split_seed"),
+)
+"""Knobs worth printing beside the result, where the bundle has them."""
+
+
+@dataclass
+class _Plan:
+    """What is to be run, as it stands in ablation.json."""
+
+    bundle: Path
+    overlays: list[str]
+    knobs: dict[str, Any]
+    part: str
+    folder: Path
+    budget: dict[str, Any]
+    parameters: dict[str, int]
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What has to be equal for two runs to be comparable."""
+        return {"bundle": self.bundle.name, "overlays": self.overlays, "knobs": self.knobs, "part": self.part}
+
+    def run_dir(self, blocks: int, seed: int) -> Path:
+        """The folder of one training."""
+        return self.folder / f"blocks_{blocks}_seed_{seed}"
+
+    def write(self) -> None:
+        """Write what is known by now."""
+        rows = sorted(self.rows, key=lambda row: (row[KNOB], row["seed"]))
+        content = {**self.identity, "budget": self.budget, "parameters": self.parameters, "rows": rows}
+        write_summary(self.folder / RECORD, {**content, "command": sys.argv})
+
+
+def run_ablation(
+    bundle: str | Path,
+    output_dir: str | Path,
+    *,
+    blocks: Sequence[int] = (0, 1, 2, 3, 4),
+    seeds: Sequence[int] = (0, 1, 2),
+    part: str = "test",
+    overlays: Sequence[str] = (),
+    knobs: Mapping[str, Any] | None = None,
+    jobs: int = 1,
+    say: Callable[[str], None] = print,
+) -> Path:
+    """Train and evaluate a bundle once for every number of non-local blocks and every seed.
+
+    Nothing but `nonlocal_blocks` and `seed` differs between the runs: same split, same knobs, same budget. A seed fixes
+    the initial weights, the order of the cases and the augmentation; as the blocks begin as the identity, the networks
+    of one seed begin as the same function. Seeds are the outer loop, so that what is there when it is stopped early
+    can be compared.
+
+    Stopped, it goes on with the same call: finished runs stay as they are, the others resume from their last
+    checkpoint.
+
+    Args:
+        bundle: folder of a bundle with a knob `nonlocal_blocks`.
+        output_dir: gets `blocks_<k>_seed_<s>/` with run and `run.log` each, and `ablation.json` after every run.
+        blocks: numbers of blocks.
+        seeds: seeds of the trainings; the split has its own.
+        part: the part of the split that is scored. Of `test` nothing was chosen: validation picks the weights.
+        overlays: overlays beside train.json and evaluate.json, without `.json`.
+        knobs: further knobs, the same for all.
+        jobs: trainings at a time; they share the CPU's threads evenly.
+        say: where messages for the user go.
+
+    Returns:
+        The path of ablation.json.
+
+    Raises:
+        Fault: `OTHER_ABLATION` if `output_dir` holds one with other settings; `RUN_FAILED` with the log of a run that
+            failed; `BAD_VALUE`; `MISSING_BUNDLE`, `MISSING_OVERLAY`, `UNKNOWN_KNOB`.
+    """
+    plan = _plan(bundle, output_dir, overlays, knobs or {}, part, blocks, seeds, jobs)
+    todo = [(k, seed) for seed in seeds for k in blocks]
+    finished = {(row[KNOB], row["seed"]) for row in plan.rows}
+    left = [run for run in todo if run not in finished]
+    say(f"{len(todo)} runs, {len(todo) - len(left)} of them done; in {plan.folder}")
+    threads = None if jobs == 1 else max(1, torch.get_num_threads() // jobs)
+    with ThreadPoolExecutor(max_workers=jobs) as pool:
+        futures = [pool.submit(_run, plan, k, seed, threads) for k, seed in left]
+        try:
+            for number, future in enumerate(as_completed(futures), start=len(todo) - len(left) + 1):
+                say(f"[{number}/{len(todo)}] {_line(future.result())}")
+        finally:
+            pool.shutdown(cancel_futures=True)  # after a failure: what runs ends, what waits is not begun
+    return plan.folder / RECORD
+
+
+def _plan(
+    bundle: str | Path,
+    output_dir: str | Path,
+    overlays: Sequence[str],
+    knobs: Mapping[str, Any],
+    part: str,
+    blocks: Sequence[int],
+    seeds: Sequence[int],
+    jobs: int,
+) -> _Plan:
+    for name, values in (("--blocks", blocks), ("--seeds", seeds)):
+        if not values or len(set(values)) != len(values) or min(values) < 0:
+            raise Fault("BAD_VALUE", name, str(list(values)), "different numbers from 0 up", "correct them")
+    if jobs < 1:
+        raise Fault("BAD_VALUE", "--jobs", str(jobs), "1 or more", "correct it")
+    taken = sorted({KNOB, "seed", "output_dir", "resume", "overwrite", "part"} & set(knobs))
+    if taken:
+        raise Fault("BAD_VALUE", f"--{taken[0]}", "a knob that the ablation sets itself", "another", "leave it out")
+    folder = bundle_folder(bundle)
+    absolute = absolute_paths(knobs)
+    files = config_files(folder, "train.json", overlays)
+    with bundle_directory(folder):
+        parser = read_config(files, absolute)
+        if KNOB not in parser:
+            raise Fault("BAD_VALUE", bundle, f"a bundle without the knob {KNOB}", "pancreas_nl or pancreas_nl_2d")
+        parser.parse()
+        budget = {name: _json(parser.get_parsed_content(name)) for name in _BUDGET if name in parser}
+        parameters = {str(k): _count_parameters(files, {**absolute, KNOB: k}) for k in blocks}
+    if len(set(parameters.values())) < len(parameters):
+        found = f"a network that is the same for {KNOB} {', '.join(parameters)}"
+        raise Fault("BAD_VALUE", f"{folder.name} {' '.join(overlays)}".strip(), found, "one with non-local blocks")
+    plan = _Plan(folder, list(overlays), absolute, part, Path(output_dir).absolute(), budget, parameters)
+    record = plan.folder / RECORD
+    if record.exists():
+        before = read_summary(record)
+        differ = [name for name, value in _json(plan.identity).items() if before.get(name) != value]
+        if differ:
+            raise Fault(
+                "OTHER_ABLATION",
+                plan.folder,
+                "; ".join(f"{name} {before.get(name)}" for name in differ),
+                "; ".join(f"{name} {_json(plan.identity)[name]}" for name in differ),
+                "-o for another folder: runs that differ in more than blocks and seed cannot be compared",
+            )
+        plan.rows = list(before["rows"])
+        plan.parameters = {**before["parameters"], **parameters}
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    plan.write()
+    return plan
+
+
+def _run(plan: _Plan, blocks: int, seed: int, threads: int | None) -> dict[str, Any]:
+    run = plan.run_dir(blocks, seed)
+    run.mkdir(parents=True, exist_ok=True)
+    knobs = {**plan.knobs, KNOB: blocks, "seed": seed, "output_dir": run}
+    root = plan.bundle.parent.parent if plan.bundle.parent.name == "bundles" else plan.bundle
+    seconds = {}
+    resumed = (run / "checkpoints").is_dir()
+    for run_id, config, extra in (
+        ("training", "train.json", {"resume": True}),
+        ("evaluating", "evaluate.json", {"part": plan.part}),
+    ):
+        files = [str(path.relative_to(root)) for path in config_files(plan.bundle, config, plan.overlays)]
+        words = {**knobs, **extra}
+        seconds[run_id] = run_monai(run_id, files, words, root=root, log_file=run / "run.log", threads=threads)
+    summary = read_summary(run / f"evaluation_{plan.part}" / "summary.json")
+    row = {
+        KNOB: blocks,
+        "seed": seed,
+        "scores": {name: _entries(scores) for name, scores in summary["scores"].items() if _is_class(scores)},
+        "conventions": _conventions(summary["scores"]),
+        "split_hash": summary["split_hash"],
+        "seconds": {name: round(value, 1) for name, value in seconds.items()},
+        "resumed": resumed,
+        "run_dir": run.name,
+    }
+    with plan.lock:
+        others = {other["split_hash"] for other in plan.rows} - {row["split_hash"]}
+        if others:
+            raise Fault("SPLIT_CHANGED", run, f"split {row['split_hash']}", f"{others.pop()}, as in the other runs")
+        plan.rows.append(row)
+        plan.write()
+    return row
+
+
+def _is_class(scores: Any) -> bool:
+    return isinstance(scores, Mapping) and "n_cases" in scores
+
+
+def _entries(scores: Mapping[str, Any]) -> dict[str, float | None]:
+    return {key: entry["value"] for key, entry in scores.items() if isinstance(entry, Mapping) and "value" in entry}
+
+
+def _conventions(scores: Mapping[str, Any]) -> dict[str, str]:
+    first = next(entries for entries in scores.values() if _is_class(entries))
+    return {
+        key: f"{entry['convention']}; n={entry['n']}"
+        for key, entry in first.items()
+        if isinstance(entry, Mapping) and "convention" in entry
+    }
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    name, scores = next(iter(row["scores"].items()))
+    value = scores.get("dice_mean")
+    shown = "no Dice" if value is None else f"dice_mean {value:.4f}"
+    blocks = f"{row[KNOB]} block{'s' * (row[KNOB] != 1)}"
+    return f"{blocks}, seed {row['seed']}: {name} {shown}, trained in {row['seconds']['training']:.0f} s"
+
+
+def _count_parameters(files: Sequence[Path], knobs: Mapping[str, Any]) -> int:
+    parser = read_config(files, knobs)
+    parser.parse()
+    return sum(parameter.numel() for parameter in parser.get_parsed_content("network_def").parameters())
+
+
+def _json(value: Any) -> Any:
+    return json.loads(json.dumps(value, default=str))
