@@ -3,7 +3,9 @@
 from medseg3d.metrics.counts import ConfusionCounts
 from medseg3d.metrics.errors import ProbabilityErrors, probability_errors
 from medseg3d.metrics.intervals import Interval, mean_interval, pooled_interval
+from medseg3d.metrics.levels import LevelCounts, grey_levels, pranet_curves, pranet_scores
 from medseg3d.metrics.pr_curve import BestThreshold, BinnedPRCurve, log_odds
+from medseg3d.metrics.saliency import s_measure, weighted_f_measure
 from medseg3d.metrics.scores import (
     SCORES,
     MeanScore,
@@ -26,23 +28,29 @@ __all__ = [
     "BinnedPRCurve",
     "ConfusionCounts",
     "Interval",
+    "LevelCounts",
     "MeanScore",
     "ProbabilityErrors",
     "Strata",
     "ThresholdCounts",
     "accuracy",
     "dice",
+    "grey_levels",
     "iou",
     "log_odds",
     "mean_interval",
     "mean_score",
     "pooled_interval",
+    "pranet_curves",
+    "pranet_scores",
     "precision",
     "probability_errors",
     "recall",
+    "s_measure",
     "size_strata",
     "specificity",
     "summarise",
     "threshold_counts",
     "two_class_scores",
+    "weighted_f_measure",
 ]
