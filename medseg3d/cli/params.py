@@ -1,25 +1,59 @@
-"""`medseg3d params`: parameter counts beside the paper's."""
+"""`medseg3d params`: parameters, work and memory of networks, beside what the papers print."""
 
 from __future__ import annotations
 
 import argparse
 
-HELP = "count the parameters of a bundle's network and of the networks it is compared with"
+HELP = "count parameters, multiplications and memory of the papers' networks or of a bundle's"
 TAKES_KNOBS = True
-EPILOG = "Further --key value pairs are knobs of the bundle, as in training: --init_filters 32"
+EPILOG = """\
+Further --key value pairs are knobs of the bundle, as in training: --init_filters 32
+
+examples:
+  medseg3d params                                                     every network of the five papers
+  medseg3d params --paper pancreas --depth 2                          one paper's, module by module
+  medseg3d params bundles/pancreas_nl --compare unetr swinunetr --ablation
+"""
+
+DEFAULT_BUNDLE = "bundles/pancreas_nl"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """A bundle, overlays to compare, a format; further `--key value` are knobs of the bundle."""
-    parser.add_argument("bundle", nargs="?", default="bundles/pancreas_nl", help="default: %(default)s")
-    parser.add_argument("--compare", nargs="+", default=[], metavar="OVERLAY", help="for instance: unetr swinunetr")
-    parser.add_argument("--format", choices=("markdown", "json"), default="markdown")
+    """What to count, how deep, and where the result goes."""
+    parser.add_argument("bundle", nargs="?", help="count this bundle's network, beside those of its paper")
+    parser.add_argument(
+        "--compare",
+        nargs="+",
+        default=[],
+        metavar="OVERLAY",
+        help=f"count the bundle with these overlays too, for instance unetr swinunetr (bundle: {DEFAULT_BUNDLE})",
+    )
+    parser.add_argument("--ablation", action="store_true", help="count the bundle with 0 to 4 non-local blocks too")
+    parser.add_argument("--paper", nargs="+", default=[], metavar="PAPER", help="count the networks of these papers")
+    parser.add_argument("--depth", type=int, default=0, metavar="N", help="list the modules N levels deep")
+    parser.add_argument("--format", choices=("text", "markdown", "csv", "json"), default="text")
+    parser.add_argument("-o", "--output", metavar="FILE", help="write the table here instead of printing it")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the table."""
-    from medseg3d.reports.parameters import as_json, as_markdown, parameter_report
+    """Count, then print or write."""
+    from medseg3d.data.atomic import atomic_write
+    from medseg3d.reports.parameter_tables import FORMATS
+    from medseg3d.reports.parameters import bundle_report, paper_report, papers_of_bundle
 
-    rows = parameter_report(args.bundle, args.compare, args.knobs)
-    print(as_markdown(rows) if args.format == "markdown" else as_json(rows))
+    bundle = args.bundle
+    if bundle is None and (args.compare or args.ablation or args.knobs):
+        bundle = DEFAULT_BUNDLE
+    if bundle is None:
+        rows = paper_report(args.paper)
+    else:
+        rows = bundle_report(bundle, args.compare, args.knobs, args.ablation)
+        papers = args.paper or papers_of_bundle(bundle)
+        rows += paper_report(papers) if papers else []
+    table = FORMATS[args.format](rows, args.depth)
+    if args.output:
+        with atomic_write(args.output, "w") as file:
+            file.write(table + "\n")
+    else:
+        print(table)
     return 0

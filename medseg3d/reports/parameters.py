@@ -1,46 +1,22 @@
-"""Parameter counts of a bundle's network, of its compared networks, and of the paper's own setting."""
+"""Parameters, multiplications and memory of a bundle's network, of those it is compared with, and of the papers'."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser
+from torch import nn
 
-from medseg3d.bundle import bundle_directory, bundle_folder, config_files, read_config
+from medseg3d.bundle import CONFIGS, bundle_directory, bundle_folder, config_files, read_config
+from medseg3d.faults import Fault
+from medseg3d.reports.network_costs import ModuleCosts, network_costs
+from medseg3d.reports.paper_networks import PAPER_NETWORKS, PAPERS
 
-PANCREAS_TABLE_3: dict[str, tuple[dict[str, Any], float, str]] = {
-    "SegResNet, no non-local block (2-D, 32 filters)": (
-        {
-            "_target_": "medseg3d.networks.SegResNetNL",
-            **{"spatial_dims": 2, "init_filters": 32, "in_channels": 3, "out_channels": 2, "nonlocal_blocks": 0},
-        },
-        6.30,
-        "the paper prints 6.30 M for SegResNet + 2 non-local blocks; that is the count without them",
-    ),
-    "SegResNet + 2 non-local blocks (2-D, 32 filters)": (
-        {
-            "_target_": "medseg3d.networks.SegResNetNL",
-            **{"spatial_dims": 2, "init_filters": 32, "in_channels": 3, "out_channels": 2, "nonlocal_blocks": 2},
-        },
-        6.30,
-        "two blocks of inner width C/2 add 0.26 M to the printed figure",
-    ),
-    "UNETR (2-D, 96×96)": (
-        {"_target_": "UNETR", "in_channels": 3, "out_channels": 2, "img_size": 96, "spatial_dims": 2},
-        87.56,
-        "",
-    ),
-    "SwinUNETR (2-D)": (
-        {"_target_": "SwinUNETR", "in_channels": 3, "out_channels": 2, "feature_size": 48, "spatial_dims": 2},
-        25.14,
-        "",
-    ),
-}
-"""Networks of the pancreas paper's Table 3 in the setting its counts have: 2-D, 3 input channels, 2 classes."""
+ABLATION = range(5)
+"""Numbers of non-local blocks in the pancreas paper's Table 2."""
 
 
 @dataclass(frozen=True)
@@ -49,101 +25,148 @@ class ParameterRow:
 
     Attributes:
         network: name and setting.
+        source: the paper or the bundle that it is the network of.
+        input_shape: (channels, *spatial) of the input that work and memory are counted for.
         parameters: number of parameters.
         trainable: how many of them are trained.
+        macs: multiply-accumulates of a forward pass.
+        activation_mib: most MiB of tensors alive at one time in inference, input and weights apart.
+        backward_mib: MiB of tensors kept for the backward pass, input and weights apart, per input of a batch of two.
         checkpoint_mib: size of the float32 state dict in MiB, buffers included.
         paper_millions: the paper's figure in millions, None where it has none.
         note: what a reader must know to compare the two.
+        modules: the same for the network's modules, parents before children.
     """
 
     network: str
+    source: str
+    input_shape: tuple[int, ...]
     parameters: int
     trainable: int
+    macs: int
+    activation_mib: float
+    backward_mib: float
     checkpoint_mib: float
     paper_millions: float | None = None
     note: str = ""
+    modules: tuple[ModuleCosts, ...] = ()
 
 
-def count_parameters(
-    network_def: Mapping[str, Any], name: str, paper: float | None = None, note: str = ""
-) -> ParameterRow:
-    """Build a network from its config and count.
+def paper_report(papers: Sequence[str] = ()) -> list[ParameterRow]:
+    """Every network of the papers, or of some papers.
+
+    Args:
+        papers: keys of `PAPERS`; none for all.
+
+    Raises:
+        Fault: `BAD_VALUE` for a paper that there is not.
 
     Example:
-        >>> row = count_parameters({"_target_": "medseg3d.networks.SegResNetNL", "nonlocal_blocks": 0}, "SegResNet")
-        >>> row.parameters, row.checkpoint_mib > 17
-        (4700914, True)
+        >>> [f"{row.parameters / 1e6:.2f} M" for row in paper_report(["pancreas"])][:3]
+        ['6.30 M', '6.56 M', '4.77 M']
     """
-    network = ConfigParser({"network": dict(network_def)}).get_parsed_content("network")
-    sizes = [parameter.numel() for parameter in network.parameters()]
-    return ParameterRow(
-        name,
-        sum(sizes),
-        sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad),
-        sum(value.numel() * value.element_size() for value in network.state_dict().values()) / 2**20,
-        paper,
-        note,
-    )
+    for paper in papers:
+        if paper not in PAPERS:
+            raise Fault("BAD_VALUE", f"--paper {paper}", "no paper of that name", f"one of {', '.join(PAPERS)}")
+    return [
+        _row(
+            ConfigParser({"network": dict(each.definition)}).get_parsed_content("network"),
+            each.name,
+            PAPERS[each.paper],
+            each.input_shape,
+            each.paper_millions,
+            each.note,
+        )
+        for each in PAPER_NETWORKS
+        if not papers or each.paper in papers
+    ]
 
 
-def parameter_report(
+def bundle_report(
     bundle: str | Path,
     compare: Sequence[str] = (),
     overrides: Mapping[str, Any] | None = None,
+    ablation: bool = False,
 ) -> list[ParameterRow]:
-    """Counts of a bundle's network, its ablation over non-local blocks, compared networks, and the paper's Table 3.
+    """A bundle's network, and those it is compared with, for one input of the bundle's `roi_size`.
 
     Args:
         bundle: the bundle's folder.
         compare: overlays beside its train.json, without `.json` (`unetr`, `swinunetr`).
         overrides: knobs, as in training.
+        ablation: whether the network is counted with 0 to 4 non-local blocks too.
 
     Raises:
-        Fault: `MISSING_BUNDLE`, `UNKNOWN_KNOB`, or `MISSING_OVERLAY` with the overlays there are.
+        Fault: `MISSING_BUNDLE`, `UNKNOWN_KNOB` (for the ablation too, if the bundle has no `nonlocal_blocks`),
+            `MISSING_OVERLAY` with the overlays there are, or `BAD_CONFIG` without a `network_def` or a `roi_size`.
     """
-    folder = bundle_folder(bundle)
-    rows = [count_parameters(_network_def(folder, (), overrides), f"{folder.name} (this config)")]
-    if "nonlocal_blocks" in json.loads((folder / "train.json").read_text(encoding="utf-8")):
-        for blocks in range(5):
-            definition = _network_def(folder, (), {**(overrides or {}), "nonlocal_blocks": blocks})
-            rows.append(count_parameters(definition, f"{folder.name}, {blocks} non-local block{'s' * (blocks != 1)}"))
-    for name in compare:
-        rows.append(count_parameters(_network_def(folder, (name,), overrides), f"{folder.name}, {name}"))
-    if folder.name.startswith("pancreas"):
-        rows += [count_parameters(*(row[0], name, *row[1:])) for name, row in PANCREAS_TABLE_3.items()]
+    folder, overrides = bundle_folder(bundle), dict(overrides or {})
+    settings: list[tuple[str, tuple[str, ...], dict[str, Any]]] = [("this config", (), overrides)]
+    if ablation:
+        settings += [
+            (f"{n} non-local block{'s' * (n != 1)}", (), {**overrides, "nonlocal_blocks": n}) for n in ABLATION
+        ]
+    settings += [(name, (name,), overrides) for name in compare]
+    config, rows = folder / _config(folder), []
+    with bundle_directory(folder):
+        for name, overlays, knobs in settings:
+            parser = read_config(config_files(folder, config.name, overlays), knobs)
+            input_shape = _input_shape(parser, config)
+            rows.append(_row(_network(parser, config), f"{folder.name}, {name}", f"bundle {folder.name}", input_shape))
     return rows
 
 
-def as_markdown(rows: Sequence[ParameterRow]) -> str:
-    """The rows as a Markdown table."""
-    lines = [
-        "| network | parameters | millions | trainable | float32 weights, MiB | paper, millions | note |",
-        "|---|---:|---:|---:|---:|---:|---|",
-    ]
-    for row in rows:
-        paper = "" if row.paper_millions is None else f"{row.paper_millions:.2f}"
-        lines.append(
-            f"| {row.network} | {row.parameters:,} | {row.parameters / 1e6:.2f} | {row.trainable:,} "
-            f"| {row.checkpoint_mib:.1f} | {paper} | {row.note} |"
-        )
-    return "\n".join(lines)
+def papers_of_bundle(bundle: str | Path) -> list[str]:
+    """The papers whose word the bundle's name has.
+
+    Example:
+        >>> papers_of_bundle("bundles/pancreas_nl_2d"), papers_of_bundle("bundles/mine")
+        (['pancreas'], [])
+    """
+    return [paper for paper in PAPERS if paper in Path(bundle).resolve().name.split("_")]
 
 
-def as_json(rows: Sequence[ParameterRow]) -> str:
-    """The rows as a JSON list."""
-    return json.dumps([asdict(row) for row in rows], indent=2)
+def _config(folder: Path) -> str:
+    return next(name for name in CONFIGS if (folder / name).is_file())
 
 
-def _network_def(folder: Path, overlays: Sequence[str], overrides: Mapping[str, Any] | None) -> dict[str, Any]:
-    with bundle_directory(folder):
-        parser = read_config(config_files(folder, "train.json", overlays), overrides)
-        parser.parse()
-        return _resolved(parser, "network_def")
+def _network(parser: ConfigParser, config: Path) -> nn.Module:
+    if "network_def" not in parser:
+        raise Fault("BAD_CONFIG", config, "no network_def", "the network's _target_ and arguments under that key")
+    return parser.get_parsed_content("network_def")
 
 
-def _resolved(parser: ConfigParser, key: str) -> dict[str, Any]:
-    """The network's config with every reference replaced by its value, so that it stands alone."""
-    return {
-        name: value if name.startswith("_") else parser.get_parsed_content(f"{key}::{name}")
-        for name, value in parser[key].items()
-    }
+def _input_shape(parser: ConfigParser, config: Path) -> tuple[int, ...]:
+    if "roi_size" not in parser:
+        raise Fault("BAD_CONFIG", config, "no roi_size", "the spatial size of the network's input")
+    if "in_channels" in parser["network_def"]:
+        channels = parser.get_parsed_content("network_def::in_channels")
+    else:
+        metadata = ConfigParser.load_config_file(config.parent / "metadata.json")
+        channels = metadata["network_data_format"]["inputs"]["image"]["num_channels"]
+    return (channels, *parser.get_parsed_content("roi_size"))
+
+
+def _row(
+    network: nn.Module,
+    name: str,
+    source: str,
+    input_shape: tuple[int, ...],
+    paper_millions: float | None = None,
+    note: str = "",
+) -> ParameterRow:
+    costs = network_costs(network, input_shape)
+    return ParameterRow(
+        network=name,
+        source=source,
+        input_shape=input_shape,
+        parameters=costs.parameters,
+        trainable=costs.trainable,
+        macs=costs.macs,
+        activation_mib=costs.activation_bytes / 2**20,
+        backward_mib=costs.backward_bytes / 2**20,
+        checkpoint_mib=costs.checkpoint_bytes / 2**20,
+        paper_millions=paper_millions,
+        note=note,
+        modules=costs.modules,
+    )

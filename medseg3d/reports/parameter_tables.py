@@ -1,0 +1,156 @@
+"""The report on parameters as text, Markdown, CSV and JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+
+from medseg3d.reports.parameters import ParameterRow
+
+COLUMNS: tuple[tuple[str, Callable[[ParameterRow], str]], ...] = (
+    ("parameters", lambda row: f"{row.parameters:,}"),
+    ("millions", lambda row: f"{row.parameters / 1e6:.2f}"),
+    ("paper, millions", lambda row: "" if row.paper_millions is None else f"{row.paper_millions:.2f}"),
+    ("trainable", lambda row: f"{row.trainable:,}"),
+    ("GMAC", lambda row: f"{row.macs / 1e9:.2f}"),
+    ("activations, MiB", lambda row: f"{row.activation_mib:.1f}"),
+    ("backward, MiB", lambda row: f"{row.backward_mib:.1f}"),
+    ("weights, MiB", lambda row: f"{row.checkpoint_mib:.1f}"),
+    ("input", lambda row: "×".join(map(str, row.input_shape))),
+)
+"""Heading and cell of every column between the network's name and its note."""
+
+HOW_COUNTED = (
+    "GMAC: 10^9 multiply-accumulates of one forward pass in convolutions, matrix products and attention; pointwise "
+    "work (normalization, activation, pooling, interpolation, the selective scan of a Mamba layer) is not counted.",
+    "activations: the most memory of tensors alive at one time in inference, float32, one input, input and weights "
+    "apart; working space inside a kernel is not in it.",
+    "backward: the tensors that training keeps for the backward pass, float32, for each input in a batch of two.",
+    "weights: the float32 state dict, buffers included: the size of a checkpoint.",
+)
+"""What stands below the table."""
+
+
+def as_text(rows: Sequence[ParameterRow], depth: int = 0) -> str:
+    """The rows as aligned columns, a block for each source, the notes and the modules below.
+
+    Args:
+        rows: lines of the report.
+        depth: how deep the tables of modules go; 0 for none.
+    """
+    notes = list(dict.fromkeys(row.note for row in rows if row.note))
+    headings = [heading.rpartition(", ") for heading, _ in COLUMNS]
+    table = [
+        ["", *(first for first, _, _ in headings), ""],
+        ["", *(last for _, _, last in headings), "note"],
+        *(
+            [
+                f"  {row.network}",
+                *(cell(row) for _, cell in COLUMNS),
+                f"[{notes.index(row.note) + 1}]" if row.note else "",
+            ]
+            for row in rows
+        ),
+    ]
+    lines = _aligned(table)
+    text = lines[:2]
+    for index, row in enumerate(rows):
+        if index == 0 or row.source != rows[index - 1].source:
+            text.append(row.source)
+        text.append(lines[2 + index])
+    text += ["", *(f"[{number}] {note}" for number, note in enumerate(notes, start=1))] if notes else []
+    text += ["", *(textwrap.fill(line, 120, subsequent_indent="  ") for line in HOW_COUNTED)]
+    for row in rows if depth else ():
+        text += ["", f"{row.network}, module by module", *_aligned(_module_table(row, depth, indent="  "))]
+    return "\n".join(text)
+
+
+def as_markdown(rows: Sequence[ParameterRow], depth: int = 0) -> str:
+    """The rows as a Markdown table, then what the columns mean, then a table of modules for each network.
+
+    Args:
+        rows: lines of the report.
+        depth: how deep the tables of modules go; 0 for none.
+    """
+    table = [["network", "of", *(heading for heading, _ in COLUMNS), "note"]]
+    table += [[row.network, row.source, *(cell(row) for _, cell in COLUMNS), row.note] for row in rows]
+    text = [*_piped(table, words={0, 1, len(table[0]) - 1}), "", *(f"- {line}" for line in HOW_COUNTED)]
+    for row in rows if depth else ():
+        text += ["", f"### {row.network}", "", *_piped(_module_table(row, depth, indent="&emsp;"), words={0, 1})]
+    return "\n".join(text)
+
+
+def as_csv(rows: Sequence[ParameterRow], depth: int = 0) -> str:
+    """The rows as CSV, numbers in full; with a depth, a network's modules follow it, named in the column `module`."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    shared = ("network", "source", "parameters", "macs")
+    whole = ("trainable", "activation_mib", "backward_mib", "checkpoint_mib", "paper_millions", "note")
+    writer.writerow([*shared, "module", "kind", "input_shape", *whole])
+    for row in rows:
+        values = asdict(row)
+        first = [values[key] for key in shared]
+        writer.writerow([*first, "", "", "x".join(map(str, row.input_shape)), *(values[key] for key in whole)])
+        for module in _down_to(row, depth):
+            cells = [row.network, row.source, module.parameters, module.macs, module.path, module.kind]
+            writer.writerow([*cells, *[""] * (1 + len(whole))])
+    return text.getvalue().rstrip("\n")
+
+
+def as_json(rows: Sequence[ParameterRow], depth: int = 0) -> str:
+    """The rows as a JSON list, each with its `modules` down to `depth`."""
+    items = [{**asdict(row), "modules": [asdict(module) for module in _down_to(row, depth)]} for row in rows]
+    return json.dumps(items, indent=2, ensure_ascii=False)
+
+
+FORMATS: dict[str, Callable[[Sequence[ParameterRow], int], str]] = {
+    "text": as_text,
+    "markdown": as_markdown,
+    "csv": as_csv,
+    "json": as_json,
+}
+"""Name of a format to what writes it."""
+
+
+def _down_to(row: ParameterRow, depth: int) -> list:
+    return [module for module in row.modules if module.depth <= depth]
+
+
+def _module_table(row: ParameterRow, depth: int, indent: str) -> list[list[str]]:
+    """Heading and one line per module, its name indented by its depth."""
+    table = [["module", "kind", "parameters", "share", "GMAC", "share"]]
+    for module in _down_to(row, depth):
+        table.append(
+            [
+                indent * (module.depth - 1) + module.path.rpartition(".")[2],
+                module.kind,
+                f"{module.parameters:,}",
+                f"{module.parameters / row.parameters:.1%}" if row.parameters else "",
+                f"{module.macs / 1e9:.3f}",
+                f"{module.macs / row.macs:.1%}" if row.macs else "",
+            ]
+        )
+    return table
+
+
+def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
+    """Lines with words to the left and numbers to the right, two spaces between."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    left = {0, *(index for index, heading in enumerate(table[0]) if heading == "kind")}
+    return [
+        "  ".join(
+            cell.ljust(width) if index in left else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in table
+    ]
+
+
+def _piped(table: Sequence[Sequence[str]], words: set[int]) -> list[str]:
+    heading, *lines = (f"| {' | '.join(line)} |" for line in table)
+    rule = "|".join("---" if index in words else "---:" for index in range(len(table[0])))
+    return [heading, f"|{rule}|", *lines]
