@@ -111,8 +111,8 @@ def bundle_report(
     with bundle_directory(folder):
         for name, overlays, knobs in settings:
             parser = read_config(config_files(folder, config.name, overlays), knobs)
-            input_shape = _input_shape(parser, config)
-            rows.append(_row(_network(parser, config), f"{folder.name}, {name}", f"bundle {folder.name}", input_shape))
+            network = _network(parser, config)
+            rows.append(_row(network, f"{folder.name}, {name}", f"bundle {folder.name}", _input_shape(parser, config)))
     return rows
 
 
