@@ -19,6 +19,7 @@ from medseg3d.metrics.scores import (
     summarise,
 )
 from medseg3d.metrics.strata import Strata, size_strata
+from medseg3d.metrics.surface import SurfaceScores, surface_scores
 from medseg3d.metrics.threshold_counts import ThresholdCounts, threshold_counts
 from medseg3d.metrics.two_class import two_class_scores
 
@@ -32,6 +33,7 @@ __all__ = [
     "MeanScore",
     "ProbabilityErrors",
     "Strata",
+    "SurfaceScores",
     "ThresholdCounts",
     "accuracy",
     "dice",
@@ -50,6 +52,7 @@ __all__ = [
     "size_strata",
     "specificity",
     "summarise",
+    "surface_scores",
     "threshold_counts",
     "two_class_scores",
     "weighted_f_measure",
