@@ -33,7 +33,7 @@ _FRACTIONS: dict[str, Callable[[Any, Any, Any, Any], tuple[Any, Any]]] = {
     "accuracy": lambda tp, fp, fn, tn: (tp + tn, tp + fp + fn + tn),
 }
 
-_LEFT_OUT = {
+LEFT_OUT = {
     "dice": "empty in truth and prediction",
     "iou": "empty in truth and prediction",
     "recall": "empty in the truth",
@@ -41,6 +41,7 @@ _LEFT_OUT = {
     "precision": "empty in the prediction",
     "accuracy": "without voxels",
 }
+"""For which cases a score is NaN, to be said beside a mean."""
 
 
 def dice(counts: ConfusionCounts) -> float:
@@ -204,7 +205,7 @@ def summarise(cases: Mapping[str, ConfusionCounts], grid: str = "") -> dict[str,
             "n": n,
             "n_nan": n_nan,
             "sd": statistics.stdev(_kept(values)) if n > 1 else None,
-            "convention": f"mean over cases; a case {_LEFT_OUT[name]} is left out{where}",
+            "convention": f"mean over cases; a case {LEFT_OUT[name]} is left out{where}",
         }
         summary[f"{name}_pooled"] = {
             "value": _or_none(score(pooled)),

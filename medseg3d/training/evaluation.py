@@ -1,4 +1,4 @@
-"""Scores of every case while an engine evaluates, and the files they end in."""
+"""An evaluation fed by an engine, and written when the engine is done."""
 
 from __future__ import annotations
 
@@ -7,52 +7,73 @@ import logging
 import platform
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from ignite.engine import Engine, Events
 from ignite.metrics import Metric
 
 from medseg3d import metrics
-from medseg3d.data.score_files import score_row, write_curve, write_scores, write_summary
 from medseg3d.data.splits import read_split
+from medseg3d.evaluation import Evaluation
 
 logger = logging.getLogger("medseg3d")
 
 
 class CaseScores(Metric):
-    """Confusion counts of every case and class, and the mean over cases of the per-case Dice as the engine's score.
+    """The scores of every case while an engine evaluates, and the mean over cases of Dice as the engine's own score.
 
-    Reads from each decollated item of the engine: `case` (name), `label` and `pred` (integer labels, (1, *spatial), on
-    one grid) and, if there, `prob` (foreground probability, (1, *spatial)) for the precision-recall curve. What empty
-    masks mean is decided in `medseg3d.metrics`.
+    Feeds an `medseg3d.evaluation.Evaluation`. Reads from each decollated item of the engine: `case` (name), `label` and
+    `pred` (integer labels, (1, *spatial), on one grid) and, if there, `prob` (foreground probability, (1, *spatial)),
+    `group` (patient or sequence), and of the files `image` (its meta), `label` (its meta) and `mask_file`.
+
+    Nothing slow happens during a training: `compute` and what goes into the engine's metrics are sums of counts.
+    Distances, maps of pictures and slices are only measured where an argument asks for them.
 
     Args:
         class_names: names of the foreground classes 1, 2, ... in order.
         prefix: put before the names of the scores in `engine.state.metrics` (`val_` during training, where the grid
             may be the resampled one).
         grid: the grid that labels and predictions are on, stated in every convention.
+        surface_tolerance_mm: volumes: also HD95, mean surface distance and surface Dice at this tolerance; None for
+            no distances.
+        slice_axis: volumes: the axis along which slices are scored too, or "axial".
+        saliency: pictures: also the scores of PraNet's evaluation.
+        seed: of the resampling behind the intervals.
 
     Attributes:
-        counts: class name -> case -> counts.
-        rows: one dictionary per case and class, the rows of scores.csv.
-        curve: precision-recall histogram of foreground against background.
+        evaluation: what all cases since the last reset amount to.
     """
 
-    def __init__(self, class_names: Sequence[str], prefix: str = "", grid: str = "") -> None:
+    def __init__(
+        self,
+        class_names: Sequence[str],
+        prefix: str = "",
+        grid: str = "",
+        surface_tolerance_mm: float | None = None,
+        slice_axis: int | str | None = None,
+        saliency: bool = False,
+        seed: int = 0,
+    ) -> None:
         self.class_names = list(class_names)
         self.prefix = prefix
-        self.grid = grid
+        self._new_evaluation = partial(
+            Evaluation,
+            self.class_names,
+            grid=grid,
+            slice_axis=slice_axis,
+            surface=surface_tolerance_mm is not None,
+            surface_tolerance_mm=surface_tolerance_mm or 0.0,
+            saliency=saliency,
+            seed=seed,
+        )
         super().__init__()
 
     def reset(self) -> None:
         """Forget all cases."""
-        self.counts: dict[str, dict[str, metrics.ConfusionCounts]] = {name: {} for name in self.class_names}
-        self.rows: list[dict[str, Any]] = []
-        self.curve: metrics.BinnedPRCurve | None = None
+        self.evaluation = self._new_evaluation()
 
     def iteration_completed(self, engine: Engine) -> None:
         """Add the engine's current cases."""
@@ -64,51 +85,37 @@ class CaseScores(Metric):
         case, truth, pred = output["case"], output["label"], output["pred"]
         if truth.shape != pred.shape:
             raise ValueError(f"{case}: pred {tuple(pred.shape)} and label {tuple(truth.shape)} are on different grids")
-        voxel_mm3 = abs(float(np.linalg.det(np.asarray(truth.affine)[:3, :3])))
-        truth, pred = (torch.as_tensor(mask).as_subclass(torch.Tensor) for mask in (truth, pred))
-        all_counts = metrics.ConfusionCounts.from_labels(pred, truth, len(self.class_names) + 1)
-        for name, counts in zip(self.class_names, all_counts, strict=True):
-            self.counts[name][case] = counts
-            self.rows.append(score_row(case, name, counts, voxel_mm3))
-        if "prob" in output:
-            if self.curve is None:
-                self.curve = metrics.BinnedPRCurve()
-            self.curve.update_prob(torch.as_tensor(output["prob"]).as_subclass(torch.Tensor), truth > 0)
-
-    def summary(self) -> dict[str, Any]:
-        """The scores of every class, each with its convention, and the average precision where there is a curve."""
-        result: dict[str, Any] = {name: metrics.summarise(cases, self.grid) for name, cases in self.counts.items()}
-        if self.curve is not None:
-            result["average_precision"] = {
-                "value": self.curve.average_precision(),
-                "n": len(next(iter(self.counts.values()))),
-                "convention": "voxels of all cases pooled, foreground against background, step-wise sum over thresholds"
-                + (f"; on the {self.grid}" if self.grid else ""),
-            }
-        return result
+        self.evaluation.add(
+            case,
+            pred[0],
+            truth[0],
+            prob=output["prob"][0] if "prob" in output else None,
+            affine=getattr(truth, "affine", None),
+            group=output.get("group"),
+            files=_files_of(output),
+            warnings=[line for key in ("image", "label") for line in _meta(output, key, "warnings").splitlines()],
+        )
 
     def compute(self) -> float:
         """The mean over classes of the mean over cases of Dice; NaN when no case has foreground in truth or pred."""
         means = [
-            metrics.mean_score([row["dice"] for row in self.rows if row["class"] == name])[0] for name in self.counts
+            metrics.mean_score(metrics.dice(counts) for counts in self.evaluation.counts[name].values()).mean
+            for name in self.class_names
         ]
-        known = [mean for mean in means if not np.isnan(mean)]
-        return float(np.mean(known)) if known else float("nan")
+        return metrics.mean_score(means).mean
 
     def completed(self, engine: Engine, name: str) -> None:
         """Put the mean under `name` into the engine's metrics, and the single scores of each class beside it."""
         super().completed(engine, name)
-        for class_name, scores in self.summary().items():
-            if class_name == "average_precision":
-                continue
-            for score, entry in scores.items():
-                if isinstance(entry, Mapping) and entry.get("value") is not None:
+        for class_name, cases in self.evaluation.counts.items():
+            for score, entry in metrics.summarise(cases).items():
+                if isinstance(entry, Mapping) and entry["value"] is not None:
                     label = f"{self.prefix}{score}" + (f"_{class_name}" if len(self.class_names) > 1 else "")
                     engine.state.metrics.setdefault(label, float(entry["value"]))
 
 
 class ScoreFiles:
-    """Handler that writes `scores.csv`, `summary.json` and `pr.npz` when an evaluation is complete.
+    """Handler that writes the files of an evaluation (`Evaluation.write`) when it is complete.
 
     Args:
         scores: the scores of the engine.
@@ -138,13 +145,9 @@ class ScoreFiles:
 
     def __call__(self, engine: Engine) -> None:
         """Write the files; the summary comes last, as the sign that the others are there."""
-        write_scores(self.output_dir / "scores.csv", self.scores.rows)
-        if self.scores.curve is not None:
-            write_curve(self.output_dir / "pr.npz", {"foreground": self.scores.curve})
-        write_summary(
-            self.output_dir / "summary.json",
+        summary = self.scores.evaluation.write(
+            self.output_dir,
             {
-                "scores": self.scores.summary(),
                 **self.context,
                 "split_file": str(self.split_file),
                 "split_hash": read_split(self.split_file).hash,
@@ -154,11 +157,25 @@ class ScoreFiles:
                 "versions": versions(),
             },
         )
-        for name, cases in self.scores.counts.items():
-            scores = metrics.summarise(cases)
+        for name in self.scores.evaluation.counts:
+            scores = summary["scores"][name]
             for score in ("dice_mean", "dice_pooled"):
                 logger.info("%s %s %s (n=%d)", name, score, scores[score]["value"], scores[score]["n"])
-        logger.info("scores of %d cases in %s", len(cases), self.output_dir)
+        logger.info("scores of %d cases in %s", scores["n_cases"], self.output_dir)
+
+
+def _files_of(output: Mapping[str, Any]) -> dict[str, str]:
+    """The files of a case: image and label from their meta, the mask that was written of it."""
+    files = {
+        "image": _meta(output, "image", "filename_or_obj"),
+        "truth": _meta(output, "label", "filename_or_obj"),
+        "pred": str(output.get("mask_file", "")),
+    }
+    return {kind: path for kind, path in files.items() if path}
+
+
+def _meta(output: Mapping[str, Any], key: str, name: str) -> str:
+    return str(getattr(output.get(key), "meta", {}).get(name, ""))
 
 
 def command_line(argv: Sequence[str]) -> list[str]:

@@ -9,7 +9,7 @@ from monai.data import MetaTensor
 from monai.metrics import DiceMetric
 from monai.networks.utils import one_hot
 
-from medseg3d.data.score_files import read_curve, read_scores, read_summary
+from medseg3d.data.score_files import read_curve, read_files, read_scores, read_summary
 from medseg3d.data.splits import make_split, write_split
 from medseg3d.training import CaseScores, ScoreFiles
 
@@ -17,7 +17,8 @@ SPACING = torch.diag(torch.tensor([2.0, 2.0, 5.0, 1.0]))
 
 
 def item(case: str, truth: torch.Tensor, pred: torch.Tensor, **more) -> dict:
-    return {"case": case, "label": MetaTensor(truth[None], affine=SPACING), "pred": pred[None], **more}
+    label = MetaTensor(truth[None], affine=SPACING, meta={"filename_or_obj": f"labels/{case}.nii.gz"})
+    return {"case": case, "label": label, "pred": pred[None], **more}
 
 
 def masks(*voxels: int, shape=(2, 2, 2)) -> torch.Tensor:
@@ -33,8 +34,8 @@ def test_the_engines_score_is_the_mean_over_cases():
     scores.update(item("c", masks(0), masks()))  # missed: 0, and it counts
     scores.update(item("d", masks(), masks()))  # nothing there, nothing found: left out
     assert scores.compute() == pytest.approx(0.5)
-    assert scores.rows[0]["truth_ml"] == pytest.approx(2 * 20 / 1000)
-    assert math.isnan(scores.rows[3]["dice"])
+    assert scores.evaluation.rows[0]["truth_ml"] == pytest.approx(2 * 20 / 1000)
+    assert math.isnan(scores.evaluation.rows[3]["dice"])
 
 
 def test_classes_are_scored_one_by_one_and_agree_with_monai():
@@ -44,7 +45,8 @@ def test_classes_are_scored_one_by_one_and_agree_with_monai():
     scores.update(item("a", truth, pred))
     judge = DiceMetric(include_background=False, reduction="none")
     expected = judge(*(one_hot(mask[None, None].long(), 3) for mask in (pred, truth)))[0]
-    assert [row["dice"] for row in scores.rows] == pytest.approx(expected.tolist())
+    of_classes = [row["dice"] for row in scores.evaluation.rows if row["class"] in scores.class_names]
+    assert of_classes == pytest.approx(expected.tolist())
     assert scores.compute() == pytest.approx(expected.mean().item())
 
 
@@ -68,10 +70,32 @@ def test_single_scores_stand_beside_the_mean():
     assert engine.state.metrics["val_recall_pooled"] == pytest.approx(0.5)
 
 
+def test_a_training_measures_nothing_slow_and_an_evaluation_does(monkeypatch):
+    def slow(*_, **__):
+        raise AssertionError("too slow for a validation")
+
+    for name in ("mean_interval", "pooled_interval", "surface_scores", "pranet_scores"):
+        monkeypatch.setattr(f"medseg3d.metrics.{name}", slow)
+    scores = CaseScores(["pancreas"], prefix="val_")
+    scores.update(item("a", masks(0, 1), masks(1, 2)))
+    scores.completed(SimpleNamespace(state=SimpleNamespace(metrics={})), "val_dice_mean")
+    with pytest.raises(AssertionError, match="too slow"):
+        CaseScores(["pancreas"], surface_tolerance_mm=2.0).update(item("a", masks(0, 1), masks(1, 2)))
+
+
+def test_group_and_files_of_a_case_are_its_items():
+    scores = CaseScores(["pancreas"], slice_axis="axial", surface_tolerance_mm=2.0)
+    scores.update(item("a", masks(0, 2), masks(0, 1), group="patient 7", mask_file="masks/a_seg.nii.gz"))
+    (row,) = scores.evaluation.rows
+    assert row["group"] == "patient 7"
+    assert {"hd95_mm", "surface_dice"} <= set(row)
+    assert "dice_slice_mean" in scores.evaluation.summary()["scores"]["pancreas"]
+
+
 def test_the_files_hold_what_was_scored(tmp_path):
     scores = CaseScores(["pancreas"], grid="original grid of the scan")
     prob = torch.tensor([0.9, 0.8, 0.4, 0.1, 0.1, 0.1, 0.1, 0.1]).reshape(1, 2, 2, 2)
-    scores.update(item("a", masks(0, 2), masks(0, 1), prob=prob))
+    scores.update(item("a", masks(0, 2), masks(0, 1), prob=prob, mask_file="masks/a_seg.nii.gz"))
     split = make_split([f"case_{n}" for n in range(4)], test_cases=1, val_cases=1)
     write_split(tmp_path / "split.json", split)
     (tmp_path / "model.pt").write_bytes(b"weights")
@@ -86,3 +110,4 @@ def test_the_files_hold_what_was_scored(tmp_path):
     assert (summary["split_hash"], summary["part"]) == (split.hash, "test")
     (curve,) = read_curve(tmp_path / "out/pr.npz").values()
     assert curve.histogram.sum() == 8
+    assert read_files(tmp_path / "out/files.json") == {"a": {"truth": "labels/a.nii.gz", "pred": "masks/a_seg.nii.gz"}}
