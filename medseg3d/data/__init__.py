@@ -5,13 +5,17 @@ Only what imports fast is named here; what needs torch is imported from its own 
 
 from medseg3d.data.atomic import atomic_path, atomic_write, remove_leftovers
 from medseg3d.data.fetch import VerifyReport, fetch_pancreas, verify_msd
+from medseg3d.data.mask_folders import LoadedPair, MaskPair, paired_masks, prediction_kind, read_pair
 from medseg3d.data.msd import MSDDataset, case_id, read_msd
 from medseg3d.data.nifti import NiftiHeader, check_labels, check_pair, read_header, read_nifti
 from medseg3d.data.phantoms import Phantom, make_phantom, write_phantom_dataset
+from medseg3d.data.pictures import read_grey, read_picture, read_picture_mask, write_grey, write_picture_mask
 from medseg3d.data.splits import Split, default_split_file, load_or_make_split, make_split, read_split, split_cases
 
 __all__ = [
+    "LoadedPair",
     "MSDDataset",
+    "MaskPair",
     "NiftiHeader",
     "Phantom",
     "Split",
@@ -26,12 +30,20 @@ __all__ = [
     "load_or_make_split",
     "make_phantom",
     "make_split",
+    "paired_masks",
+    "prediction_kind",
+    "read_grey",
     "read_header",
     "read_msd",
     "read_nifti",
+    "read_pair",
+    "read_picture",
+    "read_picture_mask",
     "read_split",
     "remove_leftovers",
     "split_cases",
     "verify_msd",
+    "write_grey",
     "write_phantom_dataset",
+    "write_picture_mask",
 ]
