@@ -95,5 +95,5 @@ def test_a_fault_is_one_line_and_a_bug_keeps_its_traceback(monkeypatch, capsys):
 
 
 def test_the_parser_has_every_verb():
-    assert set(VERBS) == {"demo", "phantom", "data", "predict", "params", "check", "version"}
+    assert set(VERBS) == {"demo", "phantom", "data", "predict", "threshold", "params", "check", "version"}
     assert build_parser().prog == "medseg3d"

@@ -1,0 +1,204 @@
+"""The probability from which a voxel counts as foreground: chosen on an evaluation, kept in a small file, used again.
+
+A threshold chosen on the cases it is then tested on is a fitted number, not a measured one: choose it on the validation
+part.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from medseg3d.data.atomic import atomic_write
+from medseg3d.data.score_files import read_curve, read_summary, read_thresholds
+from medseg3d.faults import Fault
+from medseg3d.metrics import dice
+
+SCORES = ("dice_pooled", "dice_mean")
+"""What a threshold can be chosen for."""
+
+
+@dataclass(frozen=True)
+class ThresholdChoice:
+    """A threshold and where it comes from.
+
+    Attributes:
+        threshold: probability, 0 to 1; foreground is `prob >= threshold`.
+        logit: its logit.
+        score: what is highest there, `dice_pooled` or `dice_mean`.
+        convention: how that score is taken.
+        value: the score there.
+        value_at_half: the score at 0.5.
+        part: the part of the split it was chosen on; None if the evaluation does not say.
+        n_cases: of the evaluation, those with a probability.
+        source: the file it was read from.
+        source_sha256: of that file.
+        split_hash: of the split; None if the evaluation does not say.
+        model_sha256: of the weights; None if the evaluation does not say.
+    """
+
+    threshold: float
+    logit: float
+    score: str
+    convention: str
+    value: float
+    value_at_half: float
+    part: str | None
+    n_cases: int
+    source: str
+    source_sha256: str
+    split_hash: str | None = None
+    model_sha256: str | None = None
+
+
+def choose_threshold(
+    evaluation_dir: str | Path, score: str = "dice_pooled", allow_test: bool = False
+) -> ThresholdChoice:
+    """The threshold at which a score of an evaluation is highest; of several, the one nearest to 0.5.
+
+    Args:
+        evaluation_dir: folder of an evaluation that had probabilities.
+        score: `dice_pooled`, over all thresholds of pr.npz; or `dice_mean`, over the 99 of thresholds.csv.
+        allow_test: whether the part named test may be used too.
+
+    Raises:
+        Fault: TEST_PART if the evaluation is of the test part and that is not allowed; SCORE_FILE if a file is absent
+            or damaged, or if no threshold has a score.
+    """
+    if score not in SCORES:
+        raise ValueError(f"score must be one of {', '.join(SCORES)}, found {score!r}")
+    folder = Path(evaluation_dir)
+    summary = read_summary(folder / "summary.json")
+    part = summary.get("part")
+    if part == "test" and not allow_test:
+        raise Fault(
+            "TEST_PART",
+            folder,
+            "an evaluation of the test part",
+            "one of the validation part: a threshold chosen on the test cases is fitted to them",
+            "evaluate with --part val first; --allow-test only where nothing will be reported as a test score",
+        )
+    source = folder / ("pr.npz" if score == "dice_pooled" else "thresholds.csv")
+    n_cases, found = _best_pooled(source, summary) if score == "dice_pooled" else _best_mean(source)
+    return ThresholdChoice(
+        **found,
+        score=score,
+        part=part,
+        n_cases=n_cases,
+        source=str(source),
+        source_sha256=hashlib.sha256(source.read_bytes()).hexdigest(),
+        split_hash=summary.get("split_hash"),
+        model_sha256=summary.get("model_sha256"),
+    )
+
+
+def write_threshold(path: str | Path, choice: ThresholdChoice) -> None:
+    """Write a chosen threshold as JSON, whole or not at all.
+
+    Raises:
+        Fault: NO_SPACE or NOT_WRITABLE.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "threshold.json"
+        >>> write_threshold(path, ThresholdChoice(0.4, -0.41, "dice_pooled", "...", 0.8, 0.7, "val", 2, "pr.npz", "ab"))
+        >>> read_threshold(path)
+        0.4
+    """
+    with atomic_write(path, "w") as file:
+        json.dump(asdict(choice), file, indent=2, ensure_ascii=False)
+        file.write("\n")
+
+
+def read_threshold(path: str | Path | None, num_classes: int = 2) -> float:
+    """The threshold in a file that `write_threshold` made; 0.5, the argmax of two classes, where there is no file.
+
+    Args:
+        path: the file, or None.
+        num_classes: of the network, the background included.
+
+    Raises:
+        Fault: THRESHOLD_CLASSES if there is a file and more than two classes, of which a threshold cannot choose;
+            MISSING_FILE; THRESHOLD_FILE if it holds no threshold.
+
+    Example:
+        >>> read_threshold(None)
+        0.5
+    """
+    if path is None:
+        return 0.5
+    if num_classes > 2:
+        raise Fault(
+            "THRESHOLD_CLASSES",
+            path,
+            f"a threshold for a network of {num_classes} classes",
+            "two classes, background and foreground",
+            "leave --threshold_file out: the most probable class is taken",
+        )
+    try:
+        content = json.loads(Path(path).read_bytes())
+    except OSError as error:
+        raise Fault(
+            "MISSING_FILE",
+            path,
+            (error.strerror or str(error)).lower(),
+            "a threshold file",
+            "medseg3d threshold EVALUATION_DIR writes one",
+        ) from error
+    except ValueError as error:
+        raise _fault(path, f"no JSON ({error})") from error
+    threshold = content.get("threshold") if isinstance(content, Mapping) else None
+    if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not 0 <= threshold <= 1:
+        raise _fault(path, f"the threshold {threshold!r}")
+    return float(threshold)
+
+
+def _best_pooled(source: Path, summary: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
+    (curve,) = read_curve(source).values()
+    try:
+        best = curve.best_threshold("dice")
+    except ValueError as error:
+        raise Fault(
+            "SCORE_FILE", source, str(error), "foreground in the truth", "evaluate cases that have some"
+        ) from error
+    found = {
+        "threshold": best.threshold,
+        "logit": best.logit,
+        "value": best.value,
+        "value_at_half": dice(curve.counts_at(0.5)),
+        "convention": "Dice of the counts of all cases pooled, foreground against background",
+    }
+    return int(summary.get("scores", {}).get("average_precision", {}).get("n", 0)), found
+
+
+def _best_mean(source: Path) -> tuple[int, dict[str, Any]]:
+    rows = [row for row in read_thresholds(source) if not math.isnan(row["dice_mean"])]
+    if not rows:
+        raise Fault(
+            "SCORE_FILE",
+            source,
+            "no threshold with a Dice",
+            "foreground in truth or prediction",
+            "evaluate cases that have some",
+        )
+    best = max(rows, key=lambda row: (row["dice_mean"], -abs(row["threshold"] - 0.5)))
+    half = next(row for row in rows if row["threshold"] == 0.5)
+    found = {
+        "threshold": best["threshold"],
+        "logit": math.log(best["threshold"] / (1 - best["threshold"])),
+        "value": best["dice_mean"],
+        "value_at_half": half["dice_mean"],
+        "convention": "mean over cases of Dice, foreground against background, at the 99 thresholds 0.01 to 0.99",
+    }
+    return best["n_cases"], found
+
+
+def _fault(path: str | Path, found: str) -> Fault:
+    return Fault(
+        "THRESHOLD_FILE", path, found, "a threshold from 0 to 1", "medseg3d threshold EVALUATION_DIR writes one"
+    )
