@@ -4,6 +4,9 @@ The rule does not shuffle: every id is ranked by the SHA-256 of `"<seed>:<id>"`.
 part, the next `val_cases` the validation part, the rest is for training. So the split depends on the ids and the seed
 alone, neither on the order of files nor on the versions of Python or numpy, and the test part stays the same whatever
 number of validation cases is asked for.
+
+Where several cases are of one patient (slices, frames), the patients are ranked instead and take their cases with them,
+so that no patient is in two parts; the counts then are numbers of patients.
 """
 
 from __future__ import annotations
@@ -11,8 +14,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,10 @@ from medseg3d.data.msd import read_msd
 from medseg3d.faults import Fault
 
 RULE = "rank by sha256('<seed>:<id>'); lowest test_cases are test, next val_cases are val, the rest is train"
+GROUP_RULE = (
+    "rank the groups by sha256('<seed>:<group>'); the cases of the lowest test_cases groups are test, of the next "
+    "val_cases groups val, the rest is train"
+)
 PARTS = ("train", "val", "test")
 
 
@@ -33,7 +40,8 @@ class Split:
         val: ids that choose the checkpoint.
         test: ids that nothing is chosen by.
         seed: seed of the rule.
-        hash: SHA-256 (hex) of the canonical JSON of rule, seed and the three lists.
+        hash: SHA-256 (hex) of the canonical JSON of rule, seed, the three lists and the groups if there are any.
+        groups: id to group (patient) for every id, or nothing where each case is a group of its own.
     """
 
     train: list[str]
@@ -41,10 +49,20 @@ class Split:
     test: list[str]
     seed: int
     hash: str
+    groups: Mapping[str, str] = field(default_factory=dict)
+
+    def count(self, part: str) -> int:
+        """How many groups a part has; how many cases where there are no groups."""
+        return len({self.groups.get(case, case) for case in getattr(self, part)})
 
 
 def make_split(
-    ids: Sequence[str], test_cases: int = 24, val_cases: int = 26, seed: int = 0, name: str = "the data set"
+    ids: Sequence[str],
+    test_cases: int = 24,
+    val_cases: int = 26,
+    seed: int = 0,
+    name: str = "the data set",
+    groups: Mapping[str, str] | None = None,
 ) -> Split:
     """The split of these ids by the rule above; 281 ids give 231 train, 26 val, 24 test.
 
@@ -53,10 +71,11 @@ def make_split(
 
     Args:
         ids: all case ids, in any order.
-        test_cases: number of test cases.
-        val_cases: number of validation cases.
+        test_cases: number of test cases, of groups where there are groups.
+        val_cases: number of validation cases or groups.
         seed: any integer.
         name: what the fault calls the data set.
+        groups: id to group for every id, if cases of one group have to stay together.
 
     Raises:
         ValueError: an id occurs twice, a count is negative, or the seed is no integer.
@@ -66,6 +85,9 @@ def make_split(
         >>> split = make_split(["a", "b", "c", "d", "e"], test_cases=1, val_cases=1)
         >>> split.train, split.val, split.test, split.hash[:8]
         (['b', 'c', 'e'], ['a'], ['d'], 'aa0b24dc')
+        >>> slices = {"d-1": "d", "d-2": "d", "a-1": "a", "b-1": "b"}
+        >>> make_split(list(slices), test_cases=1, val_cases=1, groups=slices).test
+        ['d-1', 'd-2']
     """
     repeated = [case for case, count in Counter(ids).items() if count > 1]
     if repeated:
@@ -74,34 +96,40 @@ def make_split(
         raise ValueError(f"test_cases and val_cases must be >= 0, got {test_cases} and {val_cases}")
     if not isinstance(seed, int):
         raise ValueError(f"seed must be an integer, got {seed!r}")
-    if test_cases + val_cases >= len(ids):
+    group_of = dict(groups or {})
+    if group_of and group_of.keys() != set(ids):
+        raise ValueError(f"groups must name every id and no other, got {len(group_of)} for {len(ids)} ids")
+    units, what = (sorted(set(group_of.values())), "groups") if group_of else (list(ids), "cases")
+    if test_cases + val_cases >= len(units):
         raise Fault(
             "TOO_FEW_CASES",
             name,
-            f"{len(ids)} cases",
-            f"more than {test_cases} test + {val_cases} val cases",
+            f"{len(units)} {what}",
+            f"more than {test_cases} test + {val_cases} val {what}",
             "ask for fewer, for example `--test_cases 2 --val_cases 2`",
         )
-    ranked = sorted(ids, key=lambda case: hashlib.sha256(f"{seed}:{case}".encode()).digest())
-    test, val, train = (
-        ranked[:test_cases],
-        ranked[test_cases : test_cases + val_cases],
-        ranked[test_cases + val_cases :],
-    )
-    parts = {"train": sorted(train), "val": sorted(val), "test": sorted(test)}
-    return Split(**parts, seed=seed, hash=_hash(parts, seed))
+    ranked = sorted(units, key=lambda unit: hashlib.sha256(f"{seed}:{unit}".encode()).digest())
+    test, val = set(ranked[:test_cases]), set(ranked[test_cases : test_cases + val_cases])
+    parts: dict[str, list[str]] = {part: [] for part in PARTS}
+    for case in sorted(ids):
+        unit = group_of.get(case, case)
+        parts["test" if unit in test else "val" if unit in val else "train"].append(case)
+    return Split(**parts, seed=seed, hash=_hash(parts, seed, group_of), groups=group_of)
 
 
 def write_split(split_file: str | Path, split: Split, name: str = "") -> None:
-    """Write the manifest of a split: name, rule, seed, counts, ids, hash; whole or not at all."""
-    manifest = {
+    """Write the manifest of a split: name, rule, seed, counts, ids, groups, hash; whole or not at all."""
+    manifest: dict[str, Any] = {
         "name": name,
-        "rule": RULE,
+        "rule": GROUP_RULE if split.groups else RULE,
         "seed": split.seed,
         "counts": {part: len(getattr(split, part)) for part in PARTS},
         **{part: getattr(split, part) for part in PARTS},
-        "hash": split.hash,
     }
+    if split.groups:
+        manifest["group_counts"] = {part: split.count(part) for part in PARTS}
+        manifest["groups"] = dict(sorted(split.groups.items()))
+    manifest["hash"] = split.hash
     with atomic_write(split_file, "w") as file:
         file.write(json.dumps(manifest, indent=1) + "\n")
 
@@ -120,8 +148,9 @@ def read_split(split_file: str | Path) -> Split:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         parts = {part: [str(name) for name in manifest[part]] for part in PARTS}
-        split = Split(**parts, seed=manifest["seed"], hash=manifest["hash"])
-        same_rule = manifest["rule"] == RULE
+        groups = {str(case): str(group) for case, group in dict(manifest.get("groups", {})).items()}
+        split = Split(**parts, seed=manifest["seed"], hash=manifest["hash"], groups=groups)
+        same_rule = manifest["rule"] == (GROUP_RULE if groups else RULE)
     except (ValueError, KeyError, TypeError) as error:
         raise Fault(
             "SPLIT_MISMATCH",
@@ -130,7 +159,7 @@ def read_split(split_file: str | Path) -> Split:
             "rule, seed, train, val, test and hash",
             _remedy(path),
         ) from error
-    actual = _hash(parts, split.seed)
+    actual = _hash(parts, split.seed, groups)
     if not same_rule or actual != split.hash:
         raise Fault(
             "SPLIT_MISMATCH",
@@ -143,31 +172,42 @@ def read_split(split_file: str | Path) -> Split:
 
 
 def load_or_make_split(
-    split_file: str | Path, ids: Sequence[str], test_cases: int = 24, val_cases: int = 26, seed: int = 0, name: str = ""
+    split_file: str | Path,
+    ids: Sequence[str],
+    test_cases: int = 24,
+    val_cases: int = 26,
+    seed: int = 0,
+    name: str = "",
+    groups: Mapping[str, str] | None = None,
 ) -> Split:
     """The split in the manifest if there is one, else the split by the rule, written there for all later runs.
 
     Args:
         split_file: the manifest; its folder is made.
         ids: all case ids of the data set.
-        test_cases: number of test cases.
-        val_cases: number of validation cases.
+        test_cases: number of test cases, of groups where there are groups.
+        val_cases: number of validation cases or groups.
         seed: seed of the rule.
         name: the data set's name, for the reader of the manifest.
+        groups: as in `make_split`.
 
     Raises:
-        Fault: SPLIT_MISMATCH if the manifest was edited, is of other ids, or of another seed or counts than asked
-            for; TOO_FEW_CASES.
+        Fault: SPLIT_MISMATCH if the manifest was edited, is of other ids or groups, or of another seed or counts than
+            asked for; TOO_FEW_CASES.
     """
     path = Path(split_file)
     if not path.exists():
-        split = make_split(ids, test_cases, val_cases, seed, name or "the data set")
+        split = make_split(ids, test_cases, val_cases, seed, name or "the data set", groups)
         write_split(path, split, name)
         return split
     split = read_split(path)
     _check_ids(path, split, ids)
+    if dict(split.groups) != dict(groups or {}):
+        raise Fault(
+            "SPLIT_MISMATCH", path, _grouping(split.groups), f"{_grouping(groups or {})} as asked for", _remedy(path)
+        )
     asked = {"seed": seed, "test_cases": test_cases, "val_cases": val_cases}
-    held = {"seed": split.seed, "test_cases": len(split.test), "val_cases": len(split.val)}
+    held = {"seed": split.seed, "test_cases": split.count("test"), "val_cases": split.count("val")}
     different = [key for key in asked if asked[key] != held[key]]
     if different:
         raise Fault(
@@ -227,8 +267,11 @@ def default_split_file(dataset_dir: str | Path, seed: int = 0) -> Path:
     return Path("data") / "splits" / f"{Path(dataset_dir).absolute().name}_seed{seed}.json"
 
 
-def _hash(parts: dict[str, list[str]], seed: Any) -> str:
-    canonical = json.dumps({"rule": RULE, "seed": seed, **parts}, sort_keys=True, separators=(",", ":"))
+def _hash(parts: dict[str, list[str]], seed: Any, groups: Mapping[str, str]) -> str:
+    content: dict[str, Any] = {"rule": GROUP_RULE if groups else RULE, "seed": seed, **parts}
+    if groups:
+        content["groups"] = dict(groups)
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
@@ -244,6 +287,10 @@ def _check_ids(path: Path, split: Split, ids: Sequence[str]) -> None:
     ]
     if differences:
         raise Fault("SPLIT_MISMATCH", path, " and ".join(differences), "the data set's own ids", _remedy(path))
+
+
+def _grouping(groups: Mapping[str, str]) -> str:
+    return f"{len(groups)} cases in {len(set(groups.values()))} groups" if groups else "cases without groups"
 
 
 def _remedy(path: Path) -> str:

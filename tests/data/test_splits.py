@@ -198,3 +198,66 @@ def test_unknown_part_is_a_programming_error(tmp_path):
 def test_default_manifest_is_named_after_folder_and_seed(tmp_path):
     for folder in (tmp_path / "Task07_Pancreas", f"{tmp_path}/Task07_Pancreas/"):
         assert default_split_file(folder, 3).as_posix() == "data/splits/Task07_Pancreas_seed3.json"
+
+
+SLICES = {
+    f"{patient}-{number}": patient
+    for patient, count in zip(FIVE, (3, 1, 2, 4, 1), strict=True)
+    for number in range(count)
+}
+
+
+def test_a_group_is_never_parted():
+    for seed in range(20):
+        split = make_split(list(SLICES), test_cases=1, val_cases=2, seed=seed, groups=SLICES)
+        patients = {part: {SLICES[case] for case in getattr(split, part)} for part in PARTS}
+        assert [len(patients[part]) for part in PARTS] == [2, 2, 1] == [split.count(part) for part in PARTS]
+        assert sorted(split.train + split.val + split.test) == sorted(SLICES)
+        assert not (patients["train"] & patients["val"] | patients["train"] & patients["test"])
+        assert not patients["val"] & patients["test"]
+
+
+def test_groups_are_ranked_as_ids_are():
+    # as in test_rule_by_hand: d is the lowest, then a
+    split = make_split(list(SLICES), test_cases=1, val_cases=1, groups=SLICES)
+    assert (split.test, split.val) == (["d-0", "d-1", "d-2", "d-3"], ["a-0", "a-1", "a-2"])
+    assert split.train == ["b-0", "c-0", "c-1", "e-0"]
+
+
+def test_too_few_groups_are_refused_though_there_are_cases_enough():
+    with pytest.raises(Fault, match=r"TOO_FEW_CASES.*5 groups; wanted more than 3 test \+ 2 val groups"):
+        make_split(list(SLICES), test_cases=3, val_cases=2, groups=SLICES)
+
+
+def test_groups_must_name_every_id():
+    with pytest.raises(ValueError, match="every id and no other, got 10 for 11"):
+        make_split(list(SLICES), 1, 1, groups={case: SLICES[case] for case in list(SLICES)[1:]})
+
+
+def test_manifest_of_groups_reads_back_equal_and_counts_both(tmp_path):
+    path = tmp_path / "split.json"
+    split = load_or_make_split(path, list(SLICES), 1, 1, groups=SLICES)
+    manifest = json.loads(path.read_text())
+    assert (manifest["counts"], manifest["group_counts"]) == (
+        {"train": 4, "val": 3, "test": 4},
+        {"train": 3, "val": 1, "test": 1},
+    )
+    assert manifest["groups"] == SLICES
+    assert read_split(path) == split == load_or_make_split(path, list(SLICES), 1, 1, groups=SLICES)
+
+
+@pytest.mark.parametrize("groups", [None, {**SLICES, "e-0": "d"}], ids=["none", "other"])
+def test_manifest_of_other_groups_is_refused(tmp_path, groups):
+    load_or_make_split(tmp_path / "split.json", list(SLICES), 1, 1, groups=SLICES)
+    with pytest.raises(Fault, match=r"SPLIT_MISMATCH.*found 11 cases in 5 groups; wanted"):
+        load_or_make_split(tmp_path / "split.json", list(SLICES), 1, 1, groups=groups)
+
+
+def test_a_patient_moved_in_the_manifest_is_refused(tmp_path):
+    path = tmp_path / "split.json"
+    load_or_make_split(path, list(SLICES), 1, 1, groups=SLICES)
+    manifest = json.loads(path.read_text())
+    manifest["groups"]["d-0"] = "b"
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(Fault, match="SPLIT_MISMATCH"):
+        read_split(path)
