@@ -9,6 +9,7 @@ from medseg3d.data.mask_folders import LoadedPair, MaskPair, paired_masks, predi
 from medseg3d.data.msd import MSDDataset, case_id, read_msd
 from medseg3d.data.nifti import NiftiHeader, check_labels, check_pair, read_header, read_nifti
 from medseg3d.data.phantoms import Phantom, make_phantom, write_phantom_dataset
+from medseg3d.data.picture_folders import read_picture_folder, split_pictures
 from medseg3d.data.pictures import read_grey, read_picture, read_picture_mask, write_grey, write_picture_mask
 from medseg3d.data.splits import Split, default_split_file, load_or_make_split, make_split, read_split, split_cases
 
@@ -38,10 +39,12 @@ __all__ = [
     "read_nifti",
     "read_pair",
     "read_picture",
+    "read_picture_folder",
     "read_picture_mask",
     "read_split",
     "remove_leftovers",
     "split_cases",
+    "split_pictures",
     "verify_msd",
     "write_grey",
     "write_phantom_dataset",
