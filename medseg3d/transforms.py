@@ -3,10 +3,12 @@
 They stand at the two ends of a chain of MONAI's own:
 
     LoadNiftid, Orientationd, Spacingd(dtype=torch.float32), ... network ..., RestoreLabelsd, SaveMaskd
+    LoadPictured, Resized, ... network ..., RestoreLabelsd, SavePictureMaskd
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from monai.transforms import MapTransform, SpatialPadd
 
 from medseg3d.data.nifti import MAX_VOXELS, NiftiHeader, check_labels, check_pair, read_nifti
 from medseg3d.data.outputs import write_mask
+from medseg3d.data.pictures import read_picture, read_picture_mask, write_picture_mask
 from medseg3d.faults import Fault
 
 SMALLEST_FILL = 0.25
@@ -85,6 +88,90 @@ class LoadNiftid(MapTransform):
         return item
 
 
+class LoadPictured(MapTransform):
+    """Picture and mask as `MetaTensor` (C, H, W): RGB float32 in [0, 1], and the mask uint8 0 or 1 with one channel.
+
+    Read through `read_picture` and `read_picture_mask`, row by row as the file stores them. Both carry `affine` (the
+    identity: row, column) and in `meta`: `original_affine`, `spatial_shape` (H, W) and `filename_or_obj`.
+
+    Args:
+        keys: what to load: the picture, `label_key` or both.
+        label_key: key of the mask.
+        upright: whether to turn both as their EXIF orientation asks.
+        allow_missing_keys: pass over keys that an item lacks.
+
+    Raises:
+        Fault: as `read_picture` and `read_picture_mask`; PAIR_GEOMETRY. MONAI's Compose wraps it: see
+            `medseg3d.faults.find_fault`.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, label_key: str = "label", upright: bool = False, allow_missing_keys: bool = False
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.label_key = label_key
+        self.upright = upright
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The item with the pictures in place of their paths."""
+        item = dict(data)
+        first: tuple[Any, tuple[int, ...]] | None = None
+        for key in self.key_iterator(item):
+            path = item[key]
+            array: np.ndarray
+            if key == self.label_key:
+                array = read_picture_mask(path, self.upright).astype(np.uint8)[None]
+            else:
+                array = np.moveaxis(read_picture(path, self.upright), -1, 0).astype(np.float32) / 255
+            shape = array.shape[1:]
+            if first is None:
+                first = path, shape
+            elif first[1] != shape:
+                raise Fault(
+                    "PAIR_GEOMETRY",
+                    path,
+                    f"{shape[0]} rows of {shape[1]} pixels",
+                    f"{first[1][0]} rows of {first[1][1]} pixels, as in {first[0]}",
+                    "a mask must be drawn on the grid of its picture",
+                )
+            meta = {
+                "original_affine": torch.eye(4, dtype=torch.float64),
+                "spatial_shape": torch.tensor(shape),
+                "filename_or_obj": str(path),
+            }
+            item[key] = MetaTensor(
+                torch.from_numpy(np.ascontiguousarray(array)), affine=torch.eye(4, dtype=torch.float64), meta=meta
+            )
+        return item
+
+
+class SlicesToChannelsd(MapTransform):
+    """A slab of slices (1, H, W, D) as one 2-D picture: the image (D, H, W), the label its middle slice (1, H, W).
+
+    Args:
+        keys: the slabs, image and label; D is odd.
+        label_key: key of the label.
+
+    Raises:
+        ValueError: more than one channel, or an even number of slices, which has no middle.
+    """
+
+    def __init__(self, keys: KeysCollection, label_key: str = "label") -> None:
+        super().__init__(keys)
+        self.label_key = label_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The item with plain tensors in place of the slabs."""
+        item = dict(data)
+        for key in self.keys:
+            slab = torch.as_tensor(item[key]).as_subclass(torch.Tensor)
+            if slab.ndim != 4 or slab.shape[0] != 1 or slab.shape[-1] % 2 == 0:
+                raise ValueError(f"{key} must be (1, H, W, D) with an odd D, found shape {tuple(slab.shape)}")
+            middle = slab.shape[-1] // 2
+            item[key] = slab[..., middle] if key == self.label_key else slab[0].permute(2, 0, 1).contiguous()
+        return item
+
+
 class PadToPatchd(MapTransform):
     """Volumes at least as large as the patch, padded with zeros (air, background) evenly at both ends.
 
@@ -114,6 +201,8 @@ class PadToPatchd(MapTransform):
 class RestoreLabelsd(MapTransform):
     """Logits (C, x, y, z) on the network's grid turned into labels (1, X, Y, Z) on the grid of the original image.
 
+    Pictures, (C, h, w) to (1, H, W), go the same way.
+
     What MONAI does with softmax, Invertd(nearest_interp=False) and argmax, in a fraction of the time and memory: the
     probability of each class is carried back by linear interpolation along one axis after the other, slab by slab,
     and only the running maximum is kept. It needs no record of the transforms, only the two affines, and so works
@@ -129,10 +218,12 @@ class RestoreLabelsd(MapTransform):
             `spatial_shape`.
         prob_key: where to put the probability of foreground (1, X, Y, Z) float32, the sum over classes above 0; None
             for not at all. With several keys, only the first one's.
+        threshold: two classes, or one logit: foreground is where its probability is at least this. At 0.5 the more
+            probable class is taken, of equals the background.
         allow_missing_keys: pass over keys that an item lacks.
 
     Raises:
-        ValueError: the two grids do not fit together.
+        ValueError: the two grids do not fit together; more than two classes and a threshold other than 0.5.
     """
 
     def __init__(
@@ -140,11 +231,15 @@ class RestoreLabelsd(MapTransform):
         keys: KeysCollection,
         image_key: str = "image",
         prob_key: str | None = None,
+        threshold: float = 0.5,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"threshold must be a probability from 0 to 1, found {threshold}")
         self.image_key = image_key
         self.prob_key = prob_key
+        self.threshold = threshold
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """The item with labels in place of logits."""
@@ -160,7 +255,12 @@ class RestoreLabelsd(MapTransform):
                 )
             with_probability = self.prob_key is not None and key == self.keys[0]
             labels, probability = restore_labels(
-                logits, image.affine.cpu().numpy(), original_affine, shape, with_probability=with_probability
+                logits,
+                image.affine.cpu().numpy(),
+                original_affine,
+                shape,
+                with_probability=with_probability,
+                threshold=self.threshold,
             )
             item[key] = _on_original_grid(labels, image, original_affine)
             if probability is not None:
@@ -205,6 +305,39 @@ class SaveMaskd(MapTransform):
         return item
 
 
+class SavePictureMaskd(MapTransform):
+    """Writes a mask (1, H, W) of 0 and 1 as a PNG of 0 and 255, whole or not at all.
+
+    `meta["mask_sha256"]` of the mask is set.
+
+    Args:
+        keys: the mask, as `RestoreLabelsd` leaves it.
+        path_key: the item's key for the path to write to.
+        allow_missing_keys: pass over keys that an item lacks.
+
+    Raises:
+        ValueError: more than one class of foreground, which a picture of black and white cannot hold.
+        Fault: NO_SPACE, NOT_WRITABLE.
+    """
+
+    def __init__(self, keys: KeysCollection, path_key: str = "mask_file", allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.path_key = path_key
+        if len(self.keys) != 1:
+            raise ValueError(f"keys must name one mask for one {path_key}, found {self.keys}")
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The item, its mask written."""
+        item = dict(data)
+        for key in self.key_iterator(item):
+            mask = item[key]
+            path = Path(item[self.path_key])
+            write_picture_mask(path, np.asarray(mask.cpu())[0])
+            if isinstance(mask, MetaTensor):
+                mask.meta["mask_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+        return item
+
+
 def check_patch_fill(shape: Sequence[int], roi_size: Sequence[int], path: str | Path) -> None:
     """Raise `Fault` `PATCH_SIZE` if a volume fills less than a quarter of the patch along an axis.
 
@@ -232,18 +365,21 @@ def restore_labels(
     original_affine: np.ndarray,
     original_shape: Sequence[int],
     with_probability: bool = False,
+    threshold: float = 0.5,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Labels (X, Y, Z) uint8 on the original grid and, if asked for, the probability of foreground there.
 
     Args:
-        logits: (C, x, y, z), any floating type and device; C = 1 is a sigmoid's logit.
+        logits: (C, x, y, z), any floating type and device; C = 1 is a sigmoid's logit. For pictures (C, h, w).
         affine: (4, 4), voxel to world of the logits.
         original_affine: (4, 4), voxel to world of the original grid.
-        original_shape: voxels of the original grid along its three axes.
+        original_shape: voxels of the original grid along its three axes, or (H, W); the result has that shape.
         with_probability: whether to return the probability, (X, Y, Z) float32, summed over the classes above 0.
+        threshold: from which probability on two classes are foreground; 0.5 takes the more probable, as argmax.
 
     Raises:
-        ValueError: wrong number of axes, or axes of one grid that are oblique to those of the other.
+        ValueError: wrong number of axes, axes of one grid that are oblique to those of the other, or a threshold for
+            more than two classes.
 
     Example:
         Two classes on a grid twice as coarse; the step lies halfway between the second and the third voxel.
@@ -254,10 +390,23 @@ def restore_labels(
         >>> labels[:, 0, 0].tolist()
         [0, 0, 0, 0, 1, 1, 1]
     """
-    if logits.ndim != 4 or len(original_shape) != 3:
-        raise ValueError(f"logits must be (C, x, y, z), found shape {tuple(logits.shape)}")
     if isinstance(logits, MetaTensor):
         logits = logits.as_tensor()
+    if logits.ndim == 3 and len(original_shape) == 2:
+        # a picture is a volume of one slice
+        flat, foreground = restore_labels(
+            logits[..., None], affine, original_affine, (*original_shape, 1), with_probability, threshold
+        )
+        return flat[..., 0], None if foreground is None else foreground[..., 0]
+    if logits.ndim != 4 or len(original_shape) != 3:
+        raise ValueError(
+            f"logits must be (C, x, y, z) for 3 original axes or (C, h, w) for 2, found shape {tuple(logits.shape)} "
+            f"and {len(original_shape)}"
+        )
+    if len(logits) > 2 and threshold != 0.5:
+        raise ValueError(
+            f"threshold must be 0.5 for {len(logits)} classes, found {threshold}: it cannot choose a class"
+        )
     order, axes = _axis_maps(logits.shape[1:], affine, original_affine, original_shape)
     # the original's order reversed: z first, x last, as NIfTI lies in memory
     logits = logits.detach().permute(0, *(1 + axis for axis in reversed(order)))
@@ -272,7 +421,7 @@ def restore_labels(
         classes = _class_probabilities(logits[:, first:last].float())
         carried = (_carried(channel, (along_slow, middle, fast)) for channel in classes)
         target = (slice(start, stop), *inside)
-        largest, foreground = _largest(carried, single=len(classes) == 1, with_sum=with_probability)
+        largest, foreground = _largest(carried, threshold if len(classes) == 1 else None, with_sum=with_probability)
         labels[target] = largest
         if probability is not None and foreground is not None:
             probability[target] = foreground
@@ -346,11 +495,16 @@ def _carried(values: torch.Tensor, maps: Sequence[_AxisMap]) -> torch.Tensor:
     return values
 
 
-def _largest(carried: Any, single: bool, with_sum: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """uint8 index of the largest of the carried classes (the first of equals) and the sum of those above 0."""
+def _largest(carried: Any, threshold: float | None, with_sum: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """uint8 index of the largest of the carried classes (the first of equals) and the sum of those above 0.
+
+    With a threshold, the only one carried is the probability of foreground.
+    """
     best = next(carried)
-    if single:
-        return (best > 0.5).to(torch.uint8), best
+    if threshold is not None:
+        # the argmax of two classes, of equals the first: background
+        reached = best > 0.5 if threshold == 0.5 else best >= threshold
+        return reached.to(torch.uint8), best
     labels = torch.zeros_like(best, dtype=torch.uint8)
     foreground = torch.zeros_like(best) if with_sum else None
     for index, value in enumerate(carried, start=1):

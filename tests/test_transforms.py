@@ -16,15 +16,26 @@ from monai.transforms import (
     Flipd,
     Invertd,
     Orientationd,
+    Resized,
     Rotated,
     Spacingd,
     SpatialCropd,
+    SpatialPadd,
 )
+from PIL import Image
 
 from medseg3d import transforms
 from medseg3d.data.nifti import read_header
 from medseg3d.faults import Fault, find_fault
-from medseg3d.transforms import LoadNiftid, RestoreLabelsd, SaveMaskd, restore_labels
+from medseg3d.transforms import (
+    LoadNiftid,
+    LoadPictured,
+    RestoreLabelsd,
+    SaveMaskd,
+    SavePictureMaskd,
+    SlicesToChannelsd,
+    restore_labels,
+)
 
 LABELS = (("L", "R"), ("P", "A"), ("I", "S"))
 SHAPE = (19, 23, 17)
@@ -176,6 +187,36 @@ def test_one_channel_is_the_logit_of_a_sigmoid() -> None:
 def test_equal_probabilities_are_background(classes: int) -> None:
     labels, _ = restore_labels(torch.zeros(classes, 4, 4, 4), np.eye(4), np.eye(4), (4, 4, 4))
     assert labels.sum() == 0
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("threshold", [0.2, 0.8])
+def test_foreground_is_where_its_probability_reaches_the_threshold(channels: int, threshold: float) -> None:
+    image = chain()({"image": image_of(AFFINES["oblique"])})["image"]
+    logits = smooth_logits(channels, image.shape[1:])
+    restored = RestoreLabelsd("pred", prob_key="prob", threshold=threshold)({"image": image, "pred": logits})
+    assert torch.equal(restored["pred"], (restored["prob"] >= threshold).to(torch.uint8))
+    assert 0 < restored["pred"].sum() < restored["pred"].numel()
+
+
+def test_a_threshold_of_one_half_is_the_argmax_whose_ties_are_background() -> None:
+    item = {"image": (image := chain()({"image": image_of(AFFINES["oblique"])})["image"])}
+    item["pred"] = smooth_logits(2, image.shape[1:])
+    restored = RestoreLabelsd("pred", prob_key="prob", threshold=0.5)(item)
+    assert torch.equal(restored["pred"], (restored["prob"] > 0.5).to(torch.uint8))
+    item["pred"] = torch.zeros_like(item["pred"])
+    assert RestoreLabelsd("pred", threshold=0.5)(item)["pred"].sum() == 0
+    assert RestoreLabelsd("pred", threshold=0.499)(item)["pred"].sum() > 0
+
+
+def test_a_threshold_cannot_choose_among_three_classes() -> None:
+    image = chain()({"image": image_of(AFFINES["oblique"])})["image"]
+    item = {"image": image, "pred": smooth_logits(3, image.shape[1:])}
+    assert RestoreLabelsd("pred")(item)["pred"].max() == 2
+    with pytest.raises(ValueError, match=r"threshold must be 0\.5 for 3 classes, found 0\.4"):
+        RestoreLabelsd("pred", threshold=0.4)(item)
+    with pytest.raises(ValueError, match=r"threshold must be a probability from 0 to 1, found 1\.5"):
+        RestoreLabelsd("pred", threshold=1.5)
 
 
 def test_logits_meta_tensor_and_tensor_are_alike() -> None:
@@ -366,3 +407,91 @@ def test_mask_needs_an_affine_and_one_path(tmp_path: Path) -> None:
         SaveMaskd("pred")({"pred": torch.ones(1, *SHAPE, dtype=torch.uint8), "mask_file": tmp_path / "mask.nii.gz"})
     with pytest.raises(ValueError, match="one label map for one mask_file"):
         SaveMaskd(["pred", "other"])
+
+
+def picture_case(folder: Path, height: int = 60, width: int = 90, mask_size: tuple[int, int] | None = None) -> dict:
+    """A picture of noise and a mask of levels 0 and 255 with a rectangle, on disk."""
+    rng = np.random.default_rng(0)
+    mask = np.zeros(mask_size or (height, width), np.uint8)
+    mask[5:20, 30:40] = 255
+    Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8)).save(folder / "image.png")
+    Image.fromarray(mask).save(folder / "mask.png")
+    return {"image": str(folder / "image.png"), "label": str(folder / "mask.png"), "mask_file": folder / "pred.png"}
+
+
+def test_a_picture_and_its_mask_are_channel_first_in_the_grid_of_the_file(tmp_path: Path) -> None:
+    paths = picture_case(tmp_path)
+    item = LoadPictured(["image", "label"])(paths)
+    stored = np.asarray(Image.open(paths["image"]))
+    assert (item["image"].dtype, item["label"].dtype) == (torch.float32, torch.uint8)
+    assert np.array_equal(np.rint(item["image"].numpy() * 255), np.moveaxis(stored, -1, 0))
+    assert item["label"].shape == (1, 60, 90)
+    assert item["label"][0, 5:20, 30:40].all()
+    assert item["label"].sum() == 15 * 10
+    assert item["image"].meta["filename_or_obj"] == paths["image"]
+
+
+def test_a_mask_on_another_grid_than_its_picture_is_refused(tmp_path: Path) -> None:
+    paths = picture_case(tmp_path, mask_size=(90, 60))
+    with pytest.raises(RuntimeError) as raised:
+        Compose(LoadPictured(["image", "label"]))(paths)
+    fault = find_fault(raised.value)
+    assert fault is not None
+    assert str(fault).startswith(f"PAIR_GEOMETRY {paths['label']}: found 90 rows of 60 pixels; wanted 60 rows of 90")
+
+
+@pytest.mark.parametrize("classes", [1, 2, 3])
+@pytest.mark.parametrize("size", [24, 120], ids=["from smaller", "from larger"])
+def test_labels_of_a_picture_are_those_of_monais_inverse(tmp_path: Path, classes: int, size: int) -> None:
+    chain = Compose(
+        [
+            LoadPictured("image"),
+            Resized("image", size, size_mode="longest", mode="bilinear", anti_aliasing=True),
+            SpatialPadd("image", (size, size)),
+        ]
+    )
+    item = chain(picture_case(tmp_path))
+    logits = torch.nn.functional.interpolate(
+        torch.randn(1, classes, 6, 6, generator=torch.Generator().manual_seed(1)), (size, size), mode="bicubic"
+    )[0]
+    got = RestoreLabelsd("pred", prob_key="prob")({**item, "pred": logits})
+    probability = logits.sigmoid() if classes == 1 else logits.softmax(0)
+    inverse = Invertd("pred", chain, orig_keys="image", nearest_interp=False)
+    expected = inverse({**item, "pred": MetaTensor(probability, meta=item["image"].meta)})["pred"].as_tensor()
+    wanted = expected > 0.5 if classes == 1 else expected.argmax(0, keepdim=True)
+    # where the padding began, the network's word there is kept and the inverse drops it
+    inner = (slice(None), slice(6, -6))
+    assert got["pred"].shape == got["prob"].shape == (1, 60, 90)
+    assert (got["pred"][inner] != wanted[inner]).float().mean() < 1e-3
+    foreground = expected if classes == 1 else expected[1:].sum(0, keepdim=True)
+    assert torch.allclose(got["prob"].as_tensor()[inner], foreground[inner], atol=1e-5)
+
+
+def test_a_mask_of_a_picture_is_written_as_it_is(tmp_path: Path) -> None:
+    item = LoadPictured(["image", "label"])(picture_case(tmp_path))
+    saved = SavePictureMaskd("pred")({**item, "pred": item["label"]})
+    written = np.asarray(Image.open(item["mask_file"]))
+    assert np.array_equal(written, item["label"].numpy()[0] * 255)
+    assert saved["pred"].meta["mask_sha256"]
+    with pytest.raises(ValueError, match="0 and 1"):
+        SavePictureMaskd("pred")({**item, "pred": item["label"] * 2})
+
+
+def test_logits_and_grid_must_have_as_many_axes() -> None:
+    with pytest.raises(ValueError, match=r"found shape \(2, 4, 4\) and 3"):
+        restore_labels(torch.zeros(2, 4, 4), np.eye(4), np.eye(4), (4, 4, 1))
+
+
+def test_a_slab_becomes_channels_and_its_middle_slice_the_truth() -> None:
+    slab = torch.arange(2 * 4 * 5).reshape(1, 2, 4, 5)
+    item = SlicesToChannelsd(["image", "label"])({"image": MetaTensor(slab), "label": slab})
+    assert item["image"].shape == (5, 2, 4)
+    assert [item["image"][k].tolist() for k in (0, 4)] == [slab[0, ..., k].tolist() for k in (0, 4)]
+    assert item["label"].tolist() == slab[..., 2].tolist()
+    assert type(item["image"]) is torch.Tensor
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 4, 2), (3, 4, 4, 3), (1, 4, 4)])
+def test_a_slab_without_a_middle_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="odd D"):
+        SlicesToChannelsd("image")({"image": torch.zeros(shape)})
