@@ -122,6 +122,57 @@ class SlidingWindow(SlidingWindowInfererAdapt):
         return super().__call__(inputs, forward, *args, **kwargs)
 
 
+class SliceWindows(SlidingWindow):
+    """2-D sliding windows over every slice of a volume, each slice with its neighbours as channels.
+
+    The channels of slice z are the slices z - n to z + n of the volume; beyond its ends the border slice is repeated,
+    so that the first and the last slice are segmented too. A batch of pictures (B, channels, H, W) goes through
+    `SlidingWindow` as it is.
+
+    Args:
+        roi_size: the window, pixels along the two in-plane axes.
+        neighbours: n, the slices on each side.
+        slices_per_batch: slices whose logits are stitched at a time; bounds the memory, not the result.
+        kwargs: as in `SlidingWindow`.
+
+    Example:
+        A "network" that returns its middle channel gives the volume back.
+
+        >>> volume = torch.rand(1, 1, 20, 12, 5)
+        >>> inferer = SliceWindows((16, 16), neighbours=1, slices_per_batch=2)
+        >>> (inferer(volume, lambda window: window[:, 1:2]) - volume).abs().max() < 1e-5
+        tensor(True)
+    """
+
+    def __init__(self, roi_size: Sequence[int], neighbours: int = 1, slices_per_batch: int = 8, **kwargs: Any) -> None:
+        if len(roi_size) != 2:
+            raise ValueError(f"roi_size must have 2 axes, got {list(roi_size)}")
+        if neighbours < 0 or slices_per_batch < 1:
+            raise ValueError(f"neighbours must be >= 0 and slices_per_batch >= 1, got {neighbours}, {slices_per_batch}")
+        super().__init__(roi_size=roi_size, **kwargs)
+        self.neighbours = neighbours
+        self.slices_per_batch = slices_per_batch
+
+    def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Logits (1, C, X, Y, Z) of a volume (1, 1, X, Y, Z), or (B, C, H, W) of pictures (B, channels, H, W)."""
+        if inputs.ndim == 4:
+            return super().__call__(inputs, network, *args, **kwargs)
+        if inputs.ndim != 5 or inputs.shape[:2] != (1, 1):
+            raise ValueError(f"inputs must be (1, 1, X, Y, Z) or (B, channels, H, W), found {tuple(inputs.shape)}")
+        slices = inputs[0, 0].permute(2, 0, 1)  # (Z, X, Y)
+        depth = len(slices)
+        offsets = torch.arange(-self.neighbours, self.neighbours + 1)
+        logits: torch.Tensor | None = None
+        for start in range(0, depth, self.slices_per_batch):
+            middle = torch.arange(start, min(start + self.slices_per_batch, depth))
+            chosen = (middle[:, None] + offsets).clamp(0, depth - 1).to(slices.device)
+            part = super().__call__(slices[chosen], network, *args, **kwargs)
+            if logits is None:
+                logits = part.new_empty((1, part.shape[1], *inputs.shape[2:]))
+            logits[0, ..., start : start + len(middle)] = part.permute(1, 2, 3, 0)
+        return logits
+
+
 @dataclass(frozen=True)
 class Failure:
     """A case that could not be segmented; as text one line that names the file and the reason."""

@@ -18,7 +18,7 @@ from torch import nn
 from medseg3d.data.outputs import CaseList, input_items, record_file
 from medseg3d.data.tensors import save_tensors
 from medseg3d.faults import Fault
-from medseg3d.inferers import CasePredictor, Report, SlidingWindow, load_weights
+from medseg3d.inferers import CasePredictor, Report, SliceWindows, SlidingWindow, load_weights
 from medseg3d.networks import SegResNetNL
 from medseg3d.transforms import LoadNiftid, RestoreLabelsd, SaveMaskd
 
@@ -146,6 +146,43 @@ def test_geometry_of_the_image_passes_through() -> None:
     affine = torch.from_numpy(AFFINE)
     volume = MetaTensor(torch.rand(1, 1, 8, 9, 10), affine=affine)
     assert torch.equal(SlidingWindow((8, 8, 8))(volume, lambda window: window).affine, affine)
+
+
+@pytest.mark.parametrize("slices_per_batch", [1, 3, 99])
+def test_slices_are_those_of_monais_sliding_window_in_2d(slices_per_batch: int) -> None:
+    network, volume = small_network(spatial_dims=2, in_channels=3), torch.rand(1, 1, 24, 20, 5)
+    with torch.inference_mode():
+        got = SliceWindows((16, 16), slices_per_batch=slices_per_batch, overlap=0.5)(volume, network)
+        for index, channels in enumerate(([0, 0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 4], [3, 4, 4])):
+            slab = volume[0, 0, :, :, channels].permute(2, 0, 1)[None]
+            expected = SlidingWindowInferer((16, 16), 1, 0.5, "gaussian")(slab, network)
+            assert torch.allclose(got[..., index], expected, atol=1e-5)
+    assert got.shape == (1, 2, 24, 20, 5)
+
+
+def test_without_neighbours_a_slice_stands_alone() -> None:
+    volume = torch.rand(1, 1, 8, 8, 3)
+    got = SliceWindows((8, 8), neighbours=0)(volume, lambda window: torch.cat([window, -window], 1))
+    assert torch.allclose(got, torch.cat([volume, -volume], 1), atol=1e-6)
+
+
+def test_pictures_go_through_windows_as_they_are() -> None:
+    network, pictures = small_network(spatial_dims=2, in_channels=3), torch.rand(2, 3, 24, 20)
+    with torch.inference_mode():
+        got = SliceWindows((16, 16))(pictures, network)
+        assert torch.equal(got, SlidingWindow((16, 16))(pictures, network))
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 8, 8, 3), (1, 3, 8, 8, 3), (8, 8, 3)])
+def test_what_is_neither_a_volume_nor_pictures_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        SliceWindows((8, 8))(torch.zeros(shape), lambda window: window)
+
+
+@pytest.mark.parametrize("options", [{"roi_size": (8, 8, 8)}, {"neighbours": -1}, {"slices_per_batch": 0}])
+def test_windows_that_are_not_of_slices_are_refused(options: dict) -> None:
+    with pytest.raises(ValueError, match=next(iter(options))):
+        SliceWindows(**{"roi_size": (8, 8), **options})
 
 
 def write_ct(path: Path, seed: int = 0) -> np.ndarray:
