@@ -1,4 +1,4 @@
-"""Pictures of a volume, its truth and its prediction, for TensorBoard."""
+"""Pictures of an image, its truth and its prediction, for TensorBoard."""
 
 from __future__ import annotations
 
@@ -37,12 +37,34 @@ def three_plane_panel(image: np.ndarray, truth: np.ndarray, pred: np.ndarray) ->
         plane, true, found = (
             np.flip(np.take(volume, centre[axis], axis=axis).T, axis=(0, 1)) for volume in (image, truth, pred)
         )
-        plain = np.repeat((np.clip(plane, 0, 1) * 255).astype(np.uint8)[..., None], 3, axis=-1)
-        coloured = plain.copy()
-        for mask, colour in ((true & found, HIT), (true & ~found, MISSED), (~true & found, FALSE_ALARM)):
-            coloured[mask] = (0.4 * coloured[mask] + 0.6 * np.array(colour)).astype(np.uint8)
-        columns.append(np.concatenate([plain, coloured], axis=0))
+        columns.append(_plain_and_coloured(plane, true, found))
     height = max(column.shape[0] for column in columns)
     return np.concatenate(
         [np.pad(column, ((0, height - column.shape[0]), (0, 0), (0, 0))) for column in columns], axis=1
     )
+
+
+def picture_panel(image: np.ndarray, truth: np.ndarray, pred: np.ndarray) -> np.ndarray:
+    """An RGB picture of a 2-D case: plain above and with errors in the colours of `three_plane_panel` below.
+
+    Args:
+        image: (H, W) float in [0, 1].
+        truth: (H, W) integer labels, 0 is background.
+        pred: (H, W) integer labels.
+
+    Returns:
+        (2 H, W, 3) uint8.
+
+    Example:
+        >>> picture_panel(np.zeros((4, 6)), np.ones((4, 6), int), np.ones((4, 6), int))[4, 0].tolist()
+        [0, 94, 69]
+    """
+    return _plain_and_coloured(image, truth > 0, pred > 0)
+
+
+def _plain_and_coloured(plane: np.ndarray, truth: np.ndarray, pred: np.ndarray) -> np.ndarray:
+    plain = np.repeat((np.clip(plane, 0, 1) * 255).astype(np.uint8)[..., None], 3, axis=-1)
+    coloured = plain.copy()
+    for mask, colour in ((truth & pred, HIT), (truth & ~pred, MISSED), (~truth & pred, FALSE_ALARM)):
+        coloured[mask] = (0.4 * coloured[mask] + 0.6 * np.array(colour)).astype(np.uint8)
+    return np.concatenate([plain, coloured], axis=0)

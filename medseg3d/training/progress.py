@@ -9,7 +9,7 @@ from ignite.engine import Engine, Events
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from medseg3d.training.panels import three_plane_panel
+from medseg3d.training.panels import picture_panel, three_plane_panel
 from medseg3d.training.trainer import SegmentationTrainer
 
 
@@ -78,7 +78,7 @@ class TensorBoardLog:
                 torch.as_tensor(output[key]).as_subclass(torch.Tensor)[0].cpu().numpy()
                 for key in ("image", "label", "pred")
             )
-            panel = three_plane_panel(image, truth, pred)
+            panel = (three_plane_panel if image.ndim == 3 else picture_panel)(image, truth, pred)
             self.writer.add_image(f"validation/{batch['case']}", panel, self.trainer.state.iteration, dataformats="HWC")
 
 
