@@ -69,8 +69,10 @@ GENERATED = {case["name"]: case for case in GOLDEN["generated"]}
 EMPTY = [name for name in GENERATED if "nothing" in name]
 
 
+@pytest.mark.parametrize("crowded", [0, 1], ids=["distance transform", "tree"])
 @pytest.mark.parametrize("name", [name for name in GENERATED if name not in EMPTY])
-def test_deepmind_agrees(name):
+def test_deepmind_agrees(name, crowded, monkeypatch):
+    monkeypatch.setattr("medseg3d.metrics.surface._CROWDED", crowded)
     case = GENERATED[name]
     assert_as_expected(unpacked(case, "pred"), unpacked(case, "truth"), case["spacing"], case["expected"])
 
@@ -202,6 +204,16 @@ def test_a_few_planes_at_a_time_give_the_same(shape, monkeypatch):
     at_once = surface_scores(pred, truth, spacing)
     monkeypatch.setattr("medseg3d.metrics.surface.BLOCK", 3 * 15 * 13)
     assert surface_scores(pred, truth, spacing) == at_once
+
+
+@pytest.mark.parametrize(("shape", "spacing"), [((20, 15), (0.7, 2.0)), ((12, 11, 9), (0.8, 0.9, 2.5))])
+def test_tree_and_distance_transform_find_the_same(shape, spacing, monkeypatch):
+    pred, truth = blobs(shape)
+    found = []
+    for crowded in (0, 1):
+        monkeypatch.setattr("medseg3d.metrics.surface._CROWDED", crowded)
+        found.append(surface_scores(pred, truth, spacing))
+    assert found[0] == pytest.approx(found[1], rel=1e-12)
 
 
 def test_what_lies_around_does_not_matter():
