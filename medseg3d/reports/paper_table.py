@@ -1,0 +1,230 @@
+"""A paper's table as data: what is printed, in which convention, what cannot be, and ours beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from string import ascii_lowercase
+from typing import Literal, NamedTuple
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a paper's table.
+
+    Args:
+        key: what `rows` have it under.
+        name: its heading, unit included.
+        better: which end is better; empty where neither is.
+        ours: keys of a summary.json that answer to it, the nearest first; empty where nothing of ours compares.
+        scale: by how much our fraction is multiplied to be in the column's unit: 100 for per cent.
+        derived: whether the numbers are computed here and not printed in the paper.
+    """
+
+    key: str
+    name: str
+    better: Literal["high", "low", ""] = ""
+    ours: tuple[str, ...] = ()
+    scale: float = 1
+    derived: bool = False
+
+    @property
+    def heading(self) -> str:
+        """The name, and whether it is ours to answer for."""
+        return f"{self.name} (derived)" if self.derived else self.name
+
+
+@dataclass(frozen=True)
+class Flag:
+    """What a reader must know before using some cells.
+
+    Args:
+        cells: (row, column key) of each.
+        statement: what is so.
+        why: how it is known.
+    """
+
+    cells: tuple[tuple[str, str], ...]
+    statement: str
+    why: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.statement}: {self.why}" if self.why else self.statement
+
+
+class PaperCell(NamedTuple):
+    """A cell of a paper's table with ours beside it.
+
+    Attributes:
+        text: what is printed, or ours; empty where there is nothing.
+        mark: letters of the flags that it must not be read without, such as "a" or "a, c".
+        best: whether no row has a better number in this column.
+        own: whether it is ours.
+    """
+
+    text: str
+    mark: str = ""
+    best: bool = False
+    own: bool = False
+
+
+@dataclass(frozen=True)
+class PaperTable:
+    """A table of a paper.
+
+    Args:
+        paper: key of the paper, as in the names of the bundles.
+        name: such as "Table 2".
+        caption: what it is a table of.
+        convention: how its numbers were taken, as far as the paper says.
+        columns: the first one names the row.
+        rows: column key to what is printed, digit by digit; None where nothing is.
+        notes: what else a reader should know.
+        flags: what is wrong with single cells.
+
+    Raises:
+        ValueError: a row lacks a column, two rows have one name, or a flag is of no cell.
+    """
+
+    paper: str
+    name: str
+    caption: str
+    convention: str
+    columns: tuple[Column, ...]
+    rows: tuple[Mapping[str, str | None], ...]
+    notes: tuple[str, ...] = ()
+    flags: tuple[Flag, ...] = ()
+
+    def __post_init__(self) -> None:
+        keys = [column.key for column in self.columns]
+        for row in self.rows:
+            if list(row) != keys:
+                raise ValueError(f"{self.name}: a row must have the columns {keys}, found {list(row)}")
+        if len(set(self.row_names)) < len(self.rows):
+            raise ValueError(f"{self.name}: row names must differ, found {self.row_names}")
+        for flag in self.flags:
+            for row_name, key in flag.cells:
+                if row_name not in self.row_names or key not in keys:
+                    raise ValueError(f"{self.name} has no cell ({row_name!r}, {key!r}) to flag")
+
+    @property
+    def row_names(self) -> list[str]:
+        """The first cell of each row."""
+        return [str(row[self.columns[0].key]) for row in self.rows]
+
+    @property
+    def marks(self) -> dict[str, Flag]:
+        """Letter to flag, in the order of the flags."""
+        return dict(zip(ascii_lowercase, self.flags, strict=False))
+
+    def value(self, row: str, column: str) -> float | None:
+        """A number, in the unit of the column; None where none is printed.
+
+        Raises:
+            KeyError: there is no such row or column.
+        """
+        text = dict(zip(self.row_names, self.rows, strict=True))[row][column]
+        return None if text is None else float(text)
+
+    def best(self, column: Column) -> list[str]:
+        """The rows with the best number of a column; several where they are equal, none where nothing is worse."""
+        if not column.better:  # the column may hold words
+            return []
+        values = {row: self.value(row, column.key) for row in self.row_names}
+        known = {row: value for row, value in values.items() if value is not None}
+        if len(set(known.values())) < 2:
+            return []
+        best = (max if column.better == "high" else min)(known.values())
+        return [row for row, value in known.items() if value == best]
+
+
+Ours = Mapping[str, Mapping[str, str]]
+"""Row name to column key to what is written in our cell."""
+
+
+def side_by_side(table: PaperTable, ours: Ours | None = None) -> tuple[list[str], list[list[PaperCell]]]:
+    """Headings and cells of a paper's table, a column of ours after each column that we have something for.
+
+    Args:
+        table: the paper's.
+        ours: what we found, by row name and column key, written in the unit of the column.
+
+    Raises:
+        ValueError: ours names a row or column that the table lacks, or a column with nothing of ours to compare.
+    """
+    ours = ours or {}
+    comparable = [column.key for column in table.columns if column.ours]
+    for row, found in ours.items():
+        if row not in table.row_names:
+            raise ValueError(f"ours must be of rows {table.row_names} of {table.name}, found {row!r}")
+        for key in found:
+            if key not in comparable:
+                raise ValueError(f"ours must be of columns {comparable} of {table.name}, found {key!r}")
+    headings: list[str] = []
+    columns: list[list[PaperCell]] = []
+    for column in table.columns:
+        best = table.best(column)
+        headings.append(column.heading)
+        columns.append(
+            [
+                PaperCell(row[column.key] or "", _marks(table, name, column.key), name in best)
+                for name, row in zip(table.row_names, table.rows, strict=True)
+            ]
+        )
+        if any(column.key in found for found in ours.values()):
+            headings.append("ours")
+            columns.append([PaperCell(ours.get(row, {}).get(column.key, ""), own=True) for row in table.row_names])
+    return headings, [list(row) for row in zip(*columns, strict=True)]
+
+
+def as_markdown(table: PaperTable, ours: Ours | None = None) -> str:
+    """The table in GitHub's Markdown: caption, convention, cells with the best in bold, flags and notes below.
+
+    Args:
+        table: the paper's.
+        ours: as in `side_by_side`.
+
+    Raises:
+        ValueError: as `side_by_side`.
+
+    Example:
+        >>> columns = (Column("net", "Network"), Column("dice", "Dice", "high", ours=("dice_mean",)))
+        >>> rows = ({"net": "A", "dice": "0.8"}, {"net": "B", "dice": "0.9"})
+        >>> flag = Flag((("B", "dice"),), "not of the same cases", "the text says so")
+        >>> table = PaperTable("p", "Table 1", "Two networks.", "Mean over cases.", columns, rows, flags=(flag,))
+        >>> print(as_markdown(table, {"A": {"dice": "0.81"}}))
+        **Table 1.** Two networks. Mean over cases.
+        <BLANKLINE>
+        | Network | Dice | ours |
+        |---|---:|---:|
+        | A | 0.8 | 0.81 |
+        | B | **0.9** [a] |  |
+        <BLANKLINE>
+        - [a] not of the same cases: the text says so
+        <BLANKLINE>
+    """
+    headings, rows = side_by_side(table, ours)
+    lines = [
+        f"**{table.name}.** {table.caption} {table.convention}",
+        "",
+        _line(headings),
+        "|---|" + "---:|" * (len(headings) - 1),
+        *(_line(_cell(cell) for cell in row) for row in rows),
+        "",
+    ]
+    lines += [f"- [{letter}] {flag}" for letter, flag in table.marks.items()]
+    lines += [f"- {note}" for note in table.notes]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _marks(table: PaperTable, row: str, column: str) -> str:
+    return ", ".join(letter for letter, flag in table.marks.items() if (row, column) in flag.cells)
+
+
+def _cell(cell: PaperCell) -> str:
+    text = f"**{cell.text}**" if cell.best else cell.text
+    return f"{text} [{cell.mark}]" if cell.mark else text
+
+
+def _line(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
