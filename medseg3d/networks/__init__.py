@@ -1,6 +1,16 @@
 """Tensors in, logits out: the networks of the papers, each usable as `_target_` in a bundle."""
 
 from medseg3d.networks.nonlocal_block import NonLocalBlock
+from medseg3d.networks.refinement import RefinedSegmenter
+from medseg3d.networks.resunetpp import ResUNet, ResUNetPlusPlus
+from medseg3d.networks.segnet import SegNet
 from medseg3d.networks.segresnet_nl import SegResNetNL
 
-__all__ = ["NonLocalBlock", "SegResNetNL"]
+__all__ = [
+    "NonLocalBlock",
+    "RefinedSegmenter",
+    "ResUNet",
+    "ResUNetPlusPlus",
+    "SegNet",
+    "SegResNetNL",
+]

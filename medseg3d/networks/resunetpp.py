@@ -1,0 +1,294 @@
+"""ResUNet++ and the ResUNet it grew from: U-shaped networks of residual units for pictures."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from medseg3d.networks.picture_size import check_size
+
+
+class SqueezeExcitation(nn.Module):
+    """Every channel scaled by a number in (0, 1) that depends on the means of all channels.
+
+    Two linear layers without bias, the first to `channels // reduction` with ReLU, the second back with a sigmoid.
+
+    Args:
+        channels: channels of the map.
+        reduction: how many times narrower the layer between is.
+
+    Raises:
+        ValueError: nothing would be left between.
+
+    References:
+        Hu et al., Squeeze-and-Excitation Networks, CVPR 2018, https://arxiv.org/abs/1709.01507
+    """
+
+    def __init__(self, channels: int, reduction: int = 8) -> None:
+        super().__init__()
+        if channels < reduction:
+            raise ValueError(f"channels must be at least reduction, got {channels} and {reduction}")
+        self.squeeze = nn.Linear(channels, channels // reduction, bias=False)
+        self.excite = nn.Linear(channels // reduction, channels, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, channels, H, W), scaled."""
+        means = x.mean((2, 3))
+        return x * torch.sigmoid(self.excite(F.relu(self.squeeze(means))))[:, :, None, None]
+
+
+class ResidualUnit(nn.Module):
+    """Twice BatchNorm, ReLU and 3×3 convolution, plus a 1×1 convolution of the input with BatchNorm.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        stride: of the first convolution and of the one beside.
+        norm_first: False for the first unit of a network, whose first convolution sees the picture itself.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1, norm_first: bool = True) -> None:
+        super().__init__()
+        self.norm_first = norm_act(in_channels) if norm_first else nn.Identity()
+        self.first = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1)
+        self.second = norm_act_conv(out_channels, out_channels)
+        self.shortcut = nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride), nn.BatchNorm2d(out_channels))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, out_channels, H / stride, W / stride)."""
+        return self.second(self.first(self.norm_first(x))) + self.shortcut(x)
+
+
+class SummedASPP(nn.Module):
+    """The sum of 3×3 convolutions of several dilations, each with BatchNorm, through a 1×1 convolution.
+
+    Where it differs from DeepLab's: summed and not concatenated, no ReLU, no image pooling.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        dilations: one branch for each.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, dilations: Sequence[int] = (1, 6, 12, 18)) -> None:
+        super().__init__()
+        first, *others = (
+            nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, 3, padding=dilation, dilation=dilation),
+                nn.BatchNorm2d(out_channels),
+            )
+            for dilation in dilations
+        )
+        self.first = first
+        self.others = nn.ModuleList(others)
+        self.project = nn.Conv2d(out_channels, out_channels, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, out_channels, H, W)."""
+        total = self.first(x)
+        for branch in self.others:
+            total = total + branch(x)
+        return self.project(total)
+
+
+class SkipAttention(nn.Module):
+    """Decoder features multiplied with a map made from them and from the skip of twice their size.
+
+    No sigmoid: the map is a convolution's output and may be negative.
+
+    Args:
+        skip_channels: channels of the skip.
+        channels: channels of the decoder's features, and of the output.
+    """
+
+    def __init__(self, skip_channels: int, channels: int) -> None:
+        super().__init__()
+        self.of_skip = norm_act_conv(skip_channels, channels)
+        self.of_features = norm_act_conv(channels, channels)
+        self.of_both = norm_act_conv(channels, channels)
+
+    def forward(self, skip: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        """(B, channels, H, W) of a skip (B, skip_channels, 2 H, 2 W) and features (B, channels, H, W)."""
+        # ceil_mode changes nothing for even sizes, and gives torch.export the same formula as a strided convolution's
+        both = F.max_pool2d(self.of_skip(skip), 2, ceil_mode=True) + self.of_features(features)
+        return self.of_both(both) * features
+
+
+class AttentiveUp(nn.Module):
+    """One decoder stage of ResUNet++: attention, nearest upsampling by 2, skip, residual unit, squeeze-excitation.
+
+    Args:
+        skip_channels: channels of the skip.
+        in_channels: channels of the features from below.
+        out_channels: channels of the output.
+        reduction: of the squeeze-excitation.
+    """
+
+    def __init__(self, skip_channels: int, in_channels: int, out_channels: int, reduction: int) -> None:
+        super().__init__()
+        self.attention = SkipAttention(skip_channels, in_channels)
+        self.unit = ResidualUnit(in_channels + skip_channels, out_channels)
+        self.excitation = SqueezeExcitation(out_channels, reduction)
+
+    def forward(self, skip: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        """(B, out_channels, 2 H, 2 W) of a skip (B, skip_channels, 2 H, 2 W) and features (B, in_channels, H, W)."""
+        features = upsample(self.attention(skip, features))
+        return self.excitation(self.unit(torch.cat([features, skip], 1)))
+
+
+class ResUNetPlusPlus(nn.Module):
+    """Logits at the size of the picture: ResUNet with squeeze-excitation, ASPP and attention.
+
+    The defaults are the network of the published code: 16 to 256 filters, 4,062,993 parameters. A stem at full
+    resolution, three encoder stages that halve it, ASPP as the bridge, three attentive decoder stages, ASPP again, a
+    1×1 convolution. The squeeze-excitation stands after a unit's addition. The paper rebuilt here calls its network
+    "modified" and states no modification.
+
+    Where we differ from the Keras original: logits instead of probabilities, torch's BatchNorm (eps 1e-5, momentum 0.1
+    instead of 1e-3 and 0.01), strided convolutions padded on all sides and not only at bottom and right.
+
+    Args:
+        in_channels: channels of the picture.
+        out_channels: channels of logits, 1 for foreground against background.
+        features: filters of the stem, the encoder stages, and the bridge.
+        reduction: how many times narrower the squeeze-excitations are between their layers.
+        dilations: of the branches of both ASPPs.
+
+    Shape:
+        input `(B, in_channels, H, W)`, H and W multiples of 8 (of `2 ** (len(features) - 2)`); output
+        `(B, out_channels, H, W)`.
+
+    Raises:
+        ValueError: fewer than three features, a feature smaller than `reduction`, or an input of another size.
+
+    References:
+        Jha et al., ResUNet++: An Advanced Architecture for Medical Image Segmentation, ISM 2019,
+        https://arxiv.org/abs/1911.07067
+
+    Example:
+        >>> network = ResUNetPlusPlus().eval()
+        >>> sum(parameter.numel() for parameter in network.parameters())
+        4062993
+        >>> network(torch.zeros(1, 3, 32, 24)).shape
+        torch.Size([1, 1, 32, 24])
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        out_channels: int = 1,
+        features: Sequence[int] = (16, 32, 64, 128, 256),
+        reduction: int = 8,
+        dilations: Sequence[int] = (1, 6, 12, 18),
+    ) -> None:
+        super().__init__()
+        if len(features) < 3:
+            raise ValueError(f"features must be three or more: stem, encoder stages, bridge; got {list(features)}")
+        *encoder, bridge = features
+        self.size_divisor = 2 ** (len(encoder) - 1)
+        self.stem = nn.Sequential(
+            ResidualUnit(in_channels, encoder[0], norm_first=False), SqueezeExcitation(encoder[0], reduction)
+        )
+        self.encoder = nn.ModuleList(
+            nn.Sequential(ResidualUnit(before, after, stride=2), SqueezeExcitation(after, reduction))
+            for before, after in itertools.pairwise(encoder)
+        )
+        self.bridge = SummedASPP(encoder[-1], bridge, dilations)
+        # each stage gives as many channels as the encoder stage one level below its skip
+        below = [bridge, *encoder[:0:-1]]
+        self.decoder = nn.ModuleList(
+            AttentiveUp(skip, before, after, reduction)
+            for skip, before, after in zip(encoder[-2::-1], below[:-1], below[1:], strict=True)
+        )
+        self.aspp = SummedASPP(below[-1], encoder[0], dilations)
+        self.head = nn.Conv2d(encoder[0], out_channels, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits (B, out_channels, H, W) of a picture (B, in_channels, H, W)."""
+        check_size(x, self.size_divisor)
+        x = self.stem(x)
+        skips = [x]
+        for stage in self.encoder:
+            x = stage(x)
+            skips.append(x)
+        x = self.bridge(x)
+        for level, stage in enumerate(self.decoder):
+            x = stage(skips[-2 - level], x)
+        return self.head(self.aspp(x))
+
+
+class ResUNet(nn.Module):
+    """Logits at the size of the picture: a U-Net of residual units, with what ResUNet++ has added taken away.
+
+    A unit at full resolution, further ones that halve it, then nearest upsampling, the skip and a unit for each level,
+    and a 1×1 convolution. Where we differ from Zhang et al.: the shortcut is a 1×1 convolution with BatchNorm also
+    where channels and size stay, as in the code of ResUNet++, whose baseline this is.
+
+    Args:
+        in_channels: channels of the picture.
+        out_channels: channels of logits, 1 for foreground against background.
+        features: filters of each level from the finest to the coarsest.
+
+    Shape:
+        input `(B, in_channels, H, W)`, H and W multiples of 8 (of `2 ** (len(features) - 1)`); output
+        `(B, out_channels, H, W)`.
+
+    Raises:
+        ValueError: fewer than two features, or an input of another size.
+
+    References:
+        Zhang et al., Road Extraction by Deep Residual U-Net, IEEE GRSL 2018, https://arxiv.org/abs/1711.10684
+
+    Example:
+        >>> network = ResUNet().eval()
+        >>> network(torch.zeros(1, 3, 32, 24)).shape
+        torch.Size([1, 1, 32, 24])
+    """
+
+    def __init__(
+        self, in_channels: int = 3, out_channels: int = 1, features: Sequence[int] = (64, 128, 256, 512)
+    ) -> None:
+        super().__init__()
+        if len(features) < 2:
+            raise ValueError(f"features must be two or more, got {list(features)}")
+        self.size_divisor = 2 ** (len(features) - 1)
+        self.stem = ResidualUnit(in_channels, features[0], norm_first=False)
+        self.encoder = nn.ModuleList(
+            ResidualUnit(before, after, stride=2) for before, after in itertools.pairwise(features)
+        )
+        upwards = list(features)[::-1]
+        self.decoder = nn.ModuleList(
+            ResidualUnit(before + after, after) for before, after in itertools.pairwise(upwards)
+        )
+        self.head = nn.Conv2d(features[0], out_channels, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits (B, out_channels, H, W) of a picture (B, in_channels, H, W)."""
+        check_size(x, self.size_divisor)
+        x = self.stem(x)
+        skips = [x]
+        for unit in self.encoder:
+            x = unit(x)
+            skips.append(x)
+        for level, unit in enumerate(self.decoder):
+            x = unit(torch.cat([upsample(x), skips[-2 - level]], 1))
+        return self.head(x)
+
+
+def norm_act(channels: int) -> nn.Sequential:
+    """BatchNorm, then ReLU."""
+    return nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
+
+
+def norm_act_conv(in_channels: int, out_channels: int) -> nn.Sequential:
+    """BatchNorm, ReLU, then a 3×3 convolution that keeps the size."""
+    return nn.Sequential(*norm_act(in_channels), nn.Conv2d(in_channels, out_channels, 3, padding=1))
+
+
+def upsample(x: torch.Tensor) -> torch.Tensor:
+    """(B, C, H, W) with every value four times, (B, C, 2 H, 2 W)."""
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")
