@@ -21,8 +21,9 @@ from sklearn.metrics import average_precision_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from medseg3d.cli import main
-from medseg3d.data.score_files import read_curve, read_scores
+from medseg3d.data.score_files import read_curve, read_files, read_scores, read_slices, read_summary
 from medseg3d.data.splits import read_split
+from medseg3d.networks import SegResNetNL
 
 TRAIN = ("training", "--config_file", "bundles/pancreas_nl/train.json")
 EVALUATE = ("evaluating", "--config_file", "bundles/pancreas_nl/evaluate.json")
@@ -56,6 +57,19 @@ def test_the_scores_are_those_of_the_masks_on_the_original_grid(evaluated, phant
     true, found = truth.get_fdata() > 0, pred.get_fdata() > 0
     assert (row["tp"], row["fp"], row["fn"]) == ((true & found).sum(), (~true & found).sum(), (true & ~found).sum())
     assert row["truth_ml"] == pytest.approx(true.sum() * abs(np.linalg.det(truth.affine[:3, :3])) / 1000)
+
+
+def test_the_other_files_of_an_evaluation(evaluated, phantom_dir):
+    (row,) = read_scores(evaluated / "scores.csv")
+    assert row["hd95_mm"] > 0
+    assert 0 <= row["surface_dice"] <= 1
+    files = read_files(evaluated / "files.json")[row["case"]]
+    assert files["image"] == str(phantom_dir / "imagesTr" / f"{row['case']}.nii.gz")
+    assert files["truth"] == str(phantom_dir / "labelsTr" / f"{row['case']}.nii.gz")
+    assert Path(files["pred"]).samefile(evaluated / "masks" / f"{row['case']}_seg.nii.gz")
+    slices = read_slices(evaluated / "slices.csv")
+    assert sum(each["tp"] for each in slices) == row["tp"]
+    assert "| dice_mean |" in (evaluated / "summary.md").read_text()
 
 
 def test_the_summary_states_conventions_split_and_weights(evaluated, phantom_dir, trained):
@@ -162,6 +176,61 @@ class TestPredict:
         bundle, images = str(ROOT / "bundles/pancreas_nl"), str(phantom_dir / "imagesTs")
         assert main(["predict", bundle, images, *words, "--overlapp", "0.1"]) == 2
         assert "UNKNOWN_KNOB --overlapp" in capsys.readouterr().err
+
+
+class TestThreshold:
+    """Chosen on the validation part, used by evaluation and prediction."""
+
+    @pytest.fixture(scope="class")
+    def chosen(self, trained, small_knobs) -> Path:
+        done = monai_bundle(*EVALUATE, *knobs(**small_knobs, output_dir=trained, part="val"))
+        assert done.returncode == 0, done.stderr
+        assert main(["threshold", str(trained / "evaluation_val")]) == 0
+        return trained / "evaluation_val" / "threshold.json"
+
+    def test_the_evaluation_with_it_has_the_dice_it_promised(self, chosen, trained, small_knobs, tmp_path):
+        words = knobs(**small_knobs, output_dir=trained, part="val", threshold_file=chosen, evaluation_dir=tmp_path)
+        done = monai_bundle(*EVALUATE, *words)
+        assert done.returncode == 0, done.stderr
+        choice = json.loads(chosen.read_text())
+        summary = read_summary(tmp_path / "summary.json")
+        assert (summary["part"], summary["threshold"]) == ("val", choice["threshold"])
+        # the bins are of logits, the mask of probabilities: a voxel on the edge may fall to either side
+        assert summary["scores"]["pancreas"]["dice_pooled"]["value"] == pytest.approx(choice["value"], abs=1e-4)
+        assert choice["value"] > choice["value_at_half"]
+
+    def test_masks_of_predict_are_made_with_it_and_say_so(self, chosen, trained, small_knobs, phantom_dir, tmp_path):
+        extra = {key: small_knobs[key] for key in ("spacing", "roi_size", "init_filters")}
+        threshold = json.loads(chosen.read_text())["threshold"]
+        masks = {}
+        for name, more in (("argmax", {}), ("chosen", {"threshold_file": chosen})):
+            words = knobs(**extra, model_file=trained / "model.pt", **more)
+            out = tmp_path / name
+            image = str(min((phantom_dir / "imagesTs").iterdir()))
+            assert main(["predict", str(ROOT / "bundles/pancreas_nl"), image, "-o", str(out), *words]) == 0
+            (mask,), (record,) = out.glob("*.nii.gz"), out.glob("*.json")
+            masks[name] = nib.load(mask).get_fdata() > 0
+            stated = json.loads(record.read_text())["settings"]["threshold"]
+            assert stated == (0.5 if name == "argmax" else threshold)
+        larger, smaller = ("chosen", "argmax") if threshold < 0.5 else ("argmax", "chosen")
+        assert masks[larger].sum() > masks[smaller].sum()
+        assert (masks[larger] >= masks[smaller]).all()
+
+    def test_more_classes_are_refused_before_anything_is_computed(self, chosen, phantom_dir, tmp_path, capsys):
+        network = SegResNetNL(3, 8, 1, 3)
+        torch.save(network.state_dict(), tmp_path / "model.pt")
+        settings = {"num_classes": 3, "init_filters": 8, "model_file": tmp_path / "model.pt", "threshold_file": chosen}
+        images = str(phantom_dir / "imagesTs")
+        words = [
+            "predict",
+            str(ROOT / "bundles/pancreas_nl"),
+            images,
+            "-o",
+            str(tmp_path / "masks"),
+            *knobs(**settings),
+        ]
+        assert main(words) == 2
+        assert capsys.readouterr().err.startswith("error: THRESHOLD_CLASSES")
 
 
 class TestRefusals:
