@@ -1,5 +1,7 @@
 """Tensors in, logits out: the networks of the papers, each usable as `_target_` in a bundle."""
 
+from medseg3d.networks.asymmetric_nonlocal import AsymmetricNonLocalNet
+from medseg3d.networks.deeplabv3plus import DeepLabV3Plus
 from medseg3d.networks.nonlocal_block import NonLocalBlock
 from medseg3d.networks.refinement import RefinedSegmenter
 from medseg3d.networks.resunetpp import ResUNet, ResUNetPlusPlus
@@ -7,6 +9,8 @@ from medseg3d.networks.segnet import SegNet
 from medseg3d.networks.segresnet_nl import SegResNetNL
 
 __all__ = [
+    "AsymmetricNonLocalNet",
+    "DeepLabV3Plus",
     "NonLocalBlock",
     "RefinedSegmenter",
     "ResUNet",

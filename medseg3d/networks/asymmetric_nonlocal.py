@@ -1,0 +1,198 @@
+"""Asymmetric non-local network: attention of every pixel to 110 pooled tokens instead of to every pixel.
+
+Zhu et al., *Asymmetric Non-local Neural Networks for Semantic Segmentation*, ICCV 2019, in the configuration of
+mmsegmentation's `ann_r50-d8`, which the polyp paper's tables and settings fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Tuple, Union  # noqa: UP035 -- TorchScript reads no other spelling
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from medseg3d.networks.backbones import DilatedResNet50
+
+
+class PyramidPool(nn.Module):
+    """Averages over grids of 1x1, 3x3, 6x6 and 8x8 cells, as tokens: (B, C, H, W) to (B, C, 110).
+
+    The cells are those of `adaptive_avg_pool2d`, also where the sizes do not divide. Written as a product with two
+    small matrices for each grid, because the pooling of torch has no deterministic backward on CUDA and no ONNX export
+    for such sizes.
+
+    Args:
+        sizes: cells along each axis of every grid.
+
+    Example:
+        >>> x = torch.rand(1, 2, 13, 10)
+        >>> torch.allclose(PyramidPool((3,))(x), F.adaptive_avg_pool2d(x, 3).flatten(2), atol=1e-6)
+        True
+    """
+
+    def __init__(self, sizes: Sequence[int] = (1, 3, 6, 8)) -> None:
+        super().__init__()
+        self.sizes = tuple(sizes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Tokens (B, C, sum of the squared sizes) of (B, C, H, W)."""
+        tokens = []
+        for size in self.sizes:
+            rows = averaging_matrix(x.shape[2], size, x)
+            columns = averaging_matrix(x.shape[3], size, x)
+            tokens.append((rows @ x @ columns.t()).flatten(2))
+        return torch.cat(tokens, 2)
+
+
+def averaging_matrix(length: int, cells: int, like: torch.Tensor) -> torch.Tensor:
+    """(cells, length): row i averages the elements that adaptive average pooling puts into cell i.
+
+    Example:
+        >>> averaging_matrix(3, 2, torch.zeros(1)).tolist()
+        [[0.5, 0.5, 0.0], [0.0, 0.5, 0.5]]
+    """
+    place = torch.arange(length, device=like.device)
+    cell = torch.arange(cells, device=like.device)[:, None]
+    inside = (place >= cell * length // cells) & (place < ((cell + 1) * length + cells - 1) // cells)
+    weights = inside.to(like.dtype)
+    return weights / weights.sum(1, keepdim=True)
+
+
+class AsymmetricNonLocal(nn.Module):
+    """Attention of a query map to pooled tokens of a key map, concatenated with the query map and projected.
+
+    With Q and K (1x1 convolution, BatchNorm, ReLU), V and the output (1x1 convolutions with bias),
+    `context = W_out softmax(Q^T pool(K) / sqrt(C)) pool(V)` and `y = BN(W [context; query map])`. W_out begins at zero:
+    a new block passes on `BN(W [0; query map])`.
+
+    Two products are rearranged without changing the function: V is projected after pooling, as both are linear
+    (110 columns instead of H W), and W's half for the context is multiplied with W_out first, so that 256 channels
+    instead of 2048 go through it at every pixel.
+
+    Args:
+        query_channels: channels of the map that asks and that the result has.
+        key_channels: channels of the map that is asked.
+        inner_channels: channels of queries, keys and values.
+        shared: whether queries and keys have one projection (APNB), which needs equal channels.
+        relu: whether a ReLU ends the block.
+
+    Raises:
+        ValueError: `shared` with different channels.
+    """
+
+    def __init__(
+        self,
+        query_channels: int,
+        key_channels: int,
+        inner_channels: int = 256,
+        shared: bool = False,
+        relu: bool = False,
+    ) -> None:
+        super().__init__()
+        if shared and query_channels != key_channels:
+            raise ValueError(f"a shared projection needs equal channels, found {query_channels} and {key_channels}")
+        self.query = conv_bn_relu(query_channels, inner_channels, 1)
+        self.key = self.query if shared else conv_bn_relu(key_channels, inner_channels, 1)
+        self.value = nn.Conv2d(key_channels, inner_channels, 1)
+        self.out = nn.Conv2d(inner_channels, query_channels, 1)
+        self.fuse = nn.Conv2d(2 * query_channels, query_channels, 1, bias=False)
+        self.norm = nn.BatchNorm2d(query_channels)
+        self.act = nn.ReLU(inplace=True) if relu else nn.Identity()
+        self.pool = PyramidPool()
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(torch.as_tensor(self.out.bias))
+
+    def forward(self, query_map: torch.Tensor, key_map: torch.Tensor) -> torch.Tensor:
+        """(B, query_channels, H, W) from maps of one spatial size."""
+        attended = self.attend(query_map, key_map)
+        channels = query_map.shape[1]
+        of_context, of_map = self.fuse.weight[:, :channels, 0, 0], self.fuse.weight[:, channels:]
+        weight = of_context @ self.out.weight[:, :, 0, 0]
+        bias = self.out.bias
+        assert bias is not None
+        fused = F.conv2d(attended, weight[:, :, None, None], of_context @ bias) + F.conv2d(query_map, of_map)
+        return self.act(self.norm(fused))
+
+    def attend(self, query_map: torch.Tensor, key_map: torch.Tensor) -> torch.Tensor:
+        """What each pixel of the query map gets from the pooled tokens, before W_out: (B, inner_channels, H, W)."""
+        query = self.query(query_map)
+        key = self.pool(self.key(key_map))
+        value = self.value(self.pool(key_map)[:, :, :, None])[:, :, :, 0]
+        # one head; contiguous, as on CPUs the fused kernel takes no transposed views
+        tokens = [each.transpose(1, 2).contiguous()[:, None] for each in (query.flatten(2), key, value)]
+        attended = F.scaled_dot_product_attention(tokens[0], tokens[1], tokens[2])
+        return attended[:, 0].transpose(1, 2).reshape(query.shape)
+
+
+class AsymmetricNonLocalNet(nn.Module):
+    """The paper's network for polyps: dilated ResNet-50, AFNB, APNB, and an auxiliary head while training.
+
+    AFNB joins stage 5 (queries) with stage 4 (keys), a 3x3 convolution narrows to 512 channels, APNB lets each pixel
+    see the whole picture once more, a 1x1 convolution classifies. Logits at 1/8 come up bilinearly. 46,196,292
+    parameters, 43,835,970 without the auxiliary head, which inference does not need.
+
+    The paper says neither widths nor pool sizes nor dropout; they are mmsegmentation's. Its stem is torchvision's 7x7
+    here, not mmsegmentation's three 3x3 (46.22 M), so that ImageNet weights of either torchvision or timm fit.
+
+    Args:
+        in_channels: channels of the picture.
+        out_channels: classes, background included.
+        auxiliary_head: whether there is one.
+        dropout: chance that a channel is dropped before either classifier.
+
+    Example:
+        >>> network = AsymmetricNonLocalNet().eval()
+        >>> sum(parameter.numel() for parameter in network.parameters())
+        46196292
+        >>> network(torch.zeros(1, 3, 64, 96)).shape
+        torch.Size([1, 2, 64, 96])
+    """
+
+    def __init__(
+        self, in_channels: int = 3, out_channels: int = 2, auxiliary_head: bool = True, dropout: float = 0.1
+    ) -> None:
+        super().__init__()
+        self.backbone = DilatedResNet50(in_channels, output_stride=8)
+        low, high = self.backbone.channels[3:]
+        self.afnb = AsymmetricNonLocal(high, low)
+        self.bottleneck = conv_bn_relu(high, 512, 3)
+        self.apnb = AsymmetricNonLocal(512, 512, shared=True, relu=True)
+        self.dropout = nn.Dropout2d(float(dropout))
+        self.classifier = nn.Conv2d(512, out_channels, 1)
+        self.auxiliary = (
+            nn.Sequential(conv_bn_relu(low, 256, 3), nn.Dropout2d(float(dropout)), nn.Conv2d(256, out_channels, 1))
+            if auxiliary_head
+            else None
+        )
+        for module in (self.classifier, *([self.auxiliary[-1]] if self.auxiliary is not None else [])):
+            nn.init.normal_(module.weight, std=0.01)
+            nn.init.zeros_(module.bias)
+
+    def forward(self, x: torch.Tensor) -> Union[torch.Tensor, Tuple[torch.Tensor, torch.Tensor]]:  # noqa: UP006, UP007
+        """Logits (B, out_channels, H, W) of a picture (B, in_channels, H, W).
+
+        Returns:
+            While training with an auxiliary head, a pair: the logits and those of the auxiliary head.
+        """
+        maps = self.backbone(x)
+        low, high = maps[3], maps[4]
+        fused = self.bottleneck(self.afnb(high, low))
+        logits = self._at_size_of(self.classifier(self.dropout(self.apnb(fused, fused))), x)
+        if self.auxiliary is not None and self.training:
+            return logits, self._at_size_of(self.auxiliary(low), x)
+        return logits
+
+    def _at_size_of(self, logits: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return F.interpolate(logits, size=x.shape[2:], mode="bilinear", align_corners=False)
+
+
+def conv_bn_relu(in_channels: int, out_channels: int, kernel_size: int, dilation: int = 1) -> nn.Sequential:
+    """Convolution that keeps the size, without bias, then BatchNorm and ReLU."""
+    padding = dilation * (kernel_size // 2)
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, kernel_size, padding=padding, dilation=dilation, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+    )

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from network_tester import NetworkTester, with_statistics
+from torch import nn
+
+from medseg3d.networks import AsymmetricNonLocalNet
+from medseg3d.networks.asymmetric_nonlocal import AsymmetricNonLocal, PyramidPool
+
+
+def parameters(module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def awake(module: nn.Module) -> nn.Module:
+    """With output convolutions that are not zero."""
+    generator = torch.Generator().manual_seed(3)
+    for each in module.modules():
+        if isinstance(each, AsymmetricNonLocal):
+            each.out.weight.data.normal_(std=0.05, generator=generator)
+            each.out.bias.data.normal_(std=0.05, generator=generator)
+    return module
+
+
+class TestAsymmetricNonLocalNet(NetworkTester):
+    input_shape = (3, 64, 64)
+    other_spatial = (72, 56)
+    atol = 1e-3
+    bf16_error = 0.8  # fifty layers of random weights amplify rounding; unrelated outputs would be 1.4 apart
+
+    def make(self):
+        network = awake(AsymmetricNonLocalNet(auxiliary_head=False, dropout=0))
+        return with_statistics(network, torch.randn(4, 3, 64, 64))
+
+
+def test_parameter_counts_are_those_of_the_specification():
+    network = AsymmetricNonLocalNet()
+    counts = {name: parameters(module) for name, module in network.named_children()}
+    assert counts == {
+        "backbone": 23_508_032,
+        "afnb": 9_968_896,
+        "bottleneck": 9_438_208,
+        "apnb": 919_808,
+        "dropout": 0,
+        "classifier": 1_026,
+        "auxiliary": 2_360_322,
+    }
+    assert parameters(network) == 46_196_292
+    assert parameters(AsymmetricNonLocalNet(auxiliary_head=False)) == 43_835_970
+
+
+@pytest.mark.parametrize("size", [(8, 8), (44, 44), (13, 10), (64, 128)])
+def test_pooling_by_matrices_is_adaptive_average_pooling(size):
+    x = torch.randn(2, 3, *size, dtype=torch.double)
+    expected = torch.cat([F.adaptive_avg_pool2d(x, cells).flatten(2) for cells in (1, 3, 6, 8)], 2)
+    tokens = PyramidPool()(x)
+    assert tokens.shape == (2, 3, 110)
+    torch.testing.assert_close(tokens, expected, rtol=0, atol=1e-14)
+
+
+def test_a_new_block_passes_on_the_fused_query_map_alone():
+    torch.manual_seed(0)
+    block = AsymmetricNonLocal(6, 4, inner_channels=3).eval()
+    query_map, key_map = torch.randn(2, 6, 9, 7), torch.randn(2, 4, 9, 7)
+    expected = block.norm(block.fuse(torch.cat([torch.zeros_like(query_map), query_map], 1)))
+    torch.testing.assert_close(block(query_map, key_map), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_rearranged_products_are_the_function_of_the_paper(shared):
+    """Explicit softmax, values projected at every pixel before pooling, context and map concatenated."""
+    torch.manual_seed(0)
+    block = awake(AsymmetricNonLocal(6, 6 if shared else 4, inner_channels=3, shared=shared, relu=shared)).double()
+    block.eval()
+    query_map = torch.randn(2, 6, 11, 8, dtype=torch.double)
+    key_map = query_map if shared else torch.randn(2, 4, 11, 8, dtype=torch.double)
+    query, key = block.query(query_map).flatten(2), block.pool(block.key(key_map))
+    value = block.pool(block.value(key_map))
+    weights = torch.softmax(query.transpose(1, 2) @ key * 3**-0.5, -1)
+    context = (weights @ value.transpose(1, 2)).transpose(1, 2).reshape(2, 3, 11, 8)
+    expected = block.act(block.norm(block.fuse(torch.cat([block.out(context), query_map], 1))))
+    torch.testing.assert_close(block(query_map, key_map), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_while_training_the_auxiliary_logits_come_too():
+    network = AsymmetricNonLocalNet().train()
+    logits, auxiliary = network(torch.randn(2, 3, 64, 64))
+    assert logits.shape == auxiliary.shape == (2, 2, 64, 64)
+    (logits.square().sum() + auxiliary.square().sum()).backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+    assert network.eval()(torch.randn(1, 3, 64, 64)).shape == (1, 2, 64, 64)
+
+
+@torch.no_grad()
+def test_the_deepest_maps_are_an_eighth_of_the_picture():
+    maps = AsymmetricNonLocalNet().backbone(torch.zeros(1, 3, 352, 352))
+    assert [each.shape[-1] for each in maps] == [176, 88, 44, 44, 44]
+
+
+def test_a_shared_projection_needs_equal_channels():
+    with pytest.raises(ValueError, match="found 6 and 4"):
+        AsymmetricNonLocal(6, 4, shared=True)
