@@ -19,10 +19,11 @@ from medseg3d.bundle import CONFIGS, bundle_directory, bundle_folder, config_fil
 from medseg3d.data.fetch import verify_msd
 from medseg3d.data.msd import read_msd
 from medseg3d.data.nifti import read_header
-from medseg3d.data.splits import load_or_make_split
+from medseg3d.data.picture_folders import split_pictures
+from medseg3d.data.splits import PARTS, Split, load_or_make_split, read_split
 from medseg3d.faults import Fault, find_fault
 from medseg3d.inferers import load_weights
-from medseg3d.transforms import check_patch_fill
+from medseg3d.transforms import LoadPictured, check_patch_fill
 
 ALLOWED_TARGETS = ("medseg3d.", "monai.", "torch.", "ignite.")
 """Prefixes of what a config may call; a short name is MONAI's."""
@@ -49,9 +50,9 @@ def check_bundle(
     """Check the configs of a bundle, its data, split, network and weights, and collect every problem.
 
     Found here: misspelt knobs; `%` and `@` that lead nowhere; `_target_`s that do not exist, are not allowed or do not
-    take their arguments; a data set that is missing or has any fault that `verify_msd` knows; a split that does not
-    fit; volumes too small for the patch; a network that cannot take the patch; weights of another network; a device
-    that is not there; a cache that will not fit.
+    take their arguments; a data set that is missing or has any fault that `verify_msd` knows, or a picture or mask that
+    cannot be read or paired; a split that does not fit; volumes too small for the patch; a network that cannot take the
+    patch; weights of another network; a device that is not there; a cache that will not fit.
 
     Args:
         bundle: the bundle's folder.
@@ -202,11 +203,14 @@ def _check_device(parser: ConfigParser) -> list[str]:
 
 def _check_network(parser: ConfigParser) -> list[str]:
     roi_size = list(parser.get_parsed_content("roi_size"))
+    in_channels = parser.get_parsed_content("in_channels") if "in_channels" in parser else 1
     try:
         network = parser.get_parsed_content("network_def")
         count = sum(parameter.numel() for parameter in network.parameters())
         channels = (
-            parser.get_parsed_content("network_def").to("meta")(torch.zeros(1, 1, *roi_size, device="meta")).shape[1]
+            parser.get_parsed_content("network_def")
+            .to("meta")(torch.zeros(1, in_channels, *roi_size, device="meta"))
+            .shape[1]
         )
     except Exception as error:
         cause: BaseException = error
@@ -223,7 +227,7 @@ def _check_network(parser: ConfigParser) -> list[str]:
     classes = parser.get_parsed_content("num_classes")
     if channels != classes:
         raise Fault("NETWORK", "--num_classes", f"{channels} output channels", f"{classes} classes")
-    return [f"the network has {count:,} parameters and takes patches of {'x'.join(map(str, roi_size))} voxels"]
+    return [f"the network has {count:,} parameters and takes patches of {'x'.join(map(str, roi_size))}"]
 
 
 def _check_weights(parser: ConfigParser) -> list[str]:
@@ -235,6 +239,30 @@ def _check_weights(parser: ConfigParser) -> list[str]:
 
 
 def _check_data(parser: ConfigParser) -> list[str]:
+    reads_pictures = "cases" in parser and parser.get_parsed_content("cases").func is split_pictures
+    return _check_pictures(parser) if reads_pictures else _check_volumes(parser)
+
+
+def _check_pictures(parser: ConfigParser) -> list[str]:
+    knob = parser.get_parsed_content
+    cases = [case for part in PARTS for case in knob("cases")(part=part)]
+    load, problems = LoadPictured(["image", "label"]), []
+    for case in cases:
+        try:
+            load(case)
+        except Fault as fault:
+            problems.append(fault)
+    if problems:
+        raise CheckFailed(problems)
+    needed = len(cases) * 13 * knob("picture_size") ** 2  # three channels of float32 and a uint8 label
+    return [
+        f"{len(cases)} pictures in {knob('dataset_dir')} are sound",
+        _split_sentence(read_split(knob("split_file"))),
+        _cache_sentence("pictures", needed, knob("cache_memory")),
+    ]
+
+
+def _check_volumes(parser: ConfigParser) -> list[str]:
     knob = parser.get_parsed_content
     verified = verify_msd(knob("dataset_dir"))
     problems = list(verified.faults)
@@ -249,31 +277,47 @@ def _check_data(parser: ConfigParser) -> list[str]:
     split = load_or_make_split(
         knob("split_file"), dataset.ids, knob("test_cases"), knob("val_cases"), knob("split_seed")
     )
-    spacing, roi_size = knob("spacing"), knob("roi_size")
+    roi_size = knob("roi_size")
     voxels = 0
     for case in dataset.cases:
         header = read_header(case["image"])
-        size_mm = _size_in_ras(header.affine, header.shape)
+        own_spacing, size_mm = _in_ras(header.affine, header.shape)
+        # as Spacingd has it: a step that is not positive keeps the volume's own
+        spacing = [step if step > 0 else own for step, own in zip(knob("spacing"), own_spacing, strict=True)]
         shape = [max(1, round(length / step)) for length, step in zip(size_mm, spacing, strict=True)]
-        check_patch_fill(shape, roi_size, case["image"])
+        check_patch_fill(shape[: len(roi_size)], roi_size, case["image"])
         voxels += math.prod(shape)
     needed = voxels * 5  # float32 image and uint8 label
-    budget = knob("cache_memory") * psutil.virtual_memory().available
-    fits = f"fit in the cache ({needed / 2**30:.1f} of {budget / 2**30:.1f} GiB)"
-    if needed > budget:
-        fits = f"do not all {fits}: the rest is prepared anew each epoch"
     return [
         f"{len(dataset.cases)} cases in {knob('dataset_dir')} are sound",
-        f"split {split.hash[:12]}: {len(split.train)} training, {len(split.val)} validation, {len(split.test)} test",
-        f"the volumes {fits}",
+        _split_sentence(split),
+        _cache_sentence("volumes", needed, knob("cache_memory")),
     ]
 
 
-def _size_in_ras(affine: Any, shape: Sequence[int]) -> list[float]:
-    """Extent in mm along R, A, S of a volume whose axes may be in any order."""
+def _split_sentence(split: Split) -> str:
+    sizes = f"{len(split.train)} training, {len(split.val)} validation, {len(split.test)} test"
+    groups = ", ".join(str(split.count(part)) for part in PARTS)
+    return f"split {split.hash[:12]}: {sizes}" + (f" of {groups} patients" if split.groups else "")
+
+
+def _cache_sentence(what: str, needed: int, memory_fraction: float) -> str:
+    budget = memory_fraction * psutil.virtual_memory().available
+    fits = f"fit in the cache ({needed / 2**30:.1f} of {budget / 2**30:.1f} GiB)"
+    return (
+        f"the {what} {fits}"
+        if needed <= budget
+        else f"the {what} do not all {fits}: the rest is prepared anew each epoch"
+    )
+
+
+def _in_ras(affine: Any, shape: Sequence[int]) -> tuple[list[float], list[float]]:
+    """Spacing and extent in mm along R, A, S of a volume whose axes may be in any order."""
     matrix = torch.as_tensor(affine)[:3, :3].abs()
-    spacing = torch.linalg.norm(matrix, dim=0)
-    size = [0.0, 0.0, 0.0]
+    own = torch.linalg.norm(matrix, dim=0)
+    spacing, size = [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]
     for axis in range(3):
-        size[int(matrix[:, axis].argmax())] = float(spacing[axis]) * shape[axis]
-    return size
+        towards = int(matrix[:, axis].argmax())
+        spacing[towards] = float(own[axis])
+        size[towards] = float(own[axis]) * shape[axis]
+    return spacing, size

@@ -62,18 +62,49 @@ def test_a_shared_fragment_takes_nothing_in_itself(path):
     assert '"%' not in path.read_text()
 
 
-def test_the_compared_networks_change_nothing_but_the_network():
-    for name in ("unetr", "swinunetr"):
-        overlay = json.loads((ROOT / f"bundles/pancreas_nl/{name}.json").read_text())
-        assert set(overlay) == {"_desc_", "output_dir", "network_def"}
+@pytest.mark.parametrize("bundle", ["pancreas_nl", "pancreas_nl_2d"])
+@pytest.mark.parametrize("name", ["unetr", "swinunetr"])
+def test_the_compared_networks_change_nothing_but_the_network(bundle, name):
+    overlay = json.loads((ROOT / f"bundles/{bundle}/{name}.json").read_text())
+    assert set(overlay) == {"_desc_", "output_dir", "network_def"}
 
 
-def test_the_main_network_is_the_papers():
-    parser = read_config(["bundles/pancreas_nl/train.json"])
+def network_of(bundle: str, *overlays: str, **knobs: object):
+    parser = read_config([f"bundles/{bundle}/{name}.json" for name in ("train", *overlays)], knobs)
     parser.parse()
-    network = parser.get_parsed_content("network_def")
-    assert sum(parameter.numel() for parameter in network.parameters()) == 4_767_090
-    assert len(network.nonlocal_blocks) == 2
+    return parser.get_parsed_content("network_def")
+
+
+@pytest.mark.parametrize(
+    ("bundle", "overlays", "knobs", "count"),
+    [
+        ("pancreas_nl", (), {}, 4_767_090),
+        ("pancreas_nl", (), {"nonlocal_blocks": 0}, 4_700_914),
+        ("pancreas_nl_2d", (), {}, 6_562_530),
+        ("pancreas_nl_2d", (), {"nonlocal_blocks": 0}, 6_299_106),
+        ("pancreas_nl_2d", ("pictures",), {"nonlocal_blocks": 4}, 6_825_954),
+        ("pancreas_nl_2d", ("unetr",), {}, 87_558_402),
+        ("pancreas_nl_2d", ("swinunetr",), {}, 25_139_324),
+    ],
+)
+def test_the_networks_have_the_parameters_of_the_protocol(bundle, overlays, knobs, count):
+    network = network_of(bundle, *overlays, **knobs)
+    assert sum(parameter.numel() for parameter in network.parameters()) == count
+
+
+def test_the_pancreas_bundles_agree_where_they_mean_the_same():
+    three, two = (
+        json.loads((ROOT / f"bundles/{name}/train.json").read_text()) for name in ("pancreas_nl", "pancreas_nl_2d")
+    )
+    own = {"init_filters", "roi_size", "crops_per_case", "batch_size", "learning_rate", "sw_batch_size", "spacing"}
+    own |= {"bundle_root", "output_dir", "network_def", "train", "validate"}
+    for key in three.keys() - own - {"_desc_"}:
+        assert two[key] == three[key], key
+    assert two["spacing"][:2] == three["spacing"][:2]
+    for part in ("handlers", "trainer"):
+        assert two["train"][part] == three["train"][part]
+    for part in ("postprocessing", "key_metric", "best_model", "evaluator"):
+        assert two["validate"][part] == three["validate"][part]
 
 
 def test_the_split_is_the_papers():

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from commands import ROOT
+from commands import knobs as words
 from monai.bundle import ConfigWorkflow
 from PIL import Image
 
-from medseg3d.data.score_files import read_scores
+from medseg3d.cli import main
+from medseg3d.data.score_files import read_groups, read_scores, read_slices
 from medseg3d.data.splits import read_split
 
 BUNDLE = "bundles/pancreas_nl_2d"
@@ -95,9 +98,103 @@ class TestPictures:
             counts = ((true & found).sum(), (~true & found).sum(), (true & ~found).sum(), (~true & ~found).sum())
             assert tuple(row[name] for name in ("tp", "fp", "fn", "tn")) == counts
 
+    def test_the_pictures_of_a_patient_are_scored_together_too(self, run_dir, pictures):
+        (row,) = read_groups(run_dir / "evaluation_test" / "groups.csv")
+        single = read_scores(run_dir / "evaluation_test" / "scores.csv")
+        assert row["group"] == read_split(pictures["split_file"]).test[0][len("PANCREAS_") :].split("-")[0]
+        assert [row[name] for name in ("tp", "fp", "fn")] == [
+            sum(r[name] for r in single) for name in ("tp", "fp", "fn")
+        ]
+
     def test_the_summary_states_the_grid(self, run_dir):
         summary = json.loads((run_dir / "evaluation_test" / "summary.json").read_text())
         assert "original grid of the picture" in summary["scores"]["pancreas"]["dice_mean"]["convention"]
+
+    def check(self, *more: str, **changed: object) -> int:
+        return main(["check", str(ROOT / BUNDLE), "--overlay", "pictures", *words(**changed), *more])
+
+    def test_a_sound_folder_passes_the_check(self, pictures, run_dir, capsys):
+        assert self.check(**pictures, output_dir=run_dir) == 0
+        out = capsys.readouterr().out
+        for part in ("8 pictures", "of 2, 1, 1 patients", "model.pt holds weights of this network", "nothing wrong"):
+            assert part in out
+
+    def test_the_check_names_every_bad_picture(self, pictures, tmp_path, capsys):
+        folder = picture_folder(tmp_path / "slices")
+        Image.new("L", (9, 9)).save(folder / "masks" / "PANCREAS_0001-0.jpg")
+        (folder / "images" / "PANCREAS_0002-1.jpg").write_bytes(b"\xff\xd8\xff")
+        changed = {**pictures, "dataset_dir": folder, "split_file": tmp_path / "split.json", "output_dir": tmp_path}
+        assert self.check(**changed) == 1
+        err = capsys.readouterr().err
+        assert "PAIR_GEOMETRY" in err
+        assert "PANCREAS_0001-0.jpg" in err
+        assert "PANCREAS_0002-1.jpg" in err
+
+    def test_a_name_without_a_patient_is_refused(self, pictures, tmp_path, capsys):
+        folder = picture_folder(tmp_path / "slices")
+        for part in ("images", "masks"):
+            (folder / part / "PANCREAS_0001-0.jpg").rename(folder / part / "scan.jpg")
+        changed = {**pictures, "dataset_dir": folder, "split_file": tmp_path / "split.json", "output_dir": tmp_path}
+        assert self.check(**changed) == 1
+        assert "GROUP_PATTERN" in capsys.readouterr().err
+
+
+class TestVolumes:
+    """Slices of volumes with their neighbours, on phantoms."""
+
+    @pytest.fixture(scope="class")
+    def volumes(self, phantom_dir) -> dict[str, object]:
+        split = {"split_file": str(phantom_dir.parent / "split_2d.json"), "test_cases": 1, "val_cases": 1}
+        size = {"spacing": [8, 8, -1], "roi_size": [16, 16], "init_filters": 8, "crops_per_case": 2}
+        length = {"epochs": 2, "iterations_per_epoch": 3, "val_interval": 1, "num_workers": 0}
+        return {"dataset_dir": str(phantom_dir), **split, **size, **length}
+
+    @pytest.fixture(scope="class")
+    def run_dir(self, volumes, tmp_path_factory) -> Path:
+        folder = tmp_path_factory.mktemp("volumes") / "run"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(ROOT)
+            run("training", "train", **volumes, output_dir=str(folder))
+            run("evaluating", "evaluate", **volumes, output_dir=str(folder))
+        return folder
+
+    def test_the_network_sees_a_slice_and_its_neighbours(self, volumes, tmp_path):
+        workflow = ConfigWorkflow(
+            config_file=f"{BUNDLE}/train.json",
+            workflow_type="train",
+            logging_file=False,
+            **volumes,
+            output_dir=str(tmp_path),
+        )
+        workflow.initialize()
+        batch = next(iter(workflow.parser.get_parsed_content("train::dataloader")))
+        assert batch["image"].shape == (4, 3, 16, 16)
+        assert batch["label"].shape == (4, 1, 16, 16)
+
+    def test_the_scores_are_those_of_the_masks_on_the_original_grid(self, run_dir, volumes):
+        (row,) = read_scores(run_dir / "evaluation_test" / "scores.csv")
+        truth = nib.load(Path(volumes["dataset_dir"]) / "labelsTr" / f"{row['case']}.nii.gz")
+        pred = nib.load(run_dir / "evaluation_test" / "masks" / f"{row['case']}_seg.nii.gz")
+        assert np.allclose(pred.affine, truth.affine)
+        true, found = truth.get_fdata() > 0, pred.get_fdata() > 0
+        assert (row["tp"], row["fp"], row["fn"]) == ((true & found).sum(), (~true & found).sum(), (true & ~found).sum())
+        slices = read_slices(run_dir / "evaluation_test" / "slices.csv")
+        assert sum(each["tp"] + each["fn"] for each in slices) == true.sum()
+
+    def test_predict_writes_masks_in_the_geometry_of_each_scan(self, run_dir, volumes, phantom_dir, tmp_path):
+        size = {key: volumes[key] for key in ("spacing", "roi_size", "init_filters")}
+        options = words(**size, model_file=run_dir / "model.pt")
+        scans = phantom_dir / "imagesTs"
+        assert main(["predict", str(ROOT / BUNDLE), str(scans), "-o", str(tmp_path), *options]) == 0
+        for scan in scans.glob("*.nii.gz"):
+            mask, image = nib.load(tmp_path / scan.name.replace(".nii", "_seg.nii")), nib.load(scan)
+            assert mask.shape == image.shape
+            assert np.array_equal(mask.get_sform(), image.get_sform())
+
+    def test_a_sound_data_set_passes_the_check(self, run_dir, volumes, capsys):
+        options = words(**volumes, output_dir=run_dir)
+        assert main(["check", str(ROOT / BUNDLE), *options]) == 0
+        assert "nothing wrong" in capsys.readouterr().out
 
 
 def test_real_slices_of_held_out_patients_are_scored(real_data, tmp_path):
