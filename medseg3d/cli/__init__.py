@@ -12,7 +12,7 @@ from types import ModuleType
 from medseg3d import __version__
 from medseg3d.faults import Fault, find_fault
 
-VERBS = ("demo", "phantom", "data", "predict", "threshold", "params", "check", "version")
+VERBS = ("demo", "phantom", "data", "predict", "threshold", "params", "ablation", "check", "version")
 
 EPILOG = """\
 Training is MONAI's own command:
@@ -109,7 +109,7 @@ def _verb_module(name: str) -> ModuleType:
 
 
 USAGE_FAULTS = {
-    *("NO_INPUT", "MISSING_FILE", "NAME_COLLISION", "NOT_EMPTY"),
+    *("NO_INPUT", "MISSING_FILE", "NAME_COLLISION", "NOT_EMPTY", "OTHER_ABLATION"),
     *("UNKNOWN_KNOB", "BAD_VALUE", "MISSING_BUNDLE", "MISSING_OVERLAY"),
     *("SAME_FOLDER", "TEST_PART", "THRESHOLD_CLASSES"),
 }

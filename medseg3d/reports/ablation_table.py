@@ -1,0 +1,234 @@
+"""What an ablation over non-local blocks came to: the paper's Table 2 beside ours, and the figure of single seeds."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from medseg3d.data.score_files import read_summary
+from medseg3d.faults import Fault
+from medseg3d.reports.ablation import KNOB, RECORD
+from medseg3d.reports.curves import new_figure
+from medseg3d.reports.papers import TABLES
+from medseg3d.reports.planes import OKABE_ITO
+
+_MEANS = {
+    "mean": "mean over cases",
+    "slice_mean": "mean over slices",
+    "group_mean": "mean over patients",
+    "pooled": "all voxels as one case",
+}
+"""Aggregations that are tabled where the evaluation has them; the summary's own words say more."""
+
+_SCORES = ("dice", "recall", "specificity")
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """A finished or half-finished ablation.
+
+    Attributes:
+        bundle: name of the bundle.
+        overlays: overlays that were laid over it.
+        part: the part of the split that was scored.
+        knobs: what was set apart from blocks and seed.
+        budget: the knobs that decide what a training costs.
+        parameters: number of blocks -> parameters of the network.
+        rows: one dictionary per run.
+    """
+
+    bundle: str
+    overlays: Sequence[str]
+    part: str
+    knobs: Mapping[str, Any]
+    budget: Mapping[str, Any]
+    parameters: Mapping[int, int]
+    rows: Sequence[Mapping[str, Any]]
+
+    @property
+    def class_name(self) -> str:
+        """The first class, which the table is about."""
+        return next(iter(self.rows[0]["scores"]))
+
+    @property
+    def blocks(self) -> list[int]:
+        """Numbers of blocks that have a finished run."""
+        return sorted({row[KNOB] for row in self.rows})
+
+    @property
+    def seeds(self) -> list[int]:
+        """Seeds that have a finished run."""
+        return sorted({row["seed"] for row in self.rows})
+
+    @property
+    def aggregations(self) -> list[str]:
+        """Suffixes of the scores that every run has: `mean`, `slice_mean`, `group_mean`, `pooled`."""
+        return [
+            suffix
+            for suffix in _MEANS
+            if all(f"{score}_{suffix}" in row["scores"][self.class_name] for score in _SCORES for row in self.rows)
+        ]
+
+    def convention(self, suffix: str) -> str:
+        """The evaluation's own words for an aggregation of Dice."""
+        return self.rows[0]["conventions"][f"dice_{suffix}"]
+
+    def values(self, blocks: int, key: str) -> dict[int, float]:
+        """Seed -> score of the runs with that many blocks; scores without a value are left out."""
+        found = {row["seed"]: row["scores"][self.class_name].get(key) for row in self.rows if row[KNOB] == blocks}
+        return {seed: value for seed, value in found.items() if value is not None}
+
+    def gains(self, blocks: int, key: str) -> list[float]:
+        """Score with that many blocks minus score without any, for each seed that has both."""
+        ours, base = self.values(blocks, key), self.values(0, key)
+        return [ours[seed] - base[seed] for seed in sorted(ours.keys() & base.keys())]
+
+
+def read_ablation(folder: str | Path) -> Ablation:
+    """The ablation in a folder.
+
+    Raises:
+        Fault: `SCORE_FILE` if there is no ablation.json, or no run of it is finished.
+    """
+    content = read_summary(Path(folder) / RECORD)
+    if not content.get("rows"):
+        raise Fault("SCORE_FILE", Path(folder) / RECORD, "no finished run", "one or more", "go on with the ablation")
+    return Ablation(
+        content["bundle"],
+        content["overlays"],
+        content["part"],
+        content["knobs"],
+        content["budget"],
+        {int(blocks): count for blocks, count in content["parameters"].items()},
+        content["rows"],
+    )
+
+
+def spread(values: Iterable[float], scale: float = 100, sign: bool = False) -> str:
+    """Mean and standard deviation over seeds as text, in percent.
+
+    Example:
+        >>> spread([0.5, 0.52]), spread([0.5]), spread([]), spread([0.01, 0.03], sign=True)
+        ('51.00 ± 1.41', '50.00', '', '+2.00 ± 1.41')
+    """
+    numbers = [scale * value for value in values]
+    if not numbers:
+        return ""
+    mean = f"{statistics.fmean(numbers):{'+' if sign else ''}.2f}"
+    return f"{mean} ± {statistics.stdev(numbers):.2f}" if len(numbers) > 1 else mean
+
+
+def ablation_tables(ablation: Ablation) -> list[tuple[str, list[str], list[list[str]]]]:
+    """(caption, column heads, rows of text) for every aggregation of the scores."""
+    paper = paper_table_2()
+    tables = []
+    for suffix in ablation.aggregations:
+        heads = [
+            *("blocks", "parameters", "paper: Dice %", "paper: Recall %", "paper: Specificity %"),
+            *("Dice %", "Recall %", "Specificity %", "Dice against 0 blocks, paired by seed", "runs"),
+        ]
+        rows = []
+        for blocks in ablation.blocks:
+            ours = [spread(ablation.values(blocks, f"{score}_{suffix}").values()) for score in _SCORES]
+            gains = ablation.gains(blocks, f"dice_{suffix}") if blocks else []
+            better = f" ({sum(gain > 0 for gain in gains)} of {len(gains)} higher)" if gains else ""
+            rows.append(
+                [
+                    str(blocks),
+                    f"{ablation.parameters[blocks]:,}",
+                    *(f"{paper[blocks][score]:.2f}" if blocks in paper else "" for score in _SCORES),
+                    *ours,
+                    spread(gains, sign=True) + better,
+                    str(len(ablation.values(blocks, f"dice_{suffix}"))),
+                ]
+            )
+        tables.append((f"{ablation.class_name}, {_MEANS[suffix]}: {ablation.convention(suffix)}", heads, rows))
+    return tables
+
+
+def paper_table_2() -> dict[int, dict[str, float]]:
+    """Number of blocks -> the paper's Dice, recall and specificity in percent."""
+    table = TABLES["pancreas_table_2"]
+    return {int(row["blocks"]): {score: float(row[score]) for score in _SCORES} for row in table.rows}
+
+
+def conclusion(ablation: Ablation) -> str:
+    """What the runs say about the blocks, in one sentence that claims no more than they show.
+
+    A difference is called one only where every seed agrees on its sign and its mean exceeds twice its standard error.
+    """
+    suffix = ablation.aggregations[0]
+    gains = {blocks: ablation.gains(blocks, f"dice_{suffix}") for blocks in ablation.blocks if blocks}
+    gains = {blocks: values for blocks, values in gains.items() if len(values) > 1}
+    if not gains:
+        return "Fewer than two seeds have a run with and without blocks: nothing can be said about the blocks."
+    clear = {
+        blocks: statistics.fmean(values)
+        for blocks, values in gains.items()
+        if abs(sum(math.copysign(1, value) for value in values)) == len(values)
+        and abs(statistics.fmean(values)) > 2 * statistics.stdev(values) / math.sqrt(len(values))
+    }
+    n = f"{min(map(len, gains.values()))} seeds or more" if gains else ""
+    if not clear:
+        return (
+            f"No number of blocks differs from 0 blocks by more than seeds differ among themselves ({n}): at this "
+            "setting the non-local blocks neither help nor harm measurably."
+        )
+    said = ", ".join(f"{blocks}: {100 * gain:+.2f}" for blocks, gain in clear.items())
+    return f"Dice points against 0 blocks beyond the spread of the seeds ({n}), by number of blocks: {said}."
+
+
+def ablation_markdown(ablation: Ablation) -> str:
+    """Table 2 of the paper with ours beside it, in every aggregation, and what was held equal."""
+    settings = ", ".join(f"{name} {value}" for name, value in ablation.budget.items())
+    overlays = f" with {', '.join(ablation.overlays)}" if ablation.overlays else ""
+    lines = [
+        f"Ablation over non-local blocks: {ablation.bundle}{overlays}, part {ablation.part}, "
+        f"seeds {', '.join(map(str, ablation.seeds))}. Mean ± standard deviation over seeds.",
+        "",
+        f"Equal for all runs: {settings}.",
+    ]
+    for caption, heads, rows in ablation_tables(ablation):
+        lines += ["", f"**{caption}**", "", f"| {' | '.join(heads)} |", "|" + "---:|" * len(heads)]
+        lines += [f"| {' | '.join(row)} |" for row in rows]
+    lines += ["", conclusion(ablation), "", PAPER_CONVENTION]
+    return "\n".join(lines)
+
+
+PAPER_CONVENTION = (
+    "The paper's column is its Table 2: a 2-D figure whose data split, aggregation and training recipe are not stated, "
+    "from one run each without a spread. Ours stand beside it for the order of the rows, not for their height."
+)
+
+
+def draw_ablation(ablation: Ablation) -> Figure:
+    """Dice over the number of blocks: every seed a point, their mean a line, one panel for each aggregation."""
+    suffixes = [suffix for suffix in ablation.aggregations if suffix != "pooled"] or ablation.aggregations
+    figure, panels = new_figure(4.2 * len(suffixes), 3.6, columns=len(suffixes))
+    colours = [OKABE_ITO[name] for name in ("blue", "vermillion", "green", "purple")]
+    marks = "osD^v"
+    for axes, suffix in zip(panels, suffixes, strict=True):
+        key = f"dice_{suffix}"
+        for place, seed in enumerate(ablation.seeds):
+            points = [(blocks, ablation.values(blocks, key).get(seed)) for blocks in ablation.blocks]
+            known = [(blocks, 100 * value) for blocks, value in points if value is not None]
+            axes.plot(
+                *zip(*known, strict=True),
+                linestyle="none",
+                marker=marks[place % len(marks)],
+                color=colours[place % len(colours)],
+                alpha=0.75,
+                label=f"seed {seed}",
+            )
+        means = [(k, statistics.fmean(ablation.values(k, key).values())) for k in ablation.blocks]
+        axes.plot([k for k, _ in means], [100 * mean for _, mean in means], color="#333333", label="mean over seeds")
+        axes.set(xlabel="non-local blocks", xticks=ablation.blocks, title=_MEANS[suffix])
+    panels[0].set_ylabel(f"Dice of {ablation.class_name}, %")
+    panels[-1].legend(frameon=False, fontsize="small")
+    return figure
