@@ -4,9 +4,11 @@ Slices of a volume, frames of a sequence and scans of a patient resemble each ot
 intervals that are too narrow; name their group, and groups are drawn instead of cases.
 
 The percentile bootstrap: cases (groups) are drawn with replacement, as many as there are, and the interval lies between
-the quantiles of the resampled scores. It is defined for every score, stays within the score's range, and cannot fail
-where a score hardly varies, as the bias-corrected one (BCa) can. It is somewhat too narrow for a handful of cases, and
-so is BCa: no resampling shows what was never sampled. Few cases need a wide interval and a word of caution.
+the quantiles of the resampled scores. It stays within the score's range, and has an answer wherever the score has one;
+the bias-corrected bootstrap (BCa) has none where all values are equal, and gains little. Of 95 % intervals of the mean
+of simulated Dice scores (Beta(8, 2), 1000 samples each), 82, 91, 93, 93 and 95 % held the true mean for 5, 10, 20, 50
+and 100 cases, and of BCa's at most a point more. So intervals of a handful of cases are too narrow: no resampling shows
+what was never sampled.
 
 The interval is of the test cases, the network held fixed. How much another training run would differ is another
 question, which only seeds answer.

@@ -14,8 +14,9 @@ The mean surface distance is the average symmetric one: the mean of both surface
 Surface Dice is the part of both surfaces' area within the tolerance of the other.
 
 Other tools measure otherwise. MONAI's `compute_hausdorff_distance(percentile=95)` takes the centres of the voxels that
-an erosion removes, each weighing the same whatever its area, and interpolates between distances. Its
-`compute_surface_dice` is the one above with `use_subvoxels=True` only.
+an erosion removes, each weighing the same whatever its area, and interpolates between distances: over 21 predicted
+pancreases in slices of 1 to 5 mm it was 0.5 mm off ours on average, 4.0 mm at most. Its `compute_surface_dice` is the
+one above with `use_subvoxels=True` only; without, it gave 0.05 less at 2 mm.
 """
 
 from __future__ import annotations
