@@ -93,6 +93,12 @@ def test_gz_belongs_to_the_suffix(tmp_path: Path) -> None:
     assert list(cases(pred, truth)) == ["ct", "x"]
 
 
+def test_pairs_come_in_the_order_of_their_cases(tmp_path: Path) -> None:
+    names = ["b.png", "a/z.png", "c_seg.png", "bb.png"]
+    pred, truth = fill(tmp_path / "pred", *names), fill(tmp_path / "truth", "a/z.png", "bb.png", "c.png", "b.png")
+    assert list(cases(pred, truth)) == ["a/z", "b", "bb", "c"]
+
+
 def test_equal_names_in_other_folders_are_no_pair(tmp_path: Path) -> None:
     pred, truth = fill(tmp_path / "pred", "a/x.png"), fill(tmp_path / "truth", "b/x.png")
     assert refusal(pred, truth).code == "UNPAIRED"
@@ -122,6 +128,11 @@ def test_ending_of_one_side_is_dropped(tmp_path: Path, ending: str, side: str) -
 def test_endings_of_both_sides_are_dropped(tmp_path: Path) -> None:
     pred, truth = fill(tmp_path / "pred", "ct_prob.nii.gz"), fill(tmp_path / "truth", "ct_label.nii.gz")
     assert cases(pred, truth) == {"ct": ("ct_prob.nii.gz", "ct_label.nii.gz")}
+
+
+def test_name_that_is_nothing_but_an_ending_is_kept(tmp_path: Path) -> None:
+    pred, truth = fill(tmp_path / "pred", "a/_pred.png"), fill(tmp_path / "truth", "a/_gt.png")
+    assert refusal(pred, truth).found == "no prediction for 1 (a/_gt) and no truth for 1 (a/_pred)"
 
 
 def test_ending_that_both_sides_have_is_kept(tmp_path: Path) -> None:

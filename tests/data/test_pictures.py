@@ -158,6 +158,13 @@ def test_mask_is_turned_like_its_picture(tmp_path: Path, name: str) -> None:
     assert np.array_equal(read_picture_mask(path, upright=True), np.rot90(disc(), -1))
 
 
+def test_turned_jpeg_is_still_lossy(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert read_levels(write(tmp_path / "m.jpg", disc().astype(np.uint8) * 255, exif=exif), upright=True).lossy
+    assert not read_levels(write(tmp_path / "m.png", disc().astype(np.uint8) * 255, exif=exif), upright=True).lossy
+
+
 # files that are none
 
 
@@ -347,6 +354,14 @@ def test_dark_jpeg_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "m.jpg", levels, quality=100)  # 0 and 1, or an empty mask and noise?
     assert np.asarray(Image.open(path)).max() == 1
     assert refusal(path, read_picture_mask).code == "LABEL_SET"
+
+
+def test_three_levels_of_a_jpeg_may_be_noise(tmp_path: Path) -> None:
+    levels = np.zeros((24, 32), np.uint8)
+    levels[:8], levels[8:16, :8] = 255, 1
+    path = write(tmp_path / "m.jpg", levels, quality=100)
+    assert np.unique(np.asarray(Image.open(path))).tolist() == [0, 1, 255]
+    assert np.array_equal(read_picture_mask(path), levels == 255)
 
 
 def test_photograph_is_no_mask(tmp_path: Path) -> None:
