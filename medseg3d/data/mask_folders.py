@@ -407,7 +407,8 @@ def _probabilities(array: np.ndarray, path: Path) -> np.ndarray:
             "foreground probabilities from 0 to 1, or integer labels",
             "write the output of the sigmoid or softmax, not logits, and do not resample it with splines",
         )
-    return np.clip(array.astype(np.float32, order="K", copy=False), 0, 1)
+    prob = array.astype(np.float32, order="K", copy=False)
+    return np.clip(prob, 0, 1, out=prob)
 
 
 # pictures
