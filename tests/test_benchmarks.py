@@ -150,6 +150,18 @@ def test_the_stored_map_that_nonlocal_block_is_measured_against_is_the_same_func
     assert benchmark.largest_difference(stored, ours)["largest difference"] < 1e-5
 
 
+def test_the_loop_that_the_pr_curve_is_measured_against_gives_the_average_precision_of_its_thresholds():
+    import numpy as np
+    import pr_curve as benchmark
+    from sklearn.metrics import average_precision_score
+
+    logits, truth = benchmark.make_scores(5000, saturated=False)
+    thresholds = np.linspace(1, 0, 1000, dtype=np.float32)
+    prob = thresholds[np.abs(benchmark.as_prob(logits)[:, None] - thresholds).argmin(1)]  # so that they lose nothing
+    loop = benchmark.loop_over_thresholds(prob, truth.astype(bool), 1000)
+    assert loop == pytest.approx(average_precision_score(truth, prob), abs=1e-9)
+
+
 @pytest.mark.parametrize("script", sorted(path.name for path in BENCHMARKS.glob("*.py") if path.name != "harness.py"))
 def test_every_benchmark_explains_its_options(script):
     command = [sys.executable, str(BENCHMARKS / script), "--help"]
