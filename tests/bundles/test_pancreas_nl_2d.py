@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from commands import ROOT
+from commands import ROOT, monai_bundle
 from commands import knobs as words
 from monai.bundle import ConfigWorkflow
 from PIL import Image
@@ -212,3 +216,39 @@ def test_real_slices_of_held_out_patients_are_scored(real_data, tmp_path):
     rows = read_scores(tmp_path / "run" / "evaluation_test" / "scores.csv")
     assert [row["case"] for row in rows] == split.test
     assert all(row["tp"] + row["fp"] + row["fn"] + row["tn"] == 512 * 512 for row in rows)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["volumes", "pictures"])
+def test_a_killed_and_resumed_training_ends_with_the_same_bits(kind, pictures, phantom_dir, tmp_path):
+    files = [f"{BUNDLE}/train.json", *([f"{BUNDLE}/pictures.json"] if kind == "pictures" else [])]
+    changed = pictures
+    if kind == "volumes":
+        small = {"spacing": [8, 8, -1], "roi_size": [16, 16], "init_filters": 8, "num_workers": 0}
+        changed = {**small, "dataset_dir": phantom_dir, "split_file": tmp_path / "split.json"}
+    length = {"test_cases": 1, "val_cases": 1, "epochs": 4, "iterations_per_epoch": 20, "val_interval": 1}
+    line = ["training", "--config_file", str(files), *words(**{**changed, **length})]
+    done = monai_bundle(*line, "--output_dir", str(tmp_path / "whole"))
+    assert done.returncode == 0, done.stderr
+    process = subprocess.Popen(
+        [sys.executable, "-m", "monai.bundle", "run", *line, "--output_dir", str(tmp_path / "run")],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 200
+    while not (tmp_path / "run/checkpoints/epoch_00001.pt").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "run/checkpoints/epoch_00004.pt").exists()
+    done = monai_bundle(*line, "--output_dir", str(tmp_path / "run"), "--resume", "true")
+    assert done.returncode == 0, done.stderr
+    assert "resuming after epoch" in done.stderr
+    for name in ("model.pt", "checkpoints/epoch_00004.pt"):
+        one, two = (torch.load(tmp_path / folder / name, weights_only=True) for folder in ("whole", "run"))
+        one, two = (state.get("network", state) for state in (one, two))
+        assert one.keys() == two.keys()
+        assert all(torch.equal(one[key], two[key]) for key in one), name
