@@ -6,13 +6,13 @@ Research software; not a medical device and not for clinical use.
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["predict"]
+__all__ = ["evaluate", "predict"]
 
 
 def __getattr__(name: str) -> Any:
-    """`medseg3d.predict`, imported when it is asked for: it brings torch and MONAI, and `--help` must be instant."""
-    if name == "predict":
-        from medseg3d.workflows import predict
+    """What is imported only when it is asked for: it brings torch and MONAI, and `--help` must be instant."""
+    if name in __all__:
+        from medseg3d import workflows
 
-        return predict
+        return getattr(workflows, name)
     raise AttributeError(f"module 'medseg3d' has no attribute {name!r}")

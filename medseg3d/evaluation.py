@@ -100,6 +100,8 @@ class Evaluation:
             )
         if isinstance(slice_axis, str) and slice_axis != "axial":
             raise ValueError(f"slice_axis must be an axis or 'axial', found {slice_axis!r}")
+        if not 0 <= surface_tolerance_mm < math.inf:
+            raise ValueError(f"surface_tolerance_mm must be a number not below 0, found {surface_tolerance_mm}")
         metrics.size_strata({}, edges)  # refuses wrong edges before any case is read
         self.region = self.class_names[0] if len(self.class_names) == 1 else FOREGROUND
         self.grid = grid

@@ -1,13 +1,26 @@
-"""What the command line does with a bundle, for use from Python."""
+"""What the command line does, for use from Python."""
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from medseg3d.bundle import absolute_paths, bundle_directory, bundle_folder, config_files, read_config
+from medseg3d.data.mask_folders import (
+    VOLUME_SUFFIXES,
+    LoadedPair,
+    MaskPair,
+    paired_masks,
+    prediction_kind,
+    read_pair,
+)
+from medseg3d.evaluation import FOREGROUND, Evaluation
+from medseg3d.faults import Fault
 from medseg3d.inferers import CasePredictor, Report
+from medseg3d.training.evaluation import command_line, versions
 
 
 def predict(
@@ -54,3 +67,154 @@ def predict(
         predictor: CasePredictor = parser.get_parsed_content("evaluator")
         predictor.progress = progress
         return predictor.run()
+
+
+def evaluate(
+    pred_dir: str | Path,
+    truth_dir: str | Path,
+    output_dir: str | Path,
+    *,
+    image_dir: str | Path | None = None,
+    class_names: Sequence[str] = (),
+    pred_kind: str = "auto",
+    threshold: float = 0.5,
+    missing: str = "error",
+    group: str | None = None,
+    slices: bool = False,
+    tolerance_mm: float = 2.0,
+    pranet_min_max: bool = False,
+    edges: Sequence[float] | None = None,
+    seed: int = 0,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> dict[str, Any]:
+    """Score a folder of predictions, anybody's, against a folder of truths, and write what came out.
+
+    Volumes (NIfTI) also get surface distances, pictures the scores of PraNet's evaluation; `Evaluation` says what each
+    number is. One case is in memory at a time. A pair that cannot be used stops the whole: an evaluation that left
+    cases out would be another one.
+
+    Args:
+        pred_dir: masks or probability maps, paired with the truths by name (`medseg3d.data.paired_masks`).
+        truth_dir: masks of the same kind and on the same grids.
+        output_dir: where `Evaluation.write` puts its files, all at the end.
+        image_dir: images, only to be named in files.json.
+        class_names: of the label values 1, 2, ...; by default 1 is "foreground" and nothing else is allowed.
+        pred_kind: "mask", "probability", or "auto", decided once for the whole folder.
+        threshold: foreground is where a probability is at least this.
+        missing: what a truth without prediction is: an "error", or a prediction that is "empty".
+        group: regular expression, searched in each case's name; what its first parenthesis matches (or all of it)
+            names the patient or sequence of the case.
+        slices: volumes: also score each axial slice.
+        tolerance_mm: volumes: of the surface Dice.
+        pranet_min_max: pictures: stretch each map to its full range first, as PraNet does, for its scores.
+        edges: the two sizes that part small, medium and large cases, in ml (pictures: %); None for tertiles.
+        seed: of the resampling behind the intervals.
+        progress: called with (number, total, case) before each case.
+
+    Returns:
+        What summary.json holds.
+
+    Raises:
+        Fault: BAD_VALUE for an argument; GROUP for a case whose name the expression does not fit; otherwise as
+            `paired_masks`, `prediction_kind` and `read_pair`; LABEL_SET for a label without a name. Nothing is
+            written then.
+    """
+    pairs = paired_masks(pred_dir, truth_dir, image_dir, missing)
+    groups = _groups_of(pairs, group)
+    volumes = pairs[0].truth.name.lower().endswith(VOLUME_SUFFIXES)
+    names = list(class_names) or [FOREGROUND]
+    _check_arguments(volumes, slices, pranet_min_max, threshold)
+    try:
+        evaluation = Evaluation(
+            names,
+            grid="grid of the truth",
+            slice_axis="axial" if slices else None,
+            surface=volumes,
+            surface_tolerance_mm=tolerance_mm,
+            saliency=not volumes,
+            pranet_min_max=pranet_min_max,
+            edges=edges,
+            seed=seed,
+        )
+    except ValueError as error:
+        raise Fault("BAD_VALUE", "the evaluation", str(error)) from error
+    if pred_kind == "auto":
+        pred_kind = prediction_kind(pairs)
+    kinds = []
+    for number, pair in enumerate(pairs, start=1):
+        if progress is not None:
+            progress(number, len(pairs), pair.case)
+        loaded = read_pair(pair, pred_kind, threshold)
+        _check_labels(loaded, pair, names)
+        kinds.append(loaded.kind)
+        evaluation.add(
+            pair.case,
+            loaded.pred,
+            loaded.truth,
+            prob=loaded.prob,
+            affine=loaded.affine,
+            group=groups.get(pair.case),
+            files={
+                kind: path.absolute()
+                for kind, path in (("image", pair.image), ("truth", pair.truth), ("pred", pair.pred))
+                if path is not None
+            },
+            warnings=loaded.warnings,
+        )
+    return evaluation.write(
+        output_dir,
+        {
+            "pred_dir": Path(pred_dir).absolute(),
+            "truth_dir": Path(truth_dir).absolute(),
+            "pred_kind": pred_kind,
+            "threshold": threshold if pred_kind == "probability" else None,
+            "n_missing_predictions": kinds.count("missing"),
+            "group": group,
+            "command": command_line(sys.argv),
+            "versions": versions(),
+        },
+    )
+
+
+def _groups_of(pairs: Sequence[MaskPair], expression: str | None) -> dict[str, str]:
+    if expression is None:
+        return {}
+    try:
+        pattern = re.compile(expression)
+    except re.error as error:
+        raise Fault("BAD_VALUE", f"--group {expression}", f"no regular expression ({error})") from error
+    groups = {}
+    for pair in pairs:
+        match = pattern.search(pair.case)
+        name = match and (match.group(1) if pattern.groups else match.group())
+        if not name:
+            raise Fault(
+                "GROUP",
+                pair.case,
+                f"a name in which --group {expression} finds nothing",
+                "a group for every case",
+                "for names such as PATIENT-SLICE: --group '^(.+)-'",
+            )
+        groups[pair.case] = name
+    return groups
+
+
+def _check_arguments(volumes: bool, slices: bool, pranet_min_max: bool, threshold: float) -> None:
+    if not 0 <= threshold <= 1:
+        raise Fault("BAD_VALUE", "--threshold", f"{threshold}", "a probability from 0 to 1")
+    if slices and not volumes:
+        raise Fault("BAD_VALUE", "--slices", "pictures", "volumes", "a picture is one slice; name patients by --group")
+    if pranet_min_max and volumes:
+        raise Fault("BAD_VALUE", "--pranet-minmax", "volumes", "pictures", "leave it out")
+
+
+def _check_labels(loaded: LoadedPair, pair: MaskPair, class_names: Sequence[str]) -> None:
+    for path, labels in ((pair.truth, loaded.truth), (pair.pred, loaded.pred)):
+        if path is not None and labels.max() > len(class_names):
+            raise Fault(
+                "LABEL_SET",
+                path,
+                f"the label {labels.max()}",
+                f"0 for the background and {', '.join(f'{k} for {name}' for k, name in enumerate(class_names, 1))}",
+                "name the classes of the values 1, 2, ... with --labels",
+            )

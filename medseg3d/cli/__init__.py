@@ -12,7 +12,7 @@ from types import ModuleType
 from medseg3d import __version__
 from medseg3d.faults import Fault, find_fault
 
-VERBS = ("demo", "phantom", "data", "predict", "threshold", "params", "ablation", "check", "version")
+VERBS = ("demo", "phantom", "data", "predict", "evaluate", "threshold", "params", "ablation", "check", "version")
 
 EPILOG = """\
 Training is MONAI's own command:

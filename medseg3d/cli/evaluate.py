@@ -1,0 +1,97 @@
+"""`medseg3d evaluate`: any folder of predictions against its truths, under every convention."""
+
+from __future__ import annotations
+
+import argparse
+
+HELP = "score a folder of predictions (NIfTI or pictures, masks or probabilities) against a folder of truths"
+EPILOG = """\
+Files belong together by name; volumes also get distances in mm, pictures the scores of PraNet's evaluation.
+The folder OUT then holds scores.csv, summary.json, summary.md, files.json and, where they apply, slices.csv,
+groups.csv, pr.npz and thresholds.csv.
+  medseg3d evaluate --pred masks/ --truth labelsTs/ -o scores/ --labels pancreas tumour --slices
+  medseg3d evaluate --pred maps/ --truth TestDataset/Kvasir/masks/ -o scores/ --pranet-minmax
+exit codes: 0 done, 1 a file is at fault, 2 the call is at fault; nothing is written unless all cases were scored
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Two folders, an output, and what else shall be scored."""
+    parser.add_argument("--pred", required=True, metavar="FOLDER", help="predictions: masks or probability maps")
+    parser.add_argument("--truth", required=True, metavar="FOLDER", help="truths, on the grids of the predictions")
+    parser.add_argument("-o", "--output", required=True, metavar="OUT", help="folder for the files; made if needed")
+    parser.add_argument("--images", metavar="FOLDER", help="images, for pictures of cases in a report")
+    parser.add_argument(
+        "--labels", nargs="+", default=[], metavar="NAME", help="names of the label values 1, 2, ... (default: 1 alone)"
+    )
+    parser.add_argument(
+        "--pred-kind",
+        choices=("auto", "mask", "probability"),
+        default="auto",
+        help="what the predictions are (default: found out, once for all)",
+    )
+    parser.add_argument(
+        "--threshold", type=float, default=0.5, help="probability from which it is foreground (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--missing",
+        choices=("error", "empty"),
+        default="error",
+        help="what a truth without prediction is (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--group", metavar="REGEX", help="patient or sequence in the name of a case, for instance '^(.+)-'"
+    )
+    parser.add_argument("--slices", action="store_true", help="volumes: score each axial slice too")
+    parser.add_argument(
+        "--tolerance", type=float, default=2.0, metavar="MM", help="volumes: of the surface Dice (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--pranet-minmax", action="store_true", help="pictures: stretch each map to its full range, as PraNet does"
+    )
+    parser.add_argument(
+        "--edges",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="sizes between small, medium and large, in ml (pictures: %%; default: tertiles)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the intervals (default: %(default)s)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Score, write, and print the table."""
+    import sys
+
+    from medseg3d.data.score_tables import as_text
+    from medseg3d.workflows import evaluate
+
+    def progress(number: int, total: int, case: str) -> None:
+        if sys.stderr.isatty():
+            sys.stderr.write(f"\r\x1b[K[{number}/{total}] {case}" if number < total else "\r\x1b[K")
+        elif number % 100 == 0:
+            sys.stderr.write(f"{number} of {total} cases\n")
+
+    summary = evaluate(
+        args.pred,
+        args.truth,
+        args.output,
+        image_dir=args.images,
+        class_names=args.labels,
+        pred_kind=args.pred_kind,
+        threshold=args.threshold,
+        missing=args.missing,
+        group=args.group,
+        slices=args.slices,
+        tolerance_mm=args.tolerance,
+        pranet_min_max=args.pranet_minmax,
+        edges=args.edges,
+        seed=args.seed,
+        progress=progress,
+    )
+    warnings = summary["warnings"]
+    if warnings:
+        print(f"{len(warnings)} warnings, all in summary.json; the first: {warnings[0]}", file=sys.stderr)
+    print(as_text(summary))
+    print(f"conventions, spread, strata and cases in {args.output}. Research only, not for clinical use.")
+    return 0

@@ -1,0 +1,217 @@
+"""`medseg3d.evaluate` and its verb: folders in, every convention out, nothing written unless all is well."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn import metrics as sk
+
+import medseg3d
+from medseg3d.cli import main
+from medseg3d.data.pictures import write_grey, write_picture_mask
+from medseg3d.data.score_files import read_files, read_groups, read_scores, read_slices, read_summary, read_thresholds
+
+AFFINE = np.diag([-1.5, -1.5, 3.0, 1.0])
+
+
+def volume(path: Path, array: np.ndarray, affine: np.ndarray = AFFINE) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(array, affine), path)
+
+
+@pytest.fixture
+def volumes(tmp_path) -> tuple[Path, Path]:
+    """Folders of predictions and truths of two volumes with two classes."""
+    rng = np.random.default_rng(0)
+    for case in ("ct_1", "ct_2"):
+        truth = np.zeros((10, 11, 6), np.uint8)
+        truth[2:7, 3:8, 1:5] = 1
+        truth[4, 5, 2:4] = 2
+        pred = np.where(rng.random(truth.shape) < 0.05, 0, np.roll(truth, 1, axis=0)).astype(np.uint8)
+        volume(tmp_path / "truth" / f"{case}.nii.gz", truth)
+        volume(tmp_path / "pred" / f"{case}_seg.nii.gz", pred)
+    return tmp_path / "pred", tmp_path / "truth"
+
+
+@pytest.fixture
+def pictures(tmp_path) -> tuple[Path, Path]:
+    """Folders of probability maps and truths of four pictures of two patients."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "truth").mkdir()
+    (tmp_path / "pred").mkdir()
+    for name in ("A-1", "A-2", "B-1", "B-2"):
+        truth = np.zeros((30, 40), bool)
+        truth[5:20, 8 : 20 + 4 * int(name[-1])] = True
+        write_picture_mask(tmp_path / "truth" / f"{name}.png", truth)
+        write_grey(tmp_path / "pred" / f"{name}.png", (0.5 * truth + 0.5 * rng.random(truth.shape)).astype(np.float32))
+    return tmp_path / "pred", tmp_path / "truth"
+
+
+def test_volumes_of_two_classes_get_distances_and_slices(volumes, tmp_path):
+    pred, truth = volumes
+    seen = []
+    summary = medseg3d.evaluate(
+        pred,
+        truth,
+        tmp_path / "out",
+        class_names=["pancreas", "tumour"],
+        slices=True,
+        progress=lambda number, total, case: seen.append((number, total, case)),
+    )
+    assert seen == [(1, 2, "ct_1"), (2, 2, "ct_2")]
+    rows = read_scores(tmp_path / "out/scores.csv")
+    assert [(row["case"], row["class"]) for row in rows[:3]] == [
+        ("ct_1", name) for name in ("pancreas", "tumour", "foreground")
+    ]
+    true, found = (
+        nib.load(folder / name).get_fdata() for folder, name in ((truth, "ct_1.nii.gz"), (pred, "ct_1_seg.nii.gz"))
+    )
+    for row, (a, b) in zip(
+        rows, [(true == 1, found == 1), (true == 2, found == 2), (true > 0, found > 0)], strict=False
+    ):
+        assert row["dice"] == pytest.approx(sk.f1_score(a.ravel(), b.ravel()))
+        assert row["truth_ml"] == pytest.approx(a.sum() * 1.5 * 1.5 * 3 / 1000)
+    assert summary["scores"]["foreground"]["hd95_mm_mean"]["value"] == pytest.approx(1.5)
+    assert len(read_slices(tmp_path / "out/slices.csv")) == 2 * 3 * 6
+    stated = read_summary(tmp_path / "out/summary.json")
+    assert (stated["pred_kind"], stated["threshold"], stated["truth_dir"]) == ("mask", None, str(truth))
+    assert read_files(tmp_path / "out/files.json")["ct_2"]["pred"] == str(pred / "ct_2_seg.nii.gz")
+
+
+def test_probability_maps_of_pictures_get_everything_a_polyp_paper_prints(pictures, tmp_path):
+    pred, truth = pictures
+    summary = medseg3d.evaluate(pred, truth, tmp_path / "out", group="^(.+)-", class_names=["polyp"])
+    polyp = summary["scores"]["polyp"]
+    for key in (
+        *("dice_mean", "dice_pooled", "mdice_mmseg", "dice_pranet256_mean", "max_dice_pranet256", "dice_group_mean"),
+        *("weighted_f_mean", "s_measure_mean", "e_measure_mean_mean", "mae_mean", "average_precision_mean"),
+    ):
+        assert 0 <= polyp[key]["value"] <= 1
+    assert [row["group"] for row in read_groups(tmp_path / "out/groups.csv")] == ["A", "B"]
+    assert summary["intervals"]["resampled"] == "groups"
+    levels = np.asarray(Image.open(pred / "A-1.png")).astype(float) / 65535
+    true = np.asarray(Image.open(truth / "A-1.png")) > 127
+    assert read_scores(tmp_path / "out/scores.csv")[0]["mae"] == pytest.approx(np.abs(levels - true).mean())
+
+
+def test_the_threshold_moves_the_mask_and_not_the_curve(pictures, tmp_path):
+    half, higher = (medseg3d.evaluate(*pictures, tmp_path / str(t), threshold=t)["scores"] for t in (0.5, 0.7))
+    assert half["foreground"]["recall_mean"]["value"] > higher["foreground"]["recall_mean"]["value"]
+    assert half["average_precision"] == higher["average_precision"]
+    table = {row["threshold"]: row for row in read_thresholds(tmp_path / "0.5/thresholds.csv")}
+    for t, scores in ((0.5, half), (0.7, higher)):
+        assert table[t]["dice_mean"] == pytest.approx(scores["foreground"]["dice_mean"]["value"])
+        assert table[t]["dice_pooled"] == pytest.approx(scores["foreground"]["dice_pooled"]["value"])
+
+
+def test_a_missing_prediction_counts_as_an_empty_one_when_asked(pictures, tmp_path):
+    pred, truth = pictures
+    (pred / "A-1.png").unlink()
+    summary = medseg3d.evaluate(pred, truth, tmp_path / "out", missing="empty")
+    scores = summary["scores"]["foreground"]
+    assert (scores["n_cases"], scores["n_missed"], summary["n_missing_predictions"]) == (4, 1, 1)
+    assert any("MISSING_PREDICTION" in warning for warning in summary["warnings"])
+    assert summary["scores"]["average_precision"]["n"] == 4
+
+
+class TestVerb:
+    """`medseg3d evaluate`."""
+
+    def call(self, folders, out: Path, *words: str) -> int:
+        pred, truth = folders
+        return main(["evaluate", "--pred", str(pred), "--truth", str(truth), "-o", str(out), *words])
+
+    def test_it_prints_the_table_and_writes_the_files(self, pictures, tmp_path, capsys):
+        assert self.call(pictures, tmp_path / "out", "--labels", "polyp", "--edges", "20", "30", "--seed", "3") == 0
+        out = capsys.readouterr().out
+        assert "polyp: 4 cases" in out
+        assert "dice_pranet256_mean" in out
+        assert "not for clinical use" in out
+        summary = json.loads((tmp_path / "out/summary.json").read_text())
+        assert summary["intervals"]["seed"] == 3
+        assert summary["scores"]["polyp"]["strata"]["edges"] == [20, 30]
+
+    @pytest.mark.parametrize(
+        ("damage", "words", "code", "exit_code"),
+        [
+            (None, ["--group", "^(C)"], "GROUP", 1),
+            (None, ["--group", "("], "BAD_VALUE", 2),
+            (None, ["--edges", "3", "2"], "BAD_VALUE", 2),
+            (None, ["--threshold", "1.5"], "BAD_VALUE", 2),
+            (None, ["--slices"], "BAD_VALUE", 2),
+            (None, ["--tolerance", "-1"], "BAD_VALUE", 2),
+            (None, ["--labels", "a", "a"], "BAD_VALUE", 2),
+            (None, ["--images", "nowhere"], "MISSING_FILE", 2),
+            ("missing", [], "UNPAIRED", 1),
+            ("truncated", [], "TRUNCATED", 1),
+            ("size", [], "PAIR_GEOMETRY", 1),
+        ],
+        ids=str,
+    )
+    def test_one_bad_thing_is_one_line_and_nothing_is_written(
+        self, damage, words, code, exit_code, pictures, tmp_path, capsys
+    ):
+        last = pictures[0] / "B-2.png"
+        if damage == "missing":
+            last.unlink()
+        elif damage == "truncated":
+            last.write_bytes(last.read_bytes()[:200])
+        elif damage == "size":
+            write_grey(last, np.linspace(0, 1, 120, dtype=np.float32).reshape(10, 12))
+        assert self.call(pictures, tmp_path / "out", *words) == exit_code
+        err = capsys.readouterr().err
+        assert f"error: {code}" in err
+        assert len(err.strip().splitlines()) == 1
+        assert not (tmp_path / "out").exists()
+
+    def test_labels_without_a_name_are_named(self, volumes, tmp_path, capsys):
+        assert self.call(volumes, tmp_path / "out") == 1
+        err = capsys.readouterr().err
+        assert "error: LABEL_SET" in err
+        assert "the label 2" in err
+        assert "--labels" in err
+        assert not (tmp_path / "out").exists()
+
+    def test_min_max_is_of_pictures(self, volumes, tmp_path, capsys):
+        assert self.call(volumes, tmp_path / "out", "--pranet-minmax") == 2
+        assert "BAD_VALUE --pranet-minmax" in capsys.readouterr().err
+
+
+class TestRealMasks:
+    """Published predictions of the pancreas, and their truths."""
+
+    def test_two_cases(self, real_data, tmp_path):
+        for case in ("pancreas_021", "pancreas_422"):
+            for part, folder in (("gt", "truth"), ("pred_DiceCE", "pred")):
+                (tmp_path / folder).mkdir(exist_ok=True)
+                shutil.copy(real_data / "pancreas-masks" / part / f"{case}.nii.gz", tmp_path / folder)
+        summary = medseg3d.evaluate(tmp_path / "pred", tmp_path / "truth", tmp_path / "out", class_names=["pancreas"])
+        for row in read_scores(tmp_path / "out/scores.csv"):
+            true, found = (
+                np.asanyarray(nib.load(tmp_path / folder / f"{row['case']}.nii.gz").dataobj) > 0
+                for folder in ("truth", "pred")
+            )
+            assert row["dice"] == pytest.approx(2 * (true & found).sum() / (true.sum() + found.sum()))
+        scores = summary["scores"]["pancreas"]
+        assert 0 < scores["hd95_mm_mean"]["value"] < 20
+        assert 0.5 < scores["surface_dice_mean"]["value"] < 1
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("model", ["pred_CE", "pred_DiceCE"])
+    def test_all_21(self, model, real_data, tmp_path):
+        masks = real_data / "pancreas-masks"
+        summary = medseg3d.evaluate(
+            masks / model, masks / "gt", tmp_path / "out", class_names=["pancreas"], slices=True
+        )
+        scores = summary["scores"]["pancreas"]
+        assert scores["n_cases"] == 21
+        low, high = scores["dice_mean"]["ci95"]
+        assert 0.7 < low < scores["dice_mean"]["value"] < high < 0.95
+        assert scores["dice_slice_mean"]["value"] < scores["dice_mean"]["value"]
+        assert [scores["strata"][name]["n_cases"] for name in ("small", "medium", "large")] == [7, 7, 7]
