@@ -239,7 +239,8 @@ class CasePredictor:
     Args:
         dataset: items `{"image", "mask_file", "case"}`, best from `medseg3d.data.outputs.input_items`; or a MONAI data
             set of such items, whose transform then is the preprocessing.
-        network: logits (B, C, x, y, z) from images (B, 1, x, y, z); a Module is moved to `device`.
+        network: logits (B, C, x, y, z) from images (B, 1, x, y, z), or (B, C, h, w) from pictures (B, 3, h, w); a
+            Module is moved to `device`.
         inferer: called as `inferer(batch, network)`, for instance `SlidingWindow`.
         postprocessing: takes the item with `pred`, logits (C, x, y, z) on the grid of the preprocessed `image`.
         preprocessing: from an item to one whose `image` is a MetaTensor (1, x, y, z); None for the data set's own.
@@ -350,12 +351,20 @@ class CasePredictor:
         """What the record says; plain JSON types."""
         mask = result["pred"]
         meta = mask.meta if isinstance(mask, MetaTensor) else {}
+        is_volume = mask.ndim == 4
         affine = np.asarray(mask.affine) if isinstance(mask, MetaTensor) else np.eye(4)
         source = Path(str(item["image"]))
         warnings = [line for line in str(meta.get("warnings", "")).splitlines() if line]
-        labels = _volumes(mask, affine)
+        labels, unit = (_volumes(mask, affine), "voxel") if is_volume else (_areas(mask), "pixel")
+        geometry: dict[str, Any] = {"shape": list(mask.shape[1:])}
+        if is_volume:
+            geometry |= {
+                "spacing_mm": np.linalg.norm(affine[:3, :3], axis=0).round(6).tolist(),
+                "orientation": "".join(nib.aff2axcodes(affine)),
+                "affine": affine.tolist(),
+            }
         if not labels:
-            warnings.append("EMPTY_MASK: no voxel belongs to any class but the background")
+            warnings.append(f"EMPTY_MASK: no {unit} belongs to any class but the background")
         return {
             "case": _case_name(item),
             "intended_use": INTENDED_USE,
@@ -378,12 +387,7 @@ class CasePredictor:
                 },
             },
             "settings": self.settings,
-            "geometry": {
-                "shape": list(mask.shape[-3:]),
-                "spacing_mm": np.linalg.norm(affine[:3, :3], axis=0).round(6).tolist(),
-                "orientation": "".join(nib.aff2axcodes(affine)),
-                "affine": affine.tolist(),
-            },
+            "geometry": geometry,
             "labels": labels,
             "warnings": warnings,
             "seconds": seconds,
@@ -463,6 +467,16 @@ def _volumes(mask: torch.Tensor, affine: np.ndarray) -> dict[str, dict[str, floa
     return {
         str(label): {"voxels": int(count), "ml": round(float(count * ml), 3)}
         for label, count in enumerate(np.asarray(counts))
+        if label > 0 and count > 0
+    }
+
+
+def _areas(mask: torch.Tensor) -> dict[str, dict[str, float]]:
+    """Pixels of every label but 0, and their share of the picture in per cent."""
+    counts = np.bincount(mask.cpu().numpy().ravel(), minlength=256)
+    return {
+        str(label): {"pixels": int(count), "percent": round(100 * float(count) / mask.numel(), 3)}
+        for label, count in enumerate(counts)
         if label > 0 and count > 0
     }
 

@@ -92,7 +92,8 @@ class LoadPictured(MapTransform):
     """Picture and mask as `MetaTensor` (C, H, W): RGB float32 in [0, 1], and the mask uint8 0 or 1 with one channel.
 
     Read through `read_picture` and `read_picture_mask`, row by row as the file stores them. Both carry `affine` (the
-    identity: row, column) and in `meta`: `original_affine`, `spatial_shape` (H, W) and `filename_or_obj`.
+    identity: row, column) and in `meta`: `original_affine`, `spatial_shape` (H, W), `filename_or_obj` and `sha256` of
+    the file.
 
     Args:
         keys: what to load: the picture, `label_key` or both.
@@ -138,6 +139,7 @@ class LoadPictured(MapTransform):
                 "original_affine": torch.eye(4, dtype=torch.float64),
                 "spatial_shape": torch.tensor(shape),
                 "filename_or_obj": str(path),
+                "sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest(),
             }
             item[key] = MetaTensor(
                 torch.from_numpy(np.ascontiguousarray(array)), affine=torch.eye(4, dtype=torch.float64), meta=meta

@@ -44,11 +44,14 @@ def input_items(
     output_dir: str | Path,
     suffix: str = "_seg",
     overwrite: bool | str = False,
+    image_suffixes: Sequence[str] = (".nii.gz", ".nii"),
+    mask_suffix: str = ".nii.gz",
 ) -> CaseList:
     """The cases to segment, each with its image and the mask file it belongs to, and those to leave alone.
 
     A file `ct.nii.gz` gets the mask `<output_dir>/ct_seg.nii.gz`. A folder stands for all `.nii` and `.nii.gz` files
-    below it (in any case, without names that begin with a dot), and their sub-folders are kept under `output_dir`.
+    below it, or those of other `image_suffixes` (in any case, without names that begin with a dot), and their
+    sub-folders are kept under `output_dir`.
     Files of one name from different folders keep their path below their common parent. Masks found below `output_dir`
     are results, not inputs.
 
@@ -57,10 +60,13 @@ def input_items(
         output_dir: where the masks go; it need not exist.
         suffix: what is put behind the name of the image.
         overwrite: whether to segment cases again whose mask is there.
+        image_suffixes: how the names of images in folders end; a file that is named itself may end as it likes.
+        mask_suffix: how the names of masks end, `.png` for pictures.
 
     Returns:
         Items `{"image", "mask_file", "case"}` in the order of the inputs; `skipped` holds those with a mask already.
-        A mask of ours without its record (`record_file`) was interrupted just before the end and is made again.
+        A NIfTI mask of ours without its record (`record_file`) was interrupted just before the end and is made again;
+        a PNG does not say whose it is, and is left alone.
 
     Raises:
         Fault: NO_INPUT, MISSING_FILE, FILE_NAME (control characters), NAME_COLLISION (two inputs, one mask),
@@ -80,19 +86,19 @@ def input_items(
         raise ValueError(f"suffix must be part of a file name, found {suffix!r}")
     inputs = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
     output_dir = Path(output_dir)
-    found = _without_results(_found(inputs), output_dir, suffix)
+    found = _without_results(_found(inputs, tuple(image_suffixes)), output_dir, suffix)
     if not found:
         raise Fault(
             "NO_INPUT",
             ", ".join(map(str, inputs)) or "inputs",
-            "no .nii or .nii.gz file" if inputs else "nothing",
+            f"no file that ends in {' or '.join(image_suffixes)}" if inputs else "nothing",
             "at least one image",
             "name image files, or a folder that holds some",
         )
     overwrite = as_flag(overwrite, "overwrite")
     items = CaseList()
     for image, name in _distinct(found).items():
-        mask = output_dir / name.parent / f"{name.name}{suffix}.nii.gz"
+        mask = output_dir / name.parent / f"{name.name}{suffix}{mask_suffix}"
         _check_place(image, mask, output_dir, found)
         item = {"image": str(image), "mask_file": str(mask), "case": name.as_posix()}
         reason = None if overwrite else _standing(image, mask)
@@ -162,13 +168,13 @@ def _image_of(mask: np.ndarray, geometry: bytes | None, affine: np.ndarray | Non
     return image
 
 
-def _found(inputs: Sequence[str | Path]) -> dict[Path, Path]:
+def _found(inputs: Sequence[str | Path], image_suffixes: tuple[str, ...]) -> dict[Path, Path]:
     """Absolute image paths, in order, and the name of each without suffixes, below the folder it was found in."""
     found: dict[Path, Path] = {}
     for given in inputs:
         path = Path(os.path.abspath(given))
         if path.is_dir():
-            for file in _nifti_files(path):
+            for file in _images(path, image_suffixes):
                 found.setdefault(file, file.relative_to(path).with_name(_stem(file)))
         elif path.exists():
             found.setdefault(path, Path(_stem(path)))
@@ -180,11 +186,11 @@ def _found(inputs: Sequence[str | Path]) -> dict[Path, Path]:
     return found
 
 
-def _nifti_files(folder: Path) -> Iterator[Path]:
+def _images(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
-            if name.lower().endswith(_SUFFIXES) and not name.startswith("."):
+            if name.lower().endswith(suffixes) and not name.startswith("."):
                 yield Path(parent, name)
 
 

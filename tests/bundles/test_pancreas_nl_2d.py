@@ -114,6 +114,19 @@ class TestPictures:
         summary = json.loads((run_dir / "evaluation_test" / "summary.json").read_text())
         assert "original grid of the picture" in summary["scores"]["pancreas"]["dice_mean"]["convention"]
 
+    def test_predict_writes_a_mask_for_each_picture(self, run_dir, pictures, tmp_path):
+        size = {key: pictures[key] for key in ("picture_size", "init_filters")}
+        options = ["--overlay", "pictures", *words(**size, model_file=run_dir / "model.pt")]
+        folder = Path(pictures["dataset_dir"]) / "images"
+        assert main(["predict", str(ROOT / BUNDLE), str(folder), "-o", str(tmp_path), *options]) == 0
+        masks = sorted(path.name for path in tmp_path.glob("*.png"))
+        assert masks == sorted(f"{path.stem}_seg.png" for path in folder.iterdir())
+        found = np.asarray(Image.open(tmp_path / masks[0]))
+        assert found.shape == (48, 64)
+        record = json.loads((tmp_path / masks[0].replace(".png", ".json")).read_text())
+        assert record["geometry"] == {"shape": [48, 64]}
+        assert record["labels"].get("1", {"pixels": 0})["pixels"] == (found == 255).sum()
+
     def check(self, *more: str, **changed: object) -> int:
         return main(["check", str(ROOT / BUNDLE), "--overlay", "pictures", *words(**changed), *more])
 

@@ -50,6 +50,19 @@ def test_folder_stands_for_all_images_below_it(tmp_path: Path) -> None:
     assert masks(items, tmp_path / "out") == ["b_seg.nii.gz", "a/CT2_seg.nii.gz", "a/ct_seg.nii.gz"]
 
 
+def test_pictures_get_masks_of_their_own_kind(tmp_path: Path) -> None:
+    touch(tmp_path / "in", "a.jpg", "sub/B.PNG", "ct.nii.gz")
+    items = input_items(tmp_path / "in", tmp_path / "out", image_suffixes=[".jpg", ".png"], mask_suffix=".png")
+    assert masks(items, tmp_path / "out") == ["a_seg.png", "sub/B_seg.png"]
+    assert [item["case"] for item in items] == ["a", "sub/B"]
+
+
+def test_a_jpeg_and_a_png_of_one_name_are_refused(tmp_path: Path) -> None:
+    touch(tmp_path / "in", "a.jpg", "a.png")
+    with pytest.raises(Fault, match="NAME_COLLISION"):
+        input_items(tmp_path / "in", tmp_path / "out", image_suffixes=[".jpg", ".png"], mask_suffix=".png")
+
+
 def test_a_file_named_twice_is_one_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     touch(tmp_path / "in", "ct.nii")
     monkeypatch.chdir(tmp_path)
