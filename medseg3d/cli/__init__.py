@@ -12,7 +12,10 @@ from types import ModuleType
 from medseg3d import __version__
 from medseg3d.faults import Fault, find_fault
 
-VERBS = ("demo", "phantom", "data", "predict", "evaluate", "threshold", "params", "ablation", "check", "version")
+VERBS = (
+    *("demo", "phantom", "data", "predict", "evaluate", "threshold", "report"),
+    *("params", "ablation", "check", "version"),
+)
 
 EPILOG = """\
 Training is MONAI's own command:
@@ -111,7 +114,7 @@ def _verb_module(name: str) -> ModuleType:
 USAGE_FAULTS = {
     *("NO_INPUT", "MISSING_FILE", "NAME_COLLISION", "NOT_EMPTY", "OTHER_ABLATION"),
     *("UNKNOWN_KNOB", "BAD_VALUE", "MISSING_BUNDLE", "MISSING_OVERLAY"),
-    *("SAME_FOLDER", "TEST_PART", "THRESHOLD_CLASSES"),
+    *("SAME_FOLDER", "TEST_PART", "THRESHOLD_CLASSES", "NO_EVALUATION"),
 }
 """Faults of the call rather than of the data: exit code 2."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,22 +10,29 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.typing import LineStyleType as LineType
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from medseg3d.data.atomic import atomic_path
 from medseg3d.faults import Fault
-from medseg3d.metrics import BinnedPRCurve, precision, recall
+from medseg3d.metrics import BinnedPRCurve, dice, precision, recall
 from medseg3d.reports.planes import OKABE_ITO
 
-LINE_STYLES: tuple[tuple[str, str], ...] = (
+LINE_STYLES: tuple[tuple[str, LineType], ...] = (
     (OKABE_ITO["blue"], "-"),
     (OKABE_ITO["vermillion"], "--"),
     (OKABE_ITO["green"], "-."),
     (OKABE_ITO["purple"], ":"),
+    (OKABE_ITO["orange"], (0, (8, 2))),
+    (OKABE_ITO["sky"], (0, (5, 1, 1, 1, 1, 1))),
 )
 """Colour and dash of each line in turn: either tells the lines apart alone."""
 
-_INK = "#333333"
+TrainingCurves = Mapping[str, tuple[np.ndarray, np.ndarray]]
+"""Tag of a logged scalar to its steps (int64, rising) and values (float64)."""
+
+INK = "#333333"
+_LEVELS_OF_F = (0.2, 0.4, 0.6, 0.8)
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,8 @@ class PRSeries:
         prevalence: the part of all voxels that is foreground: the precision of guessing.
         threshold: the operating threshold.
         operating_point: recall and precision at it; NaN where undefined.
+        dice: Dice of the pooled counts at it.
+        best: the threshold at which that Dice is highest, and how high; None without foreground in the truth.
     """
 
     name: str
@@ -49,33 +58,8 @@ class PRSeries:
     prevalence: float
     threshold: float
     operating_point: tuple[float, float]
-
-
-def pr_figure(curves: Mapping[str, BinnedPRCurve], output_png: str | Path, operating_threshold: float = 0.5) -> Path:
-    """Write a PNG of precision over recall, one line for each curve; its path comes back.
-
-    The legend gives each line's average precision, a dotted line the precision of guessing, a mark the precision and
-    recall at the operating threshold.
-
-    Args:
-        curves: legend name to curve.
-        output_png: file to write, whole or not at all.
-        operating_threshold: probability from which a voxel counts as foreground.
-
-    Raises:
-        ValueError: there is no curve, or the threshold is outside [0, 1].
-
-    Example:
-        >>> import tempfile
-        >>> curve = BinnedPRCurve()
-        >>> curve.update(np.array([-3.0, -1.0, 0.5, 2.0]), np.array([0, 1, 0, 1]))
-        >>> pr_figure({"pancreas": curve}, Path(tempfile.mkdtemp()) / "pr.png").name
-        'pr.png'
-    """
-    if not curves:
-        raise ValueError("curves must hold at least one curve, found none")
-    figure = draw_pr([pr_series(name, curve, operating_threshold) for name, curve in curves.items()])
-    return save_figure(figure, output_png)
+    dice: float
+    best: tuple[float, float] | None
 
 
 def pr_series(name: str, curve: BinnedPRCurve, operating_threshold: float = 0.5) -> PRSeries:
@@ -90,6 +74,7 @@ def pr_series(name: str, curve: BinnedPRCurve, operating_threshold: float = 0.5)
     """
     at_point = curve.counts_at(operating_threshold)
     precisions, recalls, _ = curve.curve()
+    best = curve.best_threshold("dice") if at_point.n_truth else None
     return PRSeries(
         name=name,
         recall=recalls,
@@ -98,44 +83,41 @@ def pr_series(name: str, curve: BinnedPRCurve, operating_threshold: float = 0.5)
         prevalence=at_point.n_truth / at_point.n if at_point.n else float("nan"),
         threshold=operating_threshold,
         operating_point=(recall(at_point), precision(at_point)),
+        dice=dice(at_point),
+        best=None if best is None else (best.threshold, best.value),
     )
 
 
-def draw_pr(series: list[PRSeries]) -> Figure:
-    """The figure of `pr_figure`."""
-    figure, (axes,) = new_figure(6.4, 5.2)
+def draw_pr(series: Sequence[PRSeries]) -> Figure:
+    """Precision over recall, a line for each series.
+
+    The legend gives each line's average precision, a dotted line the precision of guessing, a circle the precision and
+    recall at the operating threshold. Thin lines join the points of equal F1, the Dice of the pooled counts.
+
+    Raises:
+        ValueError: there is no series.
+    """
+    if not series:
+        raise ValueError("series must hold at least one curve, found none")
+    figure, (axes,) = new_figure(5.4, 4.9 + 0.2 * len(series))
+    _draw_levels_of_f(axes)
     for index, each in enumerate(series):
-        colour, dash = LINE_STYLES[index % len(LINE_STYLES)]
+        colour, dash = line_style(index)
         if np.isnan(each.average_precision):
             axes.plot([], [], color=colour, linestyle=dash, label=f"{each.name}: no foreground in the truth")
             continue
         label = f"{each.name}, AP {each.average_precision:.3f}"
         # post: the curve runs from recall 1 down, and the area under such steps is the average precision
         axes.plot(each.recall, each.precision, color=colour, linestyle=dash, drawstyle="steps-post", label=label)
-        axes.axhline(
-            each.prevalence, color=colour, linestyle=":", linewidth=1, label=_prevalence_label(each, len(series))
-        )
-        _mark_operating_point(axes, each, colour)
+        _mark_operating_point(axes, each, colour, with_words=len(series) == 1)
+    _draw_prevalences(axes, series)
     axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall (part of the truth that is found)")
     axes.set_ylabel("precision (part of the prediction that is true)")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False, labelcolor=_INK)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False, labelcolor=INK)
     return figure
 
 
-def training_figure(events_dir: str | Path, output_png: str | Path) -> Path:
-    """Write a PNG of the training loss and, below it, the validation Dice over the iterations; its path comes back.
-
-    Args:
-        events_dir: folder with TensorBoard event files, as `read_training_curves` takes it.
-        output_png: file to write, whole or not at all.
-
-    Raises:
-        Fault: NO_EVENTS.
-    """
-    return save_figure(draw_training(read_training_curves(events_dir)), output_png)
-
-
-def read_training_curves(events_dir: str | Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def read_training_curves(events_dir: str | Path) -> TrainingCurves:
     """Every scalar that a training has logged to TensorBoard: tag to steps (int64, rising) and values (float64).
 
     Of a step that was logged twice, as by a run that was killed and resumed, the later value counts.
@@ -160,27 +142,39 @@ def read_training_curves(events_dir: str | Path) -> dict[str, tuple[np.ndarray, 
     return {tag: _in_order(events.Scalars(tag)) for tag in events.Tags()["scalars"]}
 
 
-def draw_training(
-    curves: Mapping[str, tuple[np.ndarray, np.ndarray]], loss: str = "train_loss", score: str = "val_dice_mean"
-) -> Figure:
-    """The figure of `training_figure`: two panels, as loss and Dice have no common scale."""
-    figure, (loss_axes, score_axes) = new_figure(6.4, 5.6, rows=2, sharex=True)
-    loss_axes.tick_params(labelbottom=True)
-    steps, values = curves.get(loss, (np.array([]), np.array([])))
-    window = len(values) // 50 * 2 + 1  # a twenty-fifth of the training
-    loss_axes.plot(steps, values, color="#9A9A9A", linewidth=0.7, label="each iteration")
-    if window > 1:
-        smooth = running_mean(values, window)
-        loss_axes.plot(steps, smooth, color=LINE_STYLES[0][0], label=f"mean over {window} iterations")
+def draw_training(runs: Mapping[str, TrainingCurves], loss: str = "train_loss", score: str = "val_dice_mean") -> Figure:
+    """The training loss and, below it, the validation Dice over the iterations: they have no common scale.
+
+    Of one run every iteration is shown, of several only the running means, so that they can be told apart.
+
+    Args:
+        runs: name of each run to what it logged.
+        loss: tag of the upper panel.
+        score: tag of the lower panel.
+    """
+    figure, (loss_axes, score_axes) = new_figure(5.4, 5.4 + 0.2 * len(runs), rows=2, sharex=True)
+    for index, (name, curves) in enumerate(runs.items()):
+        colour, dash = line_style(index)
+        steps, values = curves.get(loss, (np.array([]), np.array([])))
+        window = len(values) // 50 * 2 + 1  # a twenty-fifth of the training
+        if len(runs) == 1:
+            loss_axes.plot(steps, values, color="#9A9A9A", linewidth=0.7, label="each iteration")
+        if window > 1 or len(runs) > 1:
+            label = f"mean over {window} iterations" if window > 1 else "each iteration"
+            label = f"{name}, {label}" if len(runs) > 1 else label
+            loss_axes.plot(steps, running_mean(values, window), color=colour, linestyle=dash, label=label)
+
+        steps, values = curves.get(score, (np.array([]), np.array([])))
+        score_axes.plot(steps, values, color=colour, linestyle=dash, marker="o", markersize=3.5)
+        if len(values) and not np.isnan(values).all():
+            _mark_best(score_axes, steps, values, f"{name}, " if len(runs) > 1 else "", colour if len(runs) > 1 else "")
     loss_axes.set_ylabel("training loss (no unit)")
     loss_axes.set_ylim(bottom=0)
-    loss_axes.legend(loc="upper right", frameon=False, labelcolor=_INK)
-
-    steps, values = curves.get(score, (np.array([]), np.array([])))
-    score_axes.plot(steps, values, color=LINE_STYLES[0][0], marker="o", markersize=4)
-    if len(values) and not np.isnan(values).all():
-        _mark_best(score_axes, steps, values)
-    score_axes.set(xlabel="iteration", ylabel="validation Dice, mean over cases", ylim=(0, 1.02))
+    loss_axes.legend(loc="upper right", frameon=False, labelcolor=INK)
+    score_axes.set(xlabel="iteration", ylabel="validation Dice,\nmean over cases", ylim=(0, 1.02))
+    if score_axes.get_legend_handles_labels()[0]:
+        place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.25)} if len(runs) > 1 else {"loc": "best"}
+        score_axes.legend(frameon=False, labelcolor=INK, **place)
     return figure
 
 
@@ -209,6 +203,30 @@ def running_mean(values: np.ndarray, window: int) -> np.ndarray:
     return np.divide(total, n, out=np.full(len(values), np.nan), where=n > 0)
 
 
+def line_style(index: int) -> tuple[str, LineType]:
+    """Colour and dash of a line; after the last pair of `LINE_STYLES` the colours meet other dashes."""
+    n = len(LINE_STYLES)
+    return LINE_STYLES[index % n][0], LINE_STYLES[(index + index // n) % n][1]
+
+
+def new_figure(
+    width: float, height: float, rows: int = 1, columns: int = 1, sharex: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """An empty figure of so many inches and its panels, row by row, in the report's style.
+
+    The letters are large for the width, because a page on a telephone shows the figure at 9 cm.
+    """
+    figure = Figure(figsize=(width, height), dpi=180, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)  # without pyplot: no global state, no window, safe in threads
+    panels = list(np.ravel(figure.subplots(rows, columns, sharex=sharex)))
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color="#E2E2E2", linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.tick_params(colors=INK)
+    return figure, panels
+
+
 def save_figure(figure: Figure, output_png: str | Path) -> Path:
     """Write a figure as PNG, whole or not at all; its path comes back. Equal figures are equal bytes."""
     with atomic_path(output_png) as temporary:
@@ -222,32 +240,44 @@ def _in_order(events: list) -> tuple[np.ndarray, np.ndarray]:
     return np.array(steps, dtype=np.int64), np.array([latest[step] for step in steps], dtype=np.float64)
 
 
-def new_figure(
-    width: float, height: float, rows: int = 1, columns: int = 1, sharex: bool = False
-) -> tuple[Figure, list[Axes]]:
-    """An empty figure in inches and its panels, row by row, in the manner of every figure of the reports."""
-    figure = Figure(figsize=(width, height), dpi=150, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)  # without pyplot: no global state, no window, safe in threads
-    panels = list(figure.subplots(rows, columns, squeeze=False, sharex=sharex).flat)
-    for axes in panels:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(color="#E2E2E2", linewidth=0.6)
-        axes.set_axisbelow(True)
-        axes.tick_params(colors=_INK)
-    return figure, panels
+def _draw_levels_of_f(axes: Axes) -> None:
+    for level in _LEVELS_OF_F:
+        recalls = np.linspace(level / 2 + 1e-6, 1, 200)
+        precisions = level * recalls / (2 * recalls - level)
+        shown = precisions <= 1
+        axes.plot(recalls[shown], precisions[shown], color="#C4C4C4", linewidth=0.8, zorder=1, gid="equal F1")
+        axes.annotate(
+            f"F1 {level:g}",
+            (1, level / (2 - level)),
+            xytext=(3, 0),
+            textcoords="offset points",
+            fontsize=8,
+            color="#767676",
+            va="center",
+            annotation_clip=False,
+        )
 
 
-def _prevalence_label(series: PRSeries, how_many: int) -> str:
-    of_whom = f" ({series.name})" if how_many > 1 else ""
-    return f"guessing{of_whom}: precision {series.prevalence:.2g}, the part of all voxels that is foreground"
+def _draw_prevalences(axes: Axes, series: Sequence[PRSeries]) -> None:
+    """One line for all curves that share it, as those of runs on the same cases do."""
+    levels: dict[float, list[str]] = {}
+    for each in series:
+        if not np.isnan(each.average_precision):
+            levels.setdefault(each.prevalence, []).append(each.name)
+    for level, names in levels.items():
+        of_whom = f" ({', '.join(names)})" if len(levels) > 1 else ""
+        label = f"guessing{of_whom}: precision {level:.2g}, the foreground's part of all"
+        axes.axhline(level, color="#555555", linestyle=(0, (1, 2)), linewidth=1, label=label)
 
 
-def _mark_operating_point(axes: Axes, series: PRSeries, colour: str) -> None:
+def _mark_operating_point(axes: Axes, series: PRSeries, colour: str, with_words: bool) -> None:
     x, y = series.operating_point
     if np.isnan(x) or np.isnan(y):  # nothing is predicted at this threshold
         return
     axes.plot([x], [y], marker="o", markersize=8, markerfacecolor="white", markeredgecolor=colour, markeredgewidth=2,
               linestyle="none", clip_on=False, zorder=4)  # fmt: skip
+    if not with_words:
+        return
     # towards the middle of the axes, where there is room
     axes.annotate(
         f"threshold {series.threshold:g}\nrecall {x:.3f}, precision {y:.3f}",
@@ -256,14 +286,13 @@ def _mark_operating_point(axes: Axes, series: PRSeries, colour: str) -> None:
         textcoords="offset points",
         ha="right" if x > 0.5 else "left",
         va="top" if y > 0.5 else "bottom",
-        color=_INK,
+        color=INK,
         bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 2},
     )
 
 
-def _mark_best(axes: Axes, steps: np.ndarray, values: np.ndarray) -> None:
+def _mark_best(axes: Axes, steps: np.ndarray, values: np.ndarray, name: str, colour: str) -> None:
     best = int(np.nanargmax(values))
     axes.plot([steps[best]], [values[best]], marker="o", markersize=9, markerfacecolor="none",
-              markeredgecolor=OKABE_ITO["vermillion"], markeredgewidth=2, linestyle="none",
-              label=f"best: {values[best]:.3f} at iteration {steps[best]}")  # fmt: skip
-    axes.legend(loc="best", frameon=False, labelcolor=_INK)
+              markeredgecolor=colour or OKABE_ITO["vermillion"], markeredgewidth=2, linestyle="none",
+              label=f"{name}best: {values[best]:.3f} at iteration {steps[best]}")  # fmt: skip

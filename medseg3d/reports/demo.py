@@ -14,11 +14,13 @@ from pathlib import Path
 import medseg3d
 from medseg3d.bundle import bundle_folder, monai_words, run_monai
 from medseg3d.data.phantoms import write_phantom_dataset
-from medseg3d.data.score_files import read_summary
 from medseg3d.data.splits import split_cases
 from medseg3d.faults import Fault
 from medseg3d.reports.baselines import interval_baseline, mean_mask_baseline
-from medseg3d.reports.page import Baseline, CaseFiles, Goal, write_page
+from medseg3d.reports.page import Goal, Remarks
+from medseg3d.reports.run_report import write_report
+from medseg3d.reports.runs import read_run
+from medseg3d.reports.tables import Baseline
 
 DICE_TO_REACH = 0.6
 """Mean Dice over the test phantoms, on their original grids, for the pancreas to count as found."""
@@ -105,19 +107,10 @@ def run_demo(
     part = partial(split_cases, data, data / "split.json", test_cases=TEST_CASES, val_cases=VAL_CASES)
     test, train = part("test"), part("train")
     interval, interval_dice, n = interval_baseline(test)
-    summary = read_summary(evaluation / "summary.json")
-    dice = summary["scores"]["pancreas"]["dice_mean"]["value"] or 0.0
-    page = write_page(
-        evaluation,
-        folder / "report.html",
-        title="medseg3d demo: pancreas_nl on phantoms",
+    evaluated = read_run(evaluation, name="pancreas_nl")
+    dice = evaluated.scores("pancreas")["dice_mean"]["value"] or 0.0
+    remarks = Remarks(
         data=f"{cases} generated phantoms: {len(train)} for training, {VAL_CASES} for validation, {len(test)} for test",
-        phantoms=True,
-        case_files={
-            case["case"]: CaseFiles(case["image"], case["label"], evaluation / "masks" / f"{case['case']}_seg.nii.gz")
-            for case in test
-        },
-        events_dir=run,
         baselines=[
             Baseline(
                 "best HU interval",
@@ -134,6 +127,9 @@ def run_demo(
         ],
         goal=Goal(DICE_TO_REACH, WHY),
         seconds=seconds,
+    )
+    page = write_report(
+        [evaluated], folder, title="medseg3d demo: pancreas_nl on phantoms", remarks=remarks, with_networks=False
     )
     return DemoResult(dice, dice >= DICE_TO_REACH, folder, page, seconds)
 

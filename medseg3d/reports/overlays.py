@@ -23,15 +23,17 @@ from medseg3d.reports.curves import save_figure
 from medseg3d.reports.planes import (
     ERROR_COLOURS,
     OKABE_ITO,
-    PlaneSlice,
     draw_plane,
     error_map,
     mask_centre,
     plane_slices,
     plane_view,
+    voxel_indices,
 )
 
 Line = Literal["solid", "dashed", "dotted", "none"]
+Extent = tuple[float, float, float, float]
+"""Left, right, bottom and top edge, as `imshow(extent=)` takes them."""
 
 TRUTH_STYLE: tuple[str, Line] = (OKABE_ITO["yellow"], "solid")
 PRED_STYLE: tuple[str, Line] = (OKABE_ITO["sky"], "dashed")
@@ -60,7 +62,7 @@ class OverlayCase:
 
     Args:
         name: the case, as the title names it.
-        image: (X, Y, Z), HU.
+        image: (X, Y, Z), HU; None if only masks are there, which are then drawn on black.
         affine: 4x4, voxel index to world millimetres (RAS+).
         pred: (X, Y, Z), where the prediction says yes.
         truth: (X, Y, Z), where the label says yes; None if there is no label.
@@ -68,7 +70,7 @@ class OverlayCase:
     """
 
     name: str
-    image: np.ndarray
+    image: np.ndarray | None
     affine: np.ndarray
     pred: np.ndarray
     truth: np.ndarray | None
@@ -99,6 +101,7 @@ class OverlayCase:
     def title(self) -> str:
         """Case, Dice where there is a truth, and volumes in ml."""
         volumes = f"prediction {self.pred.sum() * self.voxel_ml:.1f} ml"
+        volumes += ", image not given" if self.image is None else ""
         if self.truth is None:
             return f"{self.name}: {self.target}, no truth to compare with, {volumes}"
         volumes = f"truth {self.truth.sum() * self.voxel_ml:.1f} ml, {volumes}"
@@ -123,11 +126,11 @@ def case_overlay(
     around it; a frame in the upper row shows where. Any orientation on disk gives the same picture.
 
     Args:
-        image_file: NIfTI volume in HU.
+        image_file: NIfTI volume in HU, or None for masks on black.
         truth_file: its label on the same grid, or None.
         pred_file: the predicted mask on the same grid.
         output_png: file to write, whole or not at all.
-        name: name of the case; by default that of the image file.
+        name: name of the case; by default that of the image file, or of the prediction.
         label: the label value that is looked at; None takes all values above 0 together.
         target: the word for it in title and legend.
         window_hu: grey window, black and white end.
@@ -140,7 +143,7 @@ def case_overlay(
 
 
 def read_case(
-    image_file: str | Path,
+    image_file: str | Path | None,
     truth_file: str | Path | None,
     pred_file: str | Path,
     *,
@@ -153,7 +156,7 @@ def read_case(
     They are turned to RAS, so that a case looks the same however it is stored, also where two voxels are equally near
     to the centre.
     """
-    image, header = read_nifti(image_file)
+    image, header = (None, read_nifti(pred_file)[1]) if image_file is None else read_nifti(image_file)
     to_ras = nib.orientations.io_orientation(header.affine)
 
     def mask(file: str | Path) -> np.ndarray:
@@ -163,8 +166,8 @@ def read_case(
         return array > 0 if label is None else array == label
 
     return OverlayCase(
-        name=name or _stem(Path(image_file)),
-        image=nib.orientations.apply_orientation(image, to_ras),
+        name=name or _stem(Path(image_file or pred_file)),
+        image=None if image is None else nib.orientations.apply_orientation(image, to_ras),
         affine=header.affine @ nib.orientations.inv_ornt_aff(to_ras, header.shape),
         pred=mask(pred_file),
         truth=None if truth_file is None else mask(truth_file),
@@ -173,33 +176,39 @@ def read_case(
 
 
 def draw_case(case: OverlayCase, window_hu: tuple[float, float] = (-160, 240)) -> Figure:
-    """The figure of `case_overlay`: a column for each plane; rows image, borders and (with a truth) errors."""
+    """The figure of `case_overlay`: a column for each plane; rows image, borders, errors, as far as there are any."""
     centre = case.centre_mm
     field_mm = field_of_view_mm(case)
-    cuts = plane_slices(case.image, case.affine, centre)
+    shown = np.broadcast_to(np.float32(window_hu[0]), case.pred.shape) if case.image is None else case.image
+    cuts = plane_slices(shown, case.affine, centre)
     pred_cuts = plane_slices(case.pred, case.affine, centre)
     truth_cuts = None if case.truth is None else plane_slices(case.truth, case.affine, centre)
+    captions = _captions(case)
     whole = {plane: cut.extent_mm for plane, cut in cuts.items()}
     near = {plane: plane_view(cut, field_mm) for plane, cut in cuts.items()}
-    rows = [whole, near] if truth_cuts is None else [whole, near, near]
+    views = {row: whole if row == "image" else near for row in captions}
 
-    figure, grid = _lay_out([[row[plane] for plane in cuts] for row in rows], case.title, _captions(case))
+    figure, axes = lay_out(
+        [[view[plane] for plane in cuts] for view in views.values()], case.title, list(captions.items())
+    )
     for column, (plane, cut) in enumerate(cuts.items()):
-        for row, axes in enumerate(grid[:, column]):
-            draw_plane(axes, cut, plane, rows[row][plane], window_hu)
-            if row:
-                axes.set_title("")
-        left, right, bottom, top = near[plane]
-        frame = Rectangle((left, bottom), right - left, top - bottom, fill=False, edgecolor="white", linewidth=0.8)
-        grid[0, column].add_patch(frame)
+        grid = dict(zip(captions, axes[:, column], strict=True))
+        for place, (row, panel) in enumerate(grid.items()):
+            draw_plane(panel, cut, plane, views[row][plane], window_hu)
+            if place:
+                panel.set_title("")
+        if "image" in grid:
+            left, right, bottom, top = near[plane]
+            frame = Rectangle((left, bottom), right - left, top - bottom, fill=False, edgecolor="white", linewidth=0.8)
+            grid["image"].add_patch(frame)
         pred_cut = pred_cuts[plane]
         if truth_cuts is not None:
             truth_cut = truth_cuts[plane]
-            _draw_border(grid[1, column], truth_cut, *TRUTH_STYLE)
+            draw_border(grid["borders"], truth_cut.pixels, truth_cut.extent_mm, *TRUTH_STYLE)
             errors = error_map(truth_cut.pixels, pred_cut.pixels)
             for value, style in ERROR_STYLES.items():
-                _draw_area(grid[2, column], truth_cut, errors == value, style)
-        _draw_border(grid[1, column], pred_cut, *PRED_STYLE)
+                draw_area(grid["errors"], errors == value, truth_cut.extent_mm, style)
+        draw_border(grid["borders"], pred_cut.pixels, pred_cut.extent_mm, *PRED_STYLE)
     return figure
 
 
@@ -223,51 +232,65 @@ def _stem(path: Path) -> str:
 
 def _reach_mm(mask: np.ndarray, affine: np.ndarray, centre: tuple[float, float, float]) -> float:
     """The largest distance, along any one body axis, of a voxel of the mask from the centre."""
-    world = np.argwhere(mask) @ affine[:3, :3].T + affine[:3, 3]
+    world = voxel_indices(mask) @ affine[:3, :3].T + affine[:3, 3]
     return float(np.abs(world - np.asarray(centre)).max())
 
 
-def _captions(case: OverlayCase) -> list[tuple[str, list[Line2D | Patch]]]:
-    """For each row the words on its left and the handles of the legend below it."""
-    borders = [] if case.truth is None else [Line2D([], [], color=TRUTH_STYLE[0], linestyle=TRUTH_STYLE[1])]
-    borders.append(Line2D([], [], color=PRED_STYLE[0], linestyle=PRED_STYLE[1]))
-    for handle, (name, mask) in zip(
-        borders, [(n, m) for n, m in (("truth", case.truth), ("prediction", case.pred)) if m is not None], strict=True
-    ):
-        handle.set_label(name if mask.any() else f"{name}: empty")
-    rows: list[tuple[str, list[Line2D | Patch]]] = [("image", []), ("borders", list(borders))]
+def _captions(case: OverlayCase) -> dict[str, list[Line2D | Patch]]:
+    """The rows by the words on their left, and the legend below each; an image or truth that is not there has none."""
+    rows: dict[str, list[Line2D | Patch]] = {} if case.image is None else {"image": []}
+    rows["borders"] = border_handles(case.truth, case.pred)
     if case.counts is not None:
         voxels = {1: case.counts.tp, 2: case.counts.fn, 3: case.counts.fp}
-        rows.append(
-            ("errors", [_swatch(style, voxels[value] * case.voxel_ml) for value, style in ERROR_STYLES.items()])
-        )
+        rows["errors"] = error_handles({value: f"{n * case.voxel_ml:.1f} ml" for value, n in voxels.items()})
     return rows
 
 
-def _swatch(style: ErrorStyle, ml: float) -> Patch:
-    return Patch(
-        facecolor=to_rgba(style.colour, 0.45),
-        edgecolor=style.colour,
-        linestyle="solid" if style.line == "none" else style.line,
-        linewidth=0 if style.line == "none" else 1.3,
-        hatch=style.hatch,
-        label=f"{style.name} {ml:.1f} ml",
-    )
+def border_handles(truth: np.ndarray | None, pred: np.ndarray) -> list[Line2D | Patch]:
+    """Legend of the two borders; an empty mask is called so."""
+    styles = {"truth": (truth, TRUTH_STYLE), "prediction": (pred, PRED_STYLE)}
+    return [
+        Line2D([], [], color=colour, linestyle=line, label=name if mask.any() else f"{name}: empty")
+        for name, (mask, (colour, line)) in styles.items()
+        if mask is not None
+    ]
 
 
-def _lay_out(
-    rows: list[list[tuple[float, float, float, float]]],
+def error_handles(sizes: Mapping[int, str]) -> list[Line2D | Patch]:
+    """Legend of the kinds of error, each with its size in words."""
+    return [
+        Patch(
+            facecolor=to_rgba(style.colour, 0.75 if style.line == "none" else 0.45),
+            edgecolor=style.colour,
+            linestyle="solid" if style.line == "none" else style.line,
+            linewidth=0 if style.line == "none" else 1.3,
+            hatch=style.hatch,
+            label=f"{style.name} {sizes[value]}",
+        )
+        for value, style in ERROR_STYLES.items()
+    ]
+
+
+def lay_out(
+    rows: list[list[Extent]],
     title: str,
     captions: list[tuple[str, list[Line2D | Patch]]],
     width: float = 11.0,
 ) -> tuple[Figure, np.ndarray]:
-    """A black figure with one axes for each view (left, right, bottom, top in mm), and the axes as (rows, columns)."""
-    margin, gap, header, line = 0.4, 0.15, 0.75, 0.35  # inches
-    sizes = [[(abs(left - right), top - bottom) for left, right, bottom, top in row] for row in rows]
+    """A black figure with one axes for each view, and the axes as (rows, columns).
+
+    Args:
+        rows: the views, all of one row in one scale.
+        title: a line above.
+        captions: for each row the words on its left and the handles of the legend below it.
+        width: of the figure, in inches.
+    """
+    margin, gap, header, line = 0.4, 0.15, 0.75, 0.4  # inches
+    sizes = [[(abs(left - right), abs(top - bottom)) for left, right, bottom, top in row] for row in rows]
     scales = [(width - margin - gap * len(row)) / sum(w for w, _ in row) for row in sizes]  # inches for each mm
     heights = [scale * max(h for _, h in row) for scale, row in zip(scales, sizes, strict=True)]
     total = header + sum(heights) + sum(line if handles else gap for _, handles in captions)
-    figure = Figure(figsize=(width, total), dpi=110, facecolor="black")
+    figure = Figure(figsize=(width, total), dpi=120, facecolor="black")
     FigureCanvasAgg(figure)  # without pyplot: no global state, no window, safe in threads
     figure.text(0.5, 1 - 0.25 / total, title, color="white", ha="center", va="center", fontsize=13)
 
@@ -275,7 +298,9 @@ def _lay_out(
     top = total - header
     for r, (words, handles) in enumerate(captions):
         middle = top - heights[r] / 2
-        figure.text(0.2 / width, middle / total, words, color="white", rotation=90, ha="center", va="center")
+        figure.text(
+            0.2 / width, middle / total, words, color="white", rotation=90, ha="center", va="center", fontsize=12
+        )
         left = margin
         for c, (w, h) in enumerate((w * scales[r], h * scales[r]) for w, h in sizes[r]):
             grid[r, c] = figure.add_axes((left / width, (middle - h / 2) / total, w / width, h / total))
@@ -284,24 +309,25 @@ def _lay_out(
         if handles:
             figure.legend(
                 handles=handles, ncols=len(handles), loc="center", bbox_to_anchor=(0.5, (top + line / 2) / total),
-                frameon=False, labelcolor="white", handlelength=3, handleheight=1.1,
+                frameon=False, labelcolor="white", handlelength=3, handleheight=1.1, fontsize=12,
             )  # fmt: skip
     return figure, grid
 
 
-def _draw_border(axes: Axes, cut: PlaneSlice, colour: str, line: Line) -> None:
-    if cut.pixels.any():
-        x, y, mask = _padded(cut, cut.pixels)
-        axes.contour(x, y, mask, levels=[0.5], colors=[colour], linewidths=1.5, linestyles=[line])
+def draw_border(axes: Axes, mask: np.ndarray, extent: Extent, colour: str, line: Line) -> None:
+    """Draw the border of a mask, which has the edges `extent`."""
+    if mask.any():
+        axes.contour(*_padded(mask, extent), levels=[0.5], colors=[colour], linewidths=1.5, linestyles=[line])
 
 
-def _draw_area(axes: Axes, cut: PlaneSlice, where: np.ndarray, style: ErrorStyle) -> None:
+def draw_area(axes: Axes, where: np.ndarray, extent: Extent, style: ErrorStyle) -> None:
+    """Draw one kind of error as an area."""
     if not where.any():
         return
     rgba = np.zeros((*where.shape, 4))
     rgba[where] = to_rgba(style.colour, 0.45)
-    axes.imshow(rgba, extent=cut.extent_mm, aspect="equal", interpolation="nearest")
-    x, y, mask = _padded(cut, where)
+    axes.imshow(rgba, extent=extent, aspect="equal", interpolation="nearest")
+    x, y, mask = _padded(where, extent)
     if style.hatch:
         hatched = axes.contourf(x, y, mask, levels=[0.5, 1.5], colors=["none"], hatches=[style.hatch])
         hatched.set_edgecolor(style.colour)
@@ -310,10 +336,10 @@ def _draw_area(axes: Axes, cut: PlaneSlice, where: np.ndarray, style: ErrorStyle
         axes.contour(x, y, mask, levels=[0.5], colors=[style.colour], linewidths=1.3, linestyles=[style.line])
 
 
-def _padded(cut: PlaneSlice, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Centres of columns and rows in mm and the mask, with an empty pixel around it to close borders at the edge."""
-    left, right, bottom, top = cut.extent_mm
-    rows, columns = pixels.shape
+def _padded(mask: np.ndarray, extent: Extent) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Centres of columns and rows and the mask, with an empty pixel around it to close borders at the edge."""
+    left, right, bottom, top = extent
+    rows, columns = mask.shape
     x = left + (right - left) * (np.arange(-1, columns + 1) + 0.5) / columns
     y = top + (bottom - top) * (np.arange(-1, rows + 1) + 0.5) / rows
-    return x, y, np.pad(pixels, 1).astype(float)
+    return x, y, np.pad(mask, 1).astype(float)

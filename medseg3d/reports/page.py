@@ -1,46 +1,93 @@
-"""A run on one HTML page: what was run, every number with its convention, the curves, the cases, what it all means.
-
-The page is one file. Pictures and styles are inside, there is no script, and nothing is fetched from anywhere: it can
-be mailed, archived, and opened without a network.
-"""
+"""The sections of a report: each number with its convention, the curves, the cases, and what they do not mean."""
 
 from __future__ import annotations
 
-import base64
 import math
-import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from medseg3d import __version__
-from medseg3d.data.atomic import atomic_write
-from medseg3d.data.score_files import read_curve, read_scores, read_summary
-from medseg3d.faults import Fault
-from medseg3d.reports.curves import PRSeries, draw_pr, draw_training, pr_series, read_training_curves, save_figure
-from medseg3d.reports.overlays import draw_case, read_case
-
-SCORE_NAMES = {
-    "dice": "Dice",
-    "iou": "IoU",
-    "recall": "Recall",
-    "specificity": "Specificity",
-    "precision": "Precision",
-    "accuracy": "Accuracy",
-}
-
-MEANING = (
-    "Dice is twice the overlap of prediction and truth over the sum of their sizes: 1 is perfect, 0 is no overlap. "
-    "It is harsh on small organs, where one voxel of border is a large part of the whole.",
-    "A mean over cases gives each case the same weight. A pooled score, like the precision-recall curve, gives each "
-    "voxel the same weight, so that large organs count for more. The two answer different questions.",
-    "Specificity and accuracy are close to 1 for any small organ, whatever is predicted, because nearly all voxels are "
-    "background. They are shown for completeness and are no evidence of quality.",
+from medseg3d.reports.ablation_table import (
+    PAPER_CONVENTION,
+    Ablation,
+    ablation_tables,
+    conclusion,
+    draw_ablation,
 )
+from medseg3d.reports.case_pictures import case_blocks
+from medseg3d.reports.charts import draw_sizes, draw_thresholds
+from medseg3d.reports.curves import PRSeries, draw_pr, draw_training, pr_series, save_figure
+from medseg3d.reports.document import (
+    Block,
+    Bullets,
+    Cell,
+    Code,
+    Document,
+    Facts,
+    Picture,
+    Section,
+    Subheading,
+    Table,
+    Text,
+)
+from medseg3d.reports.runs import EvaluatedRun
+from medseg3d.reports.tables import (
+    Baseline,
+    baseline_table,
+    case_table,
+    curve_table,
+    difference_table,
+    emptiness_notes,
+    score_tables,
+    shared_case_table,
+    split_key,
+    strata_table,
+)
+from medseg3d.reports.wording import command_line, duration, interval, number, plain_text, plural
+
+MEANING = {
+    "": (
+        "Dice is twice the overlap of prediction and truth over the sum of their sizes: 1 is perfect, 0 is no overlap. "
+        "It is harsh on small structures, where one pixel of border is a large part of the whole.",
+        "IoU is the overlap over the union of the two. Of one case it is Dice / (2 - Dice), never the higher number; a "
+        "mean of IoU is not that function of a mean of Dice.",
+    ),
+    "pooled": (
+        "A mean over cases gives each case the same weight. A pooled score, like the precision-recall curve, gives "
+        "each voxel the same weight, so that large structures count for more. The two answer different questions.",
+    ),
+    "slice_mean": (
+        "A mean over slices is not a mean over volumes: a slice with a few voxels of the organ counts as much as one "
+        "through its middle, and slices of one volume resemble each other. Published figures of 2-D networks are often "
+        "of this kind.",
+    ),
+    "group_mean": (
+        "A mean over groups first adds up the voxels of each patient or sequence, and gives each of them the same "
+        "weight, however many pictures it has.",
+    ),
+    "mmseg": (
+        "Two-class scores, as mmsegmentation gives them, are the mean of background and foreground. The background is "
+        "large and easy, and lifts them: they are not to be set beside a Dice of the foreground.",
+    ),
+    "pranet256": ("PraNet's scores are means over 256 thresholds of the probability, not scores at one threshold.",),
+    "surface": (
+        "HD95 is the distance in mm within which 95 % of the two surfaces lie of each other; surface Dice is the part "
+        "of the surfaces that agrees within the tolerance. A case that is missed whole counts with the diagonal of "
+        "the image.",
+    ),
+    "background": (
+        "Specificity and accuracy are close to 1 for any small structure, whatever is predicted, because nearly all "
+        "voxels are background. They are shown for completeness and are no evidence of quality.",
+    ),
+    "interval": (
+        "A 95 % interval is a bootstrap over the test cases, or over whole groups of them where there are groups: how "
+        "far the mean would move with other cases of the same kind. It knows nothing of other hospitals or seeds.",
+    ),
+}
+"""Sentences on the numbers, by what has to be in the report for them to be needed."""
 
 PHANTOM_LIMITS = (
     "The images are generated phantoms, drawn by a program. A score on them shows that data, training, inference and "
@@ -52,34 +99,12 @@ PHANTOM_LIMITS = (
 GENERAL_LIMITS = (
     "Differences smaller than the spread between cases, given as the standard deviation (sd), should not be read as "
     "better or worse.",
-    "One training with one seed was measured. Another seed gives other numbers.",
+    "Each run is one training with one seed. Another seed gives other numbers.",
+    "This is research software. It is not a medical device and not for clinical use.",
 )
 
-
-@dataclass(frozen=True)
-class CaseFiles:
-    """The NIfTI files of one case, on one grid; `truth` may be missing."""
-
-    image: str | Path
-    truth: str | Path | None
-    pred: str | Path
-
-
-@dataclass(frozen=True)
-class Baseline:
-    """Something simple that was measured on the same cases, to compare with.
-
-    Args:
-        name: such as "untrained network".
-        dice: its mean Dice over cases.
-        n: cases it is the mean of.
-        how: one sentence on how it was obtained.
-    """
-
-    name: str
-    dice: float
-    n: int
-    how: str
+_NOT_FACTS = {"scores", "command", "versions", "warnings", "intervals"}
+_MOST_WARNINGS = 20
 
 
 @dataclass(frozen=True)
@@ -91,409 +116,392 @@ class Goal:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A figure of the page: the file, what a reader who cannot see it is told, the words above and below it."""
-
-    file: Path
-    alt: str
-    caption: str
-    heading: str = ""
-    warning: str = ""
-
-
-def write_page(
-    run_dir: str | Path,
-    output_html: str | Path,
-    *,
-    title: str,
-    data: str,
-    phantoms: bool,
-    case_files: Mapping[str, CaseFiles] | None = None,
-    class_name: str | None = None,
-    label: int | None = None,
-    events_dir: str | Path | None = None,
-    baselines: Sequence[Baseline] = (),
-    goal: Goal | None = None,
-    seconds: Mapping[str, float] | None = None,
-    facts: Mapping[str, str] | None = None,
-    command: str | None = None,
-    operating_threshold: float = 0.5,
-    window_hu: tuple[float, float] = (-160, 240),
-) -> Path:
-    """Write the report of a run as one self-contained HTML file; its path comes back.
-
-    Reads `scores.csv` and `summary.json` of the run folder, and `pr.npz` and the TensorBoard events where there are
-    any; what is missing is said on the page. The pictures are also left as PNG files beside the page, in the folder
-    `<name of the page>_figures`.
+class Remarks:
+    """What the caller of a report knows beyond the files of the runs.
 
     Args:
-        run_dir: folder of an evaluation.
-        output_html: page to write, whole or not at all; an older one is replaced.
-        title: heading of the page.
         data: what the images are and how many, in a few words.
-        phantoms: whether they were generated; the page then says at the top that no patient was seen.
-        case_files: files of each case in scores.csv; the worst, median and best are drawn. None: no pictures of cases.
-        class_name: class that the headline and the ranking of cases are about; by default the first of scores.csv.
-        label: its value in the masks; by default its place among the classes, or all values above 0 if it is alone.
-        events_dir: folder of the training's TensorBoard events; by default the run folder.
-        baselines: what to compare the mean Dice with.
-        goal: what the mean Dice had to reach.
+        baselines: what to compare the first run's mean Dice with.
+        goal: what that mean Dice had to reach.
         seconds: what took how long.
-        facts: more rows for "What was run".
-        command: the command to show; by default the one in summary.json.
-        operating_threshold: probability from which a voxel counts as foreground.
-        window_hu: grey window of the pictures.
+        facts: more lines for "What was run".
+    """
+
+    data: str = ""
+    baselines: Sequence[Baseline] = ()
+    goal: Goal | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+
+def build_document(
+    runs: Sequence[EvaluatedRun],
+    figures: Path,
+    *,
+    title: str,
+    ablations: Sequence[tuple[str, Ablation]] = (),
+    papers: Sequence[Block] = (),
+    parameters: Sequence[Block] = (),
+    class_name: str | None = None,
+    cases: int = 3,
+    remarks: Remarks | None = None,
+) -> Document:
+    """The whole report; its figures are written.
+
+    Args:
+        runs: evaluations, one or more, unless there is an ablation.
+        figures: folder for the PNG files.
+        title: heading.
+        ablations: name and content of each.
+        papers: blocks of the papers' tables.
+        parameters: blocks on the networks' sizes.
+        class_name: class that the headline, the ranking and the pictures are about; by default the first run's first.
+        cases: how many cases are drawn by score.
+        remarks: what the files do not tell.
 
     Raises:
-        Fault: SCORE_FILE; or as the readers of the images, PAIR_GEOMETRY and others.
-        ValueError: scores.csv has no such class; `case_files` lacks a case that is to be drawn.
+        ValueError: no run has that class.
     """
-    run_dir, output_html = Path(run_dir), Path(output_html)
-    summary, rows = read_summary(run_dir / "summary.json"), read_scores(run_dir / "scores.csv")
-    classes = list(dict.fromkeys(row["class"] for row in rows))
-    if not classes:
-        raise Fault(
-            "SCORE_FILE", run_dir / "scores.csv", "no case in it", "a line for each case", "evaluate some cases"
-        )
-    class_name = class_name or classes[0]
-    if class_name not in classes:
-        raise ValueError(f"class_name must be one of {classes}, the classes of scores.csv, found {class_name!r}")
-    if label is None and len(classes) > 1:
-        label = classes.index(class_name) + 1
-    cases = [row for row in rows if row["class"] == class_name]
-    dice = summary["scores"][class_name]["dice_mean"]["value"]
-
-    figures = output_html.with_name(f"{output_html.stem}_figures")
-    html = _template().render(
-        title=title,
-        phantoms=phantoms,
-        headline=headline(summary, class_name, cases),
-        goal=goal,
-        goal_reached=goal is not None and dice is not None and dice >= goal.dice,
-        command=command or _command_line(summary.get("command")),
-        facts=run_facts(summary, data, seconds or {}, facts or {}),
-        score_tables=score_tables(summary),
-        comparison=comparison(summary, class_name, baselines) if baselines else [],
-        class_name=class_name,
-        several_classes=len(classes) > 1,
-        case_table=case_table(rows, classes),
-        curve=_pr_picture(run_dir / "pr.npz", figures / "pr.png", operating_threshold, len(cases)),
-        training=_training_picture(Path(events_dir or run_dir), figures / "training.png"),
-        overlays=[
-            _case_picture(role, row, _files_of(row["case"], case_files), figures, label, window_hu)
-            for role, row in picked_cases(cases)
+    remarks = remarks or Remarks()
+    known = list(dict.fromkeys(name for run in runs for name in run.classes))
+    class_name = class_name or (known[0] if known else "")
+    if runs and class_name not in known:
+        raise ValueError(f"class_name must be one of {known}, the classes of scores.csv, found {class_name!r}")
+    sections = [*_ablation_sections(ablations, figures)]
+    if runs:
+        sections = [
+            Section("scores", "Scores", _score_blocks(runs)),
+            *_comparison_sections(runs, class_name, remarks.baselines),
+            *([Section("papers", "The papers' tables", papers)] if papers else []),
+            *sections,
+            Section("sizes", "Small, medium and large", _size_blocks(runs, class_name, figures)),
+            Section("cases", "Each case", _case_blocks(runs, class_name)),
+            Section("pr", "Precision and recall", _curve_blocks(runs, figures)),
+            Section("thresholds", "The threshold", _threshold_blocks(runs, figures)),
+            Section("training", "Training", _training_blocks(runs, figures)),
+            Section("pictures", "Pictures", case_blocks(runs, class_name, figures, cases)),
         ]
-        if case_files
-        else [],
-        meaning=MEANING,
-        limits=(PHANTOM_LIMITS if phantoms else ()) + GENERAL_LIMITS,
-        data_uri=data_uri,
-        made_by=f"Written by medseg3d {__version__}.",
+    if parameters:
+        sections.append(Section("parameters", "Parameters", parameters))
+    if runs:
+        sections.append(Section("run", "What was run", _fact_blocks(runs, remarks)))
+    phantoms = any(run.is_phantom for run in runs)
+    sections.append(Section("meaning", "What these numbers do and do not mean", _meaning_blocks(runs, phantoms)))
+    return Document(
+        title,
+        _opening(runs, class_name, phantoms, remarks),
+        sections,
+        f"Written by medseg3d {__version__}.",
     )
-    with atomic_write(output_html, "w") as file:
-        file.write(html)
-    return output_html
 
 
-def picked_cases(cases: Sequence[Mapping[str, Any]]) -> list[tuple[str, Mapping[str, Any]]]:
-    """The worst, median and best case by Dice, each with its role; fewer if there are fewer, none twice.
-
-    Cases whose Dice is undefined (nothing in truth and prediction) are not ranked. Of an even number, the lower of
-    the two in the middle counts as the median.
-
-    Example:
-        >>> scores = {"a": 0.9, "b": 0.2, "c": float("nan"), "d": 0.5}
-        >>> rows = [{"case": name, "dice": dice} for name, dice in scores.items()]
-        >>> [(role, row["case"]) for role, row in picked_cases(rows)]
-        [('worst', 'b'), ('median', 'd'), ('best', 'a')]
-    """
-    ranked = sorted((row for row in cases if not math.isnan(row["dice"])), key=_rank)
-    if len(ranked) < 3:
-        roles = [["only"], ["worst", "best"]][len(ranked) - 1] if ranked else []
-        return list(zip(roles, ranked, strict=True))
-    return [("worst", ranked[0]), ("median", ranked[(len(ranked) - 1) // 2]), ("best", ranked[-1])]
-
-
-def number(value: float | None, decimals: int = 3) -> str:
-    """A score in a table: never rounded to a 0 or 1 that it is not.
-
-    Example:
-        >>> [number(value) for value in (0.84266, 0.99987, 1 - 1e-7, 1.0, 0.00002, 0.0, None, float("nan"))]
-        ['0.843', '0.9999', '>0.9999', '1.000', '<0.0001', '0.000', 'undefined', 'undefined']
-    """
-    if value is None or math.isnan(value):
-        return "undefined"
-    for shown in (f"{value:.{decimals}f}", f"{value:.{decimals + 1}f}"):
-        if float(shown) not in (0.0, 1.0) or float(shown) == value:
-            return shown
-    step = 10.0 ** -(decimals + 1)
-    bound = float(shown)
-    return f">{bound - step:.{decimals + 1}f}" if value < bound else f"<{bound + step:.{decimals + 1}f}"
+def _opening(runs: Sequence[EvaluatedRun], class_name: str, phantoms: bool, remarks: Remarks) -> list[Block]:
+    images = " The images of this run are generated phantoms, not patients." if phantoms else ""
+    if phantoms and not all(run.is_phantom for run in runs):
+        images = f" The images of {_listed([run.name for run in runs if run.is_phantom])} are generated phantoms."
+    blocks: list[Block] = [Text(images.strip(), lead="Research software, not for clinical use.", style="notice")]
+    if len(runs) == 1:
+        blocks += _headline(runs[0], class_name)
+    elif runs:
+        blocks.append(_headline_table(runs, class_name))
+    if remarks.goal is not None and runs:
+        dice = runs[0].scores(class_name)["dice_mean"]["value"]
+        reached = dice is not None and dice >= remarks.goal.dice
+        words = f"a mean Dice of at least {remarks.goal.dice}. {remarks.goal.why}"
+        blocks.append(Text(words, lead=f"Goal {'reached' if reached else 'missed'}:"))
+    if remarks.data:
+        blocks.append(Text(f"Data: {remarks.data}.", style="soft"))
+    return blocks
 
 
-def headline(summary: Mapping[str, Any], class_name: str, cases: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+def _headline(run: EvaluatedRun, class_name: str) -> list[Block]:
     """The one number of the run, the words that belong to it, and how it is taken."""
-    mean = summary["scores"][class_name]["dice_mean"]
-    known = [row["dice"] for row in cases if not math.isnan(row["dice"])]
-    spread = f", from {number(min(known))} to {number(max(known))}" if len(known) > 1 else ""
-    return {
-        "value": number(mean["value"]),
-        "words": f"mean Dice of {class_name}, {_plural(mean['n'], 'case')}{spread}",
-        "convention": mean["convention"],
-    }
+    mean = run.scores(class_name)["dice_mean"]
+    known = [row["dice"] for row in run.cases(class_name) if not math.isnan(row["dice"])]
+    words = f"mean Dice of {class_name}, {plural(mean['n'], 'case')}"
+    words += f", from {number(min(known))} to {number(max(known))}" if len(known) > 1 else ""
+    bounds = interval(mean.get("ci95"))
+    words += f"; 95 % interval of the mean {bounds}" if bounds else ""
+    return [Text(words, lead=number(mean["value"]), style="headline"), Text(mean["convention"], style="soft")]
 
 
-def run_facts(
-    summary: Mapping[str, Any], data: str, seconds: Mapping[str, float], extra: Mapping[str, str]
-) -> list[tuple[str, str]]:
-    """The rows of "What was run": the data, what took how long, what the summary states, the versions."""
-    facts = [("data", data)]
-    facts += [(f"time for {name}", duration(value)) for name, value in seconds.items()]
-    facts += [(name, str(value)) for name, value in extra.items()]
-    for name, value in summary.items():
-        if name not in {"scores", "command", "versions"} and value is not None:
-            facts.append((name.replace("_", " "), _plain_text(value)))
-    if summary.get("versions"):
-        facts.append(("versions", _plain_text(summary["versions"])))
-    return facts
+def _headline_table(runs: Sequence[EvaluatedRun], class_name: str) -> Table:
+    rows: list[list[Cell | str]] = []
+    for run in runs:
+        mean = run.scores(class_name).get("dice_mean")
+        ap = run.summary["scores"].get("average_precision")
+        rows.append(
+            [
+                run.name,
+                Cell("not scored")
+                if mean is None
+                else Cell(number(mean["value"]), small=interval(mean.get("ci95")), strong=True),
+                "" if mean is None else str(mean["n"]),
+                "not recorded" if ap is None else number(ap["value"]),
+                run.bundle or "not recorded",
+                str(run.summary.get("part") or ""),
+            ]
+        )
+    conventions = {run.scores(class_name).get("dice_mean", {}).get("convention", "") for run in runs} - {""}
+    differ = "" if len(conventions) == 1 else " These runs were scored by different conventions; see Scores."
+    return Table(
+        f"Mean Dice of {class_name} with its 95 % interval: {'; or '.join(sorted(conventions))}.{differ}",
+        [
+            *(("run", "text"), ("Dice", "number"), ("cases", "number"), ("average precision", "number")),
+            *(("bundle", "text"), ("part", "text")),
+        ],
+        rows,
+    )
 
 
-def duration(seconds: float) -> str:
-    """A span of time as a person says it.
-
-    Example:
-        >>> duration(4.21), duration(341), duration(7384)
-        ('4.2 s', '5 min 41 s', '2 h 3 min')
-    """
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def score_tables(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """For each class a table of means over cases and one of pooled scores, with spread, n and convention.
-
-    What the conventions of a table have in common is its caption; what is left stands beside each number.
-    """
-    tables = []
-    for name, scores in summary["scores"].items():
-        entries = {"": {name: scores}} if "value" in scores else _by_kind(scores)  # or a score of all classes together
-        for kind, group in entries.items():
-            shared, own = common_parts([entry["convention"] for entry in group.values()])
-            words = [_score_row(key, entry, parts) for (key, entry), parts in zip(group.items(), own, strict=True)]
-            caption = f"{name}: {shared}" if kind else shared
-            tables.append({"caption": caption or name, "rows": words, "note": "", "has_words": any(own)})
-            for column in ("sd", "left_out"):
-                tables[-1][f"has_{column}"] = any(row[column] for row in words)
-        if "n_cases" in scores:
-            tables[-1]["note"] = _emptiness_note(scores)
-    return tables
+def _score_blocks(runs: Sequence[EvaluatedRun]) -> list[Block]:
+    blocks: list[Block] = [*score_tables(runs)]
+    notes = emptiness_notes(runs)
+    if notes:
+        blocks.append(Bullets(notes))
+    without = [run.name for run in runs if not _has_intervals(run)]
+    if without:
+        blocks.append(
+            Text(f"No 95 % intervals were recorded{_of(runs, without)}: an older evaluation, or too few cases.")
+        )
+    for run in runs:
+        warnings = [plain_text(warning) for warning in run.summary.get("warnings") or []]
+        if warnings:
+            blocks.append(Subheading("Warnings of the evaluation" + (f": {run.name}" if len(runs) > 1 else "")))
+            more = [f"and {len(warnings) - _MOST_WARNINGS} more, in summary.json"] * (len(warnings) > _MOST_WARNINGS)
+            blocks.append(Bullets([*warnings[:_MOST_WARNINGS], *more]))
+    return blocks
 
 
-def common_parts(conventions: Sequence[str]) -> tuple[str, list[str]]:
-    """What several conventions share, part by part between semicolons, and what is left of each.
+def _comparison_sections(runs: Sequence[EvaluatedRun], class_name: str, baselines: Sequence[Baseline]) -> list[Section]:
+    sections = []
+    if baselines:
+        words = (
+            "A Dice means little alone. These were measured on the same cases; a network that has learnt something is "
+            "above all of them."
+        )
+        table = baseline_table(runs[0], class_name, baselines)
+        sections.append(Section("comparison", "Against something simple", [Text(words), table]))
+    differences = difference_table(runs, class_name)
+    if differences is not None:
+        words = (
+            "Two means over the same cases are compared case by case: most of the spread between cases is common to "
+            "both runs and cancels."
+        )
+        sections.append(Section("differences", "Run against run", [Text(words), differences]))
+    return sections
 
-    Example:
-        >>> common_parts(["mean over cases; empty left out; on the grid", "mean over cases; all counted; on the grid"])
-        ('mean over cases; on the grid', ['empty left out', 'all counted'])
-    """
-    parts = [convention.split("; ") for convention in conventions]
-    shared = [part for part in parts[0] if all(part in others for others in parts)] if parts else []
-    return "; ".join(shared), ["; ".join(part for part in each if part not in shared) for each in parts]
+
+def _ablation_sections(ablations: Sequence[tuple[str, Ablation]], figures: Path) -> list[Section]:
+    sections = []
+    for index, (name, ablation) in enumerate(ablations, start=1):
+        settings = ", ".join(f"{knob} {plain_text(value)}" for knob, value in ablation.budget.items())
+        blocks: list[Block] = [
+            Text(
+                f"{name}: {ablation.bundle}{''.join(f' + {overlay}' for overlay in ablation.overlays)}, part "
+                f"{ablation.part}, seeds {', '.join(map(str, ablation.seeds))}. Equal for all runs: {settings}."
+            ),
+            Text(conclusion(ablation), lead="Result:"),
+        ]
+        for caption, heads, rows in ablation_tables(ablation):
+            blocks.append(
+                Table(f"{caption}. Mean ± standard deviation over seeds", [(head, "number") for head in heads], rows)
+            )
+        blocks.append(Text(PAPER_CONVENTION, style="soft"))
+        png = save_figure(draw_ablation(ablation), figures / f"ablation_{index}.png")
+        words = f"Dice of {ablation.class_name} over the number of non-local blocks: each point is one seed, the line "
+        blocks.append(Picture(png, alt=f"{words}their mean. {conclusion(ablation)}", caption=f"{words}their mean."))
+        suffix = f"-{index}" if len(ablations) > 1 else ""
+        sections.append(Section(f"ablation{suffix}", f"Ablation{f': {name}' if suffix else ''}", blocks))
+    return sections
 
 
-def comparison(summary: Mapping[str, Any], class_name: str, baselines: Sequence[Baseline]) -> list[dict[str, Any]]:
-    """The rows that set this run beside the baselines, the highest Dice first; undefined ones last."""
-    own = summary["scores"][class_name]["dice_mean"]
-    own_value = math.nan if own["value"] is None else own["value"]
-    rows = [(own_value, "this run", own["n"], "the network of this report", True)]
-    rows += [(each.dice, each.name, each.n, each.how, False) for each in baselines]
-    rows.sort(key=lambda row: math.inf if math.isnan(row[0]) else -row[0])
-    return [
-        {
-            "name": name,
-            "value": number(value),
-            "percent": 0 if math.isnan(value) else round(100 * value, 1),
-            "n": n,
-            "how": how,
-            "own": is_own,
-        }
-        for value, name, n, how, is_own in rows
+def _size_blocks(runs: Sequence[EvaluatedRun], class_name: str, figures: Path) -> list[Block]:
+    having = [run for run in runs if class_name in run.classes]
+    blocks: list[Block] = []
+    table = strata_table(having, class_name)
+    if table is not None:
+        blocks.append(table)
+    without = [run.name for run in having if not run.scores(class_name).get("strata")]
+    if without:
+        blocks.append(Text(f"No scores by size were recorded{_of(runs, without)}: an older evaluation."))
+    figure = draw_sizes(having, class_name)
+    if figure is not None:
+        words = f"Dice of {class_name} over the size of the truth, a mark for each case{_in_colours(having)}."
+        png = save_figure(figure, figures / "sizes.png")
+        caption = f"{words} The dotted lines part small, medium and large. Cases without truth are not shown."
+        blocks.append(Picture(png, alt=words, caption=caption))
+    return blocks or [Text("No case has both a truth and a Dice.")]
+
+
+def _case_blocks(runs: Sequence[EvaluatedRun], class_name: str) -> list[Block]:
+    return [case_table(runs[0]) if len(runs) == 1 else shared_case_table(runs, class_name)]
+
+
+def _curve_blocks(runs: Sequence[EvaluatedRun], figures: Path) -> list[Block]:
+    series = [
+        pr_series(_curve_name(run, name, runs), curve, run.threshold)
+        for run in runs
+        for name, curve in run.curves.items()
     ]
+    blocks: list[Block] = []
+    if series:
+        sentences = " ".join(_pr_sentence(each) for each in series)
+        at = f", threshold {series[0].threshold:g}" if len({each.threshold for each in series}) == 1 else ""
+        blocks += [
+            Picture(
+                save_figure(draw_pr(series), figures / "pr.png"),
+                alt=f"Precision over recall. {sentences}",
+                caption=f"AP, average precision, is the area under the steps; a circle is the operating point{at}; the "
+                "dotted line is the precision of guessing; grey lines join points of equal F1, which is the Dice of "
+                f"the pooled voxels.{f' {sentences}' if len(series) == 1 else ''}",
+            ),
+            curve_table(series),
+        ]
+    without = [run.name for run in runs if not run.curves]
+    if without:
+        blocks.append(
+            Text(f"Not recorded{_of(runs, without)}: there is no pr.npz, which needs probabilities, not masks alone.")
+        )
+    return blocks
 
 
-def case_table(rows: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> dict[str, Any]:
-    """Column heads and cells of the table of cases: class by class, the worst Dice first, undefined ones last."""
-    counts = ("tp", "fp", "fn")
-    columns = [{"name": "case", "number": False}]
-    if len(classes) > 1:
-        columns.append({"name": "class", "number": False})
-    heads = [name if name in {"Dice", "IoU"} else name.lower() for name in SCORE_NAMES.values()]
-    heads += ["truth ml", "predicted ml", *(count.upper() for count in counts)]
-    columns += [{"name": head, "number": True} for head in heads]
-    cells = []
-    for row in sorted(rows, key=lambda row: (classes.index(row["class"]), *_rank(row))):
-        words = [row["case"], row["class"]] if len(classes) > 1 else [row["case"]]
-        scores = [number(row[score]) for score in SCORE_NAMES]
-        volumes = [number(row["truth_ml"], 1), number(row["pred_ml"], 1)]
-        cells.append([*words, *scores, *volumes, *(f"{row[count]:,}" for count in counts)])
-    return {"columns": columns, "rows": cells}
-
-
-def data_uri(file: str | Path) -> str:
-    """A PNG file as the address of a picture inside the page."""
-    return "data:image/png;base64," + base64.b64encode(Path(file).read_bytes()).decode("ascii")
-
-
-def _rank(row: Mapping[str, Any]) -> tuple[float, str]:
-    return (math.inf if math.isnan(row["dice"]) else row["dice"], row["case"])
-
-
-def _plural(n: int, word: str) -> str:
-    return f"1 {word}" if n == 1 else f"{n} {word}s"
-
-
-def _command_line(command: str | Sequence[str] | None) -> str:
-    if isinstance(command, str):
-        return command
-    # MONAI's lists of config files hold single quotes: double ones around them stay readable
-    return " ".join(
-        f'"{word}"' if "'" in word and not set('"$`\\!') & set(word) else shlex.quote(word) for word in command or []
-    )
-
-
-def _plain_text(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_plain_text(each)}" for name, each in value.items())
-    if isinstance(value, (list, tuple)):
-        return ", ".join(_plain_text(each) for each in value)
-    return str(value)
-
-
-def _by_kind(scores: Mapping[str, Any]) -> dict[str, dict[str, Mapping[str, Any]]]:
-    """The scores of a class by how they are taken, the last word of their name: `mean`, `pooled`."""
-    kinds: dict[str, dict[str, Mapping[str, Any]]] = {}
-    for key, entry in scores.items():
-        if isinstance(entry, Mapping):
-            kinds.setdefault(key.rpartition("_")[2], {})[key] = entry
-    return kinds
-
-
-def _score_row(key: str, entry: Mapping[str, Any], convention: str) -> dict[str, str]:
-    score = key.rpartition("_")[0]
-    return {
-        "name": SCORE_NAMES.get(score, key.replace("_", " ").capitalize()),
-        "key": key,
-        "value": number(entry["value"]),
-        "sd": "" if entry.get("sd") is None else number(entry["sd"]),
-        "n": str(entry["n"]),
-        "left_out": str(entry["n_nan"]) if "n_nan" in entry else "",
-        "convention": convention,
-    }
-
-
-def _emptiness_note(scores: Mapping[str, Any]) -> str:
-    words = {
-        "n_empty_truth": "empty in the truth",
-        "n_empty_pred": "empty in the prediction",
-        "n_missed": "missed whole",
-    }
-    parts = [f"{scores[key]} {text}" for key, text in words.items() if key in scores]
-    return f"Of {_plural(scores['n_cases'], 'case')}: {', '.join(parts)}." if parts and "n_cases" in scores else ""
-
-
-def _files_of(case: str, case_files: Mapping[str, CaseFiles]) -> CaseFiles:
-    if case not in case_files:
-        raise ValueError(f"case_files must hold every case of scores.csv, {case!r} is missing")
-    return case_files[case]
-
-
-def _pr_picture(file: Path, png: Path, threshold: float, n: int) -> Picture | None:
-    if not file.exists():
-        return None
-    series = [pr_series(name, curve, threshold) for name, curve in read_curve(file).items()]
-    save_figure(draw_pr(series), png)
-    sentences = " ".join(_pr_sentence(each) for each in series)
-    return Picture(
-        png,
-        alt=f"Precision over recall. {sentences}",
-        caption=f"Voxels of {_plural(n, 'case')} pooled. AP, average precision, is the area under the steps;"
-        f" the circle is the operating point, threshold {threshold:g}; the dotted line is the precision of guessing."
-        f" {sentences}",
-    )
+def _curve_name(run: EvaluatedRun, name: str, runs: Sequence[EvaluatedRun]) -> str:
+    if len(runs) == 1:
+        return name
+    return run.name if len(run.curves) == 1 else f"{run.name}, {name}"
 
 
 def _pr_sentence(series: PRSeries) -> str:
     recall, precision = (number(value) for value in series.operating_point)
     return (
-        f"{series.name.capitalize()}: average precision {number(series.average_precision)}; at threshold "
+        f"{series.name}: average precision {number(series.average_precision)}; at threshold "
         f"{series.threshold:g} recall {recall} and precision {precision}; guessing {series.prevalence:.2g}."
     )
 
 
-def _training_picture(folder: Path, png: Path) -> Picture | None:
-    try:
-        curves = read_training_curves(folder)
-    except Fault as fault:
-        if fault.code != "NO_EVENTS":
-            raise
-        return None
-    save_figure(draw_training(curves), png)
-    sentences = []
-    if "train_loss" in curves:
-        steps, losses = curves["train_loss"]
-        sentences.append(
-            f"Training loss over {_plural(len(steps), 'iteration')}, from {losses[0]:.3f} to {losses[-1]:.3f}."
+def _threshold_blocks(runs: Sequence[EvaluatedRun], figures: Path) -> list[Block]:
+    having = [run for run in runs if run.thresholds]
+    blocks: list[Block] = []
+    if having:
+        sentences = []
+        for run in having:
+            best = max(run.thresholds, key=lambda row: -1 if math.isnan(row["dice_mean"]) else row["dice_mean"])
+            of_whom = f"{run.name}: " if len(runs) > 1 else ""
+            sentences.append(
+                f"{of_whom}threshold {run.threshold:g} was used; on these cases the mean Dice is highest, "
+                f"{number(best['dice_mean'])}, at {best['threshold']:g}."
+            )
+        words = " ".join(sentence[:1].upper() + sentence[1:] for sentence in sentences)
+        blocks += [
+            Picture(
+                save_figure(draw_thresholds(having), figures / "thresholds.png"),
+                alt=f"Dice over the threshold of the probability. {words}",
+                caption=f"{words} A circle marks the threshold that was used.",
+            ),
+            Text(
+                "A threshold that is chosen on the cases it is then scored on flatters the score. Choose it on the "
+                "validation part, with medseg3d threshold, and keep it.",
+                style="soft",
+            ),
+        ]
+    without = [run.name for run in runs if not run.thresholds]
+    if without:
+        blocks.append(
+            Text(f"Scores at other thresholds are not recorded{_of(runs, without)}: there is no thresholds.csv.")
         )
-    if "val_dice_mean" in curves:
-        _, scores = curves["val_dice_mean"]
+    return blocks
+
+
+def _training_blocks(runs: Sequence[EvaluatedRun], figures: Path) -> list[Block]:
+    having = [run for run in runs if run.training]
+    blocks: list[Block] = []
+    if having:
+        words = " ".join(_training_sentence(run, name_it=len(runs) > 1) for run in having)
+        figure = draw_training({run.name: run.training for run in having})
+        caption = (
+            f"{words} Validation has cases of its own and may be measured on the resampled grid: its Dice is not the "
+            "headline's."
+        )
+        blocks.append(Picture(save_figure(figure, figures / "training.png"), alt=words, caption=caption))
+    without = [run.name for run in runs if not run.training]
+    if without:
+        blocks.append(
+            Text(
+                f"Not recorded{_of(runs, without)}: no TensorBoard events were found in the evaluation's folder or the "
+                "run around it."
+            )
+        )
+    return blocks
+
+
+def _training_sentence(run: EvaluatedRun, name_it: bool) -> str:
+    sentences = []
+    if "train_loss" in run.training:
+        steps, losses = run.training["train_loss"]
+        sentences.append(f"training loss over {plural(len(steps), 'iteration')}, {losses[0]:.3f} to {losses[-1]:.3f}.")
+    if "val_dice_mean" in run.training:
+        _, scores = run.training["val_dice_mean"]
         times = "once" if len(scores) == 1 else f"{len(scores)} times"
-        sentences.append(f"Validation Dice, mean over cases, measured {times}, at best {number(np.nanmax(scores))}.")
-    alt = " ".join(sentences) or "Neither training loss nor validation Dice was logged."
-    return Picture(
-        png,
-        alt=alt,
-        caption=f"{alt} Validation has cases of its own and may be measured on the resampled grid: its Dice is not the "
-        "headline's.",
+        best = "undefined" if np.isnan(scores).all() else number(float(np.nanmax(scores)))
+        sentences.append(f"validation Dice, mean over cases, measured {times}, at best {best}.")
+    words = " ".join(sentence[:1].upper() + sentence[1:] for sentence in sentences)
+    words = words or "Neither training loss nor validation Dice was logged."
+    return f"{run.name}: {words[:1].lower()}{words[1:]}" if name_it else words
+
+
+def _fact_blocks(runs: Sequence[EvaluatedRun], remarks: Remarks) -> list[Block]:
+    blocks: list[Block] = []
+    for index, run in enumerate(runs):
+        if len(runs) > 1:
+            blocks.append(Subheading(run.name))
+        if run.summary.get("command"):
+            blocks.append(Code(command_line(run.summary["command"])))
+        facts = [("evaluation", str(run.folder))]
+        facts += [("bundle", run.bundle)] if run.bundle else []
+        if index == 0:
+            facts += [("data", remarks.data)] if remarks.data else []
+            facts += [(f"time for {name}", duration(value)) for name, value in remarks.seconds.items()]
+            facts += [(name, str(value)) for name, value in remarks.facts.items()]
+        for name, value in run.summary.items():
+            if name not in _NOT_FACTS and value is not None:
+                facts.append((name.replace("_", " "), plain_text(value)))
+        for name in ("intervals", "versions"):
+            if run.summary.get(name):
+                facts.append((name, plain_text(run.summary[name])))
+        blocks.append(Facts(facts))
+    return blocks
+
+
+def _meaning_blocks(runs: Sequence[EvaluatedRun], phantoms: bool) -> list[Block]:
+    entries = [key for run in runs for scores in run.summary["scores"].values() for key in scores]
+    present = {"", "background", *(split_key(key)[1] for key in entries)}
+    present |= {"surface"} if "hd95_mm_mean" in entries else set()
+    present |= {"interval"} if any(_has_intervals(run) for run in runs) else set()
+    meaning = [sentence for kind, sentences in MEANING.items() if kind in present for sentence in sentences]
+    return [
+        Subheading("What they mean"),
+        Bullets(meaning),
+        Subheading("What they do not mean"),
+        Bullets([*(PHANTOM_LIMITS if phantoms else ()), *GENERAL_LIMITS]),
+    ]
+
+
+def _has_intervals(run: EvaluatedRun) -> bool:
+    return any(
+        isinstance(entry, Mapping) and entry.get("ci95")
+        for scores in run.summary["scores"].values()
+        for entry in scores.values()
     )
 
 
-def _case_picture(
-    role: str,
-    row: Mapping[str, Any],
-    files: CaseFiles,
-    figures: Path,
-    label: int | None,
-    window_hu: tuple[float, float],
-) -> Picture:
-    case = read_case(files.image, files.truth, files.pred, name=row["case"], label=label, target=row["class"])
-    png = figures / f"case_{role}.png"  # not by the case's name, which may hold anything
-    save_figure(draw_case(case, window_hu), png)
-    return Picture(
-        png,
-        alt=f"{case.title}. Axial, coronal and sagittal plane of the image, of both borders, and of the errors.",
-        caption=f"{case.title}.",
-        heading=f"{role.capitalize()} case: {row['case']}, Dice {number(row['dice'])}",
-        warning=_disagreement(case.dice, row["dice"]),
-    )
+def _of(runs: Sequence[EvaluatedRun], names: Sequence[str]) -> str:
+    return "" if len(runs) == 1 else f" of {_listed(names)}"
 
 
-def _disagreement(on_disk: float | None, in_table: float) -> str:
-    if on_disk is None or math.isclose(on_disk, in_table, abs_tol=0.005):
-        return ""
-    return (
-        f"The mask on disk has a Dice of {number(on_disk)}, scores.csv says {number(in_table)}: "
-        "they are not of one run, or not of one label."
-    )
+def _in_colours(runs: Sequence[EvaluatedRun]) -> str:
+    return ", of another colour and shape for each run" if len(runs) > 1 else ""
 
 
-def _template() -> Any:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("page.html")
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names)

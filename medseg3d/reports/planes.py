@@ -111,7 +111,7 @@ def mask_centre(mask: np.ndarray, affine: np.ndarray) -> tuple[float, float, flo
         >>> mask_centre(mask, np.diag([2.0, 2.0, 2.0, 1.0]))
         (4.0, 4.0, 4.0)
     """
-    voxels = np.argwhere(np.asarray(mask) > 0)
+    voxels = voxel_indices(np.asarray(mask) > 0)
     if len(voxels) == 0:
         return None
     affine = np.asarray(affine, dtype=float)
@@ -119,6 +119,11 @@ def mask_centre(mask: np.ndarray, affine: np.ndarray) -> tuple[float, float, flo
     nearest = world[np.argmin(((world - world.mean(axis=0)) ** 2).sum(axis=1))]
     x, y, z = (float(value) for value in nearest)
     return x, y, z
+
+
+def voxel_indices(mask: np.ndarray) -> np.ndarray:
+    """(n, 3) indices of the voxels of a boolean mask, as `np.argwhere` gives them and, of few voxels, much sooner."""
+    return np.stack(np.unravel_index(np.flatnonzero(mask), mask.shape), axis=1)
 
 
 def error_map(truth: np.ndarray, pred: np.ndarray) -> np.ndarray:

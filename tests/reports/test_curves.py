@@ -8,11 +8,11 @@ from medseg3d.metrics import BinnedPRCurve
 from medseg3d.reports.curves import (
     draw_pr,
     draw_training,
-    pr_figure,
+    line_style,
     pr_series,
     read_training_curves,
     running_mean,
-    training_figure,
+    save_figure,
 )
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -43,6 +43,8 @@ def test_pr_series_of_four_voxels_by_hand():
     assert series.average_precision == pytest.approx(5 / 6)
     assert series.prevalence == 0.5
     assert series.operating_point == (0.5, 0.5)
+    assert series.dice == 0.5  # one hit, one miss, one false alarm
+    assert series.best == pytest.approx((1 / (1 + np.exp(1)), 0.8), abs=1e-4)  # two hits, one false alarm at -1
 
 
 def test_operating_point_follows_the_threshold():
@@ -56,7 +58,7 @@ def test_area_under_the_drawn_steps_is_the_average_precision_of_scikit_learn():
     rng = np.random.default_rng(1)
     truth = rng.random(300) < 0.3
     scores = np.round(rng.normal(size=300) + truth, 2)  # with ties
-    line = draw_pr([pr_series("a", curve_of(scores, truth))]).axes[0].lines[0]
+    line = line_by_label(draw_pr([pr_series("a", curve_of(scores, truth))]).axes[0], "a, AP")
     assert line.get_drawstyle() == "steps-post"
     x, y = line.get_xdata(), line.get_ydata()
     # steps-post: the height of a point holds up to the next point
@@ -69,7 +71,7 @@ def test_pr_axes_show_curve_prevalence_operating_point_and_ap(noisy_curve):
     assert line_by_label(axes, "guessing").get_ydata() == pytest.approx([series.prevalence] * 2)
     marks = [line for line in axes.lines if line.get_marker() == "o"]
     assert [(mark.get_xdata()[0], mark.get_ydata()[0]) for mark in marks] == [series.operating_point]
-    assert [text.get_text() for text in axes.texts] == [
+    assert [text.get_text() for text in axes.texts if not text.get_text().startswith("F1")] == [
         f"threshold 0.5\nrecall {series.operating_point[0]:.3f}, precision {series.operating_point[1]:.3f}"
     ]
     assert axes.get_legend().texts[0].get_text() == f"pancreas, AP {series.average_precision:.3f}"
@@ -87,7 +89,7 @@ def test_lines_of_several_classes_differ_in_colour_and_in_dash(noisy_curve):
 def test_class_without_truth_is_named_and_not_drawn():
     axes = draw_pr([pr_series("cancer", curve_of([-1, 1], [0, 0]))]).axes[0]
     assert [text.get_text() for text in axes.get_legend().texts] == ["cancer: no foreground in the truth"]
-    assert all(len(line.get_xdata()) == 0 for line in axes.lines)
+    assert all(len(line.get_xdata()) == 0 for line in axes.lines if line.get_gid() != "equal F1")
 
 
 def test_threshold_above_every_score_has_no_mark():
@@ -96,21 +98,39 @@ def test_threshold_above_every_score_has_no_mark():
     assert [line for line in axes.lines if line.get_marker() == "o"] == []
 
 
-def test_pr_figure_writes_equal_bytes_for_equal_curves(tmp_path, noisy_curve):
-    first, second = (pr_figure({"a": noisy_curve}, tmp_path / name) for name in ("1.png", "2.png"))
+def test_every_point_of_a_level_line_has_that_f1(noisy_curve):
+    axes = draw_pr([pr_series("a", noisy_curve)]).axes[0]
+    levels = [line.get_xydata() for line in axes.lines if line.get_gid() == "equal F1"]
+    assert len(levels) == 4
+    for points, level in zip(levels, (0.2, 0.4, 0.6, 0.8), strict=True):
+        recall, precision = points.T
+        assert 2 * precision * recall / (precision + recall) == pytest.approx(np.full(len(points), level))
+
+
+def test_runs_on_the_same_cases_share_one_line_of_guessing(noisy_curve):
+    labels = [text.get_text() for text in draw_pr([pr_series(n, noisy_curve) for n in "ab"]).axes[0].get_legend().texts]
+    assert [label[:8] for label in labels] == ["a, AP 0.", "b, AP 0.", "guessing"]
+
+
+def test_no_curve_at_all_is_refused():
+    with pytest.raises(ValueError, match="at least one curve"):
+        draw_pr([])
+
+
+def test_twelve_lines_all_differ():
+    assert len({line_style(index) for index in range(12)}) == 12
+
+
+def test_equal_curves_are_equal_bytes(tmp_path, noisy_curve):
+    first, second = (save_figure(draw_pr([pr_series("a", noisy_curve)]), tmp_path / f"{name}.png") for name in "ab")
     assert first.read_bytes().startswith(PNG)
     assert first.read_bytes() == second.read_bytes()
 
 
-def test_pr_figure_without_curves_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="at least one curve"):
-        pr_figure({}, tmp_path / "pr.png")
-
-
-def test_no_figure_is_left_with_pyplot(tmp_path, noisy_curve):
+def test_no_figure_is_left_with_pyplot(noisy_curve):
     from matplotlib import pyplot
 
-    pr_figure({"a": noisy_curve}, tmp_path / "pr.png")
+    draw_pr([pr_series("a", noisy_curve)])
     assert pyplot.get_fignums() == []
 
 
@@ -155,7 +175,7 @@ def test_folder_without_events_is_a_fault_that_names_it(tmp_path):
 
 
 def test_training_panels_show_what_was_logged_and_mark_the_best(events_dir):
-    loss_axes, score_axes = draw_training(read_training_curves(events_dir)).axes
+    loss_axes, score_axes = draw_training({"run": read_training_curves(events_dir)}).axes
     assert loss_axes.lines[0].get_xydata().tolist() == [[1, 2.0], [2, 1.0], [3, 0.5]]
     assert score_axes.lines[0].get_xydata().tolist() == [[2, 0.25], [3, 0.75]]
     assert line_by_label(score_axes, "best: 0.750 at iteration 3").get_xydata().tolist() == [[3, 0.75]]
@@ -165,20 +185,25 @@ def test_training_panels_show_what_was_logged_and_mark_the_best(events_dir):
 
 def test_long_training_is_smoothed_without_shift():
     steps = np.arange(1, 1001)
-    loss_axes, _ = draw_training({"train_loss": (steps, 5.0 - 0.004 * steps)}).axes
+    loss_axes, _ = draw_training({"run": {"train_loss": (steps, 5.0 - 0.004 * steps)}}).axes
     raw, smooth = loss_axes.lines
     # the running mean of a straight line is the line, but for the ends
     assert smooth.get_ydata()[50:-50] == pytest.approx(raw.get_ydata()[50:-50])
 
 
 def test_training_without_validation_leaves_the_lower_panel_empty():
-    loss_axes, score_axes = draw_training({"train_loss": (np.array([1]), np.array([2.0]))}).axes
+    loss_axes, score_axes = draw_training({"run": {"train_loss": (np.array([1]), np.array([2.0]))}}).axes
     assert len(loss_axes.lines[0].get_xdata()) == 1
     assert len(score_axes.lines[0].get_xdata()) == 0
 
 
-def test_training_figure_writes_a_png(events_dir):
-    assert training_figure(events_dir, events_dir / "training.png").read_bytes().startswith(PNG)
+def test_of_several_trainings_only_the_means_are_drawn_each_in_a_style_of_its_own():
+    steps = np.arange(1, 101)
+    runs = {name: {"train_loss": (steps, np.full(100, loss))} for name, loss in (("a", 1.0), ("b", 2.0))}
+    loss_axes, _ = draw_training(runs).axes
+    assert [line.get_label() for line in loss_axes.lines] == [f"{name}, mean over 5 iterations" for name in "ab"]
+    assert [line.get_ydata()[0] for line in loss_axes.lines] == [1.0, 2.0]
+    assert len({(line.get_color(), line.get_linestyle()) for line in loss_axes.lines}) == 2
 
 
 @pytest.mark.parametrize("window", [0, 2])

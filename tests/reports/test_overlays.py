@@ -184,3 +184,16 @@ def test_mask_with_fractions_is_refused(files):
     save(files["pred_file"], PRED.astype(np.float32) * 0.5)
     with pytest.raises(Fault, match=r"LABEL_SET .*pred\.nii\.gz"):
         read_case(*files.values())
+
+
+def test_masks_without_an_image_are_drawn_on_black_and_say_so(files):
+    case = read_case(None, files["truth_file"], files["pred_file"])
+    assert case.name == "pred"
+    assert case.title == "pred: foreground, Dice 0.800, truth 6.4 ml, prediction 6.4 ml, image not given"
+    figure = draw_case(case)
+    assert len(figure.axes) == 6  # borders and errors
+    assert np.ptp(figure.axes[0].images[0].get_array()) == 0
+    assert figure.axes[0].get_title().startswith("axial, slice")
+    expected = {1: 64, 2: 16, 3: 16}
+    errors = grid_of(figure, rows=2)[1, 0]
+    assert shown_masks(errors) == {ERROR_STYLES[value].colour.lower(): n for value, n in expected.items()}

@@ -1,122 +1,37 @@
+import json
 import re
-from html.parser import HTMLParser
+from dataclasses import replace
 
-import nibabel as nib
 import numpy as np
 import pytest
+from report_runs import SHAPE, Page, make_pictures, make_run, save
 from torch.utils.tensorboard import SummaryWriter
 
-from medseg3d.data.score_files import score_row, write_curve, write_scores, write_summary
 from medseg3d.faults import Fault
-from medseg3d.metrics import BinnedPRCurve, ConfusionCounts, summarise
-from medseg3d.reports.page import Baseline, CaseFiles, Goal, case_table, common_parts, number, picked_cases, write_page
+from medseg3d.reports.page import Goal, Remarks
+from medseg3d.reports.run_report import write_report
+from medseg3d.reports.runs import read_run
+from medseg3d.reports.tables import Baseline
 
-SHAPE = (16, 14, 8)
 HOSTILE = "<img src=x onerror=alert(1)>&\"'"
 
 
-class Page(HTMLParser):
-    """Tables as lists of rows of cells, section by section; pictures; every address; all words."""
-
-    def __init__(self, html):
-        super().__init__()
-        self.html = html
-        self.tables, self.images, self.addresses, self.tags, self.ids = {}, [], [], [], []
-        self.words, self._section, self._cell = [], "", None
-        self.feed(html)
-        self.text = " ".join(" ".join(self.words).split())
-
-    def handle_starttag(self, tag, attrs):
-        attrs = dict(attrs)
-        self.tags.append(tag)
-        self.ids += [attrs["id"]] if "id" in attrs else []
-        self.addresses += [attrs[key] for key in ("src", "href", "srcset", "action", "data") if key in attrs]
-        if tag == "section":
-            self._section = attrs["id"]
-        elif tag == "table":
-            self.tables.setdefault(self._section, []).append([])
-        elif tag == "tr":
-            self.tables[self._section][-1].append([])
-        elif tag in ("td", "th"):
-            self._cell = ""
-        elif tag == "img":
-            self.images.append(attrs)
-
-    def handle_endtag(self, tag):
-        if tag in ("td", "th"):
-            self.tables[self._section][-1][-1].append(self._cell.strip())
-            self._cell = None
-
-    def handle_data(self, data):
-        self.words.append(data)
-        if self._cell is not None:
-            self._cell += data
-
-
-def save(path, array):
-    path.parent.mkdir(exist_ok=True)
-    nib.save(nib.Nifti1Image(array, np.diag([2.0, 2.0, 5.0, 1.0])), path)
-    return path
-
-
-def make_run(folder, shifts, class_names=("pancreas",), with_curves=True):
-    """A run on boxes of 4x6x4 voxels whose prediction is shifted by so many voxels: Dice 1 - shift / 4.
-
-    A second class is another such box that is always predicted right; a third one is nowhere.
-    """
-    folder.mkdir()
-    rows, counts, files, curve = [], {name: {} for name in class_names}, {}, BinnedPRCurve()
-    for case, shift in shifts.items():
-        truth = np.zeros(SHAPE, np.uint8)
-        truth[4:8, 4:10, 2:6] = 1
-        pred = np.roll(truth, shift, axis=0)
-        if len(class_names) > 1:
-            truth[12:16, 4:10, 2:6] = pred[12:16, 4:10, 2:6] = 2
-        curve.update(np.where(pred, 2.0, -2.0), truth > 0)
-        for value, name in enumerate(class_names, start=1):
-            found = ConfusionCounts.from_masks(pred == value, truth == value)
-            counts[name][case] = found
-            rows.append(score_row(case, name, found, voxel_mm3=20.0))
-        stem = f"case_{len(files)}"
-        files[case] = CaseFiles(
-            save(folder / "images" / f"{stem}.nii.gz", np.zeros(SHAPE, np.int16)),
-            save(folder / "labels" / f"{stem}.nii.gz", truth),
-            save(folder / "masks" / f"{stem}_seg.nii.gz", pred),
-        )
-    write_scores(folder / "scores.csv", rows)
-    write_summary(
-        folder / "summary.json",
-        {
-            "scores": {name: summarise(cases, "original grid") for name, cases in counts.items()},
-            "seed": 17,
-            "split_hash": "abc123",
-            "command": ["python", "-m", "monai.bundle", "run", "evaluating", "--output_dir", "a b"],
-            "versions": {"torch": "2.13.0"},
-        },
-    )
-    if with_curves:
-        write_curve(folder / "pr.npz", {"pancreas": curve})
-        with SummaryWriter(str(folder)) as writer:
-            writer.add_scalar("train_loss", 1.5, 1)
-            writer.add_scalar("val_dice_mean", 0.625, 1)
-    return files
-
-
-def page_of(folder, files=None, **options):
-    options = {"title": "A demo", "data": "three boxes", "phantoms": True} | options
-    return Page(write_page(folder, folder / "report.html", case_files=files, **options).read_text(encoding="utf-8"))
+def page_of(*folders, output=None, changes=None, **options):
+    runs = [replace(read_run(folder), **(changes or {})) for folder in folders]
+    page = write_report(runs, output or folders[0] / "report", **{"title": "A demo", "with_networks": False} | options)
+    return Page(page.read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "run"
-    return folder, make_run(folder, {"ct_a": 1, "ct_b": 3, "ct_c": 0})
+    make_run(folder, {"ct_a": 1, "ct_b": 3, "ct_c": 0})
+    return folder
 
 
 @pytest.fixture(scope="module")
 def page(run):
-    folder, files = run
-    return page_of(folder, files)
+    return page_of(run)
 
 
 def test_page_is_one_file_that_asks_for_nothing_from_outside(page):
@@ -178,13 +93,9 @@ def test_undefined_scores_are_called_so_and_classes_are_kept_together(tmp_path):
     assert means[4][:4] == ["Specificity", "1.000", "1", "0"]
 
 
-def test_cases_without_a_dice_come_last():
-    rows = [score_row("a", "duct", ConfusionCounts(tn=9)), score_row("b", "duct", ConfusionCounts(tp=1, tn=8))]
-    assert [row[0] for row in case_table(rows, ["duct"])["rows"]] == ["b", "a"]
-
-
 def test_what_was_run_states_command_seed_split_versions_and_time(run):
-    page = page_of(run[0], seconds={"training": 341.0}, facts={"network": "SegResNetNL"})
+    remarks = Remarks(data="three boxes", seconds={"training": 341.0}, facts={"network": "SegResNetNL"})
+    page = page_of(run, remarks=remarks)
     for words in (
         "python -m monai.bundle run evaluating --output_dir 'a b'",
         "data three boxes",
@@ -197,23 +108,19 @@ def test_what_was_run_states_command_seed_split_versions_and_time(run):
         assert words in page.text
 
 
-def test_own_command_replaces_that_of_the_summary(run):
-    page = page_of(run[0], command="medseg3d demo")
-    assert "medseg3d demo" in page.text
-    assert "monai.bundle" not in page.text
-
-
-@pytest.mark.parametrize("phantoms", [True, False])
-def test_phantoms_are_called_phantoms_and_patients_are_not(run, phantoms):
-    page = page_of(run[0], phantoms=phantoms)
-    assert ("generated phantoms, not patients" in page.text) is phantoms
-    assert ("says nothing about accuracy on patients" in page.text) is phantoms
-    assert "not for clinical use" in page.text
+def test_phantoms_are_called_phantoms_by_what_their_data_set_says(tmp_path):
+    make_run(tmp_path / "run", {"ct_a": 1}, with_curves=False, with_files=False)
+    for reference, phantoms in (("medseg3d phantom", True), ("a hospital", False)):
+        (tmp_path / "dataset.json").write_text(json.dumps({"reference": reference}))
+        page = page_of(tmp_path / "run", changes={"config": {"dataset_dir": str(tmp_path)}})
+        assert ("generated phantoms, not patients" in page.text) is phantoms
+        assert ("says nothing about accuracy on patients" in page.text) is phantoms
+        assert "not for clinical use" in page.text
 
 
 def test_comparison_is_ordered_by_dice_and_marks_this_run(run):
     baselines = [Baseline("fixed mask", 0.9, 3, "One for all."), Baseline("untrained", 0.01, 2, "Before training.")]
-    page = page_of(run[0], baselines=baselines)
+    page = page_of(run, remarks=Remarks(baselines=baselines))
     (table,) = page.tables["comparison"]
     assert [[row[0], row[1], row[3], row[4]] for row in table[1:]] == [
         ["fixed mask", "0.900", "3", "One for all."],
@@ -231,103 +138,94 @@ def test_comparison_is_left_out_without_baselines(page):
     ("dice", "words"), [(0.6, "Goal reached: a mean Dice of at least 0.6. Because."), (0.7, "Goal missed:")]
 )
 def test_goal_is_judged(run, dice, words):
-    assert words in page_of(run[0], goal=Goal(dice, "Because.")).text
+    assert words in page_of(run, remarks=Remarks(goal=Goal(dice, "Because."))).text
 
 
 def test_worst_median_and_best_case_are_shown_with_words_for_those_who_cannot_see(page):
     alts = [image["alt"] for image in page.images]
-    assert len(alts) == 5
-    assert "average precision" in alts[0]
-    assert "Training loss over 1 iteration, from 1.500 to 1.500." in alts[1]
-    assert [alt.split(",")[0] for alt in alts[2:]] == ["ct_b: pancreas", "ct_a: pancreas", "ct_c: pancreas"]
-    for heading in ("Worst case: ct_b, Dice 0.250", "Median case: ct_a, Dice 0.750", "Best case: ct_c, Dice 1.000"):
+    sizes, curve, training, *cases = alts
+    assert "Dice of pancreas over the size of the truth" in sizes
+    assert "average precision" in curve
+    assert "Training loss over 1 iteration, 1.500 to 1.500." in training
+    assert [alt.split(",")[0] for alt in cases] == ["ct_b: pancreas", "ct_a: pancreas", "ct_c: pancreas"]
+    for heading in ("Worst: ct_b, Dice 0.250", "Median: ct_a, Dice 0.750", "Best: ct_c, Dice 1.000"):
         assert heading in page.text
     assert "they are not of one run" not in page.text
 
 
 def test_mask_that_is_not_the_one_that_was_scored_is_pointed_out(tmp_path):
     files = make_run(tmp_path / "run", {"ct_a": 1})
-    save(files["ct_a"].pred, np.zeros(SHAPE, np.uint8))
-    page = page_of(tmp_path / "run", files)
+    save(files["ct_a"]["pred"], np.zeros(SHAPE, np.uint8))
+    page = page_of(tmp_path / "run")
     assert "The mask on disk has a Dice of 0.000, scores.csv says 0.750" in page.text
 
 
 def test_case_is_drawn_by_the_label_of_its_class(tmp_path):
-    files = make_run(tmp_path / "run", {"ct_a": 1}, class_names=("pancreas", "cancer", "duct"))
+    make_run(tmp_path / "run", {"ct_a": 1}, class_names=("pancreas", "cancer", "duct"))
     for name, dice in (("pancreas", "0.750"), ("cancer", "1.000")):
-        page = page_of(tmp_path / "run", files, class_name=name)
+        page = page_of(tmp_path / "run", class_name=name)
         assert page.images[-1]["alt"].startswith(f"ct_a: {name}, Dice {dice}")
         assert "they are not of one run" not in page.text
 
 
 def test_class_that_is_in_no_case_has_no_pictures(tmp_path):
-    files = make_run(tmp_path / "run", {"ct_a": 1}, class_names=("pancreas", "cancer", "duct"), with_curves=False)
-    page = page_of(tmp_path / "run", files, class_name="duct")
+    make_run(tmp_path / "run", {"ct_a": 1}, class_names=("pancreas", "cancer", "duct"), with_curves=False)
+    page = page_of(tmp_path / "run", class_name="duct")
     assert "undefined mean Dice of duct, 0 cases" in page.text
     assert page.images == []
 
 
-def test_missing_curves_are_said_to_be_missing(tmp_path):
-    make_run(tmp_path / "run", {"ct_a": 1}, with_curves=False)
+def test_what_an_older_evaluation_lacks_is_said_to_be_missing(tmp_path):
+    make_run(tmp_path / "run", {"ct_a": 1}, with_curves=False, with_files=False)
     page = page_of(tmp_path / "run")
-    assert "has no pr.npz" in page.text
-    assert "no TensorBoard events were found" in page.text
-    assert "no images were given" in page.text
-    assert page.images == []
+    for words in (
+        "there is no pr.npz",
+        "there is no thresholds.csv",
+        "no TensorBoard events were found",
+        "no images were given",
+        "No scores by size were recorded",
+        "No 95 % intervals were recorded",
+    ):
+        assert words in page.text
+    assert [image["alt"].split(",")[0] for image in page.images] == ["Dice of pancreas over the size of the truth"]
 
 
-def test_events_may_lie_in_a_folder_of_their_own(tmp_path):
-    make_run(tmp_path / "run", {"ct_a": 1}, with_curves=False)
-    with SummaryWriter(str(tmp_path / "training")) as writer:
+def test_events_are_found_in_the_run_around_its_evaluation(tmp_path):
+    make_run(tmp_path / "evaluation_test", {"ct_a": 1}, with_curves=False)
+    with SummaryWriter(str(tmp_path)) as writer:
         writer.add_scalar("train_loss", 1.5, 1)
-    assert "Training loss over 1 iteration" in page_of(tmp_path / "run", events_dir=tmp_path / "training").text
+    assert "Training loss over 1 iteration" in page_of(tmp_path / "evaluation_test").text
 
 
 def test_everything_from_outside_is_escaped(tmp_path):
-    files = make_run(tmp_path / "run", {HOSTILE: 1})
+    make_run(tmp_path / "run", {HOSTILE: 1})
     page = page_of(
         tmp_path / "run",
-        files,
         title=HOSTILE,
-        data=HOSTILE,
-        command=HOSTILE,
-        facts={HOSTILE: HOSTILE},
-        baselines=[Baseline(HOSTILE, 0.1, 1, HOSTILE)],
-        goal=Goal(0.5, HOSTILE),
+        remarks=Remarks(HOSTILE, [Baseline(HOSTILE, 0.1, 1, HOSTILE)], Goal(0.5, HOSTILE), facts={HOSTILE: HOSTILE}),
+        changes={"name": HOSTILE, "bundle": HOSTILE},
     )
     assert page.tables["cases"][0][1][0] == HOSTILE
     assert page.tables["comparison"][0][2][0] == HOSTILE
     assert all(image["src"].startswith("data:") for image in page.images)
-    assert [set(image) for image in page.images] == [{"src", "alt"}] * 3
+    assert [set(image) for image in page.images] == [{"src", "alt"}] * 4
 
 
-def test_figures_are_left_beside_the_page_under_names_of_their_own(tmp_path):
-    files = make_run(tmp_path / "run", {"../../outside": 1})
-    page_of(tmp_path / "run", files)
-    figures = tmp_path / "run" / "report_figures"
-    assert sorted(file.name for file in figures.iterdir()) == ["case_only.png", "pr.png", "training.png"]
+def test_figures_have_names_of_their_own_whatever_the_cases_are_called(tmp_path):
+    make_run(tmp_path / "run", {"../../outside": 1})
+    page_of(tmp_path / "run")
+    figures = sorted(file.name for file in (tmp_path / "run" / "report" / "figures").iterdir())
+    assert figures == ["case_01.png", "pr.png", "sizes.png", "training.png"]
 
 
-def test_page_of_equal_files_is_equal_bytes(run):
-    folder, files = run
-    page_of(folder, files)
-    first = (folder / "report.html").read_bytes()
-    page_of(folder, files)
-    assert (folder / "report.html").read_bytes() == first
-
-
-def test_failed_page_leaves_the_older_one(run, tmp_path):
-    folder, files = run
-    page = tmp_path / "report.html"
-    page.write_text("older")
-    with pytest.raises(ValueError, match=r"case_files must hold every case of scores\.csv, 'ct_b' is missing"):
-        write_page(folder, page, title="", data="", phantoms=True, case_files={"ct_a": files["ct_a"]})
-    assert page.read_text() == "older"
+def test_page_of_equal_files_is_equal_bytes(run, tmp_path):
+    first, second = (page_of(run, output=tmp_path / name).html for name in "ab")
+    assert first == second
 
 
 def test_unknown_class_is_refused_with_the_known_ones(run):
     with pytest.raises(ValueError, match=r"class_name must be one of \['pancreas'\].*found 'liver'"):
-        page_of(run[0], class_name="liver")
+        page_of(run, class_name="liver")
 
 
 def test_scores_without_cases_are_a_fault(tmp_path):
@@ -338,32 +236,50 @@ def test_scores_without_cases_are_a_fault(tmp_path):
         page_of(tmp_path / "run")
 
 
-def test_two_cases_are_worst_and_best_and_none_is_shown_twice():
-    rows = [{"case": "a", "dice": 0.5}, {"case": "b", "dice": 0.4}]
-    assert [(role, row["case"]) for role, row in picked_cases(rows)] == [("worst", "b"), ("best", "a")]
-    assert [(role, row["case"]) for role, row in picked_cases(rows[:1])] == [("only", "a")]
-    assert picked_cases([{"case": "a", "dice": float("nan")}]) == []
+@pytest.fixture(scope="module")
+def two_pages(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two")
+    shifts = {"a": 0, "b": 2, "c": 4, "d": 1}
+    first = make_pictures(folder / "first", shifts, part="test")
+    second = make_pictures(folder / "second", {case: shift + 2 for case, shift in shifts.items()}, part="test")
+    return page_of(first, second, output=folder / "report")
 
 
-def test_four_cases_have_the_lower_middle_as_median():
-    rows = [{"case": name, "dice": dice} for name, dice in zip("abcd", (0.1, 0.4, 0.3, 0.2), strict=True)]
-    assert [row["case"] for _, row in picked_cases(rows)] == ["a", "d", "b"]
+def test_several_runs_stand_side_by_side(two_pages):
+    (headline,) = two_pages.tables["opening"]
+    assert [row[0] for row in headline[1:]] == ["first", "second"]
+    means = two_pages.tables["scores"][0]
+    assert means[0] == ["score", "first", "second", "name in summary.json", "how it is taken"]
+    # a square of side n shifted by s pixels has Dice (n - s) / n; sides 8, 9, 10, 11
+    assert means[1][1].startswith(f"{(1 + 7 / 9 + 6 / 10 + 10 / 11) / 4:.3f} ")
+    assert means[1][2].startswith(f"{(6 / 8 + 5 / 9 + 4 / 10 + 8 / 11) / 4:.3f} ")
+    assert means[1][1].endswith(", n 4")
 
 
-@pytest.mark.parametrize(
-    ("value", "shown"),
-    [
-        (0.9995, "0.9995"),
-        (0.99949, "0.999"),
-        (1 - 1e-12, ">0.9999"),
-        (0.0004, "0.0004"),
-        (1e-12, "<0.0001"),
-        (0, "0.000"),
-    ],
-)
-def test_number_is_never_rounded_to_a_0_or_1_that_it_is_not(value, shown):
-    assert number(value) == shown
+def test_runs_on_the_same_cases_are_compared_case_by_case(two_pages):
+    (table,) = two_pages.tables["differences"]
+    gain = -(2 / 8 + 2 / 9 + 2 / 10 + 2 / 11) / 4
+    assert table[1][:2] == ["second against first", f"{gain:+.3f}"]
+    assert table[1][3:] == ["4", "0", "0", "4", "lower on these cases: the interval lies below 0"]
 
 
-def test_conventions_without_a_common_part_stay_whole():
-    assert common_parts(["a; b", "c"]) == ("", ["a; b", "c"])
+def test_curves_of_all_runs_are_in_one_figure_with_a_table(two_pages):
+    assert [row[0] for row in two_pages.tables["pr"][0][1:]] == ["first", "second"]
+    assert sum("Precision over recall" in image["alt"] for image in two_pages.images) == 1
+
+
+def test_every_run_shows_the_same_cases(two_pages):
+    # by Dice of the first run c 0.6, b 0.778, d 0.909, a 1
+    assert re.findall(r"<h4>(.*?)</h4>", two_pages.html) == [
+        "Worst: c, first, Dice 0.600",
+        "Worst: c, second, Dice 0.400",
+        "Median: b, first, Dice 0.778",
+        "Median: b, second, Dice 0.556",
+        "Best: a, first, Dice 1.000",
+        "Best: a, second, Dice 0.750",
+    ]
+
+
+def test_threshold_that_was_used_is_set_against_the_best_on_these_cases(two_pages):
+    assert "First: threshold 0.5 was used; on these cases the mean Dice is highest" in two_pages.text
+    assert "flatters the score" in two_pages.text

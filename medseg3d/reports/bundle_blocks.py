@@ -1,0 +1,135 @@
+"""What a report says from a run's bundle: the papers' tables beside the run's scores, and the sizes of the networks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import medseg3d
+from medseg3d.bundle import CONFIGS, bundle_folder
+from medseg3d.faults import Fault
+from medseg3d.reports.document import Block, Bullets, Cell, ColumnKind, Table, Text
+from medseg3d.reports.paper_networks import PAPERS
+from medseg3d.reports.paper_table import Column, PaperTable, side_by_side
+from medseg3d.reports.papers import TABLES
+from medseg3d.reports.parameter_tables import COLUMNS, HOW_COUNTED
+from medseg3d.reports.parameters import ParameterRow, bundle_report, paper_report, papers_of_bundle
+from medseg3d.reports.runs import EvaluatedRun
+from medseg3d.reports.tables import KINDS, split_key
+from medseg3d.reports.wording import interval, number
+
+
+def paper_blocks(runs: Sequence[EvaluatedRun]) -> list[Block]:
+    """The tables of the papers that the runs' bundles rebuild, with the runs' scores below, each by its convention."""
+    blocks: list[Block] = []
+    for table in TABLES.values():
+        of_paper = [run for run in runs if run.bundle and table.paper in papers_of_bundle(run.bundle)]
+        if of_paper:
+            blocks += [_paper_table(table, of_paper), Bullets(table.notes)]
+    unknown = [run.name for run in runs if not run.bundle]
+    if unknown:
+        blocks.append(
+            Text(f"No bundle is recorded of {', '.join(unknown)}: which paper to compare with is not known (--bundle).")
+        )
+    return blocks
+
+
+def _paper_table(table: PaperTable, runs: Sequence[EvaluatedRun]) -> Table:
+    headings, paper_rows = side_by_side(table)
+    rows: list[list[Cell | str]] = [
+        [Cell(cell.text, mark=cell.mark, strong=cell.best) for cell in row] for row in paper_rows
+    ]
+    conventions: dict[str, None] = {}
+    for run in runs:
+        scores = run.scores(run.region)
+        kinds = {split_key(key)[1] for column in table.columns for key in column.ours}
+        for kind in (kind for kind in KINDS if kind in kinds):
+            own = [_own_cell(column, kind, scores) for column in table.columns[1:]]
+            if any(cell.text for cell in own):
+                how = KINDS[kind].partition(",")[0]
+                rows.append([Cell(f"ours: {run.name}, {how}", own=True), *own])
+                keys = [key for column in table.columns for key in column.ours if split_key(key)[1] == kind]
+                words = next(str(scores[key].get("convention", "not recorded")) for key in keys if key in scores)
+                conventions[f"{how}: {words.removeprefix(f'{how}; ')}"] = None
+    paper = PAPERS[table.paper]
+    columns: list[tuple[str, ColumnKind]] = [(headings[0], "text"), *((head, "number") for head in headings[1:])]
+    return Table(
+        f"{table.caption} The paper’s convention: {table.convention}",
+        columns,
+        rows,
+        note=f"Ours. {'. '.join(word[:1].upper() + word[1:] for word in conventions)}."
+        if conventions
+        else "Nothing of ours is taken in these ways.",
+        marks={letter: str(flag) for letter, flag in table.marks.items()},
+        lead=f"{paper[:1].upper()}{paper[1:]}. {table.name}.",
+    )
+
+
+def _own_cell(column: Column, kind: str, scores: Mapping[str, Any]) -> Cell:
+    """Our score for a column, if the evaluation has one of that kind, in the column's unit with its interval."""
+    entry = next((scores[key] for key in column.ours if key in scores and split_key(key)[1] == kind), None)
+    if entry is None or entry["value"] is None:
+        return Cell("", own=True)
+    decimals = 2 if column.scale == 100 else 3
+    bounds = [column.scale * bound for bound in entry.get("ci95") or []]
+    return Cell(number(column.scale * entry["value"], decimals), small=interval(bounds or None, decimals), own=True)
+
+
+def parameter_blocks(runs: Sequence[EvaluatedRun]) -> list[Block]:
+    """Parameters, work and memory of the runs' networks and of the networks of their papers."""
+    rows: list[ParameterRow] = []
+    missing = []
+    for run in runs:
+        try:
+            rows.append(_row_of(run))
+        except Fault as fault:
+            missing.append(f"{run.name}: its network was not counted: {fault}")
+    papers = list(dict.fromkeys(paper for run in runs if run.bundle for paper in papers_of_bundle(run.bundle)))
+    rows += paper_report(papers) if papers else []
+    blocks: list[Block] = []
+    if rows:
+        columns: list[tuple[str, ColumnKind]] = [("network", "text"), *((name, "number") for name, _ in COLUMNS)]
+        cells = [[row.network, *(cell(row) for _, cell in COLUMNS), row.note] for row in rows]
+        blocks += [
+            Table(
+                "Networks of these runs and of the papers, each for one input of the size in the last column",
+                [*columns, ("what to know", "words")],
+                cells,
+            ),
+            Bullets(HOW_COUNTED),
+        ]
+    return [*blocks, *(Text(sentence) for sentence in missing)]
+
+
+def _row_of(run: EvaluatedRun) -> ParameterRow:
+    """The network of a run, by its bundle and the knobs and overlay that its recorded config has."""
+    folder = _folder_of(run)
+    own = json.loads((folder / "train.json").read_text(encoding="utf-8"))
+    plain = (bool, int, float, str, list)
+    knobs = {
+        name: value
+        for name, value in run.config.items()
+        if name in own and isinstance(value, plain) and isinstance(own[name], plain) and value != own[name]
+        if not str(own[name]).startswith(("$", "@", "%")) and not name.startswith("_")
+    }
+    overlays = [
+        path.stem
+        for path in sorted(folder.glob("*.json"))
+        if path.name not in {*CONFIGS, "metadata.json"}
+        and run.config.get("network_def") not in (None, own.get("network_def"))
+        and json.loads(path.read_text(encoding="utf-8")).get("network_def") == run.config.get("network_def")
+    ]
+    row = bundle_report(folder, overlays[:1], knobs)[-1]
+    return ParameterRow(**{**vars(row), "network": f"{run.name}: {row.network.replace('this config', 'its config')}"})
+
+
+def _folder_of(run: EvaluatedRun) -> Path:
+    if not run.bundle:
+        raise Fault(
+            "MISSING_BUNDLE", run.folder, "no bundle recorded", "config.json with bundle_root", "--bundle names it"
+        )
+    recorded = Path(str(run.config.get("bundle_root", "")))
+    beside_package = Path(medseg3d.__file__).parent.parent / "bundles" / run.bundle
+    return bundle_folder(recorded if recorded.name == run.bundle and recorded.is_dir() else beside_package)

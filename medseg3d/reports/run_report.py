@@ -1,0 +1,144 @@
+"""The report on runs and ablations: report.html, report.md and figures, written whole or not at all."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from medseg3d.data.atomic import TEMPORARY_PREFIX, atomic_write
+from medseg3d.faults import Fault
+from medseg3d.reports.ablation_table import Ablation, read_ablation
+from medseg3d.reports.bundle_blocks import paper_blocks, parameter_blocks
+from medseg3d.reports.document import as_html, as_markdown
+from medseg3d.reports.page import Remarks, build_document
+from medseg3d.reports.runs import EvaluatedRun, is_ablation, read_runs, split_name, unique_names
+
+PAGE = "report.html"
+MARKDOWN = "report.md"
+FIGURES = "figures"
+
+
+def report(
+    paths: Sequence[str | Path],
+    output_dir: str | Path,
+    *,
+    title: str | None = None,
+    cases: int = 3,
+    bundle: str = "",
+    class_name: str | None = None,
+) -> Path:
+    """Write the report of some runs and ablations; the path of its HTML page comes back.
+
+    Args:
+        paths: folders of evaluations, of runs with `evaluation_*` folders, or of ablations; `NAME=FOLDER` names one.
+        output_dir: gets `report.html`, which holds everything, and `report.md` with `figures/*.png`.
+        title: heading; by default made from the names of the runs.
+        cases: how many cases are drawn by score; 0 for no pictures.
+        bundle: name of the bundle of runs that have recorded none.
+        class_name: class that the headline, the ranking and the pictures are about.
+
+    Raises:
+        Fault: `NO_INPUT` without a path; `MISSING_FILE`, `NO_EVALUATION`, `SCORE_FILE` for what a path names;
+            `BAD_VALUE` for a class that no run has; `NOT_EMPTY` if `output_dir` has a folder `figures` that is no
+            report's; `NOT_WRITABLE`, `NO_SPACE`.
+    """
+    if not paths:
+        raise Fault("NO_INPUT", "report", "no run", "the folder of a run or of an evaluation", "name one")
+    runs = read_runs(paths, bundle)
+    named = [split_name(path) for path in paths]
+    folders = [(name, folder) for name, folder in named if is_ablation(folder)]
+    short = unique_names([folder for _, folder in folders])
+    ablations = [(name or other, read_ablation(folder)) for (name, folder), other in zip(folders, short, strict=True)]
+    known = list(dict.fromkeys(each for run in runs for each in run.classes))
+    if class_name is not None and class_name not in known:
+        raise Fault("BAD_VALUE", f"--class {class_name}", "no class of these runs", f"one of {', '.join(known)}")
+    names = [run.name for run in runs] + [name for name, _ in ablations]
+    return write_report(
+        runs, output_dir, title=title or ", ".join(names), ablations=ablations, cases=cases, class_name=class_name
+    )
+
+
+def write_report(
+    runs: Sequence[EvaluatedRun],
+    output_dir: str | Path,
+    *,
+    title: str,
+    ablations: Sequence[tuple[str, Ablation]] = (),
+    cases: int = 3,
+    class_name: str | None = None,
+    remarks: Remarks | None = None,
+    with_networks: bool = True,
+) -> Path:
+    """Write the report of runs that were read; otherwise as `report`.
+
+    Args:
+        runs: one or more, unless there is an ablation.
+        output_dir: gets the files; an older report there is replaced.
+        title: heading.
+        ablations: name and content of each.
+        cases: how many cases are drawn by score.
+        class_name: class that the headline, the ranking and the pictures are about.
+        remarks: what the files do not tell.
+        with_networks: whether the papers' tables and the sizes of networks are shown: the networks are built and
+            counted, which takes some seconds.
+
+    Raises:
+        ValueError: there is neither a run nor an ablation, or no run has that class.
+        Fault: as `report`.
+    """
+    if not runs and not ablations:
+        raise ValueError("runs must hold at least one run where there is no ablation, found none")
+    output_dir = Path(output_dir)
+    with _staging(output_dir) as staging:
+        document = build_document(
+            runs,
+            staging / FIGURES,
+            title=title,
+            ablations=ablations,
+            papers=paper_blocks(runs) if with_networks else (),
+            parameters=parameter_blocks(runs) if with_networks else (),
+            class_name=class_name,
+            cases=cases,
+            remarks=remarks,
+        )
+        html, markdown = as_html(document), as_markdown(document, staging)
+        # until here nothing has been changed; the page comes last, as the sign that the rest is there
+        if (output_dir / FIGURES).exists():
+            shutil.rmtree(output_dir / FIGURES)
+        if (staging / FIGURES).exists():
+            (staging / FIGURES).rename(output_dir / FIGURES)
+        for name, text in ((MARKDOWN, markdown), (PAGE, html)):
+            with atomic_write(output_dir / name, "w") as file:
+                file.write(text)
+    return output_dir / PAGE
+
+
+@contextmanager
+def _staging(output_dir: Path) -> Iterator[Path]:
+    """A folder for what is being made, within the folder that it will lie in."""
+    if (output_dir / FIGURES).exists() and not (output_dir / PAGE).exists():
+        raise Fault(
+            "NOT_EMPTY",
+            output_dir / FIGURES,
+            f"a folder of that name without a {PAGE} beside it",
+            "a new folder, or one that holds an older report",
+            "-o for another folder",
+        )
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=output_dir))
+    except OSError as error:
+        raise Fault(
+            "NOT_WRITABLE",
+            output_dir,
+            (error.strerror or str(error)).lower(),
+            "a folder that can be written to",
+            "choose another output folder or correct its permissions",
+        ) from error
+    try:
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)

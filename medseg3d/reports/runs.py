@@ -1,0 +1,280 @@
+"""What a report is made from: the folder of an evaluation, read whole, and the run around it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from medseg3d.data.score_files import read_curve, read_files, read_scores, read_summary, read_thresholds
+from medseg3d.evaluation import FOREGROUND
+from medseg3d.faults import Fault
+from medseg3d.metrics import BinnedPRCurve, Strata, size_strata
+from medseg3d.reports.ablation import RECORD
+from medseg3d.reports.curves import TrainingCurves, read_training_curves
+
+_PREFIX = "evaluation_"
+
+
+@dataclass(frozen=True)
+class CaseFiles:
+    """The files of one case, on one grid; `image` and `truth` may be missing."""
+
+    image: str | Path | None
+    truth: str | Path | None
+    pred: str | Path
+
+    @property
+    def is_picture(self) -> bool:
+        """Whether these are pictures, not NIfTI volumes."""
+        return not str(self.pred).endswith((".nii", ".nii.gz"))
+
+
+@dataclass(frozen=True)
+class EvaluatedRun:
+    """An evaluation as its files tell it.
+
+    Args:
+        name: what the report calls it.
+        folder: folder of the evaluation.
+        summary: content of summary.json.
+        rows: the lines of scores.csv.
+        curves: class name to curve, from pr.npz; empty if there is none.
+        thresholds: the lines of thresholds.csv; empty if there is none.
+        files: case to its files, from files.json; empty if there is none.
+        config: the resolved config of the evaluation or the training; empty if none was recorded.
+        training: what the training logged, by tag; empty if nothing was found.
+        bundle: name of the bundle, empty if it is not known.
+    """
+
+    name: str
+    folder: Path
+    summary: Mapping[str, Any]
+    rows: Sequence[Mapping[str, Any]]
+    curves: Mapping[str, BinnedPRCurve] = field(default_factory=dict)
+    thresholds: Sequence[Mapping[str, Any]] = ()
+    files: Mapping[str, CaseFiles] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    training: TrainingCurves = field(default_factory=dict)
+    bundle: str = ""
+
+    @cached_property
+    def classes(self) -> list[str]:
+        """The classes in the order of scores.csv."""
+        return list(dict.fromkeys(row["class"] for row in self.rows))
+
+    @property
+    def region(self) -> str:
+        """What scores of two classes and of probabilities are about: all classes together, or the only one."""
+        return FOREGROUND if FOREGROUND in self.classes else self.classes[0]
+
+    @property
+    def threshold(self) -> float:
+        """The probability from which a voxel was counted as foreground."""
+        return float(self.summary.get("threshold") or 0.5)
+
+    @property
+    def is_phantom(self) -> bool:
+        """Whether the images were generated, as the data set itself says."""
+        folder = self.summary.get("dataset_dir") or self.config.get("dataset_dir")
+        try:
+            content = json.loads((Path(str(folder)) / "dataset.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        return isinstance(content, dict) and content.get("reference") == "medseg3d phantom"
+
+    def cases(self, class_name: str) -> list[Mapping[str, Any]]:
+        """The lines of one class."""
+        return [row for row in self.rows if row["class"] == class_name]
+
+    def scores(self, class_name: str) -> Mapping[str, Any]:
+        """The entries of one class in summary.json; empty if this run does not know it."""
+        return self.summary["scores"].get(class_name, {})
+
+    def label(self, class_name: str) -> int | None:
+        """The value of a class in the masks; None, all values above 0, if it is the only class or all of them."""
+        alone = len(self.classes) == 1 or class_name == FOREGROUND
+        return None if alone else self.classes.index(class_name) + 1
+
+    def sizes(self, class_name: str, unit: str) -> dict[str, float]:
+        """Case to the size of its truth in `ml`, `% of the picture` or, by any other name, voxels."""
+        sizes = {}
+        for row in self.cases(class_name):
+            n_truth = row["tp"] + row["fn"]
+            whole = max(n_truth + row["fp"] + row["tn"], 1)
+            sizes[row["case"]] = {"ml": row["truth_ml"], "% of the picture": 100 * n_truth / whole}.get(unit, n_truth)
+        return sizes
+
+    def strata(self, class_name: str) -> Strata:
+        """The cases by size of the truth, in the unit and with the edges of the evaluation, else by tertiles."""
+        recorded = self.scores(class_name).get("strata", {})
+        sizes = self.sizes(class_name, recorded.get("unit", "voxels"))
+        edges = [edge for edge in recorded.get("edges", []) if edge is not None]
+        return size_strata(sizes, edges if len(edges) == 2 and edges[0] < edges[1] else None)
+
+
+def read_run(folder: str | Path, name: str = "", bundle: str = "") -> EvaluatedRun:
+    """The evaluation in a folder; what older evaluations lack is left empty.
+
+    The training is looked for in the folder and, if the folder is a run's `evaluation_<part>`, in the run.
+
+    Args:
+        folder: holds summary.json and scores.csv.
+        name: what to call it; by default the folder's own name.
+        bundle: name of the bundle; by default what was recorded.
+
+    Raises:
+        Fault: `SCORE_FILE` if a file is absent or damaged, or scores.csv has no case.
+    """
+    folder = Path(folder)
+    summary, rows = read_summary(folder / "summary.json"), read_scores(folder / "scores.csv")
+    if not rows or not isinstance(summary.get("scores"), dict):
+        file = folder / ("scores.csv" if not rows else "summary.json")
+        raise Fault("SCORE_FILE", file, "no case in it", "the scores of each case", "evaluate some cases")
+    around = [folder, folder.resolve().parent] if folder.resolve().name.startswith(_PREFIX) else [folder]
+    config = next((found for each in around if (found := _read_json(each / "config.json"))), {})
+    recorded = summary.get("bundle") or Path(str(config.get("bundle_root", ""))).name
+    return EvaluatedRun(
+        name=name or folder.resolve().name,
+        folder=folder,
+        summary=summary,
+        rows=rows,
+        curves=read_curve(folder / "pr.npz") if (folder / "pr.npz").exists() else {},
+        thresholds=read_thresholds(folder / "thresholds.csv") if (folder / "thresholds.csv").exists() else (),
+        files=dict(_read_files(folder / "files.json")),
+        config=config,
+        training=next((logged for each in around if (logged := _read_training(each))), {}),
+        bundle=bundle or str(recorded),
+    )
+
+
+def find_evaluations(path: str | Path) -> list[Path]:
+    """The folders of the evaluations that a path names: itself, or the `evaluation_*` of a run.
+
+    Raises:
+        Fault: `MISSING_FILE` if there is no such folder; `NO_EVALUATION` if there is none in it, with what to run.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise Fault("MISSING_FILE", path, "no such folder", "the folder of a run or of an evaluation", "correct it")
+    if (folder / "summary.json").is_file():
+        return [folder]
+    found = sorted(each.parent for each in folder.glob(f"{_PREFIX}*/summary.json"))
+    if not found and not is_ablation(folder):
+        raise Fault(
+            "NO_EVALUATION",
+            path,
+            "neither summary.json nor evaluation_*/summary.json",
+            "the folder of a run that was evaluated, of an evaluation, or of an ablation",
+            f"evaluate first: {_evaluating(folder)}, or medseg3d evaluate on a folder of predictions",
+        )
+    return found
+
+
+def is_ablation(path: str | Path) -> bool:
+    """Whether a folder holds the record of an ablation."""
+    return (Path(path) / RECORD).is_file()
+
+
+def read_runs(paths: Sequence[str | Path], bundle: str = "") -> list[EvaluatedRun]:
+    """The evaluations that some paths name, each under a name that none of the others has.
+
+    Args:
+        paths: folders of evaluations or runs; `NAME=FOLDER` gives the name.
+        bundle: name of their bundle; by default what was recorded.
+
+    Raises:
+        Fault: as `find_evaluations` and `read_run`; `NAME_COLLISION` if one name was given to two runs.
+    """
+    found: dict[Path, str] = {}
+    for path in paths:
+        given, folder = split_name(path)
+        evaluations = find_evaluations(folder)
+        for each in evaluations:
+            part = each.name.removeprefix(_PREFIX)
+            found.setdefault(each.resolve(), f"{given} ({part})" if given and len(evaluations) > 1 else given)
+    short = unique_names(list(found))
+    names = [given or other for given, other in zip(found.values(), short, strict=True)]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise Fault("NAME_COLLISION", twice, "the name of two runs", "a name for each", "give others with NAME=RUN")
+    return [read_run(folder, name, bundle) for folder, name in zip(found, names, strict=True)]
+
+
+def split_name(path: str | Path) -> tuple[str, Path]:
+    """Name and folder of `NAME=FOLDER`; a folder that exists under the whole word is just that.
+
+    Example:
+        >>> split_name("ours=runs/a"), split_name("runs/a")
+        (('ours', PosixPath('runs/a')), ('', PosixPath('runs/a')))
+    """
+    name, equals, folder = str(path).partition("=")
+    if not equals or not name or Path(path).exists():
+        return "", Path(path)
+    return name, Path(folder)
+
+
+def unique_names(folders: Sequence[Path]) -> list[str]:
+    """A short name for each folder: the last parts of its path that tell it from the others.
+
+    Example:
+        >>> unique_names([Path("/runs/a/evaluation_test"), Path("/runs/b/evaluation_test")])
+        ['a (test)', 'b (test)']
+        >>> unique_names([Path("/a/run/evaluation_test"), Path("/b/run/evaluation_test"), Path("/c")])
+        ['a/run (test)', 'b/run (test)', 'c']
+    """
+    whole = [folder.resolve() for folder in folders]
+    for depth in range(1, max((len(path.parts) for path in whole), default=0) + 1):
+        names = [_short_name(path, depth) for path in whole]
+        if len(set(names)) == len(names):
+            return names
+    return [str(path) for path in whole]
+
+
+def _short_name(path: Path, depth: int) -> str:
+    parts = path.parts[1:]  # without the root
+    if path.name.startswith(_PREFIX) and len(parts) > 1:
+        return "/".join(parts[:-1][-depth:]) + f" ({path.name.removeprefix(_PREFIX)})"
+    return "/".join(parts[-depth:])
+
+
+def _evaluating(folder: Path) -> str:
+    config = _read_json(folder / "config.json")
+    bundle = Path(str(config.get("bundle_root") or "bundles/pancreas_nl")).name
+    return (
+        f"python -m monai.bundle run evaluating --config_file bundles/{bundle}/evaluate.json --output_dir {folder} "
+        "(with the knobs of the training)"
+    )
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _read_training(folder: Path) -> TrainingCurves:
+    try:
+        return read_training_curves(folder)
+    except Fault as fault:
+        if fault.code != "NO_EVENTS":
+            raise
+        return {}
+
+
+def _read_files(file: Path) -> Iterator[tuple[str, CaseFiles]]:
+    for case, paths in read_files(file).items() if file.exists() else ():
+        known = {kind: _existing(path, file.parent) for kind, path in paths.items()}
+        if "pred" in known:
+            yield case, CaseFiles(known.get("image"), known.get("truth"), known["pred"])
+
+
+def _existing(path: str, folder: Path) -> Path:
+    """Where a recorded path leads: from here, else from the evaluation's folder, which may have been moved."""
+    here = Path(path)
+    return here if here.exists() or here.is_absolute() or not (folder / here).exists() else folder / here

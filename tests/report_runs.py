@@ -1,0 +1,122 @@
+"""Small runs to report on, and a parser of the page that comes out."""
+
+from __future__ import annotations
+
+from html.parser import HTMLParser
+
+import nibabel as nib
+import numpy as np
+from torch.utils.tensorboard import SummaryWriter
+
+from medseg3d.data.pictures import write_picture_mask
+from medseg3d.data.score_files import score_row, write_curve, write_files, write_scores, write_summary
+from medseg3d.evaluation import Evaluation
+from medseg3d.metrics import BinnedPRCurve, ConfusionCounts, summarise
+
+SHAPE = (16, 14, 8)
+
+
+class Page(HTMLParser):
+    """Tables as lists of rows of cells, section by section; pictures; every address; all words."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.html = html
+        self.tables, self.images, self.addresses, self.tags, self.ids = {}, [], [], [], []
+        self.words, self._section, self._cell = [], "opening", None
+        self.feed(html)
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.tags.append(tag)
+        self.ids += [attrs["id"]] if "id" in attrs else []
+        self.addresses += [attrs[key] for key in ("src", "href", "srcset", "action", "data") if key in attrs]
+        if tag == "section":
+            self._section = attrs["id"]
+        elif tag == "table":
+            self.tables.setdefault(self._section, []).append([])
+        elif tag == "tr":
+            self.tables[self._section][-1].append([])
+        elif tag in ("td", "th"):
+            self._cell = []
+        elif tag == "img":
+            self.images.append(attrs)
+
+    def handle_endtag(self, tag):
+        if tag in ("td", "th"):
+            words = (word.strip() for word in self._cell)
+            self.tables[self._section][-1][-1].append(" ".join(word for word in words if word))
+            self._cell = None
+
+    def handle_data(self, data):
+        self.words.append(data)
+        if self._cell is not None:
+            self._cell.append(data)
+
+
+def save(path, array):
+    path.parent.mkdir(exist_ok=True)
+    nib.save(nib.Nifti1Image(array, np.diag([2.0, 2.0, 5.0, 1.0])), path)
+    return path
+
+
+def make_run(folder, shifts, class_names=("pancreas",), with_curves=True, with_files=True):
+    """An evaluation of an earlier version, on boxes of 4x6x4 voxels whose prediction is shifted: Dice 1 - shift / 4.
+
+    A second class is another such box that is always predicted right; a third one is nowhere. There are neither
+    intervals nor sizes nor thresholds.
+    """
+    folder.mkdir()
+    rows, counts, files, curve = [], {name: {} for name in class_names}, {}, BinnedPRCurve()
+    for case, shift in shifts.items():
+        truth = np.zeros(SHAPE, np.uint8)
+        truth[4:8, 4:10, 2:6] = 1
+        pred = np.roll(truth, shift, axis=0)
+        if len(class_names) > 1:
+            truth[12:16, 4:10, 2:6] = pred[12:16, 4:10, 2:6] = 2
+        curve.update(np.where(pred, 2.0, -2.0), truth > 0)
+        for value, name in enumerate(class_names, start=1):
+            found = ConfusionCounts.from_masks(pred == value, truth == value)
+            counts[name][case] = found
+            rows.append(score_row(case, name, found, voxel_mm3=20.0))
+        stem = f"case_{len(files)}"
+        files[case] = {
+            "image": save(folder / "images" / f"{stem}.nii.gz", np.zeros(SHAPE, np.int16)),
+            "truth": save(folder / "labels" / f"{stem}.nii.gz", truth),
+            "pred": save(folder / "masks" / f"{stem}_seg.nii.gz", pred),
+        }
+    write_scores(folder / "scores.csv", rows)
+    write_summary(
+        folder / "summary.json",
+        {
+            "scores": {name: summarise(cases, "original grid") for name, cases in counts.items()},
+            "seed": 17,
+            "split_hash": "abc123",
+            "command": ["python", "-m", "monai.bundle", "run", "evaluating", "--output_dir", "a b"],
+            "versions": {"torch": "2.13.0"},
+        },
+    )
+    if with_files:
+        write_files(folder / "files.json", files)
+    if with_curves:
+        write_curve(folder / "pr.npz", {"pancreas": curve})
+        with SummaryWriter(str(folder)) as writer:
+            writer.add_scalar("train_loss", 1.5, 1)
+            writer.add_scalar("val_dice_mean", 0.625, 1)
+    return files
+
+
+def make_pictures(folder, shifts, side=40, **context):
+    """An evaluation of polyps in pictures, squares of 8, 9, 10, ... pixels whose prediction is shifted to the right."""
+    evaluation = Evaluation(["polyp"], grid="pixels of the picture")
+    for index, (case, shift) in enumerate(shifts.items()):
+        truth = np.zeros((side, side), np.uint8)
+        truth[4 : 12 + index, 4 : 12 + index] = 1
+        prob = np.where(np.roll(truth, shift, axis=1), 0.875, 0.25).astype(np.float32)
+        files = {kind: folder / kind / f"{index}.png" for kind in ("truth", "pred")}
+        for file, mask in zip(files.values(), (truth, prob >= 0.5), strict=True):
+            write_picture_mask(file, mask)
+        evaluation.add(case, prob >= 0.5, truth, prob=prob, files=files)
+    evaluation.write(folder, context)
+    return folder

@@ -1,0 +1,124 @@
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+from PIL import Image
+
+from medseg3d.data.pictures import write_grey, write_picture_mask
+from medseg3d.faults import Fault
+from medseg3d.reports.overlays import ERROR_STYLES
+from medseg3d.reports.picture_overlays import (
+    PictureCase,
+    draw_picture_case,
+    enlarged_view,
+    read_picture_case,
+)
+
+SHAPE = (60, 100)  # rows, columns
+
+
+def square(rows, columns):
+    mask = np.zeros(SHAPE, bool)
+    mask[rows[0] : rows[1], columns[0] : columns[1]] = True
+    return mask
+
+
+TRUTH = square((10, 20), (30, 40))  # 100 of 6000 pixels
+PRED = square((10, 20), (32, 42))  # 80 of them
+
+
+def picture_case(pred=PRED, truth=TRUTH, image=True):
+    return PictureCase("a", np.full((*SHAPE, 3), 9, np.uint8) if image else None, pred, truth, "polyp")
+
+
+def shown_masks(axes):
+    pictures = [np.asarray(image.get_array()) for image in axes.images]
+    filled = [rgba for rgba in pictures if rgba.shape[-1] == 4]
+    return {to_hex(rgba[rgba[..., 3] > 0][0]): int((rgba[..., 3] > 0).sum()) for rgba in filled}
+
+
+def test_title_states_dice_and_how_much_of_the_picture_is_filled():
+    assert picture_case().title == "a: polyp, Dice 0.800, truth 1.7 %, prediction 1.7 % of the picture"
+    no_truth = picture_case(truth=None).title
+    assert no_truth == "a: polyp, no truth to compare with, prediction 1.7 % of the picture"
+    nothing = np.zeros(SHAPE, bool)
+    assert "Dice undefined (absent in both), truth 0 %" in picture_case(nothing, nothing).title
+
+
+def test_columns_are_picture_borders_and_errors():
+    figure = draw_picture_case(picture_case())
+    assert [axes.get_title() for axes in figure.axes] == ["picture", "borders", "errors", "", "", ""]
+    expected = {1: 80, 2: 20, 3: 20}
+    for row in (figure.axes[2], figure.axes[5]):
+        assert shown_masks(row) == {ERROR_STYLES[value].colour.lower(): n for value, n in expected.items()}
+    labels = [text.get_text() for legend in figure.legends for text in legend.texts]
+    assert labels == ["truth", "prediction", "hit 1.3 %", "missed 0.3 %", "false alarm 0.3 %"]
+
+
+def test_picture_keeps_its_proportion():
+    axes = draw_picture_case(picture_case()).axes[0]
+    width, height = axes.get_window_extent().size
+    assert width / height == pytest.approx(100 / 60, rel=1e-6)
+    assert axes.get_ylim() == (59.5, -0.5)  # row 0 is on top
+
+
+def test_border_of_the_truth_lies_on_the_edges_of_its_pixels():
+    truth, pred = draw_picture_case(picture_case()).axes[1].collections
+    x, y = truth.get_paths()[0].vertices.T
+    assert (x.min(), x.max(), y.min(), y.max()) == (29.5, 39.5, 9.5, 19.5)
+    assert truth.get_linestyle() != pred.get_linestyle()
+
+
+def test_enlarged_view_holds_both_masks_in_the_proportion_of_the_picture():
+    left, right, bottom, top = enlarged_view(picture_case())
+    assert left <= 29.5
+    assert right >= 41.5
+    assert top <= 9.5
+    assert bottom >= 19.5
+    assert (right - left) / (bottom - top) == pytest.approx(100 / 60)
+    # 10 of 60 rows with a margin of half: a quarter of the picture
+    assert right - left == pytest.approx(25)
+
+
+def test_enlarged_view_stays_inside_the_picture():
+    left, _, _, top = enlarged_view(picture_case(square((0, 5), (0, 5)), square((0, 5), (0, 5))))
+    assert (left, top) == (-0.5, -0.5)
+
+
+@pytest.mark.parametrize("mask", [np.zeros(SHAPE, bool), square((5, 55), (10, 90))])
+def test_nothing_is_enlarged_where_masks_are_empty_or_large(mask):
+    case = picture_case(mask, mask)
+    assert enlarged_view(case) is None
+    assert len(draw_picture_case(case).axes) == 3
+
+
+def test_case_without_truth_has_no_errors_and_one_without_picture_no_picture():
+    assert [axes.get_title() for axes in draw_picture_case(picture_case(truth=None)).axes[:2]] == ["picture", "borders"]
+    assert [axes.get_title() for axes in draw_picture_case(picture_case(image=False)).axes[:2]] == ["borders", "errors"]
+    assert "picture not given" in picture_case(image=False).title
+
+
+@pytest.fixture
+def files(tmp_path):
+    Image.fromarray(np.full((*SHAPE, 3), 9, np.uint8)).save(tmp_path / "image.png")
+    write_picture_mask(tmp_path / "truth.png", TRUTH)
+    write_picture_mask(tmp_path / "pred.png", PRED)
+    return [tmp_path / name for name in ("image.png", "truth.png", "pred.png")]
+
+
+def test_files_are_read_as_they_are(files):
+    case = read_picture_case(*files, name="a", target="polyp")
+    assert case.image.shape == (*SHAPE, 3)
+    assert case.dice == 0.8
+    assert case.title.startswith("a: polyp")
+
+
+def test_map_of_probabilities_is_cut_at_the_threshold(files):
+    write_grey(files[2], np.where(PRED, 0.7, np.where(TRUTH, 0.4, 0.1)))
+    assert read_picture_case(*files).dice == 0.8
+    assert read_picture_case(*files, threshold=0.3).pred.sum() == 120
+
+
+def test_mask_of_another_size_is_refused_by_name(files):
+    write_picture_mask(files[1], TRUTH[:-1])
+    with pytest.raises(Fault, match=r"PAIR_GEOMETRY .*truth\.png.*100 x 59 pixels"):
+        read_picture_case(*files)
