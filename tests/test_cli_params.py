@@ -31,10 +31,22 @@ def test_a_comparison_without_a_bundle_is_with_pancreas_nl(capsys):
 
 def test_a_table_can_go_to_a_file(capsys, tmp_path):
     file = tmp_path / "new" / "table.md"
-    assert printed(capsys, "--paper", "pancreas", "--format", "markdown", "-o", str(file)) == ""
+    assert printed(capsys, "--paper", "resunetpp", "--format", "markdown", "-o", str(file)) == ""
     assert file.read_text(encoding="utf-8").startswith("| network | of |")
 
 
 def test_a_misspelt_knob_is_refused(capsys):
     assert main(["params", "bundles/pancreas_nl", "--init_filter", "32"]) == 2
     assert "UNKNOWN_KNOB --init_filter" in capsys.readouterr().err
+
+
+def test_a_figure_can_be_drawn(capsys, tmp_path):
+    figure = tmp_path / "figure.png"
+    out = printed(capsys, "--paper", "resunetpp", "--figure", str(figure))
+    assert "4,062,993" in out
+    assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+def test_runs_without_a_figure_are_refused(capsys):
+    assert main(["params", "--runs", "runs/a"]) == 2
+    assert "BAD_VALUE --runs: found no figure to draw them in" in capsys.readouterr().err

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from medseg3d.faults import Fault
+
 HELP = "count parameters, multiplications and memory of the papers' networks or of a bundle's"
 TAKES_KNOBS = True
 EPILOG = """\
@@ -13,6 +15,7 @@ examples:
   medseg3d params                                                     every network of the five papers
   medseg3d params --paper pancreas --depth 2                          one paper's, module by module
   medseg3d params bundles/pancreas_nl --compare unetr swinunetr --ablation
+  medseg3d params --figure parameters.png --runs runs/pancreas_nl/evaluation_test
 """
 
 DEFAULT_BUNDLE = "bundles/pancreas_nl"
@@ -33,6 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--depth", type=int, default=0, metavar="N", help="list the modules N levels deep")
     parser.add_argument("--format", choices=("text", "markdown", "csv", "json"), default="text")
     parser.add_argument("-o", "--output", metavar="FILE", help="write the table here instead of printing it")
+    parser.add_argument("--figure", metavar="PNG", help="draw the parameters over the papers' Dice")
+    parser.add_argument("--runs", nargs="+", default=[], metavar="DIR", help="evaluation folders to draw there too")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -41,6 +46,8 @@ def run(args: argparse.Namespace) -> int:
     from medseg3d.reports.parameter_tables import FORMATS
     from medseg3d.reports.parameters import bundle_report, paper_report, papers_of_bundle
 
+    if args.runs and not args.figure:
+        raise Fault("BAD_VALUE", "--runs", "no figure to draw them in", "--figure PNG beside it")
     bundle = args.bundle
     if bundle is None and (args.compare or args.ablation or args.knobs):
         bundle = DEFAULT_BUNDLE
@@ -50,6 +57,11 @@ def run(args: argparse.Namespace) -> int:
         rows = bundle_report(bundle, args.compare, args.knobs, args.ablation)
         papers = args.paper or papers_of_bundle(bundle)
         rows += paper_report(papers) if papers else []
+    if args.figure:
+        from medseg3d.reports.parameter_figure import parameter_figure
+        from medseg3d.reports.scored_runs import scored_runs
+
+        parameter_figure(rows, args.figure, scored_runs(args.runs))
     table = FORMATS[args.format](rows, args.depth)
     if args.output:
         with atomic_write(args.output, "w") as file:

@@ -18,6 +18,8 @@ class PaperNetwork:
         input_shape: (channels, *spatial) of the paper's input, or of ours where the paper states none.
         paper_millions: the count that the paper prints, in millions; None where it prints none.
         note: what a reader must know to compare the two.
+        dice: where the paper has its Dice: key of `papers.TABLES`, row, key of the column.
+        printed_dice: key of the column that is printed, if `dice` is derived from it.
     """
 
     name: str
@@ -26,6 +28,8 @@ class PaperNetwork:
     input_shape: tuple[int, ...]
     paper_millions: float | None = None
     note: str = ""
+    dice: tuple[str, str, str] | None = None
+    printed_dice: str | None = None
 
 
 PAPERS: dict[str, str] = {
@@ -37,8 +41,21 @@ PAPERS: dict[str, str] = {
 }
 """The five papers; each key is also the word that its bundle's name has: `pancreas_nl`, `polyp_ann`."""
 
+DATA: dict[str, str] = {
+    "pancreas": "pancreas in CT, MSD Task07",
+    **dict.fromkeys(("ann", "resunetpp", "deeplabv3plus", "cris"), "polyps in colonoscopy, Kvasir-SEG"),
+}
+"""What the Dice of a paper is of: only points of one kind may stand in one figure."""
+
 _PANCREAS_2D = {"spatial_dims": 2, "in_channels": 3, "out_channels": 2}
 _SEGRESNET_2D = {"_target_": "medseg3d.networks.SegResNetNL", "init_filters": 32, **_PANCREAS_2D}
+
+_TO_ONE_MAP = {"spatial_dims": 2, "in_channels": 3, "out_channels": 1, "norm": "batch", "act": "relu"}
+_UNET = {"_target_": "monai.networks.nets.BasicUNet", **_TO_ONE_MAP, "features": (64, 128, 256, 512, 1024, 64)}
+_UNETPP = {"_target_": "monai.networks.nets.BasicUNetPlusPlus", **_TO_ONE_MAP, "features": (32, 64, 128, 256, 512, 32)}
+_SEGNET = {"_target_": "medseg3d.networks.SegNet"}
+_REFINED = {"_target_": "medseg3d.networks.RefinedSegmenter"}
+_REFINEMENT_NOTE = "the refinement has 76,193 parameters; its channels and kernels are ours, the paper states neither"
 
 PAPER_NETWORKS: tuple[PaperNetwork, ...] = (
     PaperNetwork(
@@ -48,6 +65,7 @@ PAPER_NETWORKS: tuple[PaperNetwork, ...] = (
         (3, 96, 96),
         6.30,
         "the paper prints 6.30 M for SegResNet + 2 non-local blocks; that is the count without them",
+        ("pancreas_table_2", "0", "dice"),
     ),
     PaperNetwork(
         "SegResNet + 2 non-local blocks (2-D, 32 filters)",
@@ -56,6 +74,7 @@ PAPER_NETWORKS: tuple[PaperNetwork, ...] = (
         (3, 96, 96),
         6.30,
         "two blocks of inner width C/2 add 0.26 M to the printed figure, which makes 6.56 M",
+        ("pancreas_table_3", "SegResNet + 2 non-local", "dice"),
     ),
     PaperNetwork(
         "SegResNet + 2 non-local blocks (3-D, 16 filters)",
@@ -70,6 +89,7 @@ PAPER_NETWORKS: tuple[PaperNetwork, ...] = (
         {"_target_": "monai.networks.nets.UNETR", **_PANCREAS_2D, "img_size": 96},
         (3, 96, 96),
         87.56,
+        dice=("pancreas_table_3", "UNETR", "dice"),
     ),
     PaperNetwork(
         "SwinUNETR (2-D)",
@@ -77,6 +97,101 @@ PAPER_NETWORKS: tuple[PaperNetwork, ...] = (
         {"_target_": "monai.networks.nets.SwinUNETR", **_PANCREAS_2D, "feature_size": 48},
         (3, 96, 96),
         25.14,
+        dice=("pancreas_table_3", "SwinUNETR", "dice"),
+    ),
+    PaperNetwork(
+        "asymmetric non-local net",
+        "ann",
+        {"_target_": "medseg3d.networks.AsymmetricNonLocalNet"},
+        (3, 512, 1024),
+        note="2,360,322 of them are the auxiliary head, which works in training only: GMAC and activations are without",
+        dice=("ann_table_1", "Proposed", "dice_foreground"),
+        printed_dice="dice",
+    ),
+    PaperNetwork(
+        "ResUNet++",
+        "resunetpp",
+        {"_target_": "medseg3d.networks.ResUNetPlusPlus"},
+        (3, 352, 352),
+        note="as the published code has it; the paper rebuilt here breaks off before its results",
+        dice=("resunetpp_original", "Kvasir-SEG", "dice"),
+    ),
+    PaperNetwork(
+        "ResUNet",
+        "resunetpp",
+        {"_target_": "medseg3d.networks.ResUNet"},
+        (3, 352, 352),
+        note="named as a baseline, no setting stated: 64 to 512 filters, as Zhang et al. have them",
+    ),
+    PaperNetwork(
+        "U-Net",
+        "resunetpp",
+        _UNET,
+        (3, 352, 352),
+        note="MONAI's BasicUNet with BatchNorm, 0.07 M more than the original",
+    ),
+    PaperNetwork(
+        "DeepLabv3+, ResNet-50",
+        "deeplabv3plus",
+        {"_target_": "medseg3d.networks.DeepLabV3Plus"},
+        (3, 352, 352),
+        note="separable convolutions, as the paper's text has it; 40,347,298 with plain ones",
+        dice=("deeplab_table_2", "Test", "dice"),
+    ),
+    PaperNetwork(
+        "DeepLabv3+, SE-ResNeXt-50",
+        "deeplabv3plus",
+        {"_target_": "medseg3d.networks.DeepLabV3Plus", "backbone": "seresnext50"},
+        (3, 352, 352),
+        note="the paper's text names both backbones; its tables do not say which",
+    ),
+    PaperNetwork(
+        "U-Net",
+        "cris",
+        _UNET,
+        (3, 256, 256),
+        note="MONAI's BasicUNet with BatchNorm, 0.07 M more than the original",
+        dice=("cris_table_1", "Backbone", "unet_dice"),
+    ),
+    PaperNetwork(
+        "U-Net + refinement",
+        "cris",
+        {**_REFINED, "backbone": _UNET},
+        (3, 256, 256),
+        note=_REFINEMENT_NOTE,
+        dice=("cris_table_1", "Proposed", "unet_dice"),
+    ),
+    PaperNetwork(
+        "UNet++",
+        "cris",
+        _UNETPP,
+        (3, 256, 256),
+        note="MONAI's BasicUNetPlusPlus with BatchNorm; 99 parameters of it, for deep supervision, stay unused",
+        dice=("cris_table_1", "Backbone", "unetpp_dice"),
+    ),
+    PaperNetwork(
+        "UNet++ + refinement",
+        "cris",
+        {**_REFINED, "backbone": _UNETPP},
+        (3, 256, 256),
+        note=_REFINEMENT_NOTE,
+        dice=("cris_table_1", "Proposed", "unetpp_dice"),
+    ),
+    PaperNetwork(
+        "SegNet",
+        "cris",
+        _SEGNET,
+        (3, 256, 256),
+        note="VGG-16's convolutions with BatchNorm, mirrored",
+        dice=("cris_table_1", "Backbone", "segnet_dice"),
+    ),
+    PaperNetwork(
+        "SegNet + refinement",
+        "cris",
+        {**_REFINED, "backbone": _SEGNET},
+        (3, 256, 256),
+        note=_REFINEMENT_NOTE,
+        dice=("cris_table_1", "Proposed", "segnet_dice"),
     ),
 )
 """Every network of the papers, in the order of its paper's table; those that another paper compares with come again."""

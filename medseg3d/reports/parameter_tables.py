@@ -65,7 +65,11 @@ def as_text(rows: Sequence[ParameterRow], depth: int = 0) -> str:
     text += ["", *(f"[{number}] {note}" for number, note in enumerate(notes, start=1))] if notes else []
     text += ["", *(textwrap.fill(line, 120, subsequent_indent="  ") for line in HOW_COUNTED)]
     for row in rows if depth else ():
-        text += ["", f"{row.network}, module by module", *_aligned(_module_table(row, depth, indent="  "))]
+        text += [
+            "",
+            f"{row.network} ({row.source}), module by module",
+            *_aligned(_module_table(row, depth, indent="  ")),
+        ]
     return "\n".join(text)
 
 
@@ -80,7 +84,12 @@ def as_markdown(rows: Sequence[ParameterRow], depth: int = 0) -> str:
     table += [[row.network, row.source, *(cell(row) for _, cell in COLUMNS), row.note] for row in rows]
     text = [*_piped(table, words={0, 1, len(table[0]) - 1}), "", *(f"- {line}" for line in HOW_COUNTED)]
     for row in rows if depth else ():
-        text += ["", f"### {row.network}", "", *_piped(_module_table(row, depth, indent="&emsp;"), words={0, 1})]
+        text += [
+            "",
+            f"### {row.network} ({row.source})",
+            "",
+            *_piped(_module_table(row, depth, indent="&emsp;"), words={0, 1}),
+        ]
     return "\n".join(text)
 
 

@@ -111,7 +111,7 @@ def bundle_report(
     with bundle_directory(folder):
         for name, overlays, knobs in settings:
             parser = read_config(config_files(folder, config.name, overlays), knobs)
-            network = _network(parser, config)
+            network = network_of(parser, config)
             rows.append(_row(network, f"{folder.name}, {name}", f"bundle {folder.name}", _input_shape(parser, config)))
     return rows
 
@@ -126,14 +126,23 @@ def papers_of_bundle(bundle: str | Path) -> list[str]:
     return [paper for paper in PAPERS if paper in Path(bundle).resolve().name.split("_")]
 
 
-def _config(folder: Path) -> str:
-    return next(name for name in CONFIGS if (folder / name).is_file())
+def network_of(parser: ConfigParser, config: Path) -> nn.Module:
+    """The network that a config builds under `network_def`.
 
+    Args:
+        parser: the config.
+        config: its file, for the message.
 
-def _network(parser: ConfigParser, config: Path) -> nn.Module:
+    Raises:
+        Fault: `BAD_CONFIG` without a `network_def`.
+    """
     if "network_def" not in parser:
         raise Fault("BAD_CONFIG", config, "no network_def", "the network's _target_ and arguments under that key")
     return parser.get_parsed_content("network_def")
+
+
+def _config(folder: Path) -> str:
+    return next(name for name in CONFIGS if (folder / name).is_file())
 
 
 def _input_shape(parser: ConfigParser, config: Path) -> tuple[int, ...]:

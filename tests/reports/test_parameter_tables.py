@@ -70,7 +70,7 @@ def test_markdown_has_as_many_cells_in_every_line():
 
 def test_markdown_lists_modules_under_the_name_of_their_network():
     text = as_markdown([NET, OTHER], depth=2)
-    assert "### net\n\n| module | kind | parameters | share | GMAC | share |\n" in text
+    assert "### net (paper A)\n\n| module | kind | parameters | share | GMAC | share |\n" in text
     assert "| &emsp;0 | Conv2d | 750,000 | 18.8% |" in text
 
 

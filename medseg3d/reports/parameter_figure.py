@@ -1,0 +1,181 @@
+"""Parameters against Dice: the papers' networks and runs of ours, each point with how its Dice was taken."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.transforms import Bbox
+
+from medseg3d.reports.curves import new_figure, save_figure
+from medseg3d.reports.paper_networks import DATA, PAPER_NETWORKS, PAPERS
+from medseg3d.reports.paper_table import PaperTable
+from medseg3d.reports.papers import TABLES
+from medseg3d.reports.parameters import ParameterRow
+from medseg3d.reports.planes import OKABE_ITO
+from medseg3d.reports.scored_runs import ScoredRun
+
+_MARKS = {
+    "pancreas": ("o", OKABE_ITO["blue"]),
+    "ann": ("s", OKABE_ITO["vermillion"]),
+    "resunetpp": ("^", OKABE_ITO["green"]),
+    "deeplabv3plus": ("D", OKABE_ITO["purple"]),
+    "cris": ("o", OKABE_ITO["blue"]),
+}
+"""Shape and colour of a paper's points: either tells them apart alone within a panel."""
+
+_INK = "#333333"
+_HOLLOW = "hollow: as the paper prints it; filled: parameters as counted here, Dice of the foreground alone"
+_TICKS = (1, 2, 5, 10, 20, 50, 100, 200)
+_LABEL_PLACES = ((8, 0), (-8, 0), (0, 9), (0, -9), (8, 9), (-8, 9), (8, -9), (-8, -9), (8, 20), (-8, -20), (8, -20))
+
+
+@dataclass(frozen=True)
+class Point:
+    """What is drawn of one network.
+
+    Attributes:
+        name: its label.
+        group: key of its paper, or "" for a run of ours.
+        parameters: in millions, as counted.
+        dice: 0 to 1.
+        convention: how the Dice was taken.
+        printed: both as the paper prints them, where that is something else.
+    """
+
+    name: str
+    group: str
+    parameters: float
+    dice: float
+    convention: str
+    printed: tuple[float, float] | None = None
+
+
+def parameter_figure(rows: Sequence[ParameterRow], output_png: str | Path, runs: Sequence[ScoredRun] = ()) -> Path:
+    """Write a PNG of parameters (log scale) against Dice, a panel for each kind of data; its path comes back.
+
+    A row is drawn if it is a paper's network and the paper has a Dice for it. Where the paper prints another count, or
+    a Dice that is not the foreground's own, a line leads to a hollow point there.
+
+    Args:
+        rows: of `paper_report`; others are left out.
+        output_png: file to write, whole or not at all.
+        runs: ours beside them.
+
+    Raises:
+        ValueError: there is nothing to draw.
+    """
+    return save_figure(draw_parameters(panels_of(rows, runs)), output_png)
+
+
+def panels_of(rows: Sequence[ParameterRow], runs: Sequence[ScoredRun] = ()) -> dict[str, list[Point]]:
+    """The points of each kind of data, the papers' first."""
+    panels: dict[str, list[Point]] = {}
+    counted = {(row.source, row.network): row for row in rows}
+    for each in PAPER_NETWORKS:
+        row = counted.get((PAPERS[each.paper], each.name))
+        if row is None or each.dice is None:
+            continue
+        table_name, table_row, column = each.dice
+        table = TABLES[table_name]
+        dice, printed = (_fraction(table, table_row, key) for key in (column, each.printed_dice or column))
+        if dice is None or printed is None:
+            continue
+        millions = row.parameters / 1e6
+        as_printed = (each.paper_millions or millions, printed)
+        differs = abs(as_printed[0] - millions) > 0.01 * millions or printed != dice
+        panels.setdefault(DATA[each.paper], []).append(
+            Point(each.name, each.paper, millions, dice, table.convention, as_printed if differs else None)
+        )
+    for run in runs:
+        panels.setdefault(DATA[run.paper], []).append(
+            Point(run.name, "", run.parameters / 1e6, run.dice, run.convention)
+        )
+    return panels
+
+
+def _fraction(table: PaperTable, row: str, key: str) -> float | None:
+    value = table.value(row, key)
+    return None if value is None else value / next(column.scale for column in table.columns if column.key == key)
+
+
+def draw_parameters(panels: dict[str, list[Point]]) -> Figure:
+    """The figure of `parameter_figure`."""
+    if not panels:
+        raise ValueError("there must be at least one network with a Dice to draw")
+    figure, all_axes = new_figure(7.6, 5.4 * len(panels), rows=len(panels))
+    for axes, (data, points) in zip(all_axes, panels.items(), strict=True):
+        axes.set_title(f"Dice of {data}", color=_INK, loc="left")
+        _draw_points(axes, points)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(FixedLocator(_TICKS))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda millions, _: f"{millions:g} M"))
+        low, high = min(p.parameters for p in points), max(p.parameters for p in points)
+        axes.set_xlim(low / 1.6, high * 1.6)
+        axes.margins(y=0.12)
+        axes.set(xlabel="parameters, counted (log scale)", ylabel="Dice")
+        axes.legend(
+            loc="upper left",
+            bbox_to_anchor=(-0.08, -0.13),
+            frameon=False,
+            labelcolor=_INK,
+            fontsize=8,
+            handletextpad=0.6,
+        )
+    figure.draw_without_rendering()  # labels are placed where the axes have come to lie
+    for axes, points in zip(all_axes, panels.values(), strict=True):
+        _label(axes, points)
+    return figure
+
+
+def _draw_points(axes: Axes, points: Sequence[Point]) -> None:
+    explained = set()
+    for point in points:
+        words = f"{PAPERS[point.group]}: {point.convention}" if point.group else f"ours: {point.convention}"
+        label = "_" if words in explained else textwrap.fill(words, 104)
+        explained.add(words)
+        marker, colour = _MARKS[point.group] if point.group else ("*", OKABE_ITO["orange"])
+        axes.plot([point.parameters], [point.dice], marker=marker, color=colour, markersize=7 if point.group else 13,
+                  markeredgecolor="white", linestyle="none", label=label, zorder=3)  # fmt: skip
+        if point.printed is not None:
+            millions, dice = point.printed
+            axes.plot([millions, point.parameters], [dice, point.dice], color=colour, linewidth=1, zorder=2)
+            axes.plot([millions], [dice], marker=marker, color=colour, markersize=7, linestyle="none",
+                      markerfacecolor="white", label="_", zorder=3)  # fmt: skip
+    if any(point.printed for point in points):
+        axes.plot([], [], marker="o", color=_INK, markerfacecolor="white", markersize=7, linestyle="none",
+                  label=_HOLLOW)  # fmt: skip
+
+
+def _label(axes: Axes, points: Sequence[Point]) -> None:
+    """Put each name beside its point, where it covers no other name and no point."""
+    pixels = axes.figure.dpi / 72
+    places = [(point.parameters, point.dice) for point in points] + [p.printed for p in points if p.printed]
+    taken = [Bbox.from_bounds(x - 4 * pixels, y - 4 * pixels, 8 * pixels, 8 * pixels)
+             for x, y in map(axes.transData.transform, places)]  # fmt: skip
+    inside = axes.get_window_extent()
+    for point in points:
+        for right, up in _LABEL_PLACES:
+            text = axes.annotate(
+                point.name,
+                (point.parameters, point.dice),
+                xytext=(right, up),
+                textcoords="offset points",
+                ha="left" if right > 0 else "right" if right < 0 else "center",
+                va="bottom" if up > 0 else "top" if up < 0 else "center",
+                color=_INK,
+                fontsize=8,
+            )
+            box = text.get_window_extent()
+            free = not any(box.overlaps(other) for other in taken)
+            if free and inside.x0 <= box.x0 and box.x1 <= inside.x1 and inside.y0 <= box.y0 and box.y1 <= inside.y1:
+                break
+            if (right, up) != _LABEL_PLACES[-1]:
+                text.remove()
+        taken.append(box)

@@ -1,0 +1,82 @@
+"""Evaluated runs with the size of their networks, for the figure beside the papers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medseg3d.bundle import read_config
+from medseg3d.data.score_files import read_summary
+from medseg3d.faults import Fault
+from medseg3d.reports.parameters import network_of, papers_of_bundle
+
+
+@dataclass(frozen=True)
+class ScoredRun:
+    """An evaluated run as the figure shows it.
+
+    Attributes:
+        name: the folders that tell it from the others.
+        paper: key of the paper whose bundle it is a run of.
+        parameters: number of parameters of its network.
+        dice: `dice_mean` of its first class, 0 to 1.
+        convention: how that mean is taken, as the summary states it.
+    """
+
+    name: str
+    paper: str
+    parameters: int
+    dice: float
+    convention: str
+
+
+def scored_runs(folders: Sequence[str | Path]) -> list[ScoredRun]:
+    """The runs of some evaluation folders, each with the parameters of the network that its recorded config builds.
+
+    Args:
+        folders: with the `summary.json` and the `config.json` of an evaluation.
+
+    Raises:
+        Fault: `SCORE_FILE` without a summary or a mean Dice, `BAD_CONFIG` without a config that builds a network,
+            `BAD_VALUE` for a run of no paper's bundle.
+    """
+    paths = [Path(folder).resolve() for folder in folders]
+    return [_scored_run(path, name) for path, name in zip(paths, _short_names(paths), strict=True)]
+
+
+def _scored_run(folder: Path, name: str) -> ScoredRun:
+    entry = _mean_dice(folder / "summary.json")
+    config = folder / "config.json"
+    parser = read_config([config])
+    papers = papers_of_bundle(str(parser.get("bundle_root", "")))
+    if not papers:
+        raise Fault(
+            "BAD_VALUE", config, "no paper in the name of its bundle_root", "a run of one of the papers' bundles"
+        )
+    network = network_of(parser, config)
+    return ScoredRun(
+        name,
+        papers[0],
+        sum(parameter.numel() for parameter in network.parameters()),
+        entry["value"],
+        entry["convention"],
+    )
+
+
+def _mean_dice(summary: Path) -> dict:
+    for entries in read_summary(summary).get("scores", {}).values():
+        entry = entries.get("dice_mean", {})
+        if entry.get("value") is not None:
+            return entry
+    raise Fault("SCORE_FILE", summary, "no dice_mean with a value", "the scores of an evaluation", "evaluate again")
+
+
+def _short_names(paths: Sequence[Path]) -> list[str]:
+    """As many of the last folders of each path as tell all apart, and no folder `evaluation_test`."""
+    parts = [path.parts[:-1] if path.name == "evaluation_test" else path.parts for path in paths]
+    for depth in range(1, max((len(each) for each in parts), default=0)):
+        names = ["/".join(each[-depth:]) for each in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [str(path) for path in paths]

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import pytest
+
+from medseg3d.reports.paper_networks import DATA, PAPER_NETWORKS, PAPERS
+from medseg3d.reports.papers import TABLES
+from medseg3d.reports.parameters import paper_report
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return {(row.source, row.network): row for row in paper_report([paper for paper in PAPERS if paper != "pancreas"])}
+
+
+def test_every_paper_has_its_network_and_its_data():
+    assert {each.paper for each in PAPER_NETWORKS} == set(PAPERS) == set(DATA)
+
+
+@pytest.mark.parametrize("each", [each for each in PAPER_NETWORKS if each.dice], ids=lambda each: each.name)
+def test_the_dice_is_in_a_table_of_the_network_s_paper(each):
+    table, row, column = each.dice
+    assert TABLES[table].paper == each.paper
+    assert TABLES[table].value(row, column) is not None
+    if each.printed_dice:
+        assert TABLES[table].value(row, each.printed_dice) is not None
+
+
+def test_printed_counts_are_those_of_table_3():
+    printed = {each.dice[1]: each.paper_millions for each in PAPER_NETWORKS if each.dice and each.paper_millions}
+    del printed["0"]  # SegResNet without blocks, in Table 2, which has no counts
+    table = TABLES["pancreas_table_3"]
+    assert printed == {row: table.value(row, "parameters") for row in printed}
+    assert len(printed) >= 3
+
+
+def test_the_polyp_networks_have_the_counts_of_their_references(rows):
+    counts = {network: row.parameters for (_, network), row in rows.items()}
+    del counts["DeepLabv3+, SE-ResNeXt-50"]  # has none
+    assert counts == {
+        "asymmetric non-local net": 46_196_292,
+        "ResUNet++": 4_062_993,
+        "ResUNet": 8_223_809,
+        "DeepLabv3+, ResNet-50": 26_691_250,
+        "U-Net": 31_113_217,
+        "U-Net + refinement": 31_113_217 + 76_193,
+        "UNet++": 9_119_332,
+        "UNet++ + refinement": 9_119_332 + 76_193,
+        "SegNet": 29_443_585,
+        "SegNet + refinement": 29_443_585 + 76_193,
+    }
+
+
+def test_resunetpp_multiplies_as_often_as_published(rows):
+    assert round(rows[PAPERS["resunetpp"], "ResUNet++"].macs / 1e9, 1) == 29.6  # 15.7 for 256×256
+
+
+def test_the_refinement_multiplies_at_every_pixel(rows):
+    refined, plain = (rows[PAPERS["cris"], name].macs for name in ("SegNet + refinement", "SegNet"))
+    assert refined - plain == 256 * 256 * (32 + (49 + 25) * 32 * 32 + 9 * 32)

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from PIL import Image
+
+from medseg3d.reports.paper_networks import DATA, PAPERS
+from medseg3d.reports.parameter_figure import Point, draw_parameters, panels_of, parameter_figure
+from medseg3d.reports.parameters import ParameterRow
+from medseg3d.reports.scored_runs import ScoredRun
+
+
+def row(network: str, paper: str, parameters: int, printed: float | None = None) -> ParameterRow:
+    return ParameterRow(network, PAPERS[paper], (3, 8, 8), parameters, parameters, 0, 0.0, 0.0, 0.0, printed)
+
+
+SEGRESNET = row("SegResNet + 2 non-local blocks (2-D, 32 filters)", "pancreas", 6_562_530, 6.30)
+UNETR = row("UNETR (2-D, 96×96)", "pancreas", 87_558_402, 87.56)
+ANN = row("asymmetric non-local net", "ann", 46_196_292)
+RUN = ScoredRun("pancreas_nl", "pancreas", 4_767_090, 0.8, "mean over cases")
+
+
+def test_points_are_the_papers_numbers_as_fractions():
+    points = panels_of([SEGRESNET, UNETR])[DATA["pancreas"]]
+    assert [point.parameters for point in points] == [6.56253, 87.558402]
+    assert [point.dice for point in points] == pytest.approx([0.9151, 0.911])
+    assert "2-D slices" in points[0].convention
+
+
+def test_a_count_that_is_printed_otherwise_is_shown_beside():
+    first, second = panels_of([SEGRESNET, UNETR])[DATA["pancreas"]]
+    assert first.printed == pytest.approx((6.30, 0.9151))
+    assert second.printed is None
+
+
+def test_a_mean_over_background_and_polyp_is_shown_beside_the_polyp_s_own():
+    (point,) = panels_of([ANN])[DATA["ann"]]
+    assert point.dice == 0.911
+    assert point.printed == (46.196292, 0.947)
+
+
+def test_what_has_no_dice_is_left_out():
+    ours = row("SegResNet + 2 non-local blocks (3-D, 16 filters)", "pancreas", 4_767_090)
+    bundle = ParameterRow("pancreas_nl, this config", "bundle pancreas_nl", (1, 8, 8, 8), 5, 5, 0, 0.0, 0.0, 0.0)
+    assert panels_of([ours, bundle]) == {}
+    with pytest.raises(ValueError, match="at least one network with a Dice"):
+        draw_parameters({})
+
+
+def test_runs_stand_in_the_panel_of_their_data():
+    panels = panels_of([UNETR, ANN], [RUN])
+    assert [point.name for point in panels[DATA["pancreas"]]] == ["UNETR (2-D, 96×96)", "pancreas_nl"]
+    assert [point.name for point in panels[DATA["ann"]]] == ["asymmetric non-local net"]
+
+
+def test_every_convention_is_in_the_legend_and_parameters_are_on_a_log_axis():
+    (axes,) = draw_parameters(panels_of([SEGRESNET, UNETR], [RUN])).axes
+    words = [" ".join(text.get_text().split()) for text in axes.get_legend().get_texts()]
+    assert len(words) == 3
+    assert "whether the mean is over slices, volumes or all pixels" in words[0]
+    assert words[1] == "ours: mean over cases"
+    assert words[2].startswith("hollow: as the paper prints it")
+    assert axes.get_xscale() == "log"
+
+
+def test_names_cover_neither_each_other_nor_a_point():
+    crowd = [Point(f"network {n}", "cris", 30 + n % 3, 0.85 + n / 500, "mean") for n in range(5)]
+    figure = draw_parameters({"polyps": crowd})
+    (axes,) = figure.axes
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert len(boxes) == 5
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+    places = axes.transData.transform([(point.parameters, point.dice) for point in crowd])
+    assert not any(box.contains(*place) for box in boxes for place in places)
+
+
+def test_the_file_is_a_picture(tmp_path):
+    path = parameter_figure([SEGRESNET, ANN], tmp_path / "new" / "figure.png", [RUN])
+    with Image.open(path) as picture:
+        assert picture.format == "PNG"
+        assert picture.height > picture.width  # two panels, one above the other

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from monai.networks.nets import SegResNet
+
+from medseg3d.faults import Fault
+from medseg3d.reports.scored_runs import scored_runs
+
+CONFIG = {
+    "bundle_root": "bundles/pancreas_nl",
+    "init_filters": 8,
+    "network_def": {
+        "_target_": "medseg3d.networks.SegResNetNL",
+        "init_filters": "@init_filters",
+        "nonlocal_blocks": 0,
+    },
+}
+SUMMARY = {"scores": {"pancreas": {"dice_mean": {"value": 0.75, "n": 3, "convention": "mean over 3 cases"}}}}
+
+
+def evaluation(folder, config=CONFIG, summary=SUMMARY):
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "summary.json").write_text(json.dumps(summary))
+    return folder
+
+
+def test_a_run_has_the_parameters_of_its_recorded_config(tmp_path):
+    (run,) = scored_runs([evaluation(tmp_path / "runs" / "a" / "evaluation_test")])
+    assert (run.name, run.paper, run.dice, run.convention) == ("a", "pancreas", 0.75, "mean over 3 cases")
+    expected = SegResNet(init_filters=8, out_channels=2)
+    assert run.parameters == sum(parameter.numel() for parameter in expected.parameters())
+
+
+def test_runs_are_called_by_what_tells_them_apart(tmp_path):
+    folders = [evaluation(tmp_path / seed / "net" / "evaluation_test") for seed in ("seed_0", "seed_1")]
+    assert [run.name for run in scored_runs(folders)] == ["seed_0/net", "seed_1/net"]
+
+
+def test_the_first_class_with_a_mean_counts(tmp_path):
+    nothing = {"dice_mean": {"value": None, "n": 0, "convention": ""}}
+    summary = {
+        "scores": {
+            "pancreas": nothing,
+            "average_precision": {"value": 0.5},
+            **{"tumour": SUMMARY["scores"]["pancreas"]},
+        }
+    }
+    (run,) = scored_runs([evaluation(tmp_path / "a", summary=summary)])
+    assert run.dice == 0.75
+
+
+@pytest.mark.parametrize(
+    ("config", "summary", "message"),
+    [
+        (CONFIG, {"scores": {}}, "SCORE_FILE .*no dice_mean with a value"),
+        ({"bundle_root": "bundles/pancreas_nl"}, SUMMARY, "BAD_CONFIG .*no network_def"),
+        ({**CONFIG, "bundle_root": "bundles/mine"}, SUMMARY, "BAD_VALUE .*no paper in the name of its bundle_root"),
+    ],
+)
+def test_a_run_that_cannot_be_placed_is_refused(tmp_path, config, summary, message):
+    with pytest.raises(Fault, match=message):
+        scored_runs([evaluation(tmp_path / "a", config, summary)])
+
+
+def test_a_folder_without_scores_is_refused(tmp_path):
+    with pytest.raises(Fault, match="SCORE_FILE"):
+        scored_runs([tmp_path])
