@@ -100,7 +100,7 @@ def surface_scores(
         return SurfaceScores(diagonal, diagonal, 0.0, missed=True)
 
     box = tuple(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(*boxes, strict=True))
-    area_of_code = get_code_to_measure_table(spacing)[0].double().numpy()
+    area_of_code = get_code_to_measure_table([float(mm) for mm in spacing])[0].double().numpy()
     weights = np.take([16, 4, 2][-len(shape) :], order)
     p, t = (_surface_of(masks[name][box], weights, area_of_code) for name in ("pred", "truth"))
     steps = np.take(np.asarray(spacing, dtype=np.float64), order)
@@ -118,7 +118,7 @@ def surface_scores(
 
 def _as_array(mask: ArrayLike) -> np.ndarray:
     if isinstance(mask, torch.Tensor):
-        mask = mask.detach().as_subclass(torch.Tensor).cpu()
+        mask = mask.detach().cpu()
         return (mask.float() if mask.dtype == torch.bfloat16 else mask).numpy()  # bfloat16 is unknown to NumPy
     return np.asarray(mask)
 

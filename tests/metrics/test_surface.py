@@ -190,6 +190,12 @@ def test_the_layout_in_memory_changes_nothing(order, which):
     )
 
 
+@pytest.mark.parametrize("kind", [list, np.asarray, torch.as_tensor])
+def test_spacing_comes_in_any_sequence(kind):
+    pred, truth = blobs((9, 12, 7))
+    assert surface_scores(pred, truth, kind((0.5, 1.0, 2.5))) == surface_scores(pred, truth, (0.5, 1.0, 2.5))
+
+
 def test_flipped_views_are_read_as_they_look():
     pred, truth = blobs((9, 12, 7))
     views = [np.flip(np.flip(mask).copy()) for mask in (pred, truth)]
@@ -202,7 +208,7 @@ def test_a_few_planes_at_a_time_give_the_same(shape, monkeypatch):
     pred, truth = rng.random((2, *shape)) < 0.3
     spacing = (0.8, 0.9, 2.5)[: len(shape)]
     at_once = surface_scores(pred, truth, spacing)
-    monkeypatch.setattr("medseg3d.metrics.surface.BLOCK", 3 * 15 * 13)
+    monkeypatch.setattr("medseg3d.metrics.surface.BLOCK", 3 * math.prod(shape[1:]))
     assert surface_scores(pred, truth, spacing) == at_once
 
 
