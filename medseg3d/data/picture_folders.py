@@ -22,7 +22,7 @@ def read_picture_folder(dataset_dir: str | Path, group_pattern: str | None = Non
     Args:
         dataset_dir: folder that holds `images/` and `masks/`.
         group_pattern: regular expression that is searched for in each case's name; its first group, or what it matches
-            if it has none, is the picture's group: the patient, the sequence. None for no groups.
+            if it has none, is the picture's group: the patient, the sequence. None or "" for no groups.
 
     Raises:
         Fault: MISSING_DATA (no such folders, no picture), MISSING_FILE (a picture without mask or the other way round),
@@ -52,7 +52,7 @@ def read_picture_folder(dataset_dir: str | Path, group_pattern: str | None = Non
                 "put it there, or take the file out",
             )
     cases = [{"case": case, "image": str(images[case]), "label": str(masks[case])} for case in sorted(images)]
-    if group_pattern is not None:
+    if group_pattern:
         for case in cases:
             case["group"] = _group(case["case"], group_pattern, case["image"])
     return cases
@@ -130,7 +130,7 @@ def _pictures(folder: Path, part: str) -> dict[str, Path]:
 
 
 def _group(case: str, pattern: str, path: str) -> str:
-    remedy = "--patient_pattern takes a regular expression whose group is the patient, or null for none"
+    remedy = "--patient_pattern takes a regular expression whose group is the patient, or '' for no patients"
     try:
         match = re.search(pattern, case)
     except re.error as error:

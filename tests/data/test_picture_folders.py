@@ -27,10 +27,14 @@ def test_pictures_are_paired_by_stem_and_sorted(tmp_path):
     folder = folder_of(
         tmp_path, *pairs("b", "a"), "images/c.JPG", "masks/c.png", "images/._a.jpg", "images/notes.txt", "masks/.hidden"
     )
-    assert read_picture_folder(folder) == [
-        {"case": case, "image": str(folder / "images" / image), "label": str(folder / "masks" / mask)}
-        for case, image, mask in (("a", "a.jpg", "a.jpg"), ("b", "b.jpg", "b.jpg"), ("c", "c.JPG", "c.png"))
-    ]
+    assert (
+        read_picture_folder(folder)
+        == read_picture_folder(folder, "")
+        == [
+            {"case": case, "image": str(folder / "images" / image), "label": str(folder / "masks" / mask)}
+            for case, image, mask in (("a", "a.jpg", "a.jpg"), ("b", "b.jpg", "b.jpg"), ("c", "c.JPG", "c.png"))
+        ]
+    )
 
 
 @pytest.mark.parametrize(("pattern", "group"), [(PATTERN, "02"), ("^P_02", "P_02")], ids=["group", "whole match"])
