@@ -7,6 +7,8 @@ number of validation cases is asked for.
 
 Where several cases are of one patient (slices, frames), the patients are ranked instead and take their cases with them,
 so that no patient is in two parts; the counts then are numbers of patients.
+
+Where a test part has been published, its ids are listed, and the rule draws the validation part from the others.
 """
 
 from __future__ import annotations
@@ -28,6 +30,11 @@ GROUP_RULE = (
     "rank the groups by sha256('<seed>:<group>'); the cases of the lowest test_cases groups are test, of the next "
     "val_cases groups val, the rest is train"
 )
+LISTED_RULE = "test is listed; rank the others by sha256('<seed>:<id>'); lowest val_cases are val, the rest is train"
+LISTED_GROUP_RULE = (
+    "test is listed; rank the groups of the others by sha256('<seed>:<group>'); their cases in the lowest val_cases "
+    "groups are val, the rest is train"
+)
 PARTS = ("train", "val", "test")
 
 
@@ -42,6 +49,7 @@ class Split:
         seed: seed of the rule.
         hash: SHA-256 (hex) of the canonical JSON of rule, seed, the three lists and the groups if there are any.
         groups: id to group (patient) for every id, or nothing where each case is a group of its own.
+        listed: whether the test part was listed rather than drawn.
     """
 
     train: list[str]
@@ -50,6 +58,12 @@ class Split:
     seed: int
     hash: str
     groups: Mapping[str, str] = field(default_factory=dict)
+    listed: bool = False
+
+    @property
+    def rule(self) -> str:
+        """The rule in words, as the manifest has it."""
+        return _rule(bool(self.groups), self.listed)
 
     def count(self, part: str) -> int:
         """How many groups a part has; how many cases where there are no groups."""
@@ -58,8 +72,8 @@ class Split:
 
 def make_split(
     ids: Sequence[str],
-    test_cases: int = 24,
-    val_cases: int = 26,
+    test_cases: int | float | Sequence[str] = 24,
+    val_cases: int | float = 26,
     seed: int = 0,
     name: str = "the data set",
     groups: Mapping[str, str] | None = None,
@@ -71,15 +85,16 @@ def make_split(
 
     Args:
         ids: all case ids, in any order.
-        test_cases: number of test cases, of groups where there are groups.
-        val_cases: number of validation cases or groups.
+        test_cases: number of test cases, of groups where there are groups; a float below 1 is their share of all,
+            rounded (0.1 of 612 are 61); a list of ids is the test part itself, whatever the groups.
+        val_cases: number or share of validation cases or groups; a share is of all, too.
         seed: any integer.
         name: what the fault calls the data set.
         groups: id to group for every id, if cases of one group have to stay together.
 
     Raises:
-        ValueError: an id occurs twice, a count is negative, or the seed is no integer.
-        Fault: TOO_FEW_CASES if no case would be left to train on.
+        ValueError: an id occurs twice, a count is negative or a share not below 1, or the seed is no integer.
+        Fault: TOO_FEW_CASES if no case would be left to train on; SPLIT_MISMATCH if a listed id is not among the ids.
 
     Example:
         >>> split = make_split(["a", "b", "c", "d", "e"], test_cases=1, val_cases=1)
@@ -88,40 +103,48 @@ def make_split(
         >>> slices = {"d-1": "d", "d-2": "d", "a-1": "a", "b-1": "b"}
         >>> make_split(list(slices), test_cases=1, val_cases=1, groups=slices).test
         ['d-1', 'd-2']
+        >>> make_split(["a", "b", "c", "d", "e"], test_cases=["b"], val_cases=0.2).val
+        ['d']
     """
     repeated = [case for case, count in Counter(ids).items() if count > 1]
     if repeated:
         raise ValueError(f"ids must be unique, found more than once: {repeated[:5]}")
-    if test_cases < 0 or val_cases < 0:
-        raise ValueError(f"test_cases and val_cases must be >= 0, got {test_cases} and {val_cases}")
     if not isinstance(seed, int):
         raise ValueError(f"seed must be an integer, got {seed!r}")
     group_of = dict(groups or {})
     if group_of and group_of.keys() != set(ids):
         raise ValueError(f"groups must name every id and no other, got {len(group_of)} for {len(ids)} ids")
-    units, what = (sorted(set(group_of.values())), "groups") if group_of else (list(ids), "cases")
-    if test_cases + val_cases >= len(units):
+    what = "groups" if group_of else "cases"
+    all_units = {group_of.get(case, case) for case in ids}
+    listed = None if isinstance(test_cases, (int, float)) else _listed(test_cases, ids, name)
+    units = {group_of.get(case, case) for case in ids if case not in listed} if listed is not None else all_units
+    n_test = 0 if isinstance(test_cases, Sequence) else _number("test_cases", test_cases, len(all_units))
+    n_val = _number("val_cases", val_cases, len(all_units))
+    if n_test + n_val >= len(units):
         raise Fault(
             "TOO_FEW_CASES",
             name,
-            f"{len(units)} {what}",
-            f"more than {test_cases} test + {val_cases} val {what}",
+            f"{len(units)} {what}" + ("" if listed is None else f" beside {len(listed)} listed test cases"),
+            f"more than {n_test} test + {n_val} val {what}",
             "ask for fewer, for example `--test_cases 2 --val_cases 2`",
         )
     ranked = sorted(units, key=lambda unit: hashlib.sha256(f"{seed}:{unit}".encode()).digest())
-    test, val = set(ranked[:test_cases]), set(ranked[test_cases : test_cases + val_cases])
+    drawn, val = set(ranked[:n_test]), set(ranked[n_test : n_test + n_val])
     parts: dict[str, list[str]] = {part: [] for part in PARTS}
     for case in sorted(ids):
         unit = group_of.get(case, case)
-        parts["test" if unit in test else "val" if unit in val else "train"].append(case)
-    return Split(**parts, seed=seed, hash=_hash(parts, seed, group_of), groups=group_of)
+        in_test = unit in drawn if listed is None else case in listed
+        parts["test" if in_test else "val" if unit in val else "train"].append(case)
+    by_list = listed is not None
+    content_hash = _hash(_rule(bool(group_of), by_list), parts, seed, group_of)
+    return Split(**parts, seed=seed, hash=content_hash, groups=group_of, listed=by_list)
 
 
 def write_split(split_file: str | Path, split: Split, name: str = "") -> None:
     """Write the manifest of a split: name, rule, seed, counts, ids, groups, hash; whole or not at all."""
     manifest: dict[str, Any] = {
         "name": name,
-        "rule": GROUP_RULE if split.groups else RULE,
+        "rule": split.rule,
         "seed": split.seed,
         "counts": {part: len(getattr(split, part)) for part in PARTS},
         **{part: getattr(split, part) for part in PARTS},
@@ -149,8 +172,9 @@ def read_split(split_file: str | Path) -> Split:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         parts = {part: [str(name) for name in manifest[part]] for part in PARTS}
         groups = {str(case): str(group) for case, group in dict(manifest.get("groups", {})).items()}
-        split = Split(**parts, seed=manifest["seed"], hash=manifest["hash"], groups=groups)
-        same_rule = manifest["rule"] == (GROUP_RULE if groups else RULE)
+        listed = manifest["rule"] in (LISTED_RULE, LISTED_GROUP_RULE)
+        split = Split(**parts, seed=manifest["seed"], hash=manifest["hash"], groups=groups, listed=listed)
+        same_rule = manifest["rule"] == split.rule
     except (ValueError, KeyError, TypeError) as error:
         raise Fault(
             "SPLIT_MISMATCH",
@@ -159,7 +183,7 @@ def read_split(split_file: str | Path) -> Split:
             "rule, seed, train, val, test and hash",
             _remedy(path),
         ) from error
-    actual = _hash(parts, split.seed, groups)
+    actual = _hash(split.rule, parts, split.seed, groups)
     if not same_rule or actual != split.hash:
         raise Fault(
             "SPLIT_MISMATCH",
@@ -174,8 +198,8 @@ def read_split(split_file: str | Path) -> Split:
 def load_or_make_split(
     split_file: str | Path,
     ids: Sequence[str],
-    test_cases: int = 24,
-    val_cases: int = 26,
+    test_cases: int | float | Sequence[str] = 24,
+    val_cases: int | float = 26,
     seed: int = 0,
     name: str = "",
     groups: Mapping[str, str] | None = None,
@@ -185,8 +209,8 @@ def load_or_make_split(
     Args:
         split_file: the manifest; its folder is made.
         ids: all case ids of the data set.
-        test_cases: number of test cases, of groups where there are groups.
-        val_cases: number of validation cases or groups.
+        test_cases: as in `make_split`.
+        val_cases: as in `make_split`.
         seed: seed of the rule.
         name: the data set's name, for the reader of the manifest.
         groups: as in `make_split`.
@@ -206,8 +230,23 @@ def load_or_make_split(
         raise Fault(
             "SPLIT_MISMATCH", path, _grouping(split.groups), f"{_grouping(groups or {})} as asked for", _remedy(path)
         )
-    asked = {"seed": seed, "test_cases": test_cases, "val_cases": val_cases}
-    held = {"seed": split.seed, "test_cases": split.count("test"), "val_cases": split.count("val")}
+    units = len(set(split.groups.values())) if split.groups else len(ids)
+    asked = {"seed": seed, "val_cases": _number("val_cases", val_cases, units)}
+    held = {"seed": split.seed, "val_cases": split.count("val")}
+    if isinstance(test_cases, (int, float)):
+        if split.listed:
+            raise Fault(
+                "SPLIT_MISMATCH", path, "a listed test part", "one drawn by the seed, as asked for", _remedy(path)
+            )
+        asked["test_cases"], held["test_cases"] = _number("test_cases", test_cases, units), split.count("test")
+    elif not split.listed or set(test_cases) != set(split.test):
+        raise Fault(
+            "SPLIT_MISMATCH",
+            path,
+            f"another test part of {len(split.test)} cases",
+            f"the {len(test_cases)} listed test cases as asked for",
+            _remedy(path),
+        )
     different = [key for key in asked if asked[key] != held[key]]
     if different:
         raise Fault(
@@ -267,8 +306,37 @@ def default_split_file(dataset_dir: str | Path, seed: int = 0) -> Path:
     return Path("data") / "splits" / f"{Path(dataset_dir).absolute().name}_seed{seed}.json"
 
 
-def _hash(parts: dict[str, list[str]], seed: Any, groups: Mapping[str, str]) -> str:
-    content: dict[str, Any] = {"rule": GROUP_RULE if groups else RULE, "seed": seed, **parts}
+def _rule(grouped: bool, listed: bool) -> str:
+    if listed:
+        return LISTED_GROUP_RULE if grouped else LISTED_RULE
+    return GROUP_RULE if grouped else RULE
+
+
+def _number(knob: str, wanted: int | float, total: int) -> int:
+    """The number itself, or the rounded share of the total."""
+    if wanted < 0 or (isinstance(wanted, float) and wanted >= 1):
+        raise ValueError(f"{knob} must be a number >= 0, or a share below 1.0, got {wanted}")
+    return round(wanted * total) if isinstance(wanted, float) else wanted
+
+
+def _listed(test_cases: Sequence[str], ids: Sequence[str], name: str) -> frozenset[str]:
+    if isinstance(test_cases, str):
+        raise ValueError(f"test_cases must be a number, a share or a list of ids, got {test_cases!r}")
+    listed = frozenset(test_cases)
+    unknown = sorted(listed.difference(ids))
+    if unknown:
+        raise Fault(
+            "SPLIT_MISMATCH",
+            name,
+            f"{len(unknown)} of {len(listed)} listed test cases that it lacks ({', '.join(unknown[:5])})",
+            "a data set with every listed case",
+            "complete the data set, or correct the list",
+        )
+    return listed
+
+
+def _hash(rule: str, parts: dict[str, list[str]], seed: Any, groups: Mapping[str, str]) -> str:
+    content: dict[str, Any] = {"rule": rule, "seed": seed, **parts}
     if groups:
         content["groups"] = dict(groups)
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))

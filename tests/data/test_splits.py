@@ -66,7 +66,9 @@ def test_one_case_to_train_on_is_enough():
     ("arguments", "message"),
     [
         ({"ids": ["a", "b", "a"]}, "unique.*'a'"),
-        ({"ids": FIVE, "test_cases": -1}, ">= 0, got -1"),
+        ({"ids": FIVE, "test_cases": -1}, "test_cases must be a number >= 0.* got -1"),
+        ({"ids": FIVE, "val_cases": 1.0}, "val_cases must be .* a share below 1.0, got 1.0"),
+        ({"ids": FIVE, "test_cases": "abc"}, "a list of ids, got 'abc'"),
         ({"ids": FIVE, "test_cases": 1, "val_cases": 1, "seed": "0"}, "integer, got '0'"),
     ],
 )
@@ -261,3 +263,73 @@ def test_a_patient_moved_in_the_manifest_is_refused(tmp_path):
     path.write_text(json.dumps(manifest))
     with pytest.raises(Fault, match="SPLIT_MISMATCH"):
         read_split(path)
+
+
+@pytest.mark.parametrize(
+    ("total", "shares", "sizes"),
+    [
+        (1000, (0.1, 0.0), (900, 0, 100)),
+        (1000, (0.15, 0.15), (700, 150, 150)),
+        (612, (0.1, 0.1), (490, 61, 61)),
+        (612, (0.15, 0.15), (428, 92, 92)),
+    ],
+)
+def test_a_share_is_rounded_to_a_number(total, shares, sizes):
+    ids = [str(number) for number in range(total)]
+    split = make_split(ids, *shares)
+    assert tuple(len(getattr(split, part)) for part in PARTS) == sizes
+    assert split == make_split(ids, sizes[2], sizes[1])
+
+
+def test_a_share_of_groups_is_of_their_number():
+    split = make_split(list(SLICES), 0.2, 0.4, groups=SLICES)
+    assert [split.count(part) for part in PARTS] == [2, 2, 1]
+
+
+def test_a_manifest_of_shares_is_that_of_their_numbers(tmp_path):
+    path = tmp_path / "split.json"
+    split = load_or_make_split(path, FIVE, 0.2, 0.4)
+    assert load_or_make_split(path, FIVE, 1, 2) == split
+    with pytest.raises(Fault, match="found val_cases 2; wanted val_cases 1 as asked for"):
+        load_or_make_split(path, FIVE, 0.2, 0.2)
+
+
+def test_a_listed_test_part_is_taken_as_it_is_and_the_rule_draws_the_rest():
+    # as in test_rule_by_hand: d, a, e, c, b by rank
+    split = make_split(FIVE, ["d", "b"], 1)
+    assert (split.train, split.val, split.test) == (["c", "e"], ["a"], ["b", "d"])
+    assert split.hash != make_split(FIVE, 2, 1).hash
+
+
+def test_validation_groups_are_drawn_beside_a_listed_test_part():
+    # d-0 is listed though d-1 to d-3 are not: d may become a validation group, without it
+    split = make_split(list(SLICES), ["d-0"], 1, groups=SLICES)
+    assert (split.test, split.val) == (["d-0"], ["d-1", "d-2", "d-3"])
+
+
+def test_a_listed_manifest_reads_back_equal_and_is_no_drawn_one(tmp_path):
+    path = tmp_path / "split.json"
+    split = load_or_make_split(path, FIVE, ["b", "d"], 1)
+    assert json.loads(path.read_text())["rule"].startswith("test is listed; rank the others by")
+    assert read_split(path) == split == load_or_make_split(path, FIVE, ("d", "b"), 0.2)
+    with pytest.raises(Fault, match=r"SPLIT_MISMATCH .*found a listed test part; wanted one drawn by the seed"):
+        load_or_make_split(path, FIVE, 2, 1)
+    for listed in (["b"], ["b", "a"]):
+        with pytest.raises(Fault, match=f"another test part of 2 cases; wanted the {len(listed)} listed"):
+            load_or_make_split(path, FIVE, listed, 1)
+
+
+def test_a_drawn_manifest_is_not_taken_for_a_listed_one(tmp_path):
+    split = load_or_make_split(tmp_path / "split.json", FIVE, 1, 1)
+    with pytest.raises(Fault, match=r"SPLIT_MISMATCH .*listed test cases as asked for"):
+        load_or_make_split(tmp_path / "split.json", FIVE, split.test, 1)
+
+
+def test_a_listed_case_that_is_not_there_is_refused():
+    with pytest.raises(Fault, match=r"SPLIT_MISMATCH polyps: found 2 of 3 listed .* lacks \(x, y\).*every listed case"):
+        make_split(FIVE, ["x", "a", "y"], 1, name="polyps")
+
+
+def test_listing_all_cases_leaves_none_to_train_on():
+    with pytest.raises(Fault, match=r"TOO_FEW_CASES .*found 1 cases beside 4 listed test cases; wanted more"):
+        make_split(FIVE, FIVE[:4], 1)
