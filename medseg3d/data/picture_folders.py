@@ -1,4 +1,4 @@
-"""Data sets that are a folder of pictures: `images/` and `masks/`, paired by file name without suffix.
+"""Data sets that are folders of pictures and of masks, paired by file name without suffix.
 
 Slices exported from CT (`PANCREAS_0001-1106.jpg`), colonoscopy stills, frames of videos. A regular expression says of
 which patient or sequence a picture is, because a random split of near-copies proves nothing.
@@ -7,27 +7,43 @@ which patient or sequence a picture is, because a random split of near-copies pr
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 
-from medseg3d.data.splits import PARTS, load_or_make_split
+from medseg3d.data.clinicdb import clinicdb_sequence
+from medseg3d.data.splits import PARTS, Split, load_or_make_split
 from medseg3d.faults import Fault
+
+FOLDER_PAIRS = (("images", "masks"), ("image", "mask"), ("Original", "Ground Truth"))
+"""Names of the two folders: Kvasir-SEG and most others; PraNet's training set; CVC-ClinicDB as distributed."""
+
+GROUPINGS = {"clinicdb-sequence": clinicdb_sequence}
+"""What may stand in place of a regular expression where none can tell the groups."""
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
 """Of the files that are taken for pictures, in any case of letters."""
 
 
 def read_picture_folder(dataset_dir: str | Path, group_pattern: str | None = None) -> list[dict[str, str]]:
-    r"""Every picture of a folder with its mask: `{"case", "image", "label"}` and `"group"`, sorted by case.
+    r"""Every picture of a data set with its mask: `{"case", "image", "label"}` and `"group"`, sorted by case.
+
+    The data set is a folder that holds one of `FOLDER_PAIRS`, or that has such folders up to two levels below it; a
+    case then is named with the folder it is in: `TestDataset/Kvasir/cju0qkwl35piu0993l0dewei2` of PraNet's
+    `TrainDataset/{image,mask}` and `TestDataset/<name>/{images,masks}`. Files that are no pictures
+    (`kavsir_bboxes.json`) are passed over. That a mask has the size of its picture is seen when they are loaded
+    (`LoadPictured`) and by `verify_pictures`.
 
     Args:
-        dataset_dir: folder that holds `images/` and `masks/`.
+        dataset_dir: the data set's folder.
         group_pattern: regular expression that is searched for in each case's name; its first group, or what it matches
-            if it has none, is the picture's group: the patient, the sequence. None or "" for no groups.
+            if it has none, is the picture's group: the patient, the sequence. Or a key of `GROUPINGS`. None or "" for
+            no groups.
 
     Raises:
         Fault: MISSING_DATA (no such folders, no picture), MISSING_FILE (a picture without mask or the other way round),
-            DUPLICATE_CASE (`a.png` beside `a.jpg`), GROUP_PATTERN (no regular expression, or a name that it does not
-            match).
+            DUPLICATE_CASE (`a.png` beside `a.jpg`, `PNG/` beside `TIF/`), GROUP_PATTERN (no regular expression, or a
+            name that it does not match).
 
     Example:
         >>> import tempfile
@@ -39,19 +55,13 @@ def read_picture_folder(dataset_dir: str | Path, group_pattern: str | None = Non
         [('P_0001-17', '0001')]
     """
     folder = Path(dataset_dir).expanduser().absolute()
-    images, masks = (_pictures(folder, part) for part in ("images", "masks"))
-    for there, absent, kind in ((images, masks, "mask"), (masks, images, "picture")):
-        alone = sorted(there.keys() - absent.keys())
-        if alone:
-            more = f" ({len(alone)} of {len(there)} lack one)" if len(alone) > 1 else ""
-            raise Fault(
-                "MISSING_FILE",
-                there[alone[0]],
-                f"no {kind} of the same name{more}",
-                "a picture in images/ and a mask in masks/ for every case",
-                "put it there, or take the file out",
-            )
-    cases = [{"case": case, "image": str(images[case]), "label": str(masks[case])} for case in sorted(images)]
+    cases, sets = [], {}
+    for place, parts in _places(folder):
+        pairs = _paired(place, parts)
+        _check_twin(place, frozenset(pairs), sets)
+        within = "" if place == folder else place.relative_to(folder).as_posix() + "/"
+        cases += [{"case": within + name, "image": str(i), "label": str(m)} for name, (i, m) in pairs.items()]
+    cases.sort(key=lambda case: case["case"])
     if group_pattern:
         for case in cases:
             case["group"] = _group(case["case"], group_pattern, case["image"])
@@ -62,38 +72,38 @@ def split_pictures(
     dataset_dir: str | Path,
     split_file: str | Path,
     part: str,
-    test_cases: int,
-    val_cases: int,
+    test_cases: int | float,
+    val_cases: int | float,
     seed: int = 0,
     group_pattern: str | None = None,
     mask_dir: str | Path | None = None,
+    train_list: str | Path | None = None,
 ) -> list[dict[str, str]]:
     """The pictures of one part of a folder, as `read_picture_folder` gives them, groups never parted.
 
     What `medseg3d.data.split_cases` is for volumes: the bundles call it, and the manifest is written on first use.
 
     Args:
-        dataset_dir: folder that holds `images/` and `masks/`.
+        dataset_dir: as in `read_picture_folder`.
         split_file: the manifest.
         part: "train", "val" or "test".
-        test_cases: number of groups in the test part; of pictures without `group_pattern`.
-        val_cases: number of groups, or pictures, in the validation part.
+        test_cases: number of groups in the test part, or their share, a float below 1; of pictures without
+            `group_pattern`.
+        val_cases: number or share of groups, or pictures, in the validation part.
         seed: seed of the rule.
         group_pattern: as in `read_picture_folder`.
         mask_dir: if given, each case gets a `"mask_file"` in this folder, `<case>_seg.png`.
+        train_list: the published cases to train on and to validate with: a text file of their names, one a line, or
+            shell wildcards that match them, such as `TrainDataset/*`. All others then are the test part, and
+            `test_cases` is not used.
 
     Raises:
         ValueError: unknown part.
-        Fault: as `read_picture_folder` and `medseg3d.data.load_or_make_split`.
+        Fault: as `split_of_pictures`.
     """
     if part not in PARTS:
         raise ValueError(f"part must be one of {PARTS}, got {part!r}")
-    cases = read_picture_folder(dataset_dir, group_pattern)
-    groups = {case["case"]: case["group"] for case in cases if "group" in case}
-    name = Path(dataset_dir).absolute().name
-    split = load_or_make_split(
-        split_file, [case["case"] for case in cases], test_cases, val_cases, seed, name, groups or None
-    )
+    cases, split = split_of_pictures(dataset_dir, split_file, test_cases, val_cases, seed, group_pattern, train_list)
     wanted = set(getattr(split, part))
     chosen = [case for case in cases if case["case"] in wanted]
     if mask_dir is None:
@@ -101,16 +111,119 @@ def split_pictures(
     return [{**case, "mask_file": str(Path(mask_dir) / f"{case['case']}_seg.png")} for case in chosen]
 
 
+def split_of_pictures(
+    dataset_dir: str | Path,
+    split_file: str | Path,
+    test_cases: int | float,
+    val_cases: int | float,
+    seed: int = 0,
+    group_pattern: str | None = None,
+    train_list: str | Path | None = None,
+) -> tuple[list[dict[str, str]], Split]:
+    """All pictures and the split of them, which is written on first use; the arguments are those of `split_pictures`.
+
+    Raises:
+        Fault: as `read_picture_folder` and `medseg3d.data.load_or_make_split`; CASE_LIST (a list that names other cases
+            or leaves none to test on).
+    """
+    cases = read_picture_folder(dataset_dir, group_pattern)
+    ids = [case["case"] for case in cases]
+    groups = {case["case"]: case["group"] for case in cases if "group" in case}
+    name = Path(dataset_dir).absolute().name
+    test: int | float | list[str] = test_cases if train_list is None else _left_for_testing(ids, train_list)
+    return cases, load_or_make_split(split_file, ids, test, val_cases, seed, name, groups or None)
+
+
+def _left_for_testing(ids: list[str], train_list: str | Path) -> list[str]:
+    if any(wildcard in str(train_list) for wildcard in "*?["):
+        listed = {case for case in ids if fnmatchcase(case, str(train_list))}
+    else:
+        listed = _names_in(Path(train_list))
+    unknown = sorted(listed.difference(ids))
+    left = [case for case in ids if case not in listed]
+    if unknown or not left or not listed:
+        raise Fault(
+            "CASE_LIST",
+            train_list,
+            f"{len(unknown)} names that the data set lacks ({', '.join(unknown[:5])})"
+            if unknown
+            else f"{len(listed)} of the data set's {len(ids)} cases",
+            "names of some of its cases, and others left to test on",
+            "complete the data set, or name another list with --train_list",
+        )
+    return left
+
+
+def _names_in(path: Path) -> set[str]:
+    if not path.is_file():
+        raise Fault("MISSING_FILE", path, "no such file", "a list of cases", "name another one with --train_list")
+    lines = (line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines())
+    return {line[: -len(Path(line).suffix)] if line.lower().endswith(SUFFIXES) else line for line in lines if line}
+
+
+def _places(folder: Path) -> Iterator[tuple[Path, tuple[str, str]]]:
+    """The folders that hold pictures and masks, and the names of the two."""
+    if not folder.is_dir():
+        raise _no_data_set(folder, "no such folder")
+    level, found = [folder], False
+    for _ in range(3):
+        below = []
+        for place in level:
+            parts = next((pair for pair in FOLDER_PAIRS if any((place / part).is_dir() for part in pair)), None)
+            if parts is not None:
+                found = True
+                yield place, parts
+            else:
+                below += sorted(path for path in place.iterdir() if path.is_dir() and path.name[0] not in "._")
+        level = below
+    if not found:
+        raise _no_data_set(folder, "no folder images/ or masks/")
+
+
+def _no_data_set(folder: Path, found: str) -> Fault:
+    return Fault(
+        "MISSING_DATA",
+        folder,
+        found,
+        "a data set with the folders images/ and masks/",
+        "name it with --dataset_dir; a picture and its mask have the same name but for the suffix",
+    )
+
+
+def _paired(place: Path, parts: tuple[str, str]) -> dict[str, tuple[Path, Path]]:
+    """Name to picture and mask."""
+    images, masks = (_pictures(place, part) for part in parts)
+    for there, absent, kind in ((images, masks, "mask"), (masks, images, "picture")):
+        alone = sorted(there.keys() - absent.keys())
+        if alone:
+            more = f" ({len(alone)} of {len(there)} lack one)" if len(alone) > 1 else ""
+            raise Fault(
+                "MISSING_FILE",
+                there[alone[0]],
+                f"no {kind} of the same name{more}",
+                f"a picture in {parts[0]}/ and a mask in {parts[1]}/ for every case",
+                "put it there, or take the file out",
+            )
+    return {name: (images[name], masks[name]) for name in images}
+
+
+def _check_twin(place: Path, names: frozenset[str], sets: dict[frozenset[str], Path]) -> None:
+    """One data set in two formats (CVC-ClinicDB's `PNG/` and `TIF/`) must not be read as two."""
+    if names in sets:
+        raise Fault(
+            "DUPLICATE_CASE",
+            place,
+            f"the {len(names)} names that {sets[names]} has too",
+            "every case once",
+            f"name one of the two with --dataset_dir, for example {place}",
+        )
+    sets[names] = place
+
+
 def _pictures(folder: Path, part: str) -> dict[str, Path]:
     """Case name to file."""
     if not (folder / part).is_dir():
-        raise Fault(
-            "MISSING_DATA",
-            folder,
-            f"no folder {part}/" if folder.is_dir() else "no such folder",
-            "a data set with the folders images/ and masks/",
-            "name it with --dataset_dir; a picture and its mask have the same name but for the suffix",
-        )
+        raise _no_data_set(folder, f"no folder {part}/")
     found: dict[str, Path] = {}
     for path in sorted((folder / part).iterdir()):
         if path.name.startswith(".") or path.suffix.lower() not in SUFFIXES:
@@ -130,6 +243,8 @@ def _pictures(folder: Path, part: str) -> dict[str, Path]:
 
 
 def _group(case: str, pattern: str, path: str) -> str:
+    if pattern in GROUPINGS:
+        return GROUPINGS[pattern](case)
     remedy = "--patient_pattern takes a regular expression whose group is the patient, or '' for no patients"
     try:
         match = re.search(pattern, case)

@@ -82,3 +82,108 @@ def test_masks_of_an_evaluation_are_lossless_pictures(tmp_path):
 def test_unknown_part_is_a_programming_error(tmp_path):
     with pytest.raises(ValueError, match="got 'valid'"):
         split_pictures(tmp_path, tmp_path / "split.json", "valid", 1, 1)
+
+
+def both(images: str, masks: str, *cases: str, suffix: str = "png") -> list[str]:
+    return [f"{part}/{case}.{suffix}" for case in cases for part in (images, masks)]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [*pairs("a", "b"), "kavsir_bboxes.json"],
+        both("image", "mask", "a", "b"),
+        both("Original", "Ground Truth", "a", "b", suffix="tif"),
+        both("PNG/Original", "PNG/Ground Truth", "a", "b"),
+    ],
+    ids=["Kvasir-SEG", "PraNet", "ClinicDB TIF", "ClinicDB PNG"],
+)
+def test_published_layouts_are_read_as_they_are(tmp_path, names):
+    cases = read_picture_folder(folder_of(tmp_path, *names))
+    assert [case["case"].split("/")[-1] for case in cases] == ["a", "b"]
+    assert all(Path(case[key]).is_file() for case in cases for key in ("image", "label"))
+
+
+PRANET = [
+    *both("TrainDataset/image", "TrainDataset/mask", "1", "2", "40", "cju1", "cju2"),
+    *both("TestDataset/CVC-ClinicDB/images", "TestDataset/CVC-ClinicDB/masks", "3", "41"),
+    *both("TestDataset/CVC-300/images", "TestDataset/CVC-300/masks", "3"),
+    "__MACOSX/images/._1.png",
+]
+
+
+def test_pranets_folders_name_their_cases_and_leave_test_to_test(tmp_path):
+    folder, split_file = folder_of(tmp_path / "polyps", *PRANET), tmp_path / "split.json"
+    call = {"test_cases": 0.1, "val_cases": 1, "group_pattern": "clinicdb-sequence", "train_list": "TrainDataset/*"}
+    parts = {part: split_pictures(folder, split_file, part, **call) for part in PARTS}
+    assert [case["case"] for case in parts["test"]] == [
+        "TestDataset/CVC-300/3",
+        "TestDataset/CVC-ClinicDB/3",
+        "TestDataset/CVC-ClinicDB/41",
+    ]
+    assert [case["group"] for case in parts["test"]] == ["TestDataset/CVC-300/3", "clinicdb-01", "clinicdb-02"]
+    assert len({case["group"] for case in parts["val"]}) == 1
+    assert len(parts["train"]) + len(parts["val"]) == 5
+    (first, *_) = split_pictures(folder, split_file, "test", mask_dir=tmp_path / "masks", **call)
+    assert first["mask_file"] == str(tmp_path / "masks" / "TestDataset" / "CVC-300" / "3_seg.png")
+
+
+def test_one_test_set_of_pranet_is_a_data_set_of_its_own(tmp_path):
+    folder = folder_of(tmp_path, *PRANET) / "TestDataset" / "CVC-ClinicDB"
+    assert [case["case"] for case in read_picture_folder(folder)] == ["3", "41"]
+
+
+def test_one_data_set_in_two_formats_is_not_read_twice(tmp_path):
+    folder = folder_of(
+        tmp_path,
+        *both("PNG/Original", "PNG/Ground Truth", "1", "2"),
+        *both("TIF/Original", "TIF/Ground Truth", "1", "2", suffix="tif"),
+    )
+    with pytest.raises(Fault, match=r"DUPLICATE_CASE .*TIF: found the 2 names that .*PNG has too.*--dataset_dir"):
+        read_picture_folder(folder)
+    assert [case["case"] for case in read_picture_folder(folder / "TIF")] == ["1", "2"]
+
+
+def test_a_set_that_lacks_its_masks_is_not_passed_over(tmp_path):
+    folder = folder_of(tmp_path, *PRANET, "TestDataset/Kvasir/images/cju9.png")
+    with pytest.raises(Fault, match=r"MISSING_DATA .*Kvasir: found no folder masks/"):
+        read_picture_folder(folder)
+
+
+@pytest.mark.parametrize("lines", ["b\na\nc\n", "a.jpg\r\nb.jpg\r\n\r\nc.JPG", "\ufeffa\n b \nc"])
+def test_a_published_list_is_for_training_and_validation(tmp_path, lines):
+    folder = folder_of(tmp_path / "set", *pairs("a", "b", "c", "d", "e"))
+    (tmp_path / "train.txt").write_text(lines, encoding="utf-8")
+    call = {"test_cases": 0.1, "val_cases": 1, "train_list": tmp_path / "train.txt"}
+    parts = {
+        part: [case["case"] for case in split_pictures(folder, tmp_path / "split.json", part, **call)] for part in PARTS
+    }
+    # as in test_splits: a is the lowest of a, b and c
+    assert parts == {"train": ["b", "c"], "val": ["a"], "test": ["d", "e"]}
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ("a\nx\ny", r"CASE_LIST .*train\.txt: found 2 names that the data set lacks \(x, y\)"),
+        ("a\nb\nc", "CASE_LIST .*found 3 of the data set's 3 cases; .*others left to test on"),
+        ("", "CASE_LIST .*found 0 of"),
+    ],
+)
+def test_a_list_of_other_cases_is_refused(tmp_path, lines, words):
+    folder = folder_of(tmp_path / "set", *pairs("a", "b", "c"))
+    (tmp_path / "train.txt").write_text(lines)
+    with pytest.raises(Fault, match=words):
+        split_pictures(folder, tmp_path / "split.json", "test", 1, 0, train_list=tmp_path / "train.txt")
+    with pytest.raises(Fault, match=r"MISSING_FILE .*other\.txt"):
+        split_pictures(folder, tmp_path / "split.json", "test", 1, 0, train_list=tmp_path / "other.txt")
+
+
+def test_frames_of_clinicdb_are_split_by_sequence(tmp_path):
+    frames = [str(frame) for frame in range(1, 613, 3)]
+    folder = folder_of(tmp_path / "set", *both("Original", "Ground Truth", *frames, suffix="tif"))
+    call = {"test_cases": 0.15, "val_cases": 0.15, "group_pattern": "clinicdb-sequence"}
+    parts = {part: split_pictures(folder, tmp_path / "split.json", part, **call) for part in PARTS}
+    groups = [{case["group"] for case in parts[part]} for part in PARTS]
+    assert [len(each) for each in groups] == [21, 4, 4]
+    assert len(set.union(*groups)) == 29
