@@ -229,7 +229,8 @@ class TestVolumes:
         cube[2:6, 2:6, 1:3] = 1
         evaluation.add("shifted", np.roll(cube, 1, axis=0), cube, affine=SPACING)
         evaluation.add("missed", np.zeros_like(cube), cube, affine=SPACING)
-        evaluation.add("nothing there", np.zeros_like(cube), np.zeros_like(cube), affine=SPACING)
+        for case in ("nothing there", "nor there"):
+            evaluation.add(case, np.zeros_like(cube), np.zeros_like(cube), affine=SPACING)
         return evaluation
 
     def test_a_missed_case_counts_in_every_distance(self):
@@ -237,15 +238,27 @@ class TestVolumes:
         diagonal = math.hypot(18, 18, 20)
         assert value(scores, "hd95_mm_mean") == pytest.approx((2 + diagonal) / 2)
         for key in ("hd95_mm_mean", "mean_surface_distance_mm_mean", "surface_dice_mean"):
-            assert (scores[key]["n"], scores[key]["n_nan"], scores[key]["n_missed"]) == (2, 1, 1)
+            assert (scores[key]["n"], scores[key]["n_nan"], scores[key]["n_missed"]) == (2, 2, 1)
         assert "within 1 mm" in scores["surface_dice_mean"]["convention"]
+
+    def test_distances_of_a_class_are_of_that_class_alone(self):
+        truth = np.zeros((12, 6, 6), np.uint8)
+        truth[2:5, 1:5, 1:5], truth[5:8, 1:5, 1:5] = 1, 2
+        pred = np.where(truth == 2, 0, truth)
+        pred[6:9, 1:5, 1:5] = 2
+        evaluation = Evaluation(["pancreas", "tumour"], surface=True)
+        evaluation.add("a", pred, truth, affine=SPACING)
+        scores = evaluation.summary()["scores"]
+        assert value(scores["pancreas"], "hd95_mm_mean") == 0
+        assert value(scores["tumour"], "hd95_mm_mean") == 2
+        assert 0 < value(scores["foreground"], "mean_surface_distance_mm_mean") < 2
 
     def test_slices_are_scored_one_by_one(self):
         evaluation = self.volumes()
         scores = evaluation.summary()["scores"]["pancreas"]
         # two slices at 24 / 32 in "shifted", two missed ones; empty slices are left out
         assert value(scores, "dice_slice_mean") == pytest.approx((2 * 24 / 32 + 0) / 4)
-        assert (scores["dice_slice_mean"]["n"], scores["dice_slice_mean"]["n_nan"]) == (4, 8)
+        assert (scores["dice_slice_mean"]["n"], scores["dice_slice_mean"]["n_nan"]) == (4, 12)
 
     def test_slices_add_up_to_their_volume(self, tmp_path):
         evaluation = self.volumes()

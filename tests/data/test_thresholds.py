@@ -53,6 +53,17 @@ def test_the_mean_dice_is_highest_there_among_the_99(tmp_path):
     assert choice.value == pytest.approx(means[choice.threshold])
 
 
+def test_of_equally_good_thresholds_the_one_nearest_to_one_half_is_taken(tmp_path):
+    evaluation = Evaluation(["polyp"])
+    truth = np.array([[0, 1, 1, 0]])
+    evaluation.add("a", truth, truth, prob=np.array([[0.1, 0.7, 0.9, 0.305]]))
+    evaluation.write(tmp_path)
+    assert choose_threshold(tmp_path, "dice_mean").threshold == 0.5
+    evaluation.add("b", truth, truth, prob=np.array([[0.1, 0.95, 0.9, 0.605]]))
+    evaluation.write(tmp_path)
+    assert choose_threshold(tmp_path, "dice_mean").threshold == 0.61
+
+
 def test_the_file_says_where_the_threshold_comes_from(tmp_path):
     evaluated(tmp_path / "evaluation")
     choice = choose_threshold(tmp_path / "evaluation")
