@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from medseg3d.data.archives import check_empty, check_space, download, unpack
 from medseg3d.data.msd import MSDDataset, case_id, missing_files, read_msd
 from medseg3d.data.nifti import check_labels, check_pair, read_nifti
 from medseg3d.faults import Fault
@@ -27,7 +24,6 @@ def fetch_pancreas(root: str | Path = "data", say: Callable[[str], None] = print
     """Download and unpack MSD Task07_Pancreas through MONAI's checked downloader; the data set's folder comes back.
 
     The archive is checked by its MD5 and unpacked beside its final folder, which therefore is whole or not there.
-    MONAI's own `extractall` takes a half-unpacked folder for a finished one.
 
     Args:
         root: folder that gets `Task07_Pancreas/`; made if needed.
@@ -43,23 +39,16 @@ def fetch_pancreas(root: str | Path = "data", say: Callable[[str], None] = print
     if (folder / "dataset.json").is_file():
         say(f"{folder} is there already; `medseg3d data verify {folder}` checks it")
         return folder
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise Fault(
-            "NOT_EMPTY",
-            folder,
-            "files but no dataset.json",
-            "the whole data set, or nothing",
-            "move it away or name another folder with --root",
-        )
+    check_empty(folder, "dataset.json")
     say(
         f"MSD {PANCREAS_NAME}: 11.4 GB to download and the same again unpacked, licence {PANCREAS_LICENCE}; "
         "cite Antonelli et al. 2022, doi:10.1038/s41467-022-30695-9"
     )
-    _check_space(root, ARCHIVE_BYTES * (1 if archive.is_file() else 2))
+    check_space(root, ARCHIVE_BYTES * (1 if archive.is_file() else 2))
     root.mkdir(parents=True, exist_ok=True)
     _download(archive)
     say(f"unpacking to {folder}")
-    _unpack(archive, folder)
+    unpack(archive, folder, _msd_folder, f"{PANCREAS_NAME}/dataset.json")
     if not keep_archive:
         archive.unlink()
     say(f"{folder} is complete; `medseg3d data verify {folder}` checks every volume")
@@ -185,66 +174,17 @@ def _unnamed_files(dataset: MSDDataset) -> list[Fault]:
     return faults
 
 
-def _check_space(root: Path, needed: int) -> None:
-    there = next(folder for folder in (root, *root.parents) if folder.exists())
-    free = shutil.disk_usage(there).free
-    if free < needed:
-        raise Fault(
-            "NO_SPACE",
-            root,
-            f"{free / 1e9:.1f} GB free",
-            f"{needed / 1e9:.0f} GB",
-            "free some space or name another disk with --root",
-        )
-
-
 def _download(archive: Path) -> None:
-    from monai.apps import DecathlonDataset, download_url
-    from monai.apps.utils import HashCheckError
+    from monai.apps import DecathlonDataset
 
     url = DecathlonDataset.resource[PANCREAS_NAME]
     by_hand = (
         f"download {url} in another way, put it at {archive} (md5 {PANCREAS_MD5}) and run the same command again; "
         "other sources: http://medicaldecathlon.com"
     )
-    try:
-        # MONAI downloads to the system's temporary folder first, which is often too small for 11.4 GB
-        with _temporary_files_in(archive.parent):
-            download_url(url, archive, hash_val=PANCREAS_MD5, hash_type="md5")
-    except HashCheckError as error:
-        raise Fault(
-            "CHECKSUM", archive, "another file than MSD's", f"md5 {PANCREAS_MD5}", f"delete it; {by_hand}"
-        ) from error
-    except (OSError, RuntimeError) as error:  # URLError, HTTPError and ContentTooShortError are OSErrors
-        raise Fault("NO_NETWORK", url, f"no download ({error})", "the archive", by_hand) from error
-    if not archive.is_file():  # MONAI passes over a PermissionError in silence
-        raise Fault("NO_NETWORK", url, f"nothing at {archive} after the download", "the archive", by_hand)
+    download(url, archive, by_hand, PANCREAS_MD5)
 
 
-def _unpack(archive: Path, folder: Path) -> None:
-    from monai.apps import extractall
-
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
-    try:
-        extractall(archive, partial)  # refuses links and paths that leave the folder
-        if not (partial / folder.name / "dataset.json").is_file():
-            raise Fault(
-                "CHECKSUM",
-                archive,
-                f"an archive without {folder.name}/dataset.json",
-                "MSD's archive",
-                "delete it and run the same command again",
-            )
-        os.replace(partial / folder.name, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-@contextmanager
-def _temporary_files_in(folder: Path) -> Iterator[None]:
-    before = tempfile.tempdir
-    tempfile.tempdir = str(folder)
-    try:
-        yield
-    finally:
-        tempfile.tempdir = before
+def _msd_folder(unpacked: Path) -> Path | None:
+    folder = unpacked / PANCREAS_NAME
+    return folder if (folder / "dataset.json").is_file() else None

@@ -55,7 +55,8 @@ def read_picture_folder(dataset_dir: str | Path, group_pattern: str | None = Non
         [('P_0001-17', '0001')]
     """
     folder = Path(dataset_dir).expanduser().absolute()
-    cases, sets = [], {}
+    cases: list[dict[str, str]] = []
+    sets: dict[frozenset[str], Path] = {}
     for place, parts in _places(folder):
         pairs = _paired(place, parts)
         _check_twin(place, frozenset(pairs), sets)
