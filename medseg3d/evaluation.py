@@ -375,7 +375,7 @@ class Evaluation:
             if column in _PRANET_MAXIMA:
                 continue
             values = [columns.get(column, math.nan) for columns in measured]
-            entry = _mean_entry(values, self._convention(column) + self._on_grid)
+            entry = _mean_entry(values, self._convention(column))
             _add_interval(entry, values, self.seed, list(groups.values()) if groups else None)
             if column in _SURFACE:
                 entry["n_missed"] = sum((each.n_truth == 0) != (each.n_pred == 0) for each in counts.values())
@@ -384,30 +384,28 @@ class Evaluation:
             maxima = metrics.pranet_scores(*(self._levels[case] for case in cases))
             for column in _PRANET_MAXIMA:
                 convention = (
-                    "PraNet-256: maximum over the 256 levels of the mean over pictures at each level; "
+                    f"mean over cases at each level; PraNet-256: {_PRANET_MAXIMA[column]}; "
                     f"{self._levels_of()}{self._on_grid}"
                 )
                 entries[column] = {"value": maxima[column], "n": len(cases), "convention": convention}
         return entries
 
     def _convention(self, column: str) -> str:
-        cases = f"mean over {self._images}s"
         if column in _SURFACE:
-            return (
-                f"{_SURFACE[column].format(tolerance=f'{self.surface_tolerance_mm:g}')}; {cases}; empty in truth and "
-                "prediction is left out; with one of them empty "
-                + ("it is 0" if column == "surface_dice" else "it is the diagonal of the image")
-                + ", counted in n_missed"
+            missed = "0" if column == "surface_dice" else "the diagonal of the image"
+            what = (
+                f"{_SURFACE[column].format(tolerance=f'{self.surface_tolerance_mm:g}')}; a case empty in truth and "
+                f"prediction is left out; one empty in either counts as {missed}, see n_missed"
             )
-        if column == "average_precision":
-            return f"average precision of each {self._images} by itself; {cases}; empty in the truth is left out"
-        if column in _ERRORS:
-            return f"{_ERRORS[column]}, {self._taken_from('masks, where it is the error rate')}; {cases}"
-        if column in _SALIENCY:
-            stretched = "; pranet-compat: each map stretched from its minimum to its maximum"
-            how = self._taken_from("masks as maps of 0 and 1") + (stretched if self.pranet_min_max else "")
-            return f"{_SALIENCY[column]}; {how}; {cases}"
-        return f"PraNet-256: {_PRANET_MEANS[column]}; {cases}; {self._levels_of()}"
+        elif column == "average_precision":
+            what = f"average precision of each {self._images} by itself; a case empty in the truth is left out"
+        elif column in _ERRORS:
+            what = f"{_ERRORS[column]}; {self._taken_from('masks, where it is the error rate')}"
+        elif column in _SALIENCY:
+            what = f"{_SALIENCY[column]}; {self._taken_from('masks as maps of 0 and 1')}; {self._stretching}"
+        else:
+            what = f"PraNet-256: {_PRANET_MEANS[column]}; {self._levels_of()}"
+        return f"mean over cases; {what}{self._on_grid}"
 
     def _taken_from(self, masks: str) -> str:
         """From what the scores of probabilities were taken."""
@@ -418,11 +416,12 @@ class Evaluation:
             f"from {masks}" if self._n_prob == 0 else f"from probabilities in {self._n_prob} of {n}, else from {masks}"
         )
 
+    @property
+    def _stretching(self) -> str:
+        return "pranet-compat: each map stretched to its full range" if self.pranet_min_max else "no min-max"
+
     def _levels_of(self) -> str:
-        how = (
-            "pranet-compat: each map stretched from its minimum to its maximum" if self.pranet_min_max else "no min-max"
-        )
-        return f"0 where nothing true is found; {self._taken_from('masks as maps of 0 and 255')}; {how}"
+        return f"{self._taken_from('masks as maps of 0 and 255')}; {self._stretching}"
 
     def _slice_means(self, name: str) -> dict[str, Any]:
         slices = self._slices[name]
@@ -538,12 +537,17 @@ _SALIENCY = {
     "weighted_f": "weighted F-measure (Margolin 2014, beta 1), 0 where the truth is empty",
     "s_measure": "structure measure (Fan 2017, alpha 0.5)",
 }
+_ZERO = "0 where nothing true is found"
+_LEVEL_SCORES = ("dice", "iou", "recall", "specificity")
 _PRANET_MEANS = {
-    **{f"{score}_pranet256": "mean over the 256 levels" for score in ("dice", "iou", "recall", "specificity")},
-    "e_measure_mean": "enhanced alignment, mean over the 256 levels",
-    "e_measure_adaptive": "enhanced alignment at twice the mean level",
+    **{f"{score}_pranet256": f"mean over the 256 levels, {_ZERO}" for score in _LEVEL_SCORES},
+    "e_measure_mean": "enhanced alignment (Fan 2018), mean over the 256 levels",
+    "e_measure_adaptive": "enhanced alignment (Fan 2018) at twice the mean level",
 }
-_PRANET_MAXIMA = (*(f"max_{score}_pranet256" for score in ("dice", "iou", "recall", "specificity")), "e_measure_max")
+_PRANET_MAXIMA = {
+    **{f"max_{score}_pranet256": f"maximum over the 256 levels, {_ZERO}" for score in _LEVEL_SCORES},
+    "e_measure_max": "enhanced alignment (Fan 2018), maximum over the 256 levels",
+}
 
 
 def _mean_entry(values: Sequence[float], convention: str) -> dict[str, Any]:

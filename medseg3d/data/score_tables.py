@@ -16,7 +16,7 @@ def as_markdown(summary: Mapping[str, Any]) -> str:
         lines += _strata_table(scores["strata"])
     overall = {name: entry for name, entry in summary["scores"].items() if "value" in entry}
     if overall:
-        lines += ["## All classes together", "", *_score_table(overall)]
+        lines += ["## All cases together", "", *_score_table(overall)]
     how = summary["intervals"]
     lines += [
         f"95 % intervals: {how['method']} over {how['resampled']}, {how['resamples']} resamples, seed "
