@@ -10,13 +10,15 @@ from typing import Any
 import medseg3d
 from medseg3d.bundle import CONFIGS, bundle_folder
 from medseg3d.faults import Fault
-from medseg3d.reports.document import Block, Bullets, Cell, ColumnKind, Table, Text
+from medseg3d.reports.document import Block, Bullets, Cell, ColumnKind, Picture, Table, Text
 from medseg3d.reports.paper_networks import PAPERS
 from medseg3d.reports.paper_table import Column, PaperTable, side_by_side
 from medseg3d.reports.papers import TABLES
+from medseg3d.reports.parameter_figure import panels_of, parameter_figure
 from medseg3d.reports.parameter_tables import COLUMNS, HOW_COUNTED
 from medseg3d.reports.parameters import ParameterRow, bundle_report, paper_report, papers_of_bundle
 from medseg3d.reports.runs import EvaluatedRun
+from medseg3d.reports.scored_runs import ScoredRun
 from medseg3d.reports.tables import KINDS, split_key
 from medseg3d.reports.wording import interval, number
 
@@ -77,18 +79,30 @@ def _own_cell(column: Column, kind: str, scores: Mapping[str, Any]) -> Cell:
     return Cell(number(column.scale * entry["value"], decimals), small=interval(bounds or None, decimals), own=True)
 
 
-def parameter_blocks(runs: Sequence[EvaluatedRun]) -> list[Block]:
-    """Parameters, work and memory of the runs' networks and of the networks of their papers."""
-    rows: list[ParameterRow] = []
+def parameter_blocks(runs: Sequence[EvaluatedRun], figures: Path) -> list[Block]:
+    """Parameters, work and memory of the runs' networks and of the networks of their papers, in a table and a figure.
+
+    Args:
+        runs: the evaluations.
+        figures: folder for the PNG file.
+    """
+    own: list[ParameterRow] = []
+    scored: list[ScoredRun] = []
     missing = []
     for run in runs:
         try:
-            rows.append(_row_of(run))
+            own.append(_row_of(run))
+            scored += _scored(run, own[-1].parameters)
         except Fault as fault:
             missing.append(f"{run.name}: its network was not counted: {fault}")
     papers = list(dict.fromkeys(paper for run in runs if run.bundle for paper in papers_of_bundle(run.bundle)))
-    rows += paper_report(papers) if papers else []
+    of_papers = paper_report(papers) if papers else []
+    rows = own + of_papers
     blocks: list[Block] = []
+    if panels_of(of_papers, scored):
+        words = "Parameters of each network over its Dice; every point says how its Dice was taken."
+        png = parameter_figure(of_papers, figures / "parameters.png", scored)
+        blocks.append(Picture(png, alt=words, caption=words, wide=True))
     if rows:
         columns: list[tuple[str, ColumnKind]] = [("network", "text"), *((name, "number") for name, _ in COLUMNS)]
         cells = [[row.network, *(cell(row) for _, cell in COLUMNS), row.note] for row in rows]
@@ -123,6 +137,16 @@ def _row_of(run: EvaluatedRun) -> ParameterRow:
     ]
     row = bundle_report(folder, overlays[:1], knobs)[-1]
     return ParameterRow(**{**vars(row), "network": f"{run.name}: {row.network.replace('this config', 'its config')}"})
+
+
+def _scored(run: EvaluatedRun, parameters: int) -> list[ScoredRun]:
+    """The run as the figure shows it; nothing without a paper or without a Dice."""
+    mean = run.scores(run.region).get("dice_mean", {})
+    return [
+        ScoredRun(run.name, paper, parameters, mean["value"], str(mean.get("convention", "not recorded")))
+        for paper in papers_of_bundle(run.bundle)
+        if mean.get("value") is not None
+    ]
 
 
 def _folder_of(run: EvaluatedRun) -> Path:

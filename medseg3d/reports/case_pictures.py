@@ -107,8 +107,8 @@ def case_blocks(runs: Sequence[EvaluatedRun], class_name: str, figures: Path, n:
 def _role(place: int, last: int) -> str:
     if last == 0:
         return "only"
-    named = {0: "worst", last: "best", last // 2: "median"}
-    return named.get(place, f"rank {place + 1} of {last + 1}") if last > 1 else named[place]
+    named = {last // 2: "median", 0: "worst", last: "best"}
+    return named.get(place, f"rank {place + 1} of {last + 1}")
 
 
 def _why_none(runs: Sequence[EvaluatedRun], n: int) -> str:

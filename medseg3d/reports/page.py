@@ -387,12 +387,12 @@ def _threshold_blocks(runs: Sequence[EvaluatedRun], figures: Path) -> list[Block
         sentences = []
         for run in having:
             best = max(run.thresholds, key=lambda row: -1 if math.isnan(row["dice_mean"]) else row["dice_mean"])
-            of_whom = f"{run.name}: " if len(runs) > 1 else ""
+            of_whom = f"{run.name}: threshold" if len(runs) > 1 else "Threshold"
             sentences.append(
-                f"{of_whom}threshold {run.threshold:g} was used; on these cases the mean Dice is highest, "
+                f"{of_whom} {run.threshold:g} was used; on these cases the mean Dice is highest, "
                 f"{number(best['dice_mean'])}, at {best['threshold']:g}."
             )
-        words = " ".join(sentence[:1].upper() + sentence[1:] for sentence in sentences)
+        words = " ".join(sentences)
         blocks += [
             Picture(
                 save_figure(draw_thresholds(having), figures / "thresholds.png"),

@@ -99,7 +99,7 @@ def write_report(
             title=title,
             ablations=ablations,
             papers=paper_blocks(runs) if with_networks else (),
-            parameters=parameter_blocks(runs) if with_networks else (),
+            parameters=parameter_blocks(runs, staging / FIGURES) if with_networks else (),
             class_name=class_name,
             cases=cases,
             remarks=remarks,

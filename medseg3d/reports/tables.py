@@ -130,7 +130,7 @@ def score_tables(runs: Sequence[EvaluatedRun]) -> list[Table]:
         entries = {run.name: run.summary["scores"].get(name, {}) for run in runs}
         if any("value" in each for each in entries.values()):  # a score of all classes together
             entries = {run: {name: each} if each else {} for run, each in entries.items()}
-            tables.append(_score_table(entries, "All classes together."))
+            tables.append(_score_table(entries, "all classes together"))
             continue
         kinds: dict[str, list[str]] = {kind: [] for kind in KINDS}
         for each in entries.values():
@@ -140,7 +140,7 @@ def score_tables(runs: Sequence[EvaluatedRun]) -> list[Table]:
         for kind, keys in kinds.items():
             if keys:
                 chosen = {run: {key: each[key] for key in keys if key in each} for run, each in entries.items()}
-                tables.append(_score_table(chosen, f"{name}: {KINDS[kind]}."))
+                tables.append(_score_table(chosen, f"{name}, {KINDS[kind]}"))
     return tables
 
 
@@ -363,7 +363,6 @@ def _score_table(entries: Mapping[str, Mapping[str, Any]], lead: str) -> Table:
     """One table: rows are scores, of one run with columns for everything known, of several with a column each."""
     keys = list(dict.fromkeys(key for each in entries.values() for key in each))
     shared, own = common_parts([_convention(entries, key) for key in keys])
-    caption = f"{shared[:1].upper()}{shared[1:]}." if shared else ""
     columns: list[tuple[str, ColumnKind]] = [("score", "text")]
     rows: list[list[Cell | str]] = []
     if len(entries) == 1:
@@ -396,7 +395,7 @@ def _score_table(entries: Mapping[str, Mapping[str, Any]], lead: str) -> Table:
     columns.append(("how it is taken", "words"))
     if not any(own):
         columns, rows = columns[:-1], [row[:-1] for row in rows]
-    return Table(caption, columns, rows, lead=lead)
+    return Table(f"{shared}." if shared else "", columns, rows, lead=f"{lead}{':' if shared else '.'}")
 
 
 def _convention(entries: Mapping[str, Mapping[str, Any]], key: str) -> str:

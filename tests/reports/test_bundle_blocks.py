@@ -1,0 +1,74 @@
+from dataclasses import replace
+
+import pytest
+from report_runs import make_pictures, make_run
+
+from medseg3d.reports.bundle_blocks import paper_blocks, parameter_blocks
+from medseg3d.reports.document import Table
+from medseg3d.reports.runs import read_run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "ours"
+    make_run(folder, {"a": 1, "b": 3}, with_curves=False, with_files=False)
+    return read_run(folder, bundle="pancreas_nl")
+
+
+def tables_of(blocks):
+    return {block.lead.rpartition(". ")[2] or block.caption: block for block in blocks if isinstance(block, Table)}
+
+
+def test_bundle_decides_whose_tables_are_shown(run):
+    assert list(tables_of(paper_blocks([run]))) == ["Table 2.", "Table 3."]
+    (words,) = paper_blocks([replace(run, bundle="")])
+    assert "which paper to compare with is not known" in words.text
+
+
+def test_ours_stand_below_the_papers_each_by_its_convention(run):
+    table = tables_of(paper_blocks([run]))["Table 2."]
+    rows = [[cell.text for cell in row] for row in table.cells]
+    assert rows[2] == ["2", "99.98", "91.51", "91.97"]
+    # Dice 0.75 and 0.25; 1696 of 1792 voxels are background, 24 and 72 of them wrong
+    assert rows[5:] == [
+        ["ours: ours, mean over cases", "", "50.00", "50.00"],
+        ["ours: ours, pooled", "97.17", "50.00", "50.00"],
+    ]
+    assert "The paper’s convention: 2-D slices" in table.caption
+    assert "a case empty in truth and prediction is left out; on the original grid" in table.note
+    assert "one score of the counts summed over all cases" in table.note
+
+
+def test_what_cannot_be_right_in_a_paper_is_marked(tmp_path):
+    run = read_run(make_pictures(tmp_path / "run", {"a": 1}), bundle="polyp_deeplabv3plus")
+    table = tables_of(paper_blocks([run]))["Table 3 and text."]
+    cells = {cell.text: cell for row in table.cells for cell in row}
+    assert cells["0.8039"].mark
+    assert table.marks[cells["0.45244"].mark.split(", ")[0]]
+    assert table.note == "Nothing of ours is taken in these ways."
+
+
+def test_two_class_scores_of_the_ann_paper_have_two_class_scores_beside_them(tmp_path):
+    run = read_run(make_pictures(tmp_path / "run", {"a": 1}), bundle="polyp_ann")
+    rows = {row[0].text: [cell.text for cell in row] for row in tables_of(paper_blocks([run]))["Table 1."].cells}
+    # 56 of 64 pixels found, 8 false alarms, of 1600: Dice 0.875 and of the background 1528 / 1536
+    own = rows["ours: run, background and foreground as two classes"]
+    assert own[2] == f"{(0.875 + 1528 / 1536) / 2:.3f}"
+    assert rows["ours: run, pooled"][4] == "0.875"
+
+
+def test_network_of_a_run_is_counted_by_its_own_knobs(run, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("medseg3d.reports.bundle_blocks.paper_report", lambda papers: asked.extend(papers) or [])
+    config = {"bundle_root": "bundles/pancreas_nl", "init_filters": 8, "nonlocal_blocks": 0}
+    figure, *blocks = parameter_blocks([replace(run, config=config)], tmp_path)
+    (small,) = tables_of(blocks).popitem()[1].cells
+    assert small[0].text.startswith("ours: pancreas_nl")
+    assert int(small[1].text.replace(",", "")) < 2_000_000
+    assert asked == ["pancreas"]
+    assert figure.file.exists()
+
+
+def test_run_without_a_bundle_has_no_count_and_says_so(run, tmp_path):
+    (words,) = parameter_blocks([replace(run, bundle="")], tmp_path)
+    assert "its network was not counted: MISSING_BUNDLE" in words.text

@@ -1,0 +1,200 @@
+import math
+
+import pytest
+from report_runs import make_pictures, make_run
+
+from medseg3d.data.score_files import score_row
+from medseg3d.metrics import BinnedPRCurve, ConfusionCounts
+from medseg3d.reports.curves import pr_series
+from medseg3d.reports.runs import EvaluatedRun, read_run
+from medseg3d.reports.tables import (
+    MOST_CASES,
+    case_table,
+    common_parts,
+    curve_table,
+    difference_table,
+    emptiness_notes,
+    score_tables,
+    shared_case_table,
+    split_key,
+    strata_table,
+)
+
+
+def run_of(dice, name="run", **summary):
+    """A run whose cases have these Dice, as TP of 100 and as many FP as FN; None is an empty case."""
+    rows = []
+    for case, value in dice.items():
+        tp = 0 if value is None else round(100 * value)
+        counts = ConfusionCounts(tn=900) if value is None else ConfusionCounts(tp, 100 - tp, 100 - tp, 800)
+        rows.append(score_row(case, "polyp", counts))
+    return EvaluatedRun(name, None, {"scores": {}, **summary}, rows)
+
+
+def texts(table):
+    return [[cell.text for cell in row] for row in table.cells]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    return [read_run(make_pictures(folder / name, {"a": i, "b": i + 1, "c": 0})) for i, name in enumerate("xy")]
+
+
+@pytest.mark.parametrize(
+    ("key", "parts"),
+    [
+        ("dice_mean", ("dice", "mean")),
+        ("dice_group_mean", ("dice", "group_mean")),
+        ("surface_dice_mean", ("surface_dice", "surface")),
+        ("average_precision_mean", ("average_precision", "probability")),
+        ("dice_background_pooled", ("dice_background", "mmseg")),
+        ("e_measure_mean_mean", ("e_measure_mean", "pranet256")),
+        ("e_measure_max", ("e_measure_max", "pranet256")),
+        ("dice_pranet256_mean", ("dice", "pranet256")),
+    ],
+)
+def test_key_tells_score_and_way_of_taking_it(key, parts):
+    assert split_key(key) == parts
+
+
+def test_conventions_without_a_common_part_stay_whole():
+    assert common_parts(["a; b", "c"]) == ("", ["a; b", "c"])
+
+
+def test_every_way_to_take_a_score_has_a_table_of_its_own(pictures):
+    leads = [table.lead for table in score_tables(pictures[:1])]
+    assert leads == [
+        "polyp, mean over cases:",
+        "polyp, pooled:",
+        "polyp, errors and ranking of the probabilities, mean over cases:",
+        "polyp, background and foreground as two classes, as mmsegmentation:",
+        "all classes together:",
+    ]
+
+
+def test_every_number_of_the_summary_is_in_exactly_one_table(pictures):
+    in_tables = [row[-2].text if table.columns[-1][1] == "words" else row[-1].text
+                 for table in score_tables(pictures[:1]) for row in table.cells]  # fmt: skip
+    scores = pictures[0].summary["scores"]
+    expected = [key for key, entry in scores["polyp"].items() if isinstance(entry, dict) and "value" in entry]
+    assert sorted(in_tables) == sorted([*expected, "average_precision"])
+
+
+def test_runs_with_other_conventions_are_told_apart():
+    def run(name, convention):
+        entry = {"value": 0.5, "convention": convention}
+        return EvaluatedRun(name, None, {"scores": {"polyp": {"dice_mean": entry}}}, [])
+
+    (table,) = score_tables([run("a", "mean over cases; at 0.5"), run("b", "mean over cases; at 0.3")])
+    assert table.caption == "a: mean over cases, at 0.5; b: mean over cases, at 0.3."
+
+
+def test_score_that_a_run_lacks_is_not_recorded(tmp_path, pictures):
+    make_run(tmp_path / "older", {"a": 1})
+    tables = score_tables([pictures[0], read_run(tmp_path / "older")])
+    assert texts(tables[0])[0][1:3] == ["0.963", "not recorded"]
+
+
+def test_difference_is_taken_case_by_case_and_counts_wins():
+    # b - a: +0.1, -0.2, 0; d is in one run alone, e is empty
+    first = run_of({"x": 0.5, "y": 0.8, "z": 0.4, "d": 0.1, "e": None}, "a")
+    second = run_of({"x": 0.6, "y": 0.6, "z": 0.4, "e": None}, "b")
+    table = difference_table([first, second], "polyp")
+    row = texts(table)[0]
+    assert row[:2] == ["b against a", "-0.033"]
+    assert row[3:7] == ["3", "1", "1", "1"]
+    assert row[-1] == "undecided: the interval holds 0"
+
+
+@pytest.mark.parametrize(
+    ("gain", "words"), [(0.1, "higher on these cases"), (-0.1, "lower on these cases"), (0.0, "undecided")]
+)
+def test_verdict_follows_the_interval(gain, words):
+    first = {case: 0.5 for case in "abcd"}
+    second = {case: 0.5 + gain for case in "abcd"}
+    table = difference_table([run_of(first, "a"), run_of(second, "b")], "polyp")
+    assert texts(table)[0][-1].startswith(words)
+
+
+def test_runs_without_a_case_in_common_are_not_compared():
+    row = texts(difference_table([run_of({"x": 0.5}, "a"), run_of({"y": 0.5}, "b")], "polyp"))[0]
+    assert row[1:4] == ["undefined", "", "0"]
+    assert row[-1] == "too few cases for an interval"
+
+
+def test_one_run_has_no_differences():
+    assert difference_table([run_of({"x": 0.5})], "polyp") is None
+
+
+def test_strata_have_n_interval_and_edges(pictures):
+    table = strata_table(pictures, "polyp")
+    assert [row[:3] for row in texts(table)] == [
+        [run, size, "1"] for run in "xy" for size in ("small", "medium", "large")
+    ]
+    assert texts(table)[1][3] == number_of(8 / 9)
+    assert table.note == "Small is a truth below 4.708 % of the picture, large one from 5.458 % of the picture on."
+
+
+def number_of(value):
+    return f"{value:.3f}"
+
+
+def test_stratum_without_a_case_is_not_recorded():
+    entry = {"dice_mean": {"value": 0.5, "n": 2}, "n_cases": 2}
+    strata = {"edges": [20, 80], "unit": "ml", "small": {"n_cases": 0}, "medium": entry, "large": {"n_cases": 0}}
+    table = strata_table([run_of({"a": 0.5}, scores={"polyp": {"strata": strata}})], "polyp")
+    assert [row[:3] for row in texts(table)] == [
+        ["small", "0", "not recorded"],
+        ["medium", "2", "0.500"],
+        ["large", "0", "not recorded"],
+    ]
+
+
+def test_run_without_strata_has_no_such_table():
+    assert strata_table([run_of({"a": 0.5})], "polyp") is None
+
+
+def test_cases_without_a_dice_come_last_and_pictures_have_no_volumes():
+    table = case_table(run_of({"a": None, "b": 0.2}))
+    assert [row[0] for row in texts(table)] == ["b", "a"]
+    assert [name for name, _ in table.columns][-3:] == ["TP", "FP", "FN"]
+    assert not any("ml" in name for name, _ in table.columns)
+    assert "pixels" in table.caption
+
+
+def test_long_tables_show_the_worst_and_say_so():
+    table = case_table(run_of({f"{i:03d}": i / 100 for i in range(MOST_CASES + 1)}))
+    assert len(table.rows) == MOST_CASES
+    assert table.cells[0][0].text == "000"
+    assert table.note == f"The {MOST_CASES} worst of {MOST_CASES + 1} lines; all of them are in scores.csv."
+
+
+def test_shared_cases_are_ordered_by_their_mean_and_what_is_missing_is_said():
+    table = shared_case_table([run_of({"a": 0.9, "b": 0.2}, "x"), run_of({"a": 0.1, "c": 0.3}, "y")], "polyp")
+    assert texts(table) == [["b", "0.200", "not scored"], ["c", "not scored", "0.300"], ["a", "0.900", "0.100"]]
+
+
+def test_curve_table_gives_the_operating_point_and_the_flattered_best(pictures):
+    series = pr_series("x", pictures[1].curves["foreground"])
+    row = texts(curve_table([series]))[0]
+    # truths 64 + 81 + 100, shifted by 1, 2, 0 pixels: found 56 + 63 + 100; at 0.875 as at 0.5
+    assert row[:1] + row[2:6] == ["x", "0.5", *[number_of(219 / 245)] * 3]
+    assert row[6] == f"{245 / 4800:.2g}"
+    assert row[7].endswith("chosen with the truth in sight")
+
+
+def test_curve_of_nothing_has_no_best():
+    assert texts(curve_table([pr_series("x", BinnedPRCurve())]))[0][-1] == "undefined"
+
+
+def test_empty_and_missed_cases_are_told(pictures):
+    (note,) = emptiness_notes(pictures[:1])
+    assert note == "polyp: of 3 cases 0 empty in the truth, 0 empty in the prediction, 0 missed whole."
+    assert emptiness_notes(pictures)[1].startswith("y, polyp: of 3 cases")
+
+
+def test_distances_have_one_decimal():
+    entry = {"value": 12.345, "n": 3, "convention": "in mm", "ci95": [10.0, math.pi]}
+    (table,) = score_tables([run_of({}, scores={"polyp": {"hd95_mm_mean": entry}})])
+    assert texts(table)[0][:2] == ["HD95, mm", "12.3"]
