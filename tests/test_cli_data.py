@@ -4,8 +4,10 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from matplotlib.image import imread
+from PIL import Image
 
 from medseg3d.cli import main
 from medseg3d.data.msd import read_msd
@@ -67,6 +69,8 @@ def test_phantom_overwrites_on_request(tmp_path):
         ["data"],
         ["data", "fetch", "liver"],
         ["data", "split", "x", "--val-cases", "-1"],
+        ["data", "split", "x", "--test-cases", "1.5"],
+        ["data", "split", "x", "--test-cases", "nan"],
     ],
 )
 def test_a_wrong_call_is_exit_code_2(arguments, capsys):
@@ -144,3 +148,56 @@ def test_help_imports_nothing_heavy(verb):
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.fixture
+def frames(tmp_path):
+    """Fifty frames in the layout of CVC-ClinicDB: sequences 1 and 2."""
+    for part in ("Original", "Ground Truth"):
+        (tmp_path / "frames" / part).mkdir(parents=True)
+    for frame in range(1, 51):
+        grey = np.full((8, 8), frame, np.uint8)
+        Image.fromarray(grey).convert("RGB").save(tmp_path / "frames" / "Original" / f"{frame}.tif")
+        Image.fromarray(np.eye(8, dtype=np.uint8) * 255).save(tmp_path / "frames" / "Ground Truth" / f"{frame}.tif")
+    return tmp_path / "frames"
+
+
+def test_pictures_are_split_by_shares_and_checked_for_leaks(frames, tmp_path, capsys):
+    manifest = str(tmp_path / "split.json")
+    assert main(["data", "split", str(frames), "--val-cases", "0.2", "--output", manifest]) == 0
+    assert capsys.readouterr().out.startswith(f"{manifest}: 35 train, 10 val, 5 test, hash")
+    call = ["data", "verify", str(frames), "--split-file", manifest, "--group-pattern", "clinicdb-sequence"]
+    assert main([*call, "--cases", "50"]) == 0
+    out = capsys.readouterr().out
+    assert f"warning: {manifest}: LEAKAGE: 2 patients or sequences are in more than one part, 5 of 5" in out
+    assert "50 labelled and 0 unlabelled cases, label values 0 in 50, 1 in 50, 0 faults, 1 warnings" in out
+    assert main([*call, "--cases", "612"]) == 1
+
+
+def test_pictures_are_split_by_sequence_and_by_a_list(frames, tmp_path, capsys):
+    call = ["data", "split", str(frames), "--val-cases", "0"]
+    by_group = ["--test-cases", "1", "--group-pattern", "clinicdb-sequence", "--output", str(tmp_path / "a.json")]
+    assert main([*call, *by_group]) == 0
+    assert {int(case) // 26 for case in read_split(tmp_path / "a.json").test} in ({0}, {1})
+    (tmp_path / "train.txt").write_text("\n".join(map(str, range(1, 41))))
+    assert main([*call, "--train-list", str(tmp_path / "train.txt"), "--output", str(tmp_path / "b.json")]) == 0
+    assert sorted(map(int, read_split(tmp_path / "b.json").test)) == list(range(41, 51))
+
+
+def test_options_of_pictures_are_not_passed_over_with_volumes(folder, capsys):
+    assert main(["data", "verify", str(folder), "--group-pattern", "x"]) == 2
+    assert "BAD_VALUE --group_pattern" in capsys.readouterr().err
+
+
+def test_clinicdb_is_not_downloaded_but_explained(tmp_path, capsys):
+    assert main(["data", "fetch", "cvc-clinicdb", "--root", str(tmp_path)]) == 1
+    assert "polyp.grand-challenge.org" in capsys.readouterr().err
+
+
+def test_fetch_of_kvasir_hands_its_arguments_on(monkeypatch, tmp_path):
+    calls = []
+    monkeypatch.setattr(
+        "medseg3d.data.fetch_polyps.fetch_kvasir_seg", lambda *args, **kwargs: calls.append((args, kwargs))
+    )
+    assert main(["data", "fetch", "kvasir-seg", "--root", str(tmp_path)]) == 0
+    assert calls == [((str(tmp_path),), {"keep_archive": False})]

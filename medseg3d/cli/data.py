@@ -4,28 +4,55 @@ from __future__ import annotations
 
 import argparse
 
-HELP = "fetch MSD Task07_Pancreas, verify a data set, or split it into train, val and test"
+HELP = "fetch a data set, verify it, or split it into train, val and test"
+
+_LAYOUTS = "folder in the MSD layout, or of pictures: images/ masks/, Original/ 'Ground Truth'/, PraNet's"
+_GROUPS = "pictures: regular expression that finds patient or sequence in a name, or clinicdb-sequence"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """One subcommand each."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
 
-    fetch = actions.add_parser("fetch", help="download a data set and check it (pancreas: 11.4 GB, CC BY-SA 4.0)")
-    fetch.add_argument("name", choices=["pancreas"], help="pancreas is MSD Task07_Pancreas")
+    fetch = actions.add_parser("fetch", help="download a data set and check it, or say how to get it")
+    fetch.add_argument(
+        "name",
+        choices=["pancreas", "kvasir-seg", "cvc-clinicdb"],
+        help="MSD Task07_Pancreas (11.4 GB, CC BY-SA 4.0), Kvasir-SEG (46 MB), or CVC-ClinicDB (no open link)",
+    )
     fetch.add_argument("--root", default="data", help="folder to put it in (default: %(default)s)")
-    fetch.add_argument("--keep-archive", action="store_true", help="keep the .tar after unpacking")
+    fetch.add_argument("--keep-archive", action="store_true", help="keep the archive after unpacking")
 
     verify = actions.add_parser("verify", help="read every file of a data set and list all that is wrong")
-    verify.add_argument("dataset_dir", help="folder in the MSD layout")
-    verify.add_argument("--cases", type=int, help="labelled cases that must be there (Task07_Pancreas: 281)")
+    verify.add_argument("dataset_dir", help=_LAYOUTS)
+    verify.add_argument(
+        "--cases",
+        type=int,
+        help="labelled cases that must be there (Task07_Pancreas: 281, Kvasir-SEG: 1000, CVC-ClinicDB: 612)",
+    )
     verify.add_argument("--workers", type=int, default=1, help="cases read at a time (default: %(default)s)")
+    verify.add_argument(
+        "--split-file", "--split_file", help="pictures: a manifest in whose parts nothing may be in common"
+    )
+    verify.add_argument("--group-pattern", "--group_pattern", help=_GROUPS)
 
     split = actions.add_parser("split", help="write the manifest of a split, or show the one that is there")
-    split.add_argument("dataset_dir", help="folder in the MSD layout")
-    split.add_argument("--test-cases", "--test_cases", type=_count, default=24, help="default: %(default)s")
-    split.add_argument("--val-cases", "--val_cases", type=_count, default=26, help="default: %(default)s")
+    split.add_argument("dataset_dir", help=_LAYOUTS)
+    for part, default in (("test", "24 volumes"), ("val", "26 volumes")):
+        split.add_argument(
+            f"--{part}-cases",
+            f"--{part}_cases",
+            type=_number,
+            help=f"number, or share of all such as 0.1 (default: {default}, 0.1 of pictures)",
+        )
     split.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    split.add_argument("--group-pattern", "--group_pattern", help=_GROUPS)
+    split.add_argument(
+        "--train-list",
+        "--train_list",
+        help="pictures: text file of the names to train and validate with, or wildcards ('TrainDataset/*'); the others "
+        "are the test part",
+    )
     split.add_argument("--output", "--split_file", help="the manifest (default: data/splits/<folder>_seed<seed>.json)")
 
 
@@ -36,8 +63,13 @@ def run(args: argparse.Namespace) -> int:
 
 def _fetch(args: argparse.Namespace) -> int:
     from medseg3d.data.fetch import fetch_pancreas
+    from medseg3d.data.fetch_polyps import fetch_kvasir_seg, find_clinicdb
 
-    fetch_pancreas(args.root, keep_archive=args.keep_archive)
+    if args.name == "cvc-clinicdb":
+        find_clinicdb(args.root)
+    else:
+        fetch = fetch_pancreas if args.name == "pancreas" else fetch_kvasir_seg
+        fetch(args.root, keep_archive=args.keep_archive)
     return 0
 
 
@@ -45,11 +77,16 @@ def _verify(args: argparse.Namespace) -> int:
     import sys
 
     from medseg3d.data.fetch import verify_msd
+    from medseg3d.data.verify_pictures import verify_pictures
 
     def progress(done: int, total: int) -> None:
         sys.stderr.write(f"\r{done}/{total} cases" + ("\n" if done == total else ""))
 
-    report = verify_msd(args.dataset_dir, args.cases, args.workers, progress if sys.stderr.isatty() else None)
+    tell = progress if sys.stderr.isatty() else None
+    if _holds_pictures(args):
+        report = verify_pictures(args.dataset_dir, args.split_file, args.group_pattern, args.cases, args.workers, tell)
+    else:
+        report = verify_msd(args.dataset_dir, args.cases, args.workers, tell)
     for path, warning in report.warnings:
         print(f"warning: {path}: {warning}")
     for fault in report.faults:
@@ -64,19 +101,41 @@ def _verify(args: argparse.Namespace) -> int:
 
 def _split(args: argparse.Namespace) -> int:
     from medseg3d.data.msd import read_msd
+    from medseg3d.data.picture_folders import split_of_pictures
     from medseg3d.data.splits import PARTS, default_split_file, load_or_make_split
 
-    dataset = read_msd(args.dataset_dir)
     path = args.output or default_split_file(args.dataset_dir, args.seed)
-    split = load_or_make_split(path, dataset.ids, args.test_cases, args.val_cases, args.seed, dataset.name)
+    test, val = args.test_cases, args.val_cases
+    if _holds_pictures(args):
+        test, val = 0.1 if test is None else test, 0.1 if val is None else val
+        _, split = split_of_pictures(args.dataset_dir, path, test, val, args.seed, args.group_pattern, args.train_list)
+    else:
+        test, val = 24 if test is None else test, 26 if val is None else val
+        dataset = read_msd(args.dataset_dir)
+        split = load_or_make_split(path, dataset.ids, test, val, args.seed, dataset.name)
     sizes = ", ".join(f"{len(getattr(split, part))} {part}" for part in PARTS)
     print(f"{path}: {sizes}, hash {split.hash[:12]}")
     print(f"any bundle uses it with --split_file {path}")
     return 0
 
 
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"must be >= 0, got {value}")
+def _holds_pictures(args: argparse.Namespace) -> bool:
+    """Whether the data set is no MSD one; options that only pictures have are not passed over."""
+    from pathlib import Path
+
+    from medseg3d.faults import Fault
+
+    folder = Path(args.dataset_dir).expanduser()
+    if folder.is_dir() and not any((folder / name).exists() for name in ("dataset.json", "imagesTr")):
+        return any(path.is_dir() for path in folder.iterdir())
+    given = [name for name in ("split_file", "group_pattern", "train_list") if getattr(args, name, None) is not None]
+    if given:
+        raise Fault("BAD_VALUE", f"--{given[0]}", "it with volumes", "a folder of pictures", "leave it out")
+    return False
+
+
+def _number(text: str) -> int | float:
+    value = int(text) if text.lstrip("-").isdigit() else float(text)
+    if value < 0 or (isinstance(value, float) and not value < 1):
+        raise argparse.ArgumentTypeError(f"must be >= 0, or a share below 1.0, got {value}")
     return value

@@ -4,7 +4,10 @@ Only what imports fast is named here; what needs torch is imported from its own 
 """
 
 from medseg3d.data.atomic import atomic_path, atomic_write, remove_leftovers
+from medseg3d.data.clinicdb import clinicdb_sequence
 from medseg3d.data.fetch import VerifyReport, fetch_pancreas, verify_msd
+from medseg3d.data.fetch_polyps import fetch_kvasir_seg
+from medseg3d.data.leaks import Leak, find_leaks
 from medseg3d.data.mask_folders import LoadedPair, MaskPair, paired_masks, prediction_kind, read_pair
 from medseg3d.data.msd import MSDDataset, case_id, read_msd
 from medseg3d.data.nifti import NiftiHeader, check_labels, check_pair, read_header, read_nifti
@@ -12,8 +15,10 @@ from medseg3d.data.phantoms import Phantom, make_phantom, write_phantom_dataset
 from medseg3d.data.picture_folders import read_picture_folder, split_pictures
 from medseg3d.data.pictures import read_grey, read_picture, read_picture_mask, write_grey, write_picture_mask
 from medseg3d.data.splits import Split, default_split_file, load_or_make_split, make_split, read_split, split_cases
+from medseg3d.data.verify_pictures import verify_pictures
 
 __all__ = [
+    "Leak",
     "LoadedPair",
     "MSDDataset",
     "MaskPair",
@@ -26,8 +31,11 @@ __all__ = [
     "case_id",
     "check_labels",
     "check_pair",
+    "clinicdb_sequence",
     "default_split_file",
+    "fetch_kvasir_seg",
     "fetch_pancreas",
+    "find_leaks",
     "load_or_make_split",
     "make_phantom",
     "make_split",
@@ -46,6 +54,7 @@ __all__ = [
     "split_cases",
     "split_pictures",
     "verify_msd",
+    "verify_pictures",
     "write_grey",
     "write_phantom_dataset",
     "write_picture_mask",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -44,7 +45,8 @@ def download(url: str, archive: Path, by_hand: str, md5: str | None = None) -> N
 
     try:
         # MONAI downloads to the system's temporary folder first, which is often too small
-        with _temporary_files_in(archive.parent):
+        with _temporary_files_in(archive.parent), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "No hash value provided")  # where no MD5 is known, the caller checks
             download_url(url, archive, hash_val=md5, hash_type="md5")
     except HashCheckError as error:
         raise Fault(

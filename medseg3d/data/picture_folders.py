@@ -32,7 +32,7 @@ def read_picture_folder(dataset_dir: str | Path, group_pattern: str | None = Non
     case then is named with the folder it is in: `TestDataset/Kvasir/cju0qkwl35piu0993l0dewei2` of PraNet's
     `TrainDataset/{image,mask}` and `TestDataset/<name>/{images,masks}`. Files that are no pictures
     (`kavsir_bboxes.json`) are passed over. That a mask has the size of its picture is seen when they are loaded
-    (`LoadPictured`) and by `verify_pictures`.
+    (`LoadPictured`) and by `medseg3d data verify`.
 
     Args:
         dataset_dir: the data set's folder.
@@ -54,19 +54,45 @@ def read_picture_folder(dataset_dir: str | Path, group_pattern: str | None = Non
         >>> [(case["case"], case["group"]) for case in read_picture_folder(folder, r"P_(\d+)-")]
         [('P_0001-17', '0001')]
     """
+    cases, faults = find_pictures(dataset_dir)
+    if faults:
+        raise faults[0]
+    if not group_pattern:
+        return cases
+    groups = grouped(cases, group_pattern)
+    return [{**case, "group": groups[case["case"]]} for case in cases]
+
+
+def grouped(cases: list[dict[str, str]], group_pattern: str) -> dict[str, str]:
+    """Case to its group, as `read_picture_folder` has it.
+
+    Raises:
+        Fault: GROUP_PATTERN.
+    """
+    return {case["case"]: _group(case["case"], group_pattern, case["image"]) for case in cases}
+
+
+def find_pictures(dataset_dir: str | Path) -> tuple[list[dict[str, str]], list[Fault]]:
+    """The pairs of a data set as `read_picture_folder` gives them, and a fault for every file without its other half.
+
+    Raises:
+        Fault: MISSING_DATA, DUPLICATE_CASE.
+    """
     folder = Path(dataset_dir).expanduser().absolute()
     cases: list[dict[str, str]] = []
+    faults: list[Fault] = []
     sets: dict[frozenset[str], Path] = {}
     for place, parts in _places(folder):
-        pairs = _paired(place, parts)
-        _check_twin(place, frozenset(pairs), sets)
+        images, masks = (_pictures(place, part) for part in parts)
+        _check_twin(place, frozenset(images), sets)
+        faults += _unpaired(images, masks, parts)
         within = "" if place == folder else place.relative_to(folder).as_posix() + "/"
-        cases += [{"case": within + name, "image": str(i), "label": str(m)} for name, (i, m) in pairs.items()]
-    cases.sort(key=lambda case: case["case"])
-    if group_pattern:
-        for case in cases:
-            case["group"] = _group(case["case"], group_pattern, case["image"])
-    return cases
+        cases += [
+            {"case": within + name, "image": str(images[name]), "label": str(masks[name])}
+            for name in images
+            if name in masks
+        ]
+    return sorted(cases, key=lambda case: case["case"]), faults
 
 
 def split_pictures(
@@ -191,21 +217,22 @@ def _no_data_set(folder: Path, found: str) -> Fault:
     )
 
 
-def _paired(place: Path, parts: tuple[str, str]) -> dict[str, tuple[Path, Path]]:
-    """Name to picture and mask."""
-    images, masks = (_pictures(place, part) for part in parts)
+def _unpaired(images: dict[str, Path], masks: dict[str, Path], parts: tuple[str, str]) -> list[Fault]:
+    faults = []
     for there, absent, kind in ((images, masks, "mask"), (masks, images, "picture")):
         alone = sorted(there.keys() - absent.keys())
-        if alone:
-            more = f" ({len(alone)} of {len(there)} lack one)" if len(alone) > 1 else ""
-            raise Fault(
+        more = f" ({len(alone)} of {len(there)} lack one)" if len(alone) > 1 else ""
+        faults += [
+            Fault(
                 "MISSING_FILE",
-                there[alone[0]],
+                there[name],
                 f"no {kind} of the same name{more}",
                 f"a picture in {parts[0]}/ and a mask in {parts[1]}/ for every case",
                 "put it there, or take the file out",
             )
-    return {name: (images[name], masks[name]) for name in images}
+            for name in alone
+        ]
+    return faults
 
 
 def _check_twin(place: Path, names: frozenset[str], sets: dict[frozenset[str], Path]) -> None:
