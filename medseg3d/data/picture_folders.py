@@ -99,8 +99,8 @@ def split_pictures(
     dataset_dir: str | Path,
     split_file: str | Path,
     part: str,
-    test_cases: int | float,
-    val_cases: int | float,
+    test_cases: int | float | None,
+    val_cases: int | float | None,
     seed: int = 0,
     group_pattern: str | None = None,
     mask_dir: str | Path | None = None,
@@ -115,8 +115,8 @@ def split_pictures(
         split_file: the manifest.
         part: "train", "val" or "test".
         test_cases: number of groups in the test part, or their share, a float below 1; of pictures without
-            `group_pattern`.
-        val_cases: number or share of groups, or pictures, in the validation part.
+            `group_pattern`. None for what the manifest has, which then must be there.
+        val_cases: number or share of groups, or pictures, in the validation part, or None.
         seed: seed of the rule.
         group_pattern: as in `read_picture_folder`.
         mask_dir: if given, each case gets a `"mask_file"` in this folder, `<case>_seg.png`.
@@ -141,8 +141,8 @@ def split_pictures(
 def split_of_pictures(
     dataset_dir: str | Path,
     split_file: str | Path,
-    test_cases: int | float,
-    val_cases: int | float,
+    test_cases: int | float | None,
+    val_cases: int | float | None,
     seed: int = 0,
     group_pattern: str | None = None,
     train_list: str | Path | None = None,
@@ -157,7 +157,7 @@ def split_of_pictures(
     ids = [case["case"] for case in cases]
     groups = {case["case"]: case["group"] for case in cases if "group" in case}
     name = Path(dataset_dir).absolute().name
-    test: int | float | list[str] = test_cases if train_list is None else _left_for_testing(ids, train_list)
+    test = test_cases if train_list is None else _left_for_testing(ids, train_list)
     return cases, load_or_make_split(split_file, ids, test, val_cases, seed, name, groups or None)
 
 

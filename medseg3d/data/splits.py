@@ -198,8 +198,8 @@ def read_split(split_file: str | Path) -> Split:
 def load_or_make_split(
     split_file: str | Path,
     ids: Sequence[str],
-    test_cases: int | float | Sequence[str] = 24,
-    val_cases: int | float = 26,
+    test_cases: int | float | Sequence[str] | None = 24,
+    val_cases: int | float | None = 26,
     seed: int = 0,
     name: str = "",
     groups: Mapping[str, str] | None = None,
@@ -209,18 +209,18 @@ def load_or_make_split(
     Args:
         split_file: the manifest; its folder is made.
         ids: all case ids of the data set.
-        test_cases: as in `make_split`.
-        val_cases: as in `make_split`.
+        test_cases: as in `make_split`; None for what the manifest has, which then must be there.
+        val_cases: as in `make_split`, or None.
         seed: seed of the rule.
         name: the data set's name, for the reader of the manifest.
         groups: as in `make_split`.
 
     Raises:
-        Fault: SPLIT_MISMATCH if the manifest was edited, is of other ids or groups, or of another seed or counts than
-            asked for; TOO_FEW_CASES.
+        Fault: MISSING_DATA if a manifest must be there and is not; SPLIT_MISMATCH if the manifest was edited, is of
+            other ids or groups, or of another seed, counts or listed cases than asked for; TOO_FEW_CASES.
     """
     path = Path(split_file)
-    if not path.exists():
+    if not path.exists() and test_cases is not None and val_cases is not None:
         split = make_split(ids, test_cases, val_cases, seed, name or "the data set", groups)
         write_split(path, split, name)
         return split
@@ -230,23 +230,14 @@ def load_or_make_split(
         raise Fault(
             "SPLIT_MISMATCH", path, _grouping(split.groups), f"{_grouping(groups or {})} as asked for", _remedy(path)
         )
+    _check_listed(path, split, test_cases)
     units = len(set(split.groups.values())) if split.groups else len(ids)
-    asked = {"seed": seed, "val_cases": _number("val_cases", val_cases, units)}
-    held = {"seed": split.seed, "val_cases": split.count("val")}
-    if isinstance(test_cases, (int, float)):
-        if split.listed:
-            raise Fault(
-                "SPLIT_MISMATCH", path, "a listed test part", "one drawn by the seed, as asked for", _remedy(path)
-            )
-        asked["test_cases"], held["test_cases"] = _number("test_cases", test_cases, units), split.count("test")
-    elif not split.listed or set(test_cases) != set(split.test):
-        raise Fault(
-            "SPLIT_MISMATCH",
-            path,
-            f"another test part of {len(split.test)} cases",
-            f"the {len(test_cases)} listed test cases as asked for",
-            _remedy(path),
-        )
+    asked = {"seed": seed} | {
+        knob: _number(knob, value, units)
+        for knob, value in (("test_cases", test_cases), ("val_cases", val_cases))
+        if isinstance(value, (int, float))
+    }
+    held = {"seed": split.seed, "test_cases": split.count("test"), "val_cases": split.count("val")}
     different = [key for key in asked if asked[key] != held[key]]
     if different:
         raise Fault(
@@ -355,6 +346,21 @@ def _check_ids(path: Path, split: Split, ids: Sequence[str]) -> None:
     ]
     if differences:
         raise Fault("SPLIT_MISMATCH", path, " and ".join(differences), "the data set's own ids", _remedy(path))
+
+
+def _check_listed(path: Path, split: Split, test_cases: int | float | Sequence[str] | None) -> None:
+    if test_cases is None or (isinstance(test_cases, (int, float)) and not split.listed):
+        return
+    if isinstance(test_cases, (int, float)):
+        raise Fault("SPLIT_MISMATCH", path, "a listed test part", "one drawn by the seed, as asked for", _remedy(path))
+    if not split.listed or set(test_cases) != set(split.test):
+        raise Fault(
+            "SPLIT_MISMATCH",
+            path,
+            f"another test part of {len(split.test)} cases",
+            f"the {len(test_cases)} listed test cases as asked for",
+            _remedy(path),
+        )
 
 
 def _grouping(groups: Mapping[str, str]) -> str:

@@ -333,3 +333,15 @@ def test_a_listed_case_that_is_not_there_is_refused():
 def test_listing_all_cases_leaves_none_to_train_on():
     with pytest.raises(Fault, match=r"TOO_FEW_CASES .*found 1 cases beside 4 listed test cases; wanted more"):
         make_split(FIVE, FIVE[:4], 1)
+
+
+def test_a_manifest_may_be_taken_as_it_is_but_must_be_there(tmp_path):
+    path = tmp_path / "split.json"
+    with pytest.raises(Fault, match="MISSING_DATA"):
+        load_or_make_split(path, FIVE, None, None)
+    split = load_or_make_split(path, FIVE, ["b", "d"], 1)
+    assert load_or_make_split(path, FIVE, None, None) == split
+    with pytest.raises(Fault, match="found val_cases 1; wanted val_cases 2"):
+        load_or_make_split(path, FIVE, None, 2)
+    with pytest.raises(Fault, match=r"SPLIT_MISMATCH .*lacks"):
+        load_or_make_split(path, FIVE[:4], None, None)
