@@ -99,7 +99,7 @@ def parameter_blocks(runs: Sequence[EvaluatedRun], figures: Path) -> list[Block]
     of_papers = paper_report(papers) if papers else []
     rows = own + of_papers
     blocks: list[Block] = []
-    if panels_of(of_papers, scored):
+    if sum(map(len, panels_of(of_papers, scored).values())) > 1:
         words = "Parameters of each network over its Dice; every point says how its Dice was taken."
         png = parameter_figure(of_papers, figures / "parameters.png", scored)
         blocks.append(Picture(png, alt=words, caption=words, wide=True))

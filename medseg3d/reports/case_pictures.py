@@ -90,6 +90,8 @@ def case_blocks(runs: Sequence[EvaluatedRun], class_name: str, figures: Path, n:
     by_size = [picked for picked in cases_by_size(first, class_name) if picked.case not in seen]
     are_pictures = next(iter(first.files.values())).is_picture
     blocks: list[Block] = [Text(f"{AS_STORED if are_pictures else RADIOLOGICAL} {COLOURS}")]
+    if len(drawable) > 1:
+        blocks.append(Text(f"Cases are picked by the scores of {first.name}; the other runs show the same ones."))
     missing = [run.name for run in runs if run not in drawable]
     if missing:
         blocks.append(Text(f"Without pictures, because no files were recorded: {', '.join(missing)}."))
@@ -134,7 +136,7 @@ def _picture(run: EvaluatedRun, class_name: str, role: str, case: str, png: Path
     return Picture(
         png,
         alt=f"{title}. {_WHAT_IS_SEEN[run.files[case].is_picture]}",
-        caption=f"{title}.",
+        caption="",  # its title is in the picture
         heading=f"{heading}, Dice {number(rows[case]['dice'])}",
         warning=_disagreement(on_disk, rows[case]["dice"]),
         wide=True,

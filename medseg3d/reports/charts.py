@@ -70,7 +70,7 @@ def draw_sizes(runs: Sequence[EvaluatedRun], class_name: str) -> Figure | None:
         return None
     axes.set_xscale("log")
     low, high = axes.get_xlim()
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set(ylim=(-0.02, 1.02), xlabel=f"size of the truth, {unit}", ylabel="Dice of the case")

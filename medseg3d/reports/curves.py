@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from matplotlib.typing import LineStyleType as LineType
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -169,8 +170,9 @@ def draw_training(runs: Mapping[str, TrainingCurves], loss: str = "train_loss", 
         if len(values) and not np.isnan(values).all():
             _mark_best(score_axes, steps, values, f"{name}, " if len(runs) > 1 else "", colour if len(runs) > 1 else "")
     loss_axes.set_ylabel("training loss (no unit)")
-    loss_axes.set_ylim(bottom=0)
-    loss_axes.legend(loc="upper right", frameon=False, labelcolor=INK)
+    loss_axes.set_ylim(bottom=0, top=1.08 * loss_axes.get_ylim()[1])
+    loss_axes.legend(loc="best", frameon=False, labelcolor=INK)
+    score_axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     score_axes.set(xlabel="iteration", ylabel="validation Dice,\nmean over cases", ylim=(0, 1.02))
     if score_axes.get_legend_handles_labels()[0]:
         place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.25)} if len(runs) > 1 else {"loc": "best"}

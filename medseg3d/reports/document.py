@@ -212,7 +212,7 @@ def _markdown(block: Block, folder: Path) -> str:
             heading = f"### {_escaped(block.heading)}\n\n" if block.heading else ""
             warning = f" **{_escaped(block.warning)}**" if block.warning else ""
             address = block.file.relative_to(folder).as_posix()
-            return f"{heading}![{_escaped(block.alt)}]({address})\n\n{_escaped(block.caption)}{warning}"
+            return f"{heading}![{_escaped(block.alt)}]({address})\n\n{_escaped(block.caption)}{warning}".rstrip()
 
 
 def _markdown_table(table: Table) -> str:

@@ -305,12 +305,18 @@ def _ablation_sections(ablations: Sequence[tuple[str, Ablation]], figures: Path)
         ]
         for caption, heads, rows in ablation_tables(ablation):
             blocks.append(
-                Table(f"{caption}. Mean ± standard deviation over seeds", [(head, "number") for head in heads], rows)
+                Table(
+                    f"{caption}. Mean ± standard deviation over seeds.",
+                    [(heads[0], "text"), *((head, "number") for head in heads[1:])],
+                    rows,
+                )
             )
         blocks.append(Text(PAPER_CONVENTION, style="soft"))
         png = save_figure(draw_ablation(ablation), figures / f"ablation_{index}.png")
         words = f"Dice of {ablation.class_name} over the number of non-local blocks: each point is one seed, the line "
-        blocks.append(Picture(png, alt=f"{words}their mean. {conclusion(ablation)}", caption=f"{words}their mean."))
+        blocks.append(
+            Picture(png, alt=f"{words}their mean. {conclusion(ablation)}", caption=f"{words}their mean.", wide=True)
+        )
         suffix = f"-{index}" if len(ablations) > 1 else ""
         sections.append(Section(f"ablation{suffix}", f"Ablation{f': {name}' if suffix else ''}", blocks))
     return sections

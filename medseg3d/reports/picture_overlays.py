@@ -163,12 +163,12 @@ def draw_picture_case(case: PictureCase) -> Figure:
 
 
 def enlarged_view(case: PictureCase) -> Extent | None:
-    """Left, right, bottom and top pixel edge of what is shown enlarged; None if the masks fill the picture anyway.
+    """Left, right, bottom and top pixel edge of what is shown enlarged; None if there is nothing or it is large anyway.
 
-    As wide and high in the picture's own proportion as the masks need, with a margin of half their size and at least a
-    tenth of the picture.
+    In the picture's own proportion, twice as large as the truth (as the prediction, where nothing is true), at least a
+    tenth of the picture. So it is the same for every prediction of a case, and a stray pixel cannot shrink the rest.
     """
-    shown = case.pred if case.truth is None else case.pred | case.truth
+    shown = case.pred if case.truth is None or not case.truth.any() else case.truth
     if not shown.any():
         return None
     lows, highs, sizes = [], [], shown.shape
@@ -176,7 +176,7 @@ def enlarged_view(case: PictureCase) -> Extent | None:
         places = np.flatnonzero(shown.any(axis=1 - axis))
         lows.append(places[0])
         highs.append(places[-1] + 1)
-    part = max(max(1.5 * (high - low) / size, 0.1) for low, high, size in zip(lows, highs, sizes, strict=True))
+    part = max(max(2 * (high - low) / size, 0.1) for low, high, size in zip(lows, highs, sizes, strict=True))
     if part > _WORTH_ENLARGING:
         return None
     edges = []

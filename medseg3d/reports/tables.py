@@ -53,7 +53,7 @@ KINDS = {
     "pooled": "pooled",
     "surface": "distances between surfaces, mean over cases",
     "probability": "errors and ranking of the probabilities, mean over cases",
-    "mmseg": "background and foreground as two classes, as mmsegmentation",
+    "mmseg": "two classes, background and foreground, as mmsegmentation",
     "pranet256": "256 thresholds and structure, as PraNet",
     "": "other",
 }
@@ -303,7 +303,7 @@ def curve_table(series: Sequence[PRSeries]) -> Table:
     """The numbers of the precision-recall figure."""
     return Table(
         "All voxels of a run pooled. Average precision is the area under the steps, without interpolation; recall, "
-        "precision and Dice are those at the threshold that was used",
+        "precision and Dice are those at the threshold that was used.",
         [
             ("curve", "text"),
             *(
@@ -368,7 +368,7 @@ def _score_table(entries: Mapping[str, Mapping[str, Any]], lead: str) -> Table:
     if len(entries) == 1:
         (only,) = entries.values()
         optional = {
-            "95 % interval": [interval(entry.get("ci95")) for entry in only.values()],
+            "95 % interval": [_interval(split_key(key)[0], entry) for key, entry in only.items()],
             "sd": [
                 "" if entry.get("sd") is None else score_value(split_key(key)[0], entry["sd"])
                 for key, entry in only.items()
@@ -411,9 +411,14 @@ def _convention(entries: Mapping[str, Mapping[str, Any]], key: str) -> str:
 def _value_cell(score: str, entry: Mapping[str, Any] | None, with_n: bool = False) -> Cell:
     if entry is None:
         return Cell("not recorded")
-    small = interval(entry.get("ci95"), 1 if score.endswith("_mm") else 3)
-    small = ", ".join(part for part in (small, f"n {entry['n']}" if with_n and "n" in entry else "") if part)
+    small = ", ".join(
+        part for part in (_interval(score, entry), f"n {entry['n']}" if with_n and "n" in entry else "") if part
+    )
     return Cell(score_value(score, entry["value"]), small=small)
+
+
+def _interval(score: str, entry: Mapping[str, Any]) -> str:
+    return interval(entry.get("ci95"), 1 if score.endswith("_mm") else 3)
 
 
 def _edges_in_words(strata: Mapping[str, Any]) -> str:

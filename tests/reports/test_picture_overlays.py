@@ -68,15 +68,17 @@ def test_border_of_the_truth_lies_on_the_edges_of_its_pixels():
     assert truth.get_linestyle() != pred.get_linestyle()
 
 
-def test_enlarged_view_holds_both_masks_in_the_proportion_of_the_picture():
-    left, right, bottom, top = enlarged_view(picture_case())
-    assert left <= 29.5
-    assert right >= 41.5
-    assert top <= 9.5
-    assert bottom >= 19.5
-    assert (right - left) / (bottom - top) == pytest.approx(100 / 60)
-    # 10 of 60 rows with a margin of half: a quarter of the picture
-    assert right - left == pytest.approx(25)
+def test_enlarged_view_is_twice_the_truth_in_the_proportion_of_the_picture():
+    # 10 of 60 rows: a third of the picture, around the truth's middle
+    expected = (35 - 50 / 3 - 0.5, 35 + 50 / 3 - 0.5, 24.5, 4.5)
+    assert enlarged_view(picture_case()) == pytest.approx(expected)
+    assert enlarged_view(picture_case(pred=square((0, 60), (0, 100)))) == pytest.approx(expected)
+
+
+def test_enlarged_view_is_of_the_prediction_where_nothing_is_true():
+    nothing = np.zeros(SHAPE, bool)
+    for truth in (None, nothing):
+        assert enlarged_view(picture_case(TRUTH, truth)) == enlarged_view(picture_case(nothing, TRUTH))
 
 
 def test_enlarged_view_stays_inside_the_picture():

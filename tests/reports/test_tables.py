@@ -68,7 +68,7 @@ def test_every_way_to_take_a_score_has_a_table_of_its_own(pictures):
         "polyp, mean over cases:",
         "polyp, pooled:",
         "polyp, errors and ranking of the probabilities, mean over cases:",
-        "polyp, background and foreground as two classes, as mmsegmentation:",
+        "polyp, two classes, background and foreground, as mmsegmentation:",
         "all classes together:",
     ]
 
@@ -197,4 +197,4 @@ def test_empty_and_missed_cases_are_told(pictures):
 def test_distances_have_one_decimal():
     entry = {"value": 12.345, "n": 3, "convention": "in mm", "ci95": [10.0, math.pi]}
     (table,) = score_tables([run_of({}, scores={"polyp": {"hd95_mm_mean": entry}})])
-    assert texts(table)[0][:2] == ["HD95, mm", "12.3"]
+    assert texts(table)[0][:3] == ["HD95, mm", "12.3", "10.0 to 3.1"]
