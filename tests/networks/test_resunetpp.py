@@ -66,6 +66,7 @@ def test_maps_halve_from_stage_to_stage_and_come_back():
 @torch.no_grad()
 def test_squeeze_excitation_scales_each_channel_by_a_number_between_0_and_1():
     block, x = SqueezeExcitation(8, 4), torch.rand(2, 8, 5, 3) + 0.5
+    block.squeeze.weight[0], block.squeeze.weight[1] = 0.3, -0.2  # of positive means the second is cut off
     scale = block(x) / x
     hidden = (x.mean((2, 3)) @ block.squeeze.weight.T).clamp(min=0)
     expected = 1 / (1 + (-hidden @ block.excite.weight.T).exp())

@@ -65,7 +65,8 @@ def test_every_convention_is_in_the_legend_and_parameters_are_on_a_log_axis():
 
 
 def test_names_cover_neither_each_other_nor_a_point():
-    crowd = [Point(f"network {n}", "cris", 30 + n % 3, 0.85 + n / 500, "mean") for n in range(5)]
+    crowd = [Point(f"network {n}", "cris", 30 + n % 3, 0.85 + n / 200, "mean") for n in range(4)]
+    crowd.append(Point("far away", "cris", 9, 0.4, "mean"))
     figure = draw_parameters({"polyps": crowd})
     (axes,) = figure.axes
     boxes = [text.get_window_extent() for text in axes.texts]
