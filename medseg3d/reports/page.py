@@ -38,6 +38,7 @@ from medseg3d.reports.tables import (
     Baseline,
     baseline_table,
     case_table,
+    convention_table,
     curve_table,
     difference_table,
     emptiness_notes,
@@ -170,7 +171,7 @@ def build_document(
     sections = [*_ablation_sections(ablations, figures)]
     if runs:
         sections = [
-            Section("scores", "Scores", _score_blocks(runs)),
+            Section("scores", "Scores", _score_blocks(runs, class_name)),
             *_comparison_sections(runs, class_name, remarks.baselines),
             *([Section("papers", "The papers' tables", papers)] if papers else []),
             *sections,
@@ -254,8 +255,8 @@ def _headline_table(runs: Sequence[EvaluatedRun], class_name: str) -> Table:
     )
 
 
-def _score_blocks(runs: Sequence[EvaluatedRun]) -> list[Block]:
-    blocks: list[Block] = [*score_tables(runs)]
+def _score_blocks(runs: Sequence[EvaluatedRun], class_name: str) -> list[Block]:
+    blocks: list[Block] = [convention_table(runs, class_name), *score_tables(runs)]
     notes = emptiness_notes(runs)
     if notes:
         blocks.append(Bullets(notes))

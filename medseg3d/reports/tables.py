@@ -69,6 +69,10 @@ _OF_SCORE = {
 MOST_CASES = 30
 """Lines of the table of cases; the rest stands in scores.csv."""
 
+_DICES = (
+    *("dice_mean", "dice_group_mean", "dice_slice_mean", "dice_pooled"),
+    *("mdice_mmseg", "dice_pranet256_mean"),
+)
 _COUNTS = ("tp", "fp", "fn")
 _CASE_SCORES = ("dice", "iou", "recall", "specificity", "precision", "accuracy")
 
@@ -144,6 +148,24 @@ def score_tables(runs: Sequence[EvaluatedRun]) -> list[Table]:
     return tables
 
 
+def convention_table(runs: Sequence[EvaluatedRun], class_name: str) -> Table:
+    """Dice of one class by every convention that was recorded: the same masks, other numbers."""
+    rows: list[list[Cell | str]] = []
+    for key in _DICES:
+        entries = {run.name: run.scores(class_name) for run in runs if key in run.scores(class_name)}
+        if entries:
+            cells = [_value_cell("dice", run.scores(class_name).get(key), with_n=True) for run in runs]
+            rows.append([KINDS[split_key(key)[1]].partition(", as ")[0], *cells, _convention(entries, key)])
+    heads: list[tuple[str, ColumnKind]] = [(run.name if len(runs) > 1 else "Dice", "number") for run in runs]
+    return Table(
+        "the same masks by every convention. Only numbers of one line may be compared with each other, or with a paper "
+        "that says that it is of this line.",
+        [("convention", "text"), *heads, ("how it is taken", "words")],
+        rows,
+        lead=f"Dice of {class_name}:",
+    )
+
+
 def emptiness_notes(runs: Sequence[EvaluatedRun]) -> list[str]:
     """For each run and class how many cases are empty in truth or prediction, or missed."""
     words = {
@@ -202,12 +224,15 @@ def difference_table(runs: Sequence[EvaluatedRun], class_name: str, score: str =
         return None
     first, *others = runs
     reference = _by_case(first, class_name, score)
+    of_group = {row["case"]: row["group"] for row in first.cases(class_name) if "group" in row}
     rows: list[list[Cell | str]] = []
     for run in others:
         own = _by_case(run, class_name, score)
         shared = [case for case in reference if case in own and not math.isnan(own[case] + reference[case])]
         gains = [own[case] - reference[case] for case in shared]
-        bounds = mean_interval(gains) if len(gains) > 1 else None
+        # frames of one sequence say less than as many cases apart
+        groups = [of_group[case] for case in shared] if of_group.keys() >= set(shared) else None
+        bounds = mean_interval(gains, groups) if len(gains) > 1 else None
         rows.append(
             [
                 f"{run.name} against {first.name}",
@@ -224,8 +249,8 @@ def difference_table(runs: Sequence[EvaluatedRun], class_name: str, score: str =
         f"{class_name}: mean over cases of the difference of {score_name(score)}, the same case in both runs",
         [*heads, ("what the cases say", "words")],
         rows,
-        note="The interval is a bootstrap over cases with both networks held fixed. It says how far these cases carry, "
-        "not what another seed would give.",
+        note=f"The interval is a bootstrap over {'groups of cases' if of_group else 'cases'} with both networks held "
+        "fixed. It says how far these cases carry, not what another seed would give.",
     )
 
 

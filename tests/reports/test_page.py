@@ -63,7 +63,7 @@ def test_headline_is_the_mean_dice_with_its_n_range_and_convention(page):
 
 
 def test_score_tables_give_value_spread_n_and_convention(page):
-    means, pooled = page.tables["scores"]
+    _, means, pooled = page.tables["scores"]
     assert means[0] == ["score", "value", "sd", "n", "left out", "name in summary.json", "how it is taken"]
     # of 0.75, 0.25, 1: sd = sqrt((0.0833**2 + 0.4167**2 + 0.3333**2) / 2)
     assert means[1] == [
@@ -98,7 +98,7 @@ def test_undefined_scores_are_called_so_and_classes_are_kept_together(tmp_path):
     assert table[0][:2] == ["case", "class"]
     assert [row[1:3] for row in table[1:]] == [["pancreas", "0.750"], ["cancer", "1.000"], ["duct", "undefined"]]
     # of the duct's case recall has no answer, specificity has
-    means = page.tables["scores"][4]
+    means = page.tables["scores"][5]
     assert means[1][:4] == ["Dice", "undefined", "0", "1"]
     assert means[4][:4] == ["Specificity", "1.000", "1", "0"]
 
@@ -254,7 +254,7 @@ def two_pages(tmp_path_factory):
 def test_several_runs_stand_side_by_side(two_pages):
     (headline,) = two_pages.tables["opening"]
     assert [row[0] for row in headline[1:]] == ["first", "second"]
-    means = two_pages.tables["scores"][0]
+    means = two_pages.tables["scores"][1]
     assert means[0] == ["score", "first", "second", "name in summary.json", "how it is taken"]
     # a square of side n shifted by s pixels has Dice (n - s) / n; sides 8, 9, 10, 11
     assert means[1][1].startswith(f"{(1 + 7 / 9 + 6 / 10 + 10 / 11) / 4:.3f} ")

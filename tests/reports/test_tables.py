@@ -11,6 +11,7 @@ from medseg3d.reports.tables import (
     MOST_CASES,
     case_table,
     common_parts,
+    convention_table,
     curve_table,
     difference_table,
     emptiness_notes,
@@ -125,6 +126,28 @@ def test_runs_without_a_case_in_common_are_not_compared():
 
 def test_one_run_has_no_differences():
     assert difference_table([run_of({"x": 0.5})], "polyp") is None
+
+
+def test_interval_of_a_difference_resamples_groups_where_there_are_any():
+    first, second = ({case: dice for case in "abcd"} for dice in (0.5, 0.6))
+    runs = [run_of(first, "x"), run_of(second, "y")]
+    for run in runs:
+        for row in run.rows:
+            row["group"] = "one patient"
+    table = difference_table(runs, "polyp")
+    assert texts(table)[0][2] == ""  # one group has no spread
+    assert "a bootstrap over groups of cases" in table.note
+
+
+def test_dice_is_tabled_by_every_convention_that_was_recorded(pictures):
+    table = convention_table(pictures, "polyp")
+    rows = {row[0]: row[1:] for row in texts(table)}
+    assert list(rows) == ["mean over cases", "pooled", "two classes, background and foreground"]
+    # run x: shifts 0, 1, 0 of sides 8, 9, 10; 9 pixels missed and 9 too many of 245 true ones
+    assert rows["mean over cases"][0] == number_of((1 + 8 / 9 + 1) / 3)
+    assert rows["pooled"][0] == number_of(236 / 245)
+    assert rows["two classes, background and foreground"][0] == number_of((236 / 245 + 1 - 9 / 4555) / 2)
+    assert rows["pooled"][-1].startswith("one score of the counts summed over all cases")
 
 
 def test_strata_have_n_interval_and_edges(pictures):
