@@ -201,3 +201,21 @@ def test_fetch_of_kvasir_hands_its_arguments_on(monkeypatch, tmp_path):
     )
     assert main(["data", "fetch", "kvasir-seg", "--root", str(tmp_path)]) == 0
     assert calls == [((str(tmp_path),), {"keep_archive": False})]
+
+
+def test_phantom_writes_frames_with_polyps(tmp_path, capsys, monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        "medseg3d.data.polyp_phantoms.write_polyp_phantoms",
+        lambda *args, **kwargs: calls.append((args, kwargs)) or tmp_path / "p q",
+    )
+    assert main(["phantom", "p q", "--kind", "polyp", "--seed", "3"]) == 0
+    assert calls == [(("p q", 60, 3), {"overwrite": False})]
+    assert capsys.readouterr().out.endswith("next: medseg3d data split 'p q'\n")
+
+
+@pytest.mark.parametrize("option", [["--spacing", "2", "2", "4"], ["--test-images", "0"]])
+def test_options_of_volumes_are_not_passed_over_with_polyps(tmp_path, capsys, option):
+    assert main(["phantom", str(tmp_path / "set"), "--kind", "polyp", *option]) == 2
+    assert "BAD_VALUE --" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

@@ -1,30 +1,50 @@
-"""`medseg3d phantom`: a data set of generated abdominal CTs."""
+"""`medseg3d phantom`: a data set of generated abdominal CTs, or of generated frames with polyps."""
 
 from __future__ import annotations
 
 import argparse
+import shlex
 
-HELP = "write a data set of generated abdominal CT phantoms in the MSD layout, and a picture of it"
+HELP = "write a data set of generated abdominal CTs (MSD layout) or colonoscopy frames (Kvasir-SEG layout)"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The folder and what varies; the size can be lowered for tests."""
     parser.add_argument("output", metavar="OUT", help="folder to write, for example data/phantom_pancreas")
-    parser.add_argument("--cases", type=_positive, default=12, help="labelled volumes (default: %(default)s)")
-    parser.add_argument("--test-images", type=_count, default=2, help="unlabelled volumes (default: %(default)s)")
+    parser.add_argument("--kind", choices=["pancreas", "polyp"], default="pancreas", help="default: %(default)s")
+    parser.add_argument("--cases", type=_positive, help="labelled volumes (default: 12) or frames (default: 60)")
+    parser.add_argument("--test-images", type=_count, help="pancreas: unlabelled volumes (default: 2)")
     parser.add_argument("--seed", type=_count, default=0, help="same seed, same volumes (default: %(default)s)")
     parser.add_argument(
         "--spacing",
         type=_millimetres,
         nargs=3,
         metavar="MM",
-        help="voxel size left-right, back-front, feet-head; by default about 2.6 2.6 5, different for every case",
+        help="pancreas: voxel size left-right, back-front, feet-head; by default about 2.6 2.6 5, by case",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the phantoms that are there")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the data set and `planes.png`, and print what to do next."""
+    """Write the data set and print what to do next."""
+    return _write_polyps(args) if args.kind == "polyp" else _write_abdomens(args)
+
+
+def _write_polyps(args: argparse.Namespace) -> int:
+    from medseg3d.data.polyp_phantoms import write_polyp_phantoms
+    from medseg3d.faults import Fault
+
+    for option in ("test_images", "spacing"):
+        if getattr(args, option) is not None:
+            raise Fault("BAD_VALUE", f"--{option}", "it with --kind polyp", "--kind pancreas", "leave it out")
+    cases = args.cases or 60
+    folder = write_polyp_phantoms(args.output, cases, args.seed, overwrite=args.overwrite)
+    print(f"{cases} frames, every tenth without a polyp: {folder}")
+    print(f"next: medseg3d data split {shlex.quote(args.output)}")
+    return 0
+
+
+def _write_abdomens(args: argparse.Namespace) -> int:
     import numpy as np
 
     from medseg3d.data.msd import read_msd
@@ -32,11 +52,13 @@ def run(args: argparse.Namespace) -> int:
     from medseg3d.data.phantoms import write_phantom_dataset
     from medseg3d.reports.planes import three_planes
 
+    cases = args.cases or 12
+    test_images = 2 if args.test_images is None else args.test_images
     folder = write_phantom_dataset(
         args.output,
-        args.cases,
+        cases,
         args.seed,
-        test_images=args.test_images,
+        test_images=test_images,
         spacing_mm=args.spacing,
         overwrite=args.overwrite,
     )
@@ -52,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         title=f"{case['case']}: a generated phantom, not a patient",
         label_names=dataset.labels,
     )
-    print(f"{args.cases} labelled and {args.test_images} unlabelled phantoms: {folder}")
+    print(f"{cases} labelled and {test_images} unlabelled phantoms: {folder}")
     print(f"picture of {case['case']}: {picture}")
     print("next: " + _training_line(args.output))
     return 0
@@ -65,8 +87,6 @@ def _training_line(output: str) -> str:
     )
     if output.rstrip("/") == "data/phantom_pancreas":  # where the overlay looks for it
         return line
-    import shlex
-
     return f"{line} --dataset_dir {shlex.quote(output)}"
 
 

@@ -14,6 +14,7 @@ from medseg3d.data.nifti import NiftiHeader, check_labels, check_pair, read_head
 from medseg3d.data.phantoms import Phantom, make_phantom, write_phantom_dataset
 from medseg3d.data.picture_folders import read_picture_folder, split_pictures
 from medseg3d.data.pictures import read_grey, read_picture, read_picture_mask, write_grey, write_picture_mask
+from medseg3d.data.polyp_phantoms import PolypPhantom, make_polyp_phantom, write_polyp_phantoms
 from medseg3d.data.splits import Split, default_split_file, load_or_make_split, make_split, read_split, split_cases
 from medseg3d.data.verify_pictures import verify_pictures
 
@@ -24,6 +25,7 @@ __all__ = [
     "MaskPair",
     "NiftiHeader",
     "Phantom",
+    "PolypPhantom",
     "Split",
     "VerifyReport",
     "atomic_path",
@@ -38,6 +40,7 @@ __all__ = [
     "find_leaks",
     "load_or_make_split",
     "make_phantom",
+    "make_polyp_phantom",
     "make_split",
     "paired_masks",
     "prediction_kind",
@@ -58,4 +61,5 @@ __all__ = [
     "write_grey",
     "write_phantom_dataset",
     "write_picture_mask",
+    "write_polyp_phantoms",
 ]

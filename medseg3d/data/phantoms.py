@@ -28,6 +28,7 @@ ORIENTATIONS = ("LPS", "RAS", "LAS", "PIR", "RPI", "ASL", "LPI", "SRA")
 _BODY_AXIS = {"R": "x", "L": "x", "A": "y", "P": "y", "S": "z", "I": "z"}
 
 LABELS = {0: "background", 1: "pancreas", 2: "cancer"}
+NAME = "PhantomPancreas"
 
 
 class Phantom(NamedTuple):
@@ -124,7 +125,7 @@ def write_phantom_dataset(
     if cases < 1 or test_images < 0:
         raise ValueError(f"cases must be >= 1 and test_images >= 0, got {cases} and {test_images}")
     folder = Path(folder).expanduser().absolute()
-    _check_target(folder, overwrite)
+    check_target(folder, overwrite, "dataset.json", NAME)
     partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
     try:
         training, test = [], []
@@ -132,7 +133,7 @@ def write_phantom_dataset(
             labelled = number <= cases
             name = f"phantom_{number:03d}.nii.gz"
             phantom = make_phantom(
-                _case_seed(seed, number),
+                case_seed(seed, number),
                 size_mm=size_mm,
                 spacing_mm=spacing_mm,
                 orientation=ORIENTATIONS[(number - 1) % len(ORIENTATIONS)],
@@ -146,7 +147,7 @@ def write_phantom_dataset(
             else:
                 test.append(image)
         content = {
-            "name": "PhantomPancreas",
+            "name": NAME,
             "description": f"Generated abdominal CT phantoms with a pancreas, seed {seed}; not patients",
             "reference": "medseg3d phantom",
             "licence": "Apache-2.0",
@@ -167,15 +168,24 @@ def write_phantom_dataset(
     return folder
 
 
-def _case_seed(seed: int, number: int) -> int:
+def case_seed(seed: int, number: int) -> int:
+    """The seed of one case of a data set of phantoms."""
     return int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
 
 
-def _check_target(folder: Path, overwrite: bool) -> None:
+def check_target(folder: Path, overwrite: bool, marker: str, name: str) -> None:
+    """Refuse with NOT_EMPTY a folder that holds anything but phantoms of this name, and these unless `overwrite`.
+
+    Args:
+        folder: where a data set is to be written.
+        overwrite: whether it may replace one of its kind.
+        marker: the JSON file that says by its "name" what the folder holds.
+        name: the name there.
+    """
     if not folder.exists() or (folder.is_dir() and next(folder.iterdir(), None) is None):
         return
     try:
-        ours = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))["name"] == "PhantomPancreas"
+        ours = json.loads((folder / marker).read_text(encoding="utf-8"))["name"] == name
     except (OSError, ValueError, KeyError, TypeError):
         ours = False
     if ours and overwrite:
