@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import medseg3d
-from medseg3d.bundle import CONFIGS, bundle_folder
+from monai.bundle import ConfigParser
+
 from medseg3d.faults import Fault
 from medseg3d.reports.document import Block, Bullets, Cell, ColumnKind, Picture, Table, Text
 from medseg3d.reports.paper_networks import PAPERS
@@ -16,7 +15,7 @@ from medseg3d.reports.paper_table import Column, PaperTable, side_by_side
 from medseg3d.reports.papers import TABLES
 from medseg3d.reports.parameter_figure import panels_of, parameter_figure
 from medseg3d.reports.parameter_tables import COLUMNS, HOW_COUNTED
-from medseg3d.reports.parameters import ParameterRow, bundle_report, paper_report, papers_of_bundle
+from medseg3d.reports.parameters import ParameterRow, config_row, paper_report, papers_of_bundle
 from medseg3d.reports.runs import EvaluatedRun
 from medseg3d.reports.scored_runs import ScoredRun
 from medseg3d.reports.tables import KINDS, split_key
@@ -118,25 +117,11 @@ def parameter_blocks(runs: Sequence[EvaluatedRun], figures: Path) -> list[Block]
 
 
 def _row_of(run: EvaluatedRun) -> ParameterRow:
-    """The network of a run, by its bundle and the knobs and overlay that its recorded config has."""
-    folder = _folder_of(run)
-    own = json.loads((folder / "train.json").read_text(encoding="utf-8"))
-    plain = (bool, int, float, str, list)
-    knobs = {
-        name: value
-        for name, value in run.config.items()
-        if name in own and isinstance(value, plain) and isinstance(own[name], plain) and value != own[name]
-        if not str(own[name]).startswith(("$", "@", "%")) and not name.startswith("_")
-    }
-    overlays = [
-        path.stem
-        for path in sorted(folder.glob("*.json"))
-        if path.name not in {*CONFIGS, "metadata.json"}
-        and run.config.get("network_def") not in (None, own.get("network_def"))
-        and json.loads(path.read_text(encoding="utf-8")).get("network_def") == run.config.get("network_def")
-    ]
-    row = bundle_report(folder, overlays[:1], knobs)[-1]
-    return ParameterRow(**{**vars(row), "network": f"{run.name}: {row.network.replace('this config', 'its config')}"})
+    """The network of a run, as its recorded config builds it."""
+    file = run.folder / "config.json"
+    if not run.config:
+        raise Fault("BAD_CONFIG", file, "no recorded config", "the one that an evaluation by a bundle leaves")
+    return config_row(ConfigParser(dict(run.config)), file, f"{run.name}: {run.bundle}", f"bundle {run.bundle}")
 
 
 def _scored(run: EvaluatedRun, parameters: int) -> list[ScoredRun]:
@@ -147,13 +132,3 @@ def _scored(run: EvaluatedRun, parameters: int) -> list[ScoredRun]:
         for paper in papers_of_bundle(run.bundle)
         if mean.get("value") is not None
     ]
-
-
-def _folder_of(run: EvaluatedRun) -> Path:
-    if not run.bundle:
-        raise Fault(
-            "MISSING_BUNDLE", run.folder, "no bundle recorded", "config.json with bundle_root", "--bundle names it"
-        )
-    recorded = Path(str(run.config.get("bundle_root", "")))
-    beside_package = Path(medseg3d.__file__).parent.parent / "bundles" / run.bundle
-    return bundle_folder(recorded if recorded.name == run.bundle and recorded.is_dir() else beside_package)

@@ -111,9 +111,23 @@ def bundle_report(
     with bundle_directory(folder):
         for name, overlays, knobs in settings:
             parser = read_config(config_files(folder, config.name, overlays), knobs)
-            network = network_of(parser, config)
-            rows.append(_row(network, f"{folder.name}, {name}", f"bundle {folder.name}", _input_shape(parser, config)))
+            rows.append(config_row(parser, config, f"{folder.name}, {name}", f"bundle {folder.name}"))
     return rows
+
+
+def config_row(parser: ConfigParser, config: Path, name: str, source: str) -> ParameterRow:
+    """The network that a config builds, for one input of the config's `roi_size`.
+
+    Args:
+        parser: the config, of a bundle or as a run has recorded it.
+        config: its file, for messages.
+        name: what to call the network.
+        source: where it comes from.
+
+    Raises:
+        Fault: `BAD_CONFIG` without a `network_def` or a `roi_size`.
+    """
+    return _row(network_of(parser, config), name, source, _input_shape(parser, config))
 
 
 def papers_of_bundle(bundle: str | Path) -> list[str]:

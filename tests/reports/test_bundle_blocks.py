@@ -1,8 +1,11 @@
+import json
 from dataclasses import replace
 
 import pytest
+from commands import ROOT
 from report_runs import make_pictures, make_run
 
+from medseg3d.bundle import bundle_directory, config_files, read_config
 from medseg3d.reports.bundle_blocks import paper_blocks, parameter_blocks
 from medseg3d.reports.document import Table
 from medseg3d.reports.runs import read_run
@@ -57,10 +60,17 @@ def test_two_class_scores_of_the_ann_paper_have_two_class_scores_beside_them(tmp
     assert rows["ours: run, pooled"][4] == "0.875"
 
 
+def recorded(bundle: str, *overlays: str, **knobs) -> dict:
+    """The config.json of a run, as `medseg3d.bundle.start_run` leaves it."""
+    folder = ROOT / "bundles" / bundle
+    with bundle_directory(folder):
+        return json.loads(json.dumps(read_config(config_files(folder, "evaluate.json", overlays), knobs).get()))
+
+
 def test_network_of_a_run_is_counted_by_its_own_knobs(run, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr("medseg3d.reports.bundle_blocks.paper_report", lambda papers: asked.extend(papers) or [])
-    config = {"bundle_root": "bundles/pancreas_nl", "init_filters": 8, "nonlocal_blocks": 0}
+    config = recorded("pancreas_nl", init_filters=8, nonlocal_blocks=0)
     blocks = parameter_blocks([replace(run, config=config)], tmp_path)
     (small,) = tables_of(blocks).popitem()[1].cells
     assert small[0].text.startswith("ours: pancreas_nl")
@@ -68,6 +78,13 @@ def test_network_of_a_run_is_counted_by_its_own_knobs(run, tmp_path, monkeypatch
     assert asked == ["pancreas"]
 
 
-def test_run_without_a_bundle_has_no_count_and_says_so(run, tmp_path):
+def test_overlays_of_a_run_count_too(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("medseg3d.reports.bundle_blocks.paper_report", lambda papers: [])
+    config = recorded("pancreas_nl_2d", "pictures", init_filters=8, picture_size=64)
+    (row,) = tables_of(parameter_blocks([replace(run, config=config)], tmp_path)).popitem()[1].cells
+    assert any(getattr(cell, "text", cell) == "3×64×64" for cell in row)
+
+
+def test_run_without_a_recorded_config_has_no_count_and_says_so(run, tmp_path):
     (words,) = parameter_blocks([replace(run, bundle="")], tmp_path)
-    assert "its network was not counted: MISSING_BUNDLE" in words.text
+    assert "its network was not counted: BAD_CONFIG" in words.text
