@@ -150,18 +150,21 @@ def read_case(
     name: str | None = None,
     label: int | None = None,
     target: str = "foreground",
+    threshold: float | None = None,
 ) -> OverlayCase:
     """The image and its masks, read from NIfTI files and seen to lie on one grid; arguments as in `case_overlay`.
 
     They are turned to RAS, so that a case looks the same however it is stored, also where two voxels are equally near
-    to the centre.
+    to the centre. With a `threshold` the prediction is a map of probabilities, foreground from there on.
     """
     image, header = (None, read_nifti(pred_file)[1]) if image_file is None else read_nifti(image_file)
     to_ras = nib.orientations.io_orientation(header.affine)
 
-    def mask(file: str | Path) -> np.ndarray:
+    def mask(file: str | Path, threshold: float | None = None) -> np.ndarray:
         array, mask_header = read_nifti(file)
         check_pair(header, mask_header)
+        if threshold is not None:
+            return nib.orientations.apply_orientation(array >= threshold, to_ras)
         array = nib.orientations.apply_orientation(check_labels(array, None, file), to_ras)
         return array > 0 if label is None else array == label
 
@@ -169,7 +172,7 @@ def read_case(
         name=name or _stem(Path(image_file or pred_file)),
         image=None if image is None else nib.orientations.apply_orientation(image, to_ras),
         affine=header.affine @ nib.orientations.inv_ornt_aff(to_ras, header.shape),
-        pred=mask(pred_file),
+        pred=mask(pred_file, threshold),
         truth=None if truth_file is None else mask(truth_file),
         target=target,
     )
