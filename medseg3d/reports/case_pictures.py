@@ -157,7 +157,15 @@ def _draw(run: EvaluatedRun, files: CaseFiles, class_name: str, case: str, png: 
         )
         save_figure(draw_picture_case(picture), png)
         return picture.title, picture.dice
-    volume = read_case(files.image, files.truth, files.pred, name=case, label=run.label(class_name), target=class_name)
+    volume = read_case(
+        files.image,
+        files.truth,
+        files.pred,
+        name=case,
+        label=run.label(class_name),
+        target=class_name,
+        threshold=run.threshold if run.summary.get("pred_kind") == "probability" else None,
+    )
     low, high = run.config.get("window_hu") or DEFAULT_WINDOW_HU
     save_figure(draw_case(volume, (float(low), float(high))), png)
     return volume.title, volume.dice

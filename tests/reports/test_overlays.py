@@ -197,3 +197,10 @@ def test_masks_without_an_image_are_drawn_on_black_and_say_so(files):
     expected = {1: 64, 2: 16, 3: 16}
     errors = grid_of(figure, rows=2)[1, 0]
     assert shown_masks(errors) == {ERROR_STYLES[value].colour.lower(): n for value, n in expected.items()}
+
+
+def test_map_of_probabilities_is_cut_at_the_threshold(files):
+    save(files["pred_file"], np.where(PRED, 0.75, 0.25).astype(np.float32))
+    assert read_case(*files.values(), threshold=0.5).dice == 0.8
+    assert read_case(*files.values(), threshold=0.75).dice == 0.8
+    assert read_case(*files.values(), threshold=0.8).pred.sum() == 0
