@@ -7,6 +7,7 @@ from medseg3d.networks.refinement import RefinedSegmenter
 from medseg3d.networks.resunetpp import ResUNet, ResUNetPlusPlus
 from medseg3d.networks.segnet import SegNet
 from medseg3d.networks.segresnet_nl import SegResNetNL
+from medseg3d.networks.umamba_enc import UMambaEnc
 
 __all__ = [
     "AsymmetricNonLocalNet",
@@ -17,4 +18,5 @@ __all__ = [
     "ResUNetPlusPlus",
     "SegNet",
     "SegResNetNL",
+    "UMambaEnc",
 ]
