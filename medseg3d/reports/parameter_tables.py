@@ -62,8 +62,9 @@ def as_text(rows: Sequence[ParameterRow], depth: int = 0) -> str:
         if index == 0 or row.source != rows[index - 1].source:
             text.append(row.source)
         text.append(lines[2 + index])
-    text += ["", *(f"[{number}] {note}" for number, note in enumerate(notes, start=1))] if notes else []
-    text += ["", *(textwrap.fill(line, 120, subsequent_indent="  ") for line in HOW_COUNTED)]
+    below = [[f"[{number}] {note}" for number, note in enumerate(notes, start=1)], HOW_COUNTED]
+    for remarks in filter(None, below):
+        text += ["", *(textwrap.fill(remark, 120, subsequent_indent="  ") for remark in remarks)]
     for row in rows if depth else ():
         text += [
             "",
