@@ -15,6 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from medseg3d.networks import mamba
+
 
 @dataclass(frozen=True)
 class ModuleCosts:
@@ -55,7 +57,7 @@ class NetworkCosts:
         modules: every module that has parameters or multiplies, parents before children.
 
     The working space that a kernel takes for itself while it runs (im2col, reordered weights) is in neither memory:
-    it depends on the machine.
+    it depends on the machine. A selective scan counts as one kernel, which it is where mamba_ssm is installed.
     """
 
     parameters: int
@@ -86,7 +88,7 @@ def network_costs(network: nn.Module, input_shape: Sequence[int]) -> NetworkCost
     # would have attention store its map of all pairs
     pretence = FakeTensorMode(allow_non_fake_inputs=True)
     sizes = [parameter.numel() for parameter in network.parameters()]
-    with pretence, _mode_kept(network):
+    with pretence, _mode_kept(network), _scan_as_one_kernel():
         weights = {
             name: pretence.from_tensor(tensor.detach()).requires_grad_(tensor.requires_grad)
             for name, tensor in [*network.named_parameters(), *network.named_buffers()]
@@ -169,6 +171,26 @@ class _LiveTensors(TorchDispatchMode):
 
 def _attention_flops(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any) -> int:
     return sdpa_flop_count(query, key, value)
+
+
+class _ScanOfShapes(torch.autograd.Function):
+    """What a selective scan takes, gives and keeps for its backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x, *others)
+        return torch.empty_like(x)
+
+
+@contextmanager
+def _scan_as_one_kernel() -> Iterator[None]:
+    """Context in which Mamba layers scan shapes: to follow the scan's many small steps would take minutes."""
+    scan = mamba.selective_scan
+    mamba.selective_scan = _ScanOfShapes.apply
+    try:
+        yield
+    finally:
+        mamba.selective_scan = scan
 
 
 def _module_costs(network: nn.Module, counter: FlopCounterMode) -> Iterator[ModuleCosts]:

@@ -100,6 +100,16 @@ PAPER_NETWORKS: tuple[PaperNetwork, ...] = (
         dice=("pancreas_table_3", "SwinUNETR", "dice"),
     ),
     PaperNetwork(
+        "UMambaEnc (2-D, 96×96)",
+        "pancreas",
+        {"_target_": "medseg3d.networks.UMambaEnc", **_PANCREAS_2D, "img_size": 96},
+        (3, 96, 96),
+        39.26,
+        "five stages of 64 to 1024 features, as in its public code; the count depends on the input's size, which the "
+        "paper does not state: 39.12 M for 256×256, 39.26 M for 224×336, 39.38 M for 288×288",
+        ("pancreas_table_3", "UMambaEnc", "dice"),
+    ),
+    PaperNetwork(
         "asymmetric non-local net",
         "ann",
         {"_target_": "medseg3d.networks.AsymmetricNonLocalNet"},

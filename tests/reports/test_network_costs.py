@@ -5,8 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
 
-from medseg3d.networks import SegResNetNL
+from medseg3d.networks import SegResNetNL, UMambaEnc, mamba
 from medseg3d.reports.network_costs import network_costs
 
 
@@ -133,3 +134,29 @@ def test_a_network_stays_as_it_was():
 def test_a_size_the_network_refuses_is_refused_in_its_words():
     with pytest.raises(ValueError, match="must be divisible by 8"):
         network_costs(SegResNetNL(), (1, 16, 20, 16))
+
+
+def test_a_selective_scan_counts_as_one_kernel_and_works_afterwards():
+    network, scan = UMambaEnc(img_size=(32, 64), features=(8, 16, 32)), mamba.selective_scan
+    costs = network_costs(network, (3, 32, 64))
+    assert mamba.selective_scan is scan
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network.eval()(torch.rand(1, 3, 32, 64))
+    assert costs.macs == counter.get_total_flops() // 2
+
+
+def test_a_selective_scan_keeps_all_but_its_states():
+    layer, x = mamba.Mamba(16, d_state=4), torch.rand(2, 40, 16)
+    given = {tensor.untyped_storage().data_ptr() for tensor in [x, *layer.parameters()]}
+    kept = {}
+
+    def keep(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = layer(x)
+    assert output.requires_grad
+    states = 2 * 4 * 32 * 4  # of two sequences where the scan begins, 4 for each of 32 channels
+    bytes_kept = sum(size for place, size in kept.items() if place not in given)
+    assert network_costs(layer, (40, 16)).backward_bytes * 2 == bytes_kept - states

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from medseg3d.faults import Fault
+from medseg3d.networks import UMambaEnc
 from medseg3d.reports.parameters import bundle_report, paper_report, papers_of_bundle
 
 BUNDLE = Path(__file__).parent.parent.parent / "bundles" / "pancreas_nl"
@@ -43,9 +44,17 @@ def test_table_3_is_met_to_its_last_digit_where_it_can_be(pancreas_rows):
         "SegResNet + 2 non-local blocks (2-D, 32 filters)": (6_562_530, 6.30),
         "UNETR (2-D, 96×96)": (87_558_402, 87.56),
         "SwinUNETR (2-D)": (25_139_324, 25.14),
+        "UMambaEnc (2-D, 96×96)": (38_694_610, 39.26),
     }
     assert "without them" in pancreas_rows["SegResNet, no non-local block (2-D, 32 filters)"].note
+    assert "39.26 M for 224×336" in pancreas_rows["UMambaEnc (2-D, 96×96)"].note
     assert "6.56 M" in pancreas_rows["SegResNet + 2 non-local blocks (2-D, 32 filters)"].note
+
+
+def test_a_size_gives_umambaenc_the_printed_count():
+    counts = {size: UMambaEnc(img_size=size) for size in ((256, 256), (224, 336), (288, 288))}
+    millions = [round(sum(each.numel() for each in net.parameters()) / 1e6, 2) for net in counts.values()]
+    assert millions == [39.12, 39.26, 39.38]
 
 
 def test_compared_networks_are_counted_at_the_bundle_s_own_input(bundle_rows):
