@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 from monai.bundle import ConfigParser
@@ -104,12 +105,15 @@ def parameter_blocks(runs: Sequence[EvaluatedRun], figures: Path) -> list[Block]
         blocks.append(Picture(png, alt=words, caption=words, wide=True))
     if rows:
         columns: list[tuple[str, ColumnKind]] = [("network", "text"), *((name, "number") for name, _ in COLUMNS)]
-        cells = [[row.network, *(cell(row) for _, cell in COLUMNS), row.note] for row in rows]
+        notes = dict.fromkeys(row.note for row in rows if row.note)
+        marks = dict(zip(notes, ascii_lowercase, strict=False))
+        cells = [[Cell(row.network, mark=marks.get(row.note, "")), *(cell(row) for _, cell in COLUMNS)] for row in rows]
         blocks += [
             Table(
-                "Networks of these runs and of the papers, each for one input of the size in the last column",
-                [*columns, ("what to know", "words")],
+                "Networks of these runs and of the papers, each for one input of the size in the last column.",
+                columns,
                 cells,
+                marks={mark: note for note, mark in marks.items()},
             ),
             Bullets(HOW_COUNTED),
         ]

@@ -69,10 +69,14 @@ _OF_SCORE = {
 MOST_CASES = 30
 """Lines of the table of cases; the rest stands in scores.csv."""
 
-_DICES = (
-    *("dice_mean", "dice_group_mean", "dice_slice_mean", "dice_pooled"),
-    *("mdice_mmseg", "dice_pranet256_mean"),
-)
+_DICES = {
+    "dice_mean": "mean over cases",
+    "dice_group_mean": "mean over groups",
+    "dice_slice_mean": "mean over slices",
+    "dice_pooled": "pooled",
+    "mdice_mmseg": "two classes, background and foreground",
+    "dice_pranet256_mean": "mean over 256 thresholds and cases",
+}
 _COUNTS = ("tp", "fp", "fn")
 _CASE_SCORES = ("dice", "iou", "recall", "specificity", "precision", "accuracy")
 
@@ -151,11 +155,11 @@ def score_tables(runs: Sequence[EvaluatedRun]) -> list[Table]:
 def convention_table(runs: Sequence[EvaluatedRun], class_name: str) -> Table:
     """Dice of one class by every convention that was recorded: the same masks, other numbers."""
     rows: list[list[Cell | str]] = []
-    for key in _DICES:
+    for key, name in _DICES.items():
         entries = {run.name: run.scores(class_name) for run in runs if key in run.scores(class_name)}
         if entries:
             cells = [_value_cell("dice", run.scores(class_name).get(key), with_n=True) for run in runs]
-            rows.append([KINDS[split_key(key)[1]].partition(", as ")[0], *cells, _convention(entries, key)])
+            rows.append([name, *cells, _convention(entries, key)])
     heads: list[tuple[str, ColumnKind]] = [(run.name if len(runs) > 1 else "Dice", "number") for run in runs]
     return Table(
         "the same masks by every convention. Only numbers of one line may be compared with each other, or with a paper "
