@@ -3,6 +3,7 @@
 from medseg3d.networks.asymmetric_nonlocal import AsymmetricNonLocalNet
 from medseg3d.networks.deeplabv3plus import DeepLabV3Plus
 from medseg3d.networks.nonlocal_block import NonLocalBlock
+from medseg3d.networks.pretrained import PretrainedReport, load_pretrained
 from medseg3d.networks.refinement import RefinedSegmenter
 from medseg3d.networks.resunetpp import ResUNet, ResUNetPlusPlus
 from medseg3d.networks.segnet import SegNet
@@ -13,10 +14,12 @@ __all__ = [
     "AsymmetricNonLocalNet",
     "DeepLabV3Plus",
     "NonLocalBlock",
+    "PretrainedReport",
     "RefinedSegmenter",
     "ResUNet",
     "ResUNetPlusPlus",
     "SegNet",
     "SegResNetNL",
     "UMambaEnc",
+    "load_pretrained",
 ]
