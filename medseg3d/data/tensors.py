@@ -44,13 +44,16 @@ def save_tensors(path: str | Path, state: Mapping[str, Any]) -> None:
 def read_tensors(path: str | Path, device: str | torch.device = "cpu") -> dict[str, Any]:
     """What `save_tensors` or `torch.save` wrote, read with `weights_only=True` and checked.
 
+    A name that ends in `.safetensors` is read as such a file, which takes the package safetensors.
+
     Args:
         path: the file; if `path.sha256` lies beside it, the content must have that sum.
         device: where the tensors go.
 
     Raises:
         Fault: `MISSING_WEIGHTS`, `CHECKSUM` (the sum is another one), `CHECKPOINT` (not a file of tensors, truncated,
-            or with more in it than tensors and numbers) or `NON_FINITE` (NaN or infinity in a tensor).
+            or with more in it than tensors and numbers), `NON_FINITE` (NaN or infinity in a tensor) or
+            `MISSING_PACKAGE`.
     """
     path = Path(path)
     if not path.is_file():
@@ -63,8 +66,18 @@ def read_tensors(path: str | Path, device: str | torch.device = "cpu") -> dict[s
         )
     content = path.read_bytes()
     _check_sum(path, content)
+    state = (_from_safetensors if path.suffix == ".safetensors" else _from_torch)(path, content, device)
+    if not isinstance(state, dict):
+        raise Fault("CHECKPOINT", path, f"a {type(state).__name__}", "a state dict", "save network.state_dict()")
+    for name, tensor in _tensors(state):
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise Fault("NON_FINITE", path, f"NaN or infinity in {name}", "finite weights", "use an earlier checkpoint")
+    return state
+
+
+def _from_torch(path: Path, content: bytes, device: str | torch.device) -> Any:
     try:
-        state = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+        return torch.load(io.BytesIO(content), map_location=device, weights_only=True)
     except (RuntimeError, EOFError, ValueError, KeyError, OSError, pickle.UnpicklingError) as error:
         raise Fault(
             "CHECKPOINT",
@@ -73,12 +86,26 @@ def read_tensors(path: str | Path, device: str | torch.device = "cpu") -> dict[s
             "a file written by torch.save that holds tensors only",
             "copy the file again, or train again",
         ) from error
-    if not isinstance(state, dict):
-        raise Fault("CHECKPOINT", path, f"a {type(state).__name__}", "a state dict", "save network.state_dict()")
-    for name, tensor in _tensors(state):
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise Fault("NON_FINITE", path, f"NaN or infinity in {name}", "finite weights", "use an earlier checkpoint")
-    return state
+
+
+def _from_safetensors(path: Path, content: bytes, device: str | torch.device) -> dict[str, torch.Tensor]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+    except ImportError as error:
+        raise Fault(
+            "MISSING_PACKAGE", path, "no package safetensors", "it, to read this file", "pip install safetensors"
+        ) from error
+    try:
+        return {name: tensor.to(device) for name, tensor in load(content).items()}
+    except SafetensorError as error:
+        raise Fault(
+            "CHECKPOINT",
+            path,
+            f"{len(content)} bytes that safetensors cannot load ({' '.join(str(error).split())[:120]})",
+            "a whole .safetensors file",
+            "copy or download the file again",
+        ) from error
 
 
 def _check_sum(path: Path, content: bytes) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 
 import pytest
 import torch
@@ -73,3 +74,33 @@ def test_weights_that_are_not_numbers_are_refused(tmp_path):
 def test_a_missing_file_is_refused_with_its_whole_path(tmp_path):
     with pytest.raises(Fault, match=rf"MISSING_WEIGHTS {tmp_path}/model\.pt: found no such file.*train first"):
         read_tensors(tmp_path / "model.pt")
+
+
+def test_files_of_old_pytorch_are_read(tmp_path):
+    """Cadene's and torchvision's first files are of before the ZIP format."""
+    torch.save({"weight": torch.ones(3)}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    assert torch.equal(read_tensors(tmp_path / "old.pth")["weight"], torch.ones(3))
+
+
+def test_safetensors_are_read_and_checked_as_well(tmp_path):
+    save_file = pytest.importorskip("safetensors.torch").save_file
+    path = tmp_path / "model.safetensors"
+    save_file({"conv.weight": torch.arange(6.0).reshape(2, 3), "n": torch.tensor(3)}, path)
+    state = read_tensors(path)
+    assert torch.equal(state["conv.weight"], torch.arange(6.0).reshape(2, 3))
+    assert state["n"] == 3
+    content = path.read_bytes()
+    for damaged in (b"", content[:-4], b"<html>404</html>"):
+        path.write_bytes(damaged)
+        with pytest.raises(Fault, match=rf"CHECKPOINT .*found {len(damaged)} bytes that safetensors cannot load"):
+            read_tensors(path)
+    save_file({"weight": torch.tensor([float("inf")])}, path)
+    with pytest.raises(Fault, match="NON_FINITE"):
+        read_tensors(path)
+
+
+def test_a_missing_safetensors_package_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    (tmp_path / "model.safetensors").write_bytes(b"any")
+    with pytest.raises(Fault, match=r"MISSING_PACKAGE .*next: pip install safetensors"):
+        read_tensors(tmp_path / "model.safetensors")
