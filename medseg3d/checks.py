@@ -207,11 +207,8 @@ def _check_network(parser: ConfigParser) -> list[str]:
     try:
         network = parser.get_parsed_content("network_def")
         count = sum(parameter.numel() for parameter in network.parameters())
-        channels = (
-            parser.get_parsed_content("network_def")
-            .to("meta")(torch.zeros(1, in_channels, *roi_size, device="meta"))
-            .shape[1]
-        )
+        network = network.to("meta").eval()  # training mode refuses to normalise the one pixel of a pooled picture
+        channels = network(torch.zeros(1, in_channels, *roi_size, device="meta")).shape[1]
     except Exception as error:
         cause: BaseException = error
         while cause.__cause__ is not None:
@@ -225,7 +222,7 @@ def _check_network(parser: ConfigParser) -> list[str]:
     finally:
         parser.parse(reset=True)  # the network on the meta device must not be used again
     classes = parser.get_parsed_content("num_classes")
-    if channels != classes:
+    if channels != classes and (channels, classes) != (1, 2):  # one logit tells two classes apart
         raise Fault("NETWORK", "--num_classes", f"{channels} output channels", f"{classes} classes")
     return [f"the network has {count:,} parameters and takes patches of {'x'.join(map(str, roi_size))}"]
 
@@ -254,7 +251,9 @@ def _check_pictures(parser: ConfigParser) -> list[str]:
             problems.append(fault)
     if problems:
         raise CheckFailed(problems)
-    needed = len(cases) * 13 * knob("picture_size") ** 2  # three channels of float32 and a uint8 label
+    size = knob("picture_size")
+    pixels = math.prod(size) if isinstance(size, Sequence) else size**2
+    needed = len(cases) * 13 * pixels  # three channels of float32 and a uint8 label
     return [
         f"{len(cases)} pictures in {knob('dataset_dir')} are sound",
         _split_sentence(read_split(knob("split_file"))),

@@ -200,6 +200,33 @@ class PadToPatchd(MapTransform):
         return self.pad(data)
 
 
+class AsLabelsd(MapTransform):
+    """Logits (C, *spatial) turned into labels (1, *spatial) uint8 on the same grid, as `RestoreLabelsd` decides.
+
+    One channel is a sigmoid's logit, foreground where it is above 0; of several the largest, of equals the first. For
+    validations on the grid of the network.
+
+    Args:
+        keys: the logits.
+        allow_missing_keys: pass over keys that an item lacks.
+
+    Example:
+        >>> AsLabelsd("pred")({"pred": torch.tensor([[-1.0, 0.0, 0.1]])})["pred"].tolist()
+        [[0, 0, 1]]
+        >>> AsLabelsd("pred")({"pred": torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 0.1]])})["pred"].tolist()
+        [[0, 0, 1]]
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The item with labels in place of logits."""
+        item = dict(data)
+        for key in self.key_iterator(item):
+            logits = item[key]
+            labels = logits > 0 if len(logits) == 1 else logits.argmax(0, keepdim=True)
+            item[key] = labels.to(torch.uint8)
+        return item
+
+
 class RestoreLabelsd(MapTransform):
     """Logits (C, x, y, z) on the network's grid turned into labels (1, X, Y, Z) on the grid of the original image.
 

@@ -1,0 +1,182 @@
+"""The polyp bundles on generated pictures: trained for seconds, evaluated, and asked for masks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from commands import ROOT
+from commands import knobs as words
+from picture_runs import polyp_folder, run_bundle
+from PIL import Image
+
+from medseg3d.bundle import read_config
+from medseg3d.cli import main
+from medseg3d.data.score_files import read_scores
+from medseg3d.data.splits import read_split
+from medseg3d.training import CaseScores
+
+SMALL = {
+    "polyp_resunetpp": {"picture_size": [32, 32], "features": [8, 8, 8, 16], "learning_rate": 0.01},
+}
+"""Knobs of networks that train in seconds; their masks mean nothing."""
+
+LENGTH = {"epochs": 2, "iterations_per_epoch": 3, "batch_size": 2, "num_workers": 0}
+
+
+@pytest.fixture(autouse=True)
+def _from_the_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> dict[str, object]:
+    """Overrides that name generated pictures and their split of 4, 1 and 1."""
+    folder = polyp_folder(tmp_path_factory.mktemp("pictures") / "polyps")
+    split = folder.parent / "split.json"
+    return {"dataset_dir": str(folder), "split_file": str(split), "test_cases": 1, "val_cases": 1}
+
+
+@pytest.fixture(scope="module", params=SMALL)
+def bundle(request) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def run_dir(bundle, pictures, tmp_path_factory) -> Path:
+    """A run that was trained and evaluated."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        for run_id, config in (("training", "train"), ("evaluating", "evaluate")):
+            run_bundle(bundle, run_id, config, **SMALL[bundle], **LENGTH, **pictures, output_dir=str(folder))
+    return folder
+
+
+def predict(bundle: str, run_dir: Path, *more: str) -> int:
+    knobs = words(**SMALL[bundle], model_file=run_dir / "model.pt")
+    return main(["predict", str(ROOT / "bundles" / bundle), *more, *knobs])
+
+
+def test_training_leaves_weights_and_checkpoints(run_dir):
+    assert torch.load(run_dir / "model.pt", weights_only=True)
+    assert len(list((run_dir / "checkpoints").glob("*.pt"))) == 2
+
+
+def test_the_scores_are_those_of_the_masks_on_the_original_picture(run_dir, pictures):
+    (row,) = read_scores(run_dir / "evaluation_test" / "scores.csv")
+    assert [row["case"]] == read_split(pictures["split_file"]).test
+    stored = Image.open(Path(pictures["dataset_dir"]) / "masks" / f"{row['case']}.jpg").convert("L")
+    true = np.asarray(stored) > 127
+    found = np.asarray(Image.open(run_dir / "evaluation_test" / "masks" / f"{row['case']}_seg.png")) > 0
+    assert found.shape == true.shape
+    counts = ((true & found).sum(), (~true & found).sum(), (true & ~found).sum(), (~true & ~found).sum())
+    assert tuple(row[name] for name in ("tp", "fp", "fn", "tn")) == counts
+
+
+def test_the_summary_has_every_convention_of_the_field(run_dir):
+    scores = json.loads((run_dir / "evaluation_test" / "summary.json").read_text())["scores"]["polyp"]
+    assert "original grid of the picture" in scores["dice_mean"]["convention"]
+    assert scores.keys() >= {"dice_pooled", "mdice_mmseg", "dice_pranet256_mean", "s_measure_mean", "mae_mean"}
+
+
+def test_a_folder_is_predicted_in_the_size_of_each_picture(bundle, run_dir, pictures, tmp_path):
+    folder = Path(pictures["dataset_dir"]) / "images"
+    assert predict(bundle, run_dir, str(folder), "-o", str(tmp_path)) == 0
+    assert {path.name for path in tmp_path.glob("*.png")} == {f"{path.stem}_seg.png" for path in folder.iterdir()}
+    for path in folder.iterdir():
+        mask = np.asarray(Image.open(tmp_path / f"{path.stem}_seg.png"))
+        assert mask.shape == np.asarray(Image.open(path)).shape[:2]
+        record = json.loads((tmp_path / f"{path.stem}_seg.json").read_text())
+        assert record["labels"].get("1", {"pixels": 0})["pixels"] == (mask == 255).sum()
+
+
+def test_windows_smaller_than_the_picture_are_one_knob(bundle, run_dir, pictures, tmp_path):
+    image = str(Path(pictures["dataset_dir"]) / "images" / "1.jpg")
+    assert predict(bundle, run_dir, image, "-o", str(tmp_path), "--roi_size", "[16, 16]") == 0
+    record = json.loads((tmp_path / "1_seg.json").read_text())
+    assert record["inference"]["roi_size"] == [16, 16]
+    assert Image.open(tmp_path / "1_seg.png").size == (64, 48)
+
+
+def test_a_sound_folder_passes_the_check(bundle, run_dir, pictures, capsys):
+    knobs = words(**SMALL[bundle], **pictures, output_dir=run_dir)
+    assert main(["check", str(ROOT / "bundles" / bundle), *knobs]) == 0
+    out = capsys.readouterr().out
+    for part in ("6 pictures", "4 training, 1 validation, 1 test", "holds weights of this network", "nothing wrong"):
+        assert part in out
+
+
+class TestResUNetPlusPlus:
+    """What is the bundle's own."""
+
+    def parsed(self, *overlays: str, **knobs: object):
+        parser = read_config([f"bundles/polyp_resunetpp/{name}.json" for name in ("train", *overlays)], knobs)
+        parser.parse()
+        return parser.get_parsed_content
+
+    @pytest.mark.parametrize(
+        ("overlays", "count"), [((), 4_062_993), (("unet",), 31_113_217), (("resunet",), 8_223_809)]
+    )
+    def test_the_networks_have_their_parameters(self, overlays, count):
+        network = self.parsed(*overlays)("network_def")
+        assert sum(parameter.numel() for parameter in network.parameters()) == count
+
+    def test_the_loss_is_one_minus_soft_dice_of_the_flattened_batch(self):
+        logits, truth = torch.randn(3, 1, 4, 5), torch.randint(0, 2, (3, 1, 4, 5))
+        prob = logits.sigmoid()
+        expected = 1 - (2 * (prob * truth).sum() + 1) / (prob.sum() + truth.sum() + 1)
+        assert self.parsed()("loss")(logits, truth) == pytest.approx(expected.item())
+
+    def test_validations_without_progress_lower_the_learning_rate_and_end_the_training(
+        self, pictures, tmp_path, monkeypatch
+    ):
+        monkeypatch.setattr(CaseScores, "compute", lambda self: 0.5)
+        length = {**LENGTH, "epochs": 9, "iterations_per_epoch": 1, "plateau_patience": 0, "patience": 2}
+        knobs = {**SMALL["polyp_resunetpp"], **pictures, **length, "learning_rate": 1e-3}
+        run_bundle("polyp_resunetpp", "training", "train", **knobs, output_dir=str(tmp_path / "run"))
+        state = torch.load(max((tmp_path / "run" / "checkpoints").glob("epoch_*.pt")), weights_only=True)
+        assert state["epoch"] == 3
+        assert state["optimizer"]["param_groups"][0]["lr"] == pytest.approx(1e-5)
+
+    def test_clinicdb_by_sequence_parts_no_sequence(self, tmp_path):
+        folder = polyp_folder(tmp_path / "CVC-ClinicDB", cases=3)
+        for part in ("images", "masks"):
+            for number, frame in ((2, 26), (3, 51)):  # the first frames of the second and the third sequence
+                (folder / part / f"{number}.jpg").rename(folder / part / f"{frame}.jpg")
+        split = {"split_file": str(tmp_path / "split.json"), "test_cases": 1, "val_cases": 1}
+        cases = self.parsed("clinicdb_sequences", dataset_dir=str(folder), **split)("cases")
+        groups = {case["group"] for part in ("train", "val", "test") for case in cases(part=part)}
+        assert groups == {"clinicdb-01", "clinicdb-02", "clinicdb-03"}
+
+    def test_the_committed_splits_are_the_default(self):
+        for overlays, name in (
+            ((), "Kvasir-SEG_80-10-10"),
+            (("clinicdb",), "CVC-ClinicDB_80-10-10"),
+            (("clinicdb_sequences",), "CVC-ClinicDB_sequences_80-10-10"),
+        ):
+            knob = self.parsed(*overlays)
+            split = read_split(knob("split_file"))
+            assert Path(knob("split_file")).stem == name
+            total = sum(split.count(part) for part in ("train", "val", "test"))
+            assert (split.seed, split.count("test")) == (knob("split_seed"), round(knob("test_cases") * total))
+            assert split.count("val") == round(knob("val_cases") * total)
+
+
+@pytest.mark.parametrize("name", ["kvasir-seg", "cvc-clinicdb"])
+def test_real_pictures_are_trained_on_and_scored(name, real_data, tmp_path):
+    folder = tmp_path / name
+    for part in ("images", "masks"):
+        (folder / part).mkdir(parents=True)
+        for path in sorted((real_data / name / part).iterdir())[:6]:
+            (folder / part / path.name).symlink_to(path)
+    knobs = {**SMALL["polyp_resunetpp"], **LENGTH, "dataset_dir": str(folder), "test_cases": 1, "val_cases": 1}
+    knobs |= {"split_file": str(tmp_path / "split.json"), "output_dir": str(tmp_path / "run")}
+    overlays = ("clinicdb",) if name == "cvc-clinicdb" else ()
+    for run_id, config in (("training", "train"), ("evaluating", "evaluate")):
+        run_bundle("polyp_resunetpp", run_id, config, overlays, **knobs)
+    (row,) = read_scores(tmp_path / "run" / "evaluation_test" / "scores.csv")
+    assert row["tp"] + row["fn"] > 0
