@@ -19,7 +19,7 @@ from medseg3d.reports.parameter_tables import COLUMNS, HOW_COUNTED
 from medseg3d.reports.parameters import ParameterRow, config_row, paper_report, papers_of_bundle
 from medseg3d.reports.runs import EvaluatedRun
 from medseg3d.reports.scored_runs import ScoredRun
-from medseg3d.reports.tables import KINDS, split_key
+from medseg3d.reports.tables import KINDS, common_parts, split_key
 from medseg3d.reports.wording import interval, number
 
 
@@ -53,8 +53,9 @@ def _paper_table(table: PaperTable, runs: Sequence[EvaluatedRun]) -> Table:
                 how = KINDS[kind].partition(",")[0]
                 rows.append([Cell(f"ours: {run.name}, {how}", own=True), *own])
                 keys = [key for column in table.columns for key in column.ours if split_key(key)[1] == kind]
-                words = next(str(scores[key].get("convention", "not recorded")) for key in keys if key in scores)
-                conventions[f"{how}: {words.removeprefix(f'{how}; ')}"] = None
+                # what a score leaves out differs from score to score and stands with the scores
+                shared, _ = common_parts([str(scores[key].get("convention", "")) for key in keys if key in scores])
+                conventions[f"{how}: {shared.removeprefix(f'{how}; ')}"] = None
     paper = PAPERS[table.paper]
     columns: list[tuple[str, ColumnKind]] = [(headings[0], "text"), *((head, "number") for head in headings[1:])]
     return Table(
@@ -107,7 +108,9 @@ def parameter_blocks(runs: Sequence[EvaluatedRun], figures: Path) -> list[Block]
         columns: list[tuple[str, ColumnKind]] = [("network", "text"), *((name, "number") for name, _ in COLUMNS)]
         notes = dict.fromkeys(row.note for row in rows if row.note)
         marks = dict(zip(notes, ascii_lowercase, strict=False))
-        cells = [[Cell(row.network, mark=marks.get(row.note, "")), *(cell(row) for _, cell in COLUMNS)] for row in rows]
+        cells: list[list[Cell | str]] = [
+            [Cell(row.network, mark=marks.get(row.note, "")), *(cell(row) for _, cell in COLUMNS)] for row in rows
+        ]
         blocks += [
             Table(
                 "Networks of these runs and of the papers, each for one input of the size in the last column.",

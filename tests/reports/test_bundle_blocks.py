@@ -38,8 +38,10 @@ def test_ours_stand_below_the_papers_each_by_its_convention(run):
         ["ours: ours, pooled", "97.17", "50.00", "50.00"],
     ]
     assert "The paper’s convention: 2-D slices" in table.caption
-    assert "a case empty in truth and prediction is left out; on the original grid" in table.note
-    assert "one score of the counts summed over all cases" in table.note
+    assert table.note == (
+        "Ours. Mean over cases: on the original grid. "
+        "Pooled: one score of the counts summed over all cases; on the original grid."
+    )
 
 
 def test_what_cannot_be_right_in_a_paper_is_marked(tmp_path):
