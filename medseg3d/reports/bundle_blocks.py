@@ -24,12 +24,18 @@ from medseg3d.reports.wording import interval, number
 
 
 def paper_blocks(runs: Sequence[EvaluatedRun]) -> list[Block]:
-    """The tables of the papers that the runs' bundles rebuild, with the runs' scores below, each by its convention."""
+    """The tables of the papers that the runs' bundles rebuild, with the runs' scores below, each by its convention.
+
+    Scores on phantoms are never set beside published ones.
+    """
     blocks: list[Block] = []
     for table in TABLES.values():
         of_paper = [run for run in runs if run.bundle and table.paper in papers_of_bundle(run.bundle)]
         if of_paper:
-            blocks += [_paper_table(table, of_paper), Bullets(table.notes)]
+            blocks += [_paper_table(table, [run for run in of_paper if not run.is_phantom]), Bullets(table.notes)]
+    phantoms = [run.name for run in runs if run.is_phantom]
+    if blocks and phantoms:
+        blocks.append(Text(f"Scores on phantoms are not set beside these: {', '.join(phantoms)}."))
     unknown = [run.name for run in runs if not run.bundle]
     if unknown:
         blocks.append(
@@ -132,10 +138,10 @@ def _row_of(run: EvaluatedRun) -> ParameterRow:
 
 
 def _scored(run: EvaluatedRun, parameters: int) -> list[ScoredRun]:
-    """The run as the figure shows it; nothing without a paper or without a Dice."""
+    """The run as the figure shows it; nothing without a paper or a Dice, or of phantoms."""
     mean = run.scores(run.region).get("dice_mean", {})
     return [
         ScoredRun(run.name, paper, parameters, mean["value"], str(mean.get("convention", "not recorded")))
         for paper in papers_of_bundle(run.bundle)
-        if mean.get("value") is not None
+        if mean.get("value") is not None and not run.is_phantom
     ]

@@ -53,6 +53,14 @@ def test_what_cannot_be_right_in_a_paper_is_marked(tmp_path):
     assert table.note == "Nothing of ours is taken in these ways."
 
 
+def test_scores_on_phantoms_are_not_set_beside_published_ones(run, tmp_path):
+    (tmp_path / "dataset.json").write_text('{"reference": "medseg3d phantom"}')
+    phantom = replace(run, config={"dataset_dir": str(tmp_path)})
+    *blocks, words = paper_blocks([phantom])
+    assert words.text == "Scores on phantoms are not set beside these: ours."
+    assert not any(cell.own for table in tables_of(blocks).values() for row in table.cells for cell in row)
+
+
 def test_two_class_scores_of_the_ann_paper_have_two_class_scores_beside_them(tmp_path):
     run = read_run(make_pictures(tmp_path / "run", {"a": 1}), bundle="polyp_ann")
     rows = {row[0].text: [cell.text for cell in row] for row in tables_of(paper_blocks([run]))["Table 1."].cells}
