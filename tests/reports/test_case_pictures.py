@@ -55,10 +55,11 @@ def test_of_each_size_the_median_by_dice_is_shown(run):
 
 
 def test_pictures_are_by_score_and_by_size_and_none_twice(run, tmp_path):
-    blocks = case_blocks([run], "polyp", tmp_path, 3)
-    heads = [block.heading.partition(",")[0] for block in blocks if isinstance(block, Picture)]
-    # by Dice: h f e g d c b a i
-    assert heads == ["Worst: h", "Median: d", "Best: i", "Small", "Medium", "Large"]
+    blocks = case_blocks([run], "polyp", tmp_path, 5)
+    heads = [block.heading.partition(", Dice")[0] for block in blocks if isinstance(block, Picture)]
+    # by Dice: h f e g d c b a i; the typical small b and medium e are shown already
+    by_score = ["Worst: h", "Rank 3 of 9: e", "Median: d", "Rank 7 of 9: b", "Best: i"]
+    assert heads == [*by_score, "Large, the median of 3 by Dice: g"]
     assert [block.text for block in blocks if isinstance(block, Subheading)] == ["By score", "By size of the truth"]
     assert all(block.file.exists() for block in blocks if isinstance(block, Picture))
 
