@@ -57,9 +57,9 @@ def test_of_each_size_the_median_by_dice_is_shown(run):
 def test_pictures_are_by_score_and_by_size_and_none_twice(run, tmp_path):
     blocks = case_blocks([run], "polyp", tmp_path, 5)
     heads = [block.heading.partition(", Dice")[0] for block in blocks if isinstance(block, Picture)]
-    # by Dice: h f e g d c b a i; the typical small b and medium e are shown already
-    by_score = ["Worst: h", "Rank 3 of 9: e", "Median: d", "Rank 7 of 9: b", "Best: i"]
-    assert heads == [*by_score, "Large, the median of 3 by Dice: g"]
+    # by Dice: h g f e d c b a i; the typical small one, b, is shown already
+    by_score = ["Worst: h", "Rank 3 of 9: f", "Median: d", "Rank 7 of 9: b", "Best: i"]
+    assert heads == [*by_score, "Medium, the median of 3 by Dice: e", "Large, the median of 3 by Dice: g"]
     assert [block.text for block in blocks if isinstance(block, Subheading)] == ["By score", "By size of the truth"]
     assert all(block.file.exists() for block in blocks if isinstance(block, Picture))
 
