@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +25,7 @@ _BUDGET = (
     *("epochs", "iterations_per_epoch", "batch_size", "crops_per_case", "roi_size", "spacing", "picture_size"),
     *("init_filters", "learning_rate", "weight_decay", "warmup_epochs", "patience", "amp", "split_seed"),
 )
-"""Knobs worth printing beside the result, where the bundle has them."""
+"""Knobs worth printing beside the result, where the bundle uses them."""
 
 
 @dataclass
@@ -139,7 +140,8 @@ def _plan(
         if KNOB not in parser:
             raise Fault("BAD_VALUE", bundle, f"a bundle without the knob {KNOB}", "pancreas_nl or pancreas_nl_2d")
         parser.parse()
-        budget = {name: _json(parser.get_parsed_content(name)) for name in _BUDGET if name in parser}
+        used = json.dumps(parser.get(), default=str)  # an overlay may leave a knob of train.json without use
+        budget = {name: _json(parser.get_parsed_content(name)) for name in _BUDGET if re.search(rf"@{name}\b", used)}
         parameters = {str(k): _count_parameters(files, {**absolute, KNOB: k}) for k in blocks}
     if len(set(parameters.values())) < len(parameters):
         found = f"a network that is the same for {KNOB} {', '.join(parameters)}"

@@ -70,6 +70,16 @@ def test_the_record_states_scores_parameters_budget_and_split(recorder, tmp_path
     assert record["rows"][1]["scores"] == {"pancreas": {"dice_mean": pytest.approx(0.62)}}
 
 
+def test_the_record_leaves_out_knobs_that_an_overlay_makes_useless(recorder, tmp_path):
+    bundle = BUNDLE.with_name("pancreas_nl_2d")
+    settings = {"blocks": [0], "seeds": [0], "say": lambda text: None}
+    volumes = read_summary(run_ablation(bundle, tmp_path / "volumes", **settings))["budget"]
+    pictures = read_summary(run_ablation(bundle, tmp_path / "pictures", overlays=["pictures"], **settings))["budget"]
+    assert "spacing" in volumes
+    assert "spacing" not in pictures
+    assert pictures["picture_size"] == 192
+
+
 def test_finished_runs_are_not_run_again(recorder, tmp_path):
     run_ablation(BUNDLE, tmp_path, blocks=[0, 1], seeds=[0], say=lambda text: None)
     said: list[str] = []
