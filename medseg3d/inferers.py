@@ -237,8 +237,9 @@ class CasePredictor:
     files without their folders and holds nothing of the source's header but the geometry.
 
     Args:
-        dataset: items `{"image", "mask_file", "case"}`, best from `medseg3d.data.outputs.input_items`; or a MONAI data
-            set of such items, whose transform then is the preprocessing.
+        dataset: items `{"image", "mask_file", "case"}`, and `"prob_file"` where probabilities are wanted, best from
+            `medseg3d.data.outputs.input_items`; or a MONAI data set of such items, whose transform then is the
+            preprocessing.
         network: logits (B, C, x, y, z) from images (B, 1, x, y, z), or (B, C, h, w) from pictures (B, 3, h, w); a
             Module is moved to `device`.
         inferer: called as `inferer(batch, network)`, for instance `SlidingWindow`.
@@ -303,7 +304,8 @@ class CasePredictor:
         """
         items = getattr(self.dataset, "data", self.dataset)
         report = Report(skipped=list(getattr(items, "skipped", [])))
-        for folder in {Path(item["mask_file"]).parent for item in items if "mask_file" in item}:
+        written = ("mask_file", "prob_file")
+        for folder in {Path(item[key]).parent for item in items for key in written if key in item}:
             remove_leftovers(folder)
         for index, item in enumerate(items):
             if self.progress is not None:
@@ -377,6 +379,7 @@ class CasePredictor:
                 "file": Path(item["mask_file"]).name if "mask_file" in item else None,
                 "sha256": meta.get("mask_sha256"),
             },
+            **_probability_entry(item, result),
             "model": {"class": type(self.network).__name__, "sha256": getattr(self.network, "weights_sha256", None)},
             "inference": {
                 "class": type(self.inferer).__name__,
@@ -453,6 +456,13 @@ def _autocast(device: torch.device, enabled: bool) -> torch.autocast:
 
 def _case_name(item: Mapping[str, Any]) -> str:
     return str(item.get("case") or item.get("image"))
+
+
+def _probability_entry(item: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    if "prob_file" not in item:
+        return {}
+    digest = getattr(result.get("prob"), "meta", {}).get("prob_sha256")
+    return {"probability": {"file": Path(item["prob_file"]).name, "sha256": digest}}
 
 
 def _record_of(item: Mapping[str, Any]) -> Path | None:

@@ -20,8 +20,8 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, SpatialPadd
 
 from medseg3d.data.nifti import MAX_VOXELS, NiftiHeader, check_labels, check_pair, read_nifti
-from medseg3d.data.outputs import write_mask
-from medseg3d.data.pictures import read_picture, read_picture_mask, write_picture_mask
+from medseg3d.data.outputs import write_mask, write_probabilities
+from medseg3d.data.pictures import read_picture, read_picture_mask, write_grey, write_picture_mask
 from medseg3d.faults import Fault
 
 SMALLEST_FILL = 0.25
@@ -364,6 +364,43 @@ class SavePictureMaskd(MapTransform):
             write_picture_mask(path, np.asarray(mask.cpu())[0])
             if isinstance(mask, MetaTensor):
                 mask.meta["mask_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+        return item
+
+
+class SaveProbabilityd(MapTransform):
+    """Writes a map of foreground probability, whole or not at all: (1, X, Y, Z) as NIfTI, (1, H, W) as 16-bit PNG.
+
+    The NIfTI is float32 on the grid of its source, as `SaveMaskd` has it. `meta["prob_sha256"]` of the map is set.
+
+    Args:
+        keys: the map, as `RestoreLabelsd` leaves it under `prob_key`.
+        path_key: the item's key for the path to write to.
+        allow_missing_keys: pass over keys that an item lacks.
+
+    Raises:
+        Fault: NO_SPACE, NOT_WRITABLE.
+    """
+
+    def __init__(self, keys: KeysCollection, path_key: str = "prob_file", allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.path_key = path_key
+        if len(self.keys) != 1:
+            raise ValueError(f"keys must name one map for one {path_key}, found {self.keys}")
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The item, its map written."""
+        item = dict(data)
+        for key in self.key_iterator(item):
+            prob = item[key]
+            path = Path(item[self.path_key])
+            array = prob.cpu().numpy()[0].clip(0, 1)  # a sum of classes may exceed 1 by a rounding
+            if array.ndim == 2:
+                write_grey(path, array)
+                digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            else:
+                digest = write_probabilities(path, array, prob.meta.get("geometry"), prob.affine.cpu().numpy())
+            if isinstance(prob, MetaTensor):
+                prob.meta["prob_sha256"] = digest
         return item
 
 

@@ -28,26 +28,28 @@ def predict(
     inputs: Sequence[str | Path] | str | Path,
     output_dir: str | Path,
     *,
+    prob_dir: str | Path | None = None,
     overwrite: bool = False,
     overlays: Sequence[str] = (),
     knobs: Mapping[str, Any] | None = None,
     progress: Callable[[int, int, dict], None] | None = None,
 ) -> Report:
-    """Segment volumes with a bundle's inference.json; masks in the geometry of each volume come out.
+    """Segment volumes or pictures with a bundle's inference.json; masks in the geometry of each come out.
 
     The current directory is the bundle's repository while this runs, because the configs' paths start there.
 
     Args:
         bundle: the bundle's folder.
-        inputs: NIfTI files and folders of them.
-        output_dir: where the masks go, `<name>_seg.nii.gz` each.
+        inputs: files and folders of them: NIfTI volumes, or JPEG, PNG, TIFF and BMP where the bundle is for pictures.
+        output_dir: where the masks go: `<name>_seg.nii.gz`, of pictures `<name>_seg.png`, each.
+        prob_dir: where maps of foreground probability go, `<name>_prob` as float32 NIfTI or 16-bit PNG; None for none.
         overwrite: segment again what has a mask already.
         overlays: overlays beside inference.json that the training had, without `.json`.
         knobs: further knobs (`model_file`, `device`, `overlap`, ...); paths from the current directory.
         progress: called with (number, total, item) before each case.
 
     Returns:
-        What was done, skipped and failed. A scan that cannot be used does not stop the others.
+        What was done, skipped and failed. A file that cannot be used does not stop the others.
 
     Raises:
         Fault: before anything is computed: no input, colliding names, no weights or another network's, misspelt knobs.
@@ -60,6 +62,8 @@ def predict(
         "mask_dir": str(Path(output_dir).absolute()),
         "overwrite": overwrite,
     }
+    if prob_dir is not None:
+        overrides["prob_dir"] = str(Path(prob_dir).absolute())
     files = config_files(folder, "inference.json", overlays)
     with bundle_directory(folder):
         parser = read_config(files, overrides)

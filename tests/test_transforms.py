@@ -26,6 +26,7 @@ from PIL import Image
 
 from medseg3d import transforms
 from medseg3d.data.nifti import read_header
+from medseg3d.data.pictures import read_grey
 from medseg3d.faults import Fault, find_fault
 from medseg3d.transforms import (
     LoadNiftid,
@@ -33,6 +34,7 @@ from medseg3d.transforms import (
     RestoreLabelsd,
     SaveMaskd,
     SavePictureMaskd,
+    SaveProbabilityd,
     SlicesToChannelsd,
     restore_labels,
 )
@@ -394,6 +396,18 @@ def test_mask_on_disk_is_the_restored_label_on_the_grid_of_the_file(tmp_path: Pa
     for field in ("sform_code", "qform_code", "srow_x", "srow_y", "srow_z", "quatern_b", "pixdim"):
         assert np.array_equal(mask.header[field], source.header[field]), field
     assert len(saved["pred"].meta["mask_sha256"]) == 64
+
+
+def test_probabilities_on_disk_are_the_restored_ones_of_volume_and_picture(tmp_path: Path) -> None:
+    for shape, name in ((SHAPE, "prob.nii.gz"), (SHAPE[:2], "prob.png")):
+        prob = MetaTensor(torch.rand(1, *shape), affine=torch.from_numpy(AFFINES["lps"]))
+        item = SaveProbabilityd("prob")({"prob": prob, "prob_file": tmp_path / name})
+        assert len(item["prob"].meta["prob_sha256"]) == 64
+    assert np.array_equal(SaveProbabilityd("prob", allow_missing_keys=True)({"pred": SHAPE})["pred"], SHAPE)
+    volume = nib.load(tmp_path / "prob.nii.gz")
+    assert volume.shape == SHAPE
+    assert np.allclose(volume.affine, AFFINES["lps"])
+    assert np.abs(read_grey(tmp_path / "prob.png") - np.asarray(prob)[0]).max() <= 0.5 / 65535 + 1e-7
 
 
 def test_mask_of_no_nifti_source_is_saved_by_its_affine(tmp_path: Path) -> None:

@@ -1,13 +1,14 @@
-"""`medseg3d predict`: scans in, masks out."""
+"""`medseg3d predict`: scans or pictures in, masks out."""
 
 from __future__ import annotations
 
 import argparse
 
-HELP = "segment scans with a trained bundle: NIfTI in, uint8 NIfTI masks in the scan's own geometry out"
+HELP = "segment scans or pictures with a trained bundle: masks in the geometry of each out, NIfTI or PNG"
 TAKES_KNOBS = True
 EPILOG = """\
-Masks are named <scan>_seg.nii.gz; of folders, sub-folders are kept. Existing masks are skipped unless --overwrite.
+Masks are named <scan>_seg.nii.gz or <picture>_seg.png; of folders, sub-folders are kept. Existing masks are skipped
+unless --overwrite. --probabilities DIR also writes <scan>_prob.nii.gz (float32) or <picture>_prob.png (16-bit) there.
 Further --key value pairs are knobs of the bundle: --model_file runs/a/model.pt --device cpu --amp true --overlap 0.25
 exit codes: 0 all done, 1 all failed, 2 nothing to do or a wrong call, 3 some failed
 Research only, not for clinical use.
@@ -17,8 +18,11 @@ Research only, not for clinical use.
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """A bundle, inputs, an output folder."""
     parser.add_argument("bundle", help="folder of the bundle, for instance bundles/pancreas_nl")
-    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="NIfTI files (.nii, .nii.gz) or folders of them")
+    parser.add_argument(
+        "inputs", nargs="+", metavar="INPUT", help="files or folders of them: NIfTI, or JPEG, PNG, TIFF, BMP"
+    )
     parser.add_argument("-o", "--output", required=True, help="folder for the masks; made if needed")
+    parser.add_argument("--probabilities", metavar="DIR", help="folder for maps of probability; made if needed")
     parser.add_argument("--overlay", nargs="+", default=[], metavar="NAME", help="the overlays that the training had")
     parser.add_argument("--overwrite", action="store_true", help="segment again what has a mask already")
 
@@ -39,6 +43,7 @@ def run(args: argparse.Namespace) -> int:
         args.bundle,
         args.inputs,
         args.output,
+        prob_dir=args.probabilities,
         overwrite=args.overwrite,
         overlays=args.overlay,
         knobs=args.knobs,

@@ -12,6 +12,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from PIL import Image
 
 from medseg3d import __version__
 from medseg3d.data.atomic import atomic_path
@@ -19,8 +20,11 @@ from medseg3d.data.nifti import read_nifti
 from medseg3d.faults import Fault
 from medseg3d.knobs import as_flag
 
-SIGNATURE = "medseg3d"
-"""How the description in the header of every mask begins."""
+SIGNATURE = f"medseg3d {__version__}, research only"
+"""What every mask and map says of its origin: a NIfTI in its description, a PNG as its Software."""
+
+PROBABILITY_SUFFIX = "_prob"
+"""What is put behind the name of the image for its map of probabilities."""
 
 _SUFFIXES = (".nii.gz", ".nii")
 
@@ -46,6 +50,7 @@ def input_items(
     overwrite: bool | str = False,
     image_suffixes: Sequence[str] = (".nii.gz", ".nii"),
     mask_suffix: str = ".nii.gz",
+    prob_dir: str | Path | None = None,
 ) -> CaseList:
     """The cases to segment, each with its image and the mask file it belongs to, and those to leave alone.
 
@@ -53,7 +58,7 @@ def input_items(
     below it, or those of other `image_suffixes` (in any case, without names that begin with a dot), and their
     sub-folders are kept under `output_dir`.
     Files of one name from different folders keep their path below their common parent. Masks found below `output_dir`
-    are results, not inputs.
+    and maps of probabilities below `prob_dir` are results, not inputs.
 
     Args:
         inputs: files and folders, in any mixture.
@@ -62,15 +67,17 @@ def input_items(
         overwrite: whether to segment cases again whose mask is there.
         image_suffixes: how the names of images in folders end; a file that is named itself may end as it likes.
         mask_suffix: how the names of masks end, `.png` for pictures.
+        prob_dir: where maps of probabilities go, `<prob_dir>/ct_prob.nii.gz`; None for none. A folder of its own, so
+            that either folder can be evaluated.
 
     Returns:
-        Items `{"image", "mask_file", "case"}` in the order of the inputs; `skipped` holds those with a mask already.
-        A NIfTI mask of ours without its record (`record_file`) was interrupted just before the end and is made again;
-        a PNG does not say whose it is, and is left alone.
+        Items `{"image", "mask_file", "case"}`, and `"prob_file"` with a `prob_dir`, in the order of the inputs;
+        `skipped` holds those that have all this already. A mask of ours without its record (`record_file`) was
+        interrupted just before the end and is made again; anybody else's is left alone.
 
     Raises:
         Fault: NO_INPUT, MISSING_FILE, FILE_NAME (control characters), NAME_COLLISION (two inputs, one mask),
-            OUTSIDE_OUTPUT (a symbolic link leads out of `output_dir`).
+            OUTSIDE_OUTPUT (a symbolic link leads out of `output_dir` or `prob_dir`).
 
     Example:
         >>> import tempfile
@@ -87,6 +94,8 @@ def input_items(
     inputs = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
     output_dir = Path(output_dir)
     found = _without_results(_found(inputs, tuple(image_suffixes)), output_dir, suffix)
+    if prob_dir is not None:
+        found = _without_results(found, Path(prob_dir), PROBABILITY_SUFFIX)
     if not found:
         raise Fault(
             "NO_INPUT",
@@ -101,7 +110,12 @@ def input_items(
         mask = output_dir / name.parent / f"{name.name}{suffix}{mask_suffix}"
         _check_place(image, mask, output_dir, found)
         item = {"image": str(image), "mask_file": str(mask), "case": name.as_posix()}
-        reason = None if overwrite else _standing(image, mask)
+        prob = None
+        if prob_dir is not None:
+            prob = Path(prob_dir) / name.parent / f"{name.name}{PROBABILITY_SUFFIX}{mask_suffix}"
+            _check_place(image, prob, Path(prob_dir), found)
+            item["prob_file"] = str(prob)
+        reason = None if overwrite else _standing(image, mask, prob)
         if reason is None:
             items.append(item)
         else:
@@ -140,12 +154,36 @@ def write_mask(
     """
     if mask.dtype != np.uint8 or mask.ndim != 3:
         raise ValueError(f"mask must be a uint8 array of 3 axes, found {mask.dtype} of {mask.ndim}")
-    image = _image_of(mask, geometry, affine)
+    return _write_volume(path, mask, geometry, affine)
+
+
+def write_probabilities(
+    path: str | Path, prob: np.ndarray, geometry: bytes | None = None, affine: np.ndarray | None = None
+) -> str:
+    """The sha256 of the map of probabilities just written: float32 NIfTI, read back and compared as a mask is.
+
+    Args:
+        path: as in `write_mask`.
+        prob: (X, Y, Z) float32 in [0, 1].
+        geometry: as in `write_mask`.
+        affine: as in `write_mask`.
+
+    Raises:
+        ValueError: not such a volume, or not of the shape of `geometry`.
+        Fault: as `write_mask`.
+    """
+    if prob.dtype != np.float32 or prob.ndim != 3 or not np.all((prob >= 0) & (prob <= 1)):
+        raise ValueError(f"prob must be a float32 array of 3 axes in [0, 1], found {prob.dtype} of {prob.ndim}")
+    return _write_volume(path, prob, geometry, affine)
+
+
+def _write_volume(path: str | Path, array: np.ndarray, geometry: bytes | None, affine: np.ndarray | None) -> str:
+    image = _image_of(array, geometry, affine)
     with atomic_path(path) as temporary:
         image.to_filename(temporary)
         written, header = read_nifti(temporary)
-        if not np.array_equal(written, mask) or (geometry is not None and header.geometry != geometry):
-            raise OSError(f"{path}: the mask read back is not the mask written")
+        if not np.array_equal(written, array) or (geometry is not None and header.geometry != geometry):
+            raise OSError(f"{path}: the volume read back is not the one written")
     assert header.sha256 is not None  # read_nifti hashes
     return header.sha256
 
@@ -163,8 +201,9 @@ def _image_of(mask: np.ndarray, geometry: bytes | None, affine: np.ndarray | Non
         header = version.header_class(geometry)
         if header.get_data_shape() != mask.shape:
             raise ValueError(f"mask must have the shape {header.get_data_shape()} of its image, found {mask.shape}")
+        header.set_data_dtype(mask.dtype)
         image = version(mask, None, header)  # no affine: one would reset the forms and their codes
-    image.header["descrip"] = f"{SIGNATURE} {__version__}, research only".encode()
+    image.header["descrip"] = SIGNATURE.encode()
     return image
 
 
@@ -200,7 +239,7 @@ def _without_results(found: dict[Path, Path], output_dir: Path, suffix: str) -> 
     folder = Path(os.path.abspath(output_dir))
     results = [file for file in found if folder in file.parents and _stem(file).endswith(suffix)]
     if results:
-        logger.info("%d masks below %s are results, not inputs: %s, ...", len(results), output_dir, results[0].name)
+        logger.info("%d files below %s are results, not inputs: %s, ...", len(results), output_dir, results[0].name)
     return {file: name for file, name in found.items() if file not in results}
 
 
@@ -231,7 +270,7 @@ def _same(names: dict[Path, Path]) -> list[list[Path]]:
 def _check_place(image: Path, mask: Path, output_dir: Path, found: dict[Path, Path]) -> None:
     if Path(os.path.abspath(mask)) in found:
         raise Fault(
-            "NAME_COLLISION", image, f"a mask that would replace the input {mask}", "another name", "give a suffix"
+            "NAME_COLLISION", image, f"a result that would replace the input {mask}", "another name", "give a suffix"
         )
     if not mask.parent.resolve().is_relative_to(output_dir.resolve()):
         raise Fault(
@@ -243,15 +282,17 @@ def _check_place(image: Path, mask: Path, output_dir: Path, found: dict[Path, Pa
         )
 
 
-def _standing(image: Path, mask: Path) -> str | None:
+def _standing(image: Path, mask: Path, prob: Path | None) -> str | None:
     """Why a case needs no work, or None."""
+    if prob is not None and prob.exists() and not _is_ours(prob):
+        return "probabilities that were not written by medseg3d exist"
     if not mask.exists():
         return None
     record = record_file(mask)
     if record.exists():
         if _bytes_of_input(record) not in (None, image.stat().st_size):
             return "mask exists, but of another version of the image"
-        return "mask exists"
+        return None if prob is not None and not prob.exists() else "mask exists"
     return None if _is_ours(mask) else "a mask that was not written by medseg3d exists"
 
 
@@ -263,9 +304,13 @@ def _bytes_of_input(record: Path) -> int | None:
 
 
 def _is_ours(mask: Path) -> bool:
+    own = SIGNATURE.split()[0]  # of any version
     try:
+        if mask.suffix.lower() == ".png":
+            with Image.open(mask) as picture:
+                return str(picture.info.get("Software", "")).startswith(own)
         header: Any = nib.load(mask).header
-        return bytes(header["descrip"]).startswith(SIGNATURE.encode())
+        return bytes(header["descrip"]).startswith(own.encode())
     except Exception:  # whatever it is, it is not ours to replace
         return False
 

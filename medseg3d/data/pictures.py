@@ -21,8 +21,10 @@ from typing import IO
 
 import numpy as np
 from PIL import ExifTags, Image, ImageChops, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 
 from medseg3d.data.atomic import atomic_path
+from medseg3d.data.outputs import SIGNATURE
 from medseg3d.faults import Fault
 
 MAX_PIXELS = 50_000_000
@@ -393,8 +395,10 @@ def _decode_fault(path: Path, error: Exception) -> Fault:
 def _write_png(path: Path, levels: np.ndarray) -> None:
     if path.suffix.lower() != ".png":
         raise ValueError(f"path must end in .png, so that every pixel is kept, found {path}")
+    origin = PngInfo()
+    origin.add_text("Software", SIGNATURE)
     with atomic_path(path) as temporary:
-        Image.fromarray(levels).save(temporary, format="PNG")
+        Image.fromarray(levels).save(temporary, format="PNG", pnginfo=origin)
         with Image.open(temporary) as written:
             if not np.array_equal(np.asarray(written), levels):
                 raise OSError(f"{path}: the picture read back is not the picture written")

@@ -202,11 +202,15 @@ class TestVolumes:
         size = {key: volumes[key] for key in ("spacing", "roi_size", "init_filters")}
         options = words(**size, model_file=run_dir / "model.pt")
         scans = phantom_dir / "imagesTs"
+        options += ["--probabilities", str(tmp_path / "probs")]
         assert main(["predict", str(ROOT / BUNDLE), str(scans), "-o", str(tmp_path), *options]) == 0
         for scan in scans.glob("*.nii.gz"):
             mask, image = nib.load(tmp_path / scan.name.replace(".nii", "_seg.nii")), nib.load(scan)
+            prob = nib.load(tmp_path / "probs" / scan.name.replace(".nii", "_prob.nii"))
             assert mask.shape == image.shape
-            assert np.array_equal(mask.get_sform(), image.get_sform())
+            for result in (mask, prob):
+                assert np.array_equal(result.get_sform(), image.get_sform())
+            assert np.array_equal(np.asarray(mask.dataobj) == 1, np.asarray(prob.dataobj) > 0.5)
 
     def test_a_sound_data_set_passes_the_check(self, run_dir, volumes, capsys):
         options = words(**volumes, output_dir=run_dir)

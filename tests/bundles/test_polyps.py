@@ -15,6 +15,7 @@ from PIL import Image
 
 from medseg3d.bundle import read_config
 from medseg3d.cli import main
+from medseg3d.data.pictures import read_grey
 from medseg3d.data.score_files import read_scores
 from medseg3d.data.splits import read_split
 from medseg3d.training import CaseScores
@@ -92,6 +93,28 @@ def test_a_folder_is_predicted_in_the_size_of_each_picture(bundle, run_dir, pict
         assert mask.shape == np.asarray(Image.open(path)).shape[:2]
         record = json.loads((tmp_path / f"{path.stem}_seg.json").read_text())
         assert record["labels"].get("1", {"pixels": 0})["pixels"] == (mask == 255).sum()
+
+
+def test_probabilities_are_written_on_request_and_agree_with_the_mask(bundle, run_dir, pictures, tmp_path):
+    image = str(Path(pictures["dataset_dir"]) / "images" / "2.jpg")
+    out, probs = tmp_path / "masks", tmp_path / "probs"
+    for _ in range(2):  # the second time, what is missing is made and nothing else
+        assert predict(bundle, run_dir, image, "-o", str(out), "--probabilities", str(probs)) == 0
+    mask, prob = np.asarray(Image.open(out / "2_seg.png")), read_grey(probs / "2_prob.png")
+    assert prob.shape == (64, 48)
+    assert len(np.unique(prob)) > 256
+    assert np.array_equal(mask == 255, prob > 0.5)
+    assert json.loads((out / "2_seg.json").read_text())["probability"]["file"] == "2_prob.png"
+
+
+def test_one_bad_picture_does_not_stop_the_others(bundle, run_dir, pictures, tmp_path, capsys):
+    good = Path(pictures["dataset_dir"]) / "images" / "1.jpg"
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "cut.jpg").write_bytes(good.read_bytes()[:300])
+    (tmp_path / "in" / "good.jpg").write_bytes(good.read_bytes())
+    assert predict(bundle, run_dir, str(tmp_path / "in"), "-o", str(tmp_path / "out")) == 3
+    assert "cut.jpg" in capsys.readouterr().err
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"good_seg.png", "good_seg.json"}
 
 
 def test_windows_smaller_than_the_picture_are_one_knob(bundle, run_dir, pictures, tmp_path):

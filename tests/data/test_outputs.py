@@ -7,9 +7,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from PIL import Image
 
 from medseg3d.data.nifti import read_header
-from medseg3d.data.outputs import input_items, record_file, write_mask
+from medseg3d.data.outputs import input_items, record_file, write_mask, write_probabilities
+from medseg3d.data.pictures import write_picture_mask
 from medseg3d.faults import Fault
 
 AFFINE = nib.affines.from_matvec(
@@ -195,6 +197,62 @@ def test_foreign_mask_is_never_replaced_unasked(tmp_path: Path, by: str) -> None
     assert skipped["reason"] == "a mask that was not written by medseg3d exists"
 
 
+def test_our_png_without_its_record_is_made_again_and_anybody_elses_is_not(tmp_path: Path) -> None:
+    touch(tmp_path / "in", "a.jpg", "b.jpg")
+    write_picture_mask(tmp_path / "out" / "a_seg.png", np.eye(2))
+    Image.new("L", (2, 2)).save(tmp_path / "out" / "b_seg.png")
+    items = input_items(tmp_path / "in", tmp_path / "out", image_suffixes=[".jpg"], mask_suffix=".png")
+    assert [item["case"] for item in items] == ["a"]
+    assert [item["reason"] for item in items.skipped] == ["a mask that was not written by medseg3d exists"]
+
+
+def test_probabilities_lie_in_their_own_folder(tmp_path: Path) -> None:
+    touch(tmp_path / "in", "sub/a.jpg")
+    kinds = {"image_suffixes": [".jpg"], "mask_suffix": ".png", "prob_dir": tmp_path / "probs"}
+    (item,) = input_items(tmp_path / "in", tmp_path / "out", **kinds)
+    assert item["prob_file"] == str(tmp_path / "probs" / "sub" / "a_prob.png")
+
+
+def test_probabilities_that_are_missing_are_made_beside_a_mask_that_is_there(tmp_path: Path) -> None:
+    (image,) = touch(tmp_path, "ct.nii")
+    made_mask(tmp_path, {"input": {"bytes": 1}})
+    assert len(input_items(image, tmp_path / "out", prob_dir=tmp_path / "probs")) == 1
+    write_probabilities(tmp_path / "probs" / "ct_prob.nii.gz", np.zeros((2, 3, 4), np.float32), affine=AFFINE)
+    (skipped,) = input_items(image, tmp_path / "out", prob_dir=tmp_path / "probs").skipped
+    assert skipped["reason"] == "mask exists"
+
+
+def test_foreign_probabilities_are_never_replaced_unasked(tmp_path: Path) -> None:
+    (image,) = touch(tmp_path, "ct.nii")
+    touch(tmp_path / "probs", "ct_prob.nii.gz")
+    (skipped,) = input_items(image, tmp_path / "out", prob_dir=tmp_path / "probs").skipped
+    assert skipped["reason"] == "probabilities that were not written by medseg3d exist"
+
+
+def test_probabilities_found_below_their_folder_are_no_inputs(tmp_path: Path) -> None:
+    touch(tmp_path, "ct.nii", "other_prob.nii.gz")
+    assert len(input_items(tmp_path, tmp_path / "out", prob_dir=tmp_path)) == 1
+
+
+@pytest.mark.parametrize("image", [nib.Nifti1Image, nib.Nifti2Image])
+def test_probabilities_have_the_geometry_of_their_source(tmp_path: Path, image: type) -> None:
+    ct = source(tmp_path / "ct.nii.gz", (1, 2), image)
+    prob = np.random.default_rng(0).random((4, 5, 6), np.float32)
+    write_probabilities(tmp_path / "prob.nii.gz", prob, read_header(ct).geometry)
+    written = nib.load(tmp_path / "prob.nii.gz")
+    assert np.array_equal(written.affine, nib.load(ct).affine)
+    assert np.array_equal(np.asarray(written.dataobj), prob)
+    assert written.get_data_dtype() == np.float32
+
+
+@pytest.mark.parametrize(
+    "prob", [np.ones((2, 2, 2)), np.full((2, 2, 2), 1.1, np.float32), np.full((2, 2, 2), np.nan, np.float32)]
+)
+def test_what_are_no_probabilities_is_refused(tmp_path: Path, prob: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="prob must be a float32 array"):
+        write_probabilities(tmp_path / "prob.nii.gz", prob, affine=AFFINE)
+
+
 def test_record_stands_beside_its_mask() -> None:
     assert record_file("out/a.b_seg.nii.gz") == Path("out/a.b_seg.json")
     assert record_file("out/a.b_seg.nii") == Path("out/a.b_seg.json")
@@ -274,7 +332,7 @@ def test_disk_that_gives_back_something_else_leaves_no_mask(
     geometry = read_header(source(tmp_path / "ct.nii", (1, 1))).geometry
     save = nib.Nifti1Image.to_filename
     monkeypatch.setattr(nib.Nifti1Image, "to_filename", lossy)
-    with pytest.raises(OSError, match="the mask read back is not the mask written"):
+    with pytest.raises(OSError, match="the volume read back is not the one written"):
         write_mask(tmp_path / "mask.nii.gz", np.ones((4, 5, 6), np.uint8), geometry)
     assert os.listdir(tmp_path) == ["ct.nii"]
 
