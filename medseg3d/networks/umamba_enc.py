@@ -94,11 +94,6 @@ class UMambaEnc(nn.Module):
         self.size_divisor = [math.prod(step[axis] for step in steps) for axis in range(spatial_dims)]
         positions = self._positions_of_stages(steps)
         has_mamba = [spatial_dims == 3 or (len(features) - stage) % 2 == 1 for stage in range(len(features))]
-        self.channel_token = any(
-            mamba and size <= channels for mamba, size, channels in zip(has_mamba, positions, features, strict=True)
-        )
-        """Whether some Mamba layer takes channels as tokens, which ties the network to `img_size`."""
-
         blocks = [2 if 2 * stage < len(features) else 1 for stage in range(len(features))]
         self.stem = _stage(spatial_dims, in_channels, features[0], 1, blocks[0])
         self.encoder = nn.ModuleList()
@@ -107,6 +102,8 @@ class UMambaEnc(nn.Module):
             if has_mamba[stage]:
                 layers.append(MambaLayer(channels, positions[stage], d_state, d_conv, expand))
             self.encoder.append(layers)
+        self.channel_token = any(isinstance(layer, MambaLayer) and layer.channel_token for layer in self.modules())
+        """Whether some Mamba layer takes channels as tokens, which ties the network to `img_size`."""
         self.decoder = nn.ModuleList()
         for stage, number in zip(reversed(range(len(features) - 1)), blocks, strict=False):
             takes_skip = spatial_dims == 3 or stage > 0
@@ -187,7 +184,8 @@ class MambaLayer(nn.Module):
         """The mixed map `(B, C, *spatial)`."""
         if torch.jit.is_scripting():
             return self._mix(x)
-        if torch.is_autocast_enabled(x.device.type):
+        # not available on the meta device, where shapes are tried out
+        if torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type):
             # as the public code does, whose authors met NaN in half precision
             with torch.autocast(x.device.type, enabled=False):
                 return self._mix(x.float())

@@ -83,6 +83,11 @@ def test_parameters_of_the_default_in_3d():
         assert count(UMambaEnc(3, 1, 3, img_size=(96, 96, 96))) == 22_808_642 + 32 + 1
 
 
+def test_shapes_can_be_tried_out_without_memory():
+    network = UMambaEnc(img_size=(16, 24), features=(4, 6, 32)).to("meta")
+    assert network(torch.zeros(2, 3, 16, 24, device="meta")).shape == (2, 2, 16, 24)
+
+
 def mamba_layers(network: UMambaEnc) -> list[tuple[int, bool, int]]:
     """(stage, whether tokens are channels, length of a token) of every Mamba layer."""
     return [
