@@ -63,7 +63,7 @@ def test_a_shared_fragment_takes_nothing_in_itself(path):
 
 
 @pytest.mark.parametrize("bundle", ["pancreas_nl", "pancreas_nl_2d"])
-@pytest.mark.parametrize("name", ["unetr", "swinunetr"])
+@pytest.mark.parametrize("name", ["unetr", "swinunetr", "umambaenc"])
 def test_the_compared_networks_change_nothing_but_the_network(bundle, name):
     overlay = json.loads((ROOT / f"bundles/{bundle}/{name}.json").read_text())
     assert set(overlay) == {"_desc_", "output_dir", "network_def"}
@@ -85,6 +85,8 @@ def network_of(bundle: str, *overlays: str, **knobs: object):
         ("pancreas_nl_2d", ("pictures",), {"nonlocal_blocks": 4}, 6_825_954),
         ("pancreas_nl_2d", ("unetr",), {}, 87_558_402),
         ("pancreas_nl_2d", ("swinunetr",), {}, 25_139_324),
+        ("pancreas_nl_2d", ("umambaenc",), {}, 38_694_610),
+        ("pancreas_nl", ("umambaenc",), {}, 22_808_642),
     ],
 )
 def test_the_networks_have_the_parameters_of_the_protocol(bundle, overlays, knobs, count):
