@@ -160,15 +160,12 @@ class AsymmetricNonLocalNet(nn.Module):
         self.bottleneck = conv_bn_relu(high, 512, 3)
         self.apnb = AsymmetricNonLocal(512, 512, shared=True, relu=True)
         self.dropout = nn.Dropout2d(float(dropout))
-        self.classifier = nn.Conv2d(512, out_channels, 1)
+        self.classifier = _classifier(512, out_channels)
         self.auxiliary = (
-            nn.Sequential(conv_bn_relu(low, 256, 3), nn.Dropout2d(float(dropout)), nn.Conv2d(256, out_channels, 1))
+            nn.Sequential(conv_bn_relu(low, 256, 3), nn.Dropout2d(float(dropout)), _classifier(256, out_channels))
             if auxiliary_head
             else None
         )
-        for module in (self.classifier, *([self.auxiliary[-1]] if self.auxiliary is not None else [])):
-            nn.init.normal_(module.weight, std=0.01)
-            nn.init.zeros_(module.bias)
 
     def forward(self, x: torch.Tensor) -> Union[torch.Tensor, Tuple[torch.Tensor, torch.Tensor]]:  # noqa: UP006, UP007
         """Logits (B, out_channels, H, W) of a picture (B, in_channels, H, W).
@@ -196,3 +193,10 @@ def conv_bn_relu(in_channels: int, out_channels: int, kernel_size: int, dilation
         nn.BatchNorm2d(out_channels),
         nn.ReLU(inplace=True),
     )
+
+
+def _classifier(in_channels: int, out_channels: int) -> nn.Conv2d:
+    conv = nn.Conv2d(in_channels, out_channels, 1)
+    nn.init.normal_(conv.weight, std=0.01)
+    nn.init.zeros_(torch.as_tensor(conv.bias))
+    return conv

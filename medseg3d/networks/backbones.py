@@ -60,7 +60,7 @@ class DilatedSEResNeXt50(SEResNext50):
         del self.last_linear
         _dilate(self, output_stride)
 
-    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:  # type: ignore[override]
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Maps of the stem and of the four stages, from (B, in_channels, H, W)."""
         maps = [self.layer0[:-1](x)]
         x = self.layer0[-1](maps[0])

@@ -14,7 +14,10 @@ from torch import nn
 from medseg3d.networks.asymmetric_nonlocal import conv_bn_relu
 from medseg3d.networks.backbones import DilatedResNet50, DilatedSEResNeXt50
 
-BACKBONES = {"resnet50": DilatedResNet50, "seresnext50": DilatedSEResNeXt50}
+BACKBONES: dict[str, type[DilatedResNet50] | type[DilatedSEResNeXt50]] = {
+    "resnet50": DilatedResNet50,
+    "seresnext50": DilatedSEResNeXt50,
+}
 
 
 class AtrousPyramid(nn.Module):

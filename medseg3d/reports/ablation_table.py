@@ -155,7 +155,7 @@ def ablation_tables(ablation: Ablation) -> list[tuple[str, list[str], list[list[
 def paper_table_2() -> dict[int, dict[str, float]]:
     """Number of blocks -> the paper's Dice, recall and specificity in percent."""
     table = TABLES["pancreas_table_2"]
-    return {int(row["blocks"]): {score: float(row[score]) for score in _SCORES} for row in table.rows}
+    return {int(str(row["blocks"])): {score: float(str(row[score])) for score in _SCORES} for row in table.rows}
 
 
 def conclusion(ablation: Ablation) -> str:
