@@ -69,11 +69,13 @@ def _impossible_pairs(
 
 
 def _pancreas_table_2() -> PaperTable:
+    means = ("slice_mean", "mean", "pooled")
     columns = (
         Column("blocks", "Non-local blocks"),
-        Column("specificity", "Specificity, %", "high", ("specificity_slice_mean", "specificity_mean", "specificity_pooled"), 100),
-        Column("dice", "Dice, %", "high", ("dice_slice_mean", "dice_mean", "dice_pooled"), 100),
-        Column("recall", "Recall, %", "high", ("recall_slice_mean", "recall_mean", "recall_pooled"), 100),
+        *(
+            Column(name, f"{name.capitalize()}, %", "high", tuple(f"{name}_{mean}" for mean in means), 100)
+            for name in ("specificity", "dice", "recall")
+        ),
     )
     rows = _rows(
         columns,
