@@ -9,6 +9,7 @@ from medseg3d.training.checkpoints import (
     claim_run_folder,
 )
 from medseg3d.training.evaluation import CaseScores, ScoreFiles
+from medseg3d.training.pretrained import with_pretrained_encoder
 from medseg3d.training.progress import attach_progress_bar, attach_tensorboard
 from medseg3d.training.stream import CaseStream
 from medseg3d.training.trainer import SegmentationTrainer
@@ -26,4 +27,5 @@ __all__ = [
     "attach_progress_bar",
     "attach_tensorboard",
     "claim_run_folder",
+    "with_pretrained_encoder",
 ]

