@@ -144,15 +144,17 @@ def parsed(bundle: str, *overlays: str, **knobs: object) -> Callable[[str], Any]
     return parser.get_parsed_content
 
 
+OWN = {
+    *("_desc_", "bundle_root", "output_dir", "out_channels", "features", "backbone", "separable", "output_stride"),
+    *("pretrained_file", "channel_mean", "channel_std", "batch_size", "epochs", "learning_rate"),
+    *("plateau_patience", "patience", "network_def", "network", "loss", "optimizer", "lr_scheduler"),
+    *("train", "validate"),
+}
+"""Keys of train.json in which the bundles may differ."""
+
+
 class TestAgreement:
     """What scores of different networks may be compared by."""
-
-    OWN = {
-        *("_desc_", "bundle_root", "output_dir", "out_channels", "features", "backbone", "separable", "output_stride"),
-        *("pretrained_file", "channel_mean", "channel_std", "batch_size", "epochs", "learning_rate"),
-        *("plateau_patience", "patience", "network_def", "network", "loss", "optimizer", "lr_scheduler"),
-        *("train", "validate"),
-    }
 
     def read(self, name: str) -> tuple[dict, dict]:
         first, second = (
@@ -165,7 +167,7 @@ class TestAgreement:
 
     def test_training_differs_in_network_optimizer_and_schedule_alone(self):
         one, other = self.read("train")
-        for key in (one.keys() | other.keys()) - self.OWN:
+        for key in (one.keys() | other.keys()) - OWN:
             assert one[key] == other[key], key
         for section in ("train", "validate"):
             assert one[section].keys() == other[section].keys()
@@ -182,7 +184,7 @@ class TestAgreement:
 class TestDeepLabV3Plus:
     """What is the bundle's own."""
 
-    @pytest.mark.parametrize(("overlays", "count"), [((), 26_691_250), (("seresnext50",), 28_694_082)])
+    @pytest.mark.parametrize(("overlays", "count"), [((), 26_691_250), (("seresnext50",), 28_694_114)])
     def test_the_networks_have_their_parameters(self, overlays, count):
         network = parsed("polyp_deeplabv3plus", *overlays)("network_def")
         assert sum(parameter.numel() for parameter in network.parameters()) == count
