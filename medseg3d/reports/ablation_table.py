@@ -159,29 +159,32 @@ def paper_table_2() -> dict[int, dict[str, float]]:
 
 
 def conclusion(ablation: Ablation) -> str:
-    """What the runs say about the blocks, in one sentence that claims no more than they show.
+    """What the runs say about the blocks, a sentence for each aggregation, claiming no more than they show.
 
     A difference is called one only where every seed agrees on its sign and its mean exceeds twice its standard error.
+    With few seeds that is a low bar: it guards against reading noise, and proves nothing.
     """
-    suffix = ablation.aggregations[0]
-    gains = {blocks: ablation.gains(blocks, f"dice_{suffix}") for blocks in ablation.blocks if blocks}
-    gains = {blocks: values for blocks, values in gains.items() if len(values) > 1}
-    if not gains:
-        return "Fewer than two seeds have a run with and without blocks: nothing can be said about the blocks."
-    clear = {
-        blocks: statistics.fmean(values)
-        for blocks, values in gains.items()
-        if abs(sum(math.copysign(1, value) for value in values)) == len(values)
-        and abs(statistics.fmean(values)) > 2 * statistics.stdev(values) / math.sqrt(len(values))
-    }
-    n = f"{min(map(len, gains.values()))} seeds or more" if gains else ""
-    if not clear:
-        return (
-            f"No number of blocks differs from 0 blocks by more than seeds differ among themselves ({n}): at this "
-            "setting the non-local blocks neither help nor harm measurably."
-        )
-    said = ", ".join(f"{blocks}: {100 * gain:+.2f}" for blocks, gain in clear.items())
-    return f"Dice points against 0 blocks beyond the spread of the seeds ({n}), by number of blocks: {said}."
+    sentences = []
+    for suffix in ablation.aggregations:
+        gains = {blocks: ablation.gains(blocks, f"dice_{suffix}") for blocks in ablation.blocks if blocks}
+        gains = {blocks: values for blocks, values in gains.items() if len(values) > 1}
+        if not gains:
+            return "Fewer than two seeds have a run with and without blocks: nothing can be said about the blocks."
+        fewest, most = min(map(len, gains.values())), max(map(len, gains.values()))
+        seeds = f"{fewest} seeds" if fewest == most else f"{fewest} to {most} seeds"
+        clear = {blocks: statistics.fmean(values) for blocks, values in gains.items() if _is_clear(values)}
+        if clear:
+            said = ", ".join(f"{100 * gain:+.2f} with {blocks}" for blocks, gain in clear.items())
+            found = f"against 0 blocks, Dice points beyond the spread of the {seeds}: {said} blocks"
+        else:
+            found = f"no number of blocks differs from 0 blocks by more than the {seeds} differ among themselves"
+        sentences.append(f"{_MEANS[suffix]}: {found}.")
+    return " ".join(f"{sentence[0].upper()}{sentence[1:]}" for sentence in sentences)
+
+
+def _is_clear(gains: Sequence[float]) -> bool:
+    agree = abs(sum(math.copysign(1, gain) for gain in gains)) == len(gains)
+    return agree and abs(statistics.fmean(gains)) > 2 * statistics.stdev(gains) / math.sqrt(len(gains))
 
 
 def ablation_markdown(ablation: Ablation) -> str:
