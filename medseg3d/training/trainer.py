@@ -24,10 +24,15 @@ class SegmentationTrainer(SupervisedTrainer):
     Differences from the parent (monai 1.6.1): autocast follows the device (float16 with loss scaling on CUDA, bfloat16
     without on CPU; the parent's is CUDA only); the loss is computed in float32; the gradient scaler is made with the
     trainer, not in `run`, so that its state survives a resume; torch's seed is set anew before every iteration, so that
-    dropout too is a function of (seed, iteration); a loss that is not finite stops the training.
+    dropout too is a function of (seed, iteration); a loss that is not finite stops the training; a batch may go
+    through the network in parts, and the network may return a tuple (logits, auxiliary logits, ...).
 
     Args:
         amp: mixed precision.
+        micro_batch_size: cases that go through the network at a time, their gradients summed up to the step of the
+            whole batch; 0 for all at once. Each part weighs as many cases as it has. Less memory; the same gradient
+            where the loss is a mean over cases and nothing in the network looks across cases (BatchNorm does: its
+            statistics are then the part's).
         max_grad_norm: gradients are clipped to this L2 norm; 0 or None leaves them alone.
         seed: seed of what the network draws at random.
         kwargs: as in `monai.engines.SupervisedTrainer`.
@@ -37,14 +42,23 @@ class SegmentationTrainer(SupervisedTrainer):
     """
 
     def __init__(
-        self, *, amp: bool | str = False, max_grad_norm: float | None = None, seed: int = 0, **kwargs: Any
+        self,
+        *,
+        amp: bool | str = False,
+        max_grad_norm: float | None = None,
+        micro_batch_size: int = 0,
+        seed: int = 0,
+        **kwargs: Any,
     ) -> None:
+        if micro_batch_size < 0:
+            raise ValueError(f"micro_batch_size must be 0 (the whole batch) or more, got {micro_batch_size}")
         super().__init__(amp=False, decollate=False, **kwargs)
         self.device_type = torch.device(self.state.device).type
         self.autocast_dtype = torch.float16 if self.device_type == "cuda" else torch.bfloat16
         self.use_amp = as_flag(amp, "amp")
         self.scaler = torch.amp.GradScaler(self.device_type, enabled=self.use_amp and self.device_type == "cuda")
         self.max_grad_norm = max_grad_norm
+        self.micro_batch_size = micro_batch_size
         self.seed = seed
         self.network: torch.nn.Module = channels_last(kwargs["network"])
         self.add_event_handler(Events.ITERATION_STARTED, self._seed_iteration)
@@ -67,9 +81,27 @@ class SegmentationTrainer(SupervisedTrainer):
 
         engine.network.train()
         engine.optimizer.zero_grad(set_to_none=True)
+        at_a_time = self.micro_batch_size or len(inputs)
+        parts = zip(inputs.split(at_a_time), targets.split(at_a_time), strict=True)
+        results = [self._backward(engine, *part, len(part[0]) / len(inputs)) for part in parts]
+        if self.max_grad_norm:
+            engine.scaler.unscale_(engine.optimizer)
+            torch.nn.utils.clip_grad_norm_(engine.network.parameters(), self.max_grad_norm)
+        engine.scaler.step(engine.optimizer)
+        engine.scaler.update()
+        logits = torch.cat([part for part, _ in results])
+        loss = torch.stack([part for _, part in results]).sum()
+        return {Keys.IMAGE: inputs, Keys.LABEL: targets, Keys.PRED: logits, Keys.LOSS: loss}
+
+    def _backward(
+        self, engine: Any, inputs: torch.Tensor, targets: torch.Tensor, share: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Add the gradients of a part of the batch; its logits and its share of the loss, detached."""
         with torch.autocast(self.device_type, dtype=self.autocast_dtype, enabled=self.use_amp):
-            logits = engine.inferer(channels_last(inputs), engine.network)
-        loss = engine.loss_function(logits.float(), targets)
+            output = engine.inferer(channels_last(inputs), engine.network)
+        heads = (output,) if isinstance(output, torch.Tensor) else output
+        heads = tuple(head.float() for head in heads)
+        loss = engine.loss_function(heads[0] if len(heads) == 1 else heads, targets) * share
         if not torch.isfinite(loss):
             raise Fault(
                 "LOSS_NOT_FINITE",
@@ -79,9 +111,4 @@ class SegmentationTrainer(SupervisedTrainer):
                 "lower --learning_rate, or --amp false",
             )
         engine.scaler.scale(loss).backward()
-        if self.max_grad_norm:
-            engine.scaler.unscale_(engine.optimizer)
-            torch.nn.utils.clip_grad_norm_(engine.network.parameters(), self.max_grad_norm)
-        engine.scaler.step(engine.optimizer)
-        engine.scaler.update()
-        return {Keys.IMAGE: inputs, Keys.LABEL: targets, Keys.PRED: logits.detach(), Keys.LOSS: loss.detach()}
+        return heads[0].detach(), loss.detach()

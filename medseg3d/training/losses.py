@@ -1,0 +1,62 @@
+"""Losses that MONAI lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class PixelCrossEntropy(nn.Module):
+    """Cross entropy of the classes, the mean over all pixels but those of one label.
+
+    Where it differs from mmsegmentation's default: that one divides by the number of all pixels.
+
+    Args:
+        ignore_index: the label of pixels that do not count, such as padding.
+
+    Shape:
+        logits (B, C, *spatial), labels (B, 1, *spatial) of any integer type.
+
+    Example:
+        >>> logits = torch.zeros(1, 2, 1, 2)
+        >>> PixelCrossEntropy()(logits, torch.tensor([[[[1, 255]]]])).item()  # log 2
+        0.6931471824645996
+    """
+
+    def __init__(self, ignore_index: int = 255) -> None:
+        super().__init__()
+        self.ignore_index = ignore_index
+
+    def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The loss, a scalar."""
+        return F.cross_entropy(logits, labels[:, 0].long(), ignore_index=self.ignore_index)
+
+
+class AuxiliaryLoss(nn.Module):
+    """The loss of a network's logits plus, weighted, that of each of its auxiliary heads.
+
+    Args:
+        loss: from logits and labels to a scalar.
+        weight: of each auxiliary head; PSPNet and mmsegmentation have 0.4.
+
+    References:
+        Zhao et al., Pyramid Scene Parsing Network, CVPR 2017, https://arxiv.org/abs/1612.01105
+    """
+
+    def __init__(self, loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], weight: float = 0.4) -> None:
+        super().__init__()
+        self.loss = loss
+        self.weight = weight
+
+    def forward(self, logits: torch.Tensor | tuple[torch.Tensor, ...], labels: torch.Tensor) -> torch.Tensor:
+        """The loss, a scalar, of the logits or of a tuple of them, the main ones first."""
+        if isinstance(logits, torch.Tensor):
+            return self.loss(logits, labels)
+        main, *auxiliary = logits
+        total = self.loss(main, labels)
+        for head in auxiliary:
+            total = total + self.weight * self.loss(head, labels)
+        return total
