@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import MapTransform, SpatialPadd
+from monai.transforms import MapTransform, Resize, SpatialPadd
 
 from medseg3d.data.nifti import MAX_VOXELS, NiftiHeader, check_labels, check_pair, read_nifti
 from medseg3d.data.outputs import write_mask, write_probabilities
@@ -144,6 +144,39 @@ class LoadPictured(MapTransform):
             item[key] = MetaTensor(
                 torch.from_numpy(np.ascontiguousarray(array)), affine=torch.eye(4, dtype=torch.float64), meta=meta
             )
+        return item
+
+
+class FitPictured(MapTransform):
+    """Pictures (C, H, W) resized to fit into a frame, their proportion kept: one side is the frame's, no side larger.
+
+    Pictures bilinear and antialiased, masks by nearest neighbour.
+
+    Args:
+        keys: pictures and masks.
+        spatial_size: rows and columns of the frame.
+        label_key: key of the mask.
+
+    Example:
+        >>> FitPictured("image", (512, 1024))({"image": MetaTensor(torch.zeros(3, 40, 60))})["image"].shape
+        torch.Size([3, 512, 768])
+    """
+
+    def __init__(self, keys: KeysCollection, spatial_size: Sequence[int], label_key: str = "label") -> None:
+        super().__init__(keys)
+        self.spatial_size = spatial_size
+        self.label_key = label_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The item with the pictures resized."""
+        item = dict(data)
+        for key in self.keys:
+            shape = item[key].shape[1:]
+            scale = min(wanted / size for wanted, size in zip(self.spatial_size, shape, strict=True))
+            fitted = [max(1, round(scale * size)) for size in shape]
+            is_label = key == self.label_key
+            mode = "nearest-exact" if is_label else "bilinear"
+            item[key] = Resize(fitted, mode=mode, anti_aliasing=not is_label)(item[key])
         return item
 
 

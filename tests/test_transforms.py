@@ -29,6 +29,7 @@ from medseg3d.data.nifti import read_header
 from medseg3d.data.pictures import read_grey
 from medseg3d.faults import Fault, find_fault
 from medseg3d.transforms import (
+    FitPictured,
     LoadNiftid,
     LoadPictured,
     RestoreLabelsd,
@@ -479,6 +480,26 @@ def test_labels_of_a_picture_are_those_of_monais_inverse(tmp_path: Path, classes
     assert (got["pred"][inner] != wanted[inner]).float().mean() < 1e-3
     foreground = expected if classes == 1 else expected[1:].sum(0, keepdim=True)
     assert torch.allclose(got["prob"].as_tensor()[inner], foreground[inner], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "fitted"), [((40, 60), (32, 48)), ((60, 40), (32, 21)), ((10, 60), (11, 64)), ((16, 32), (32, 64))]
+)
+def test_a_fitted_picture_keeps_its_proportion_and_finds_its_way_back(
+    shape: tuple[int, int], fitted: tuple[int, int]
+) -> None:
+    mask = torch.zeros(1, *shape, dtype=torch.uint8)
+    mask[:, : shape[0] // 2] = 1
+    meta = {"original_affine": torch.eye(4), "spatial_shape": torch.tensor(shape)}
+    item = {key: MetaTensor(mask.clone(), affine=torch.eye(4), meta=dict(meta)) for key in ("image", "label")}
+    item["image"] = item["image"].float()
+    small = FitPictured(["image", "label"], (32, 64))(item)
+    assert small["image"].shape[1:] == small["label"].shape[1:] == fitted
+    assert set(np.unique(small["label"])) == {0, 1}
+    small["pred"] = 20 * (small["label"].as_tensor().float() - 0.5)
+    restored = RestoreLabelsd("pred")(small)["pred"]
+    assert restored.shape == mask.shape
+    assert (restored.as_tensor() != mask).sum() <= 2 * shape[1]  # at most the two rows beside the edge
 
 
 def test_a_mask_of_a_picture_is_written_as_it_is(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from medseg3d.training import CaseScores
 SMALL = {
     "polyp_resunetpp": {"picture_size": [32, 32], "features": [8, 8, 8, 16], "learning_rate": 0.01},
     "polyp_deeplabv3plus": {"picture_size": [64, 64]},
+    "polyp_ann": {"picture_size": [32, 64]},
 }
 """Knobs of networks that train in seconds; their masks mean nothing."""
 
@@ -147,7 +148,8 @@ def parsed(bundle: str, *overlays: str, **knobs: object) -> Callable[[str], Any]
 OWN = {
     *("_desc_", "bundle_root", "output_dir", "out_channels", "features", "backbone", "separable", "output_stride"),
     *("pretrained_file", "channel_mean", "channel_std", "batch_size", "epochs", "learning_rate"),
-    *("plateau_patience", "patience", "network_def", "network", "loss", "optimizer", "lr_scheduler"),
+    *("auxiliary_weight", "micro_batch_size", "momentum", "weight_decay", "plateau_patience", "patience"),
+    *("network_def", "network", "loss", "optimizer", "lr_scheduler"),
     *("train", "validate"),
 }
 """Keys of train.json in which the bundles may differ."""
@@ -156,29 +158,52 @@ OWN = {
 class TestAgreement:
     """What scores of different networks may be compared by."""
 
-    def read(self, name: str) -> tuple[dict, dict]:
-        first, second = (
-            json.loads(
-                (ROOT / "bundles" / bundle / f"{name}.json").read_text().replace(bundle, "polyp")  # names of their own
-            )
-            for bundle in ("polyp_resunetpp", "polyp_deeplabv3plus")
-        )
-        return first, second
+    def read(self, bundle: str, name: str) -> dict:
+        """A config without its own name."""
+        return json.loads((ROOT / "bundles" / bundle / f"{name}.json").read_text().replace(bundle, "polyp"))
 
     def test_training_differs_in_network_optimizer_and_schedule_alone(self):
-        one, other = self.read("train")
+        one, other = (self.read(bundle, "train") for bundle in ("polyp_resunetpp", "polyp_deeplabv3plus"))
         for key in (one.keys() | other.keys()) - OWN:
             assert one[key] == other[key], key
         for section in ("train", "validate"):
-            assert one[section].keys() == other[section].keys()
-            for key in one[section].keys() - {"handlers"}:
-                assert one[section][key] == other[section][key], key
+            for key in one[section].keys() | other[section].keys():
+                assert key == "handlers" or one[section][key] == other[section][key], key
 
-    @pytest.mark.parametrize("name", ["evaluate", "inference"])
-    def test_evaluation_and_inference_differ_in_knobs_of_the_network_alone(self, name):
-        one, other = self.read(name)
-        for key in (one.keys() | other.keys()) - {"features", "backbone", "separable", "output_stride"}:
+    def test_the_faithful_recipe_of_ann_differs_in_the_frame_and_what_is_done_in_it_too(self):
+        one, other = (self.read(bundle, "train") for bundle in ("polyp_deeplabv3plus", "polyp_ann"))
+        augmentation = {f"{what}_prob" for what in ("flip", "affine", "intensity", "noise")}
+        frame = {"picture_size", "image_chain", "label_chain", "padding", "val_interval"}
+        for key in (one.keys() | other.keys()) - OWN - augmentation - frame:
             assert one[key] == other[key], key
+        assert one["validate"] == other["validate"]
+
+    @pytest.mark.parametrize("bundle", SMALL)
+    @pytest.mark.parametrize("name", ["evaluate", "inference"])
+    def test_evaluation_and_inference_differ_in_knobs_of_the_network_and_the_frame_alone(self, bundle, name):
+        one, other = self.read("polyp_resunetpp", name), self.read(bundle, name)
+        own = {"features", "backbone", "separable", "output_stride"}
+        for key in (one.keys() | other.keys()) - own:
+            frame = key == "image_chain" and bundle == "polyp_ann"
+            assert frame or one[key] == other[key], key
+
+
+class TestAsymmetricNonLocalNet:
+    """What is the bundle's own."""
+
+    def test_the_network_has_its_parameters(self):
+        network = parsed("polyp_ann")("network_def")
+        assert sum(parameter.numel() for parameter in network.parameters()) == 46_196_292
+
+    def test_padding_is_where_no_loss_is_taken(self, pictures):
+        dataset = parsed("polyp_ann", **pictures, **SMALL["polyp_ann"], device="cpu", num_workers=0)("train#dataset")
+        for item in dataset:
+            assert item["image"].shape == (3, 32, 64)
+            outside = (item["label"] == 255)[0]
+            columns = 24 if outside[:, 24].all() else 43  # pictures of 64 x 48 and of 48 x 64
+            assert not outside[:, :columns].any()
+            assert outside[:, columns:].all()
+            assert (item["image"][:, :, columns:] == 0).all()
 
 
 class TestDeepLabV3Plus:
