@@ -9,7 +9,9 @@ from monai.bundle import ConfigWorkflow
 from PIL import Image
 
 
-def run_bundle(bundle: str, run_id: str, config: str, overlays: tuple[str, ...] = (), **knobs: object) -> None:
+def run_bundle(
+    bundle: str, run_id: str, config: str, overlays: tuple[str, ...] = (), **knobs: object
+) -> ConfigWorkflow:
     """What `python -m monai.bundle run` does, without the seconds that a process takes to start."""
     workflow = ConfigWorkflow(
         config_file=[f"bundles/{bundle}/{name}.json" for name in (config, *overlays)],
@@ -20,6 +22,7 @@ def run_bundle(bundle: str, run_id: str, config: str, overlays: tuple[str, ...] 
     )
     workflow.initialize()
     workflow.run()
+    return workflow
 
 
 def polyp_folder(folder: Path, cases: int = 6) -> Path:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -16,6 +17,7 @@ import torch
 from commands import ROOT, monai_bundle
 from commands import knobs as words
 from monai.bundle import ConfigWorkflow
+from picture_runs import run_bundle
 from PIL import Image
 
 from medseg3d.cli import main
@@ -27,18 +29,7 @@ SMALL = {"picture_size": 32, "init_filters": 8, "epochs": 2, "iterations_per_epo
 """Knobs of a training that takes seconds; its masks mean nothing."""
 
 
-def run(run_id: str, config: str, overlays: tuple[str, ...] = (), **knobs: object) -> ConfigWorkflow:
-    """What `python -m monai.bundle run` does, without the seconds that a process takes to start."""
-    workflow = ConfigWorkflow(
-        config_file=[f"{BUNDLE}/{name}.json" for name in (config, *overlays)],
-        workflow_type="train",
-        run_id=run_id,
-        logging_file=False,
-        **knobs,
-    )
-    workflow.initialize()
-    workflow.run()
-    return workflow
+run = partial(run_bundle, "pancreas_nl_2d")
 
 
 @pytest.fixture(autouse=True)
