@@ -295,17 +295,19 @@ class TestResUNetPlusPlus:
             assert split.count("val") == round(knob("val_cases") * total)
 
 
-@pytest.mark.parametrize("name", ["kvasir-seg", "cvc-clinicdb"])
-def test_real_pictures_are_trained_on_and_scored(name, real_data, tmp_path):
+@pytest.mark.parametrize(
+    ("bundle", "name"), [("polyp_resunetpp", "cvc-clinicdb"), *((bundle, "kvasir-seg") for bundle in SMALL)]
+)
+def test_real_pictures_are_trained_on_and_scored(bundle, name, real_data, tmp_path):
     folder = tmp_path / name
     for part in ("images", "masks"):
         (folder / part).mkdir(parents=True)
         for path in sorted((real_data / name / part).iterdir())[:6]:
             (folder / part / path.name).symlink_to(path)
-    knobs = {**SMALL["polyp_resunetpp"], **LENGTH, "dataset_dir": str(folder), "test_cases": 1, "val_cases": 1}
+    knobs = {**SMALL[bundle], **LENGTH, "dataset_dir": str(folder), "test_cases": 1, "val_cases": 1}
     knobs |= {"split_file": str(tmp_path / "split.json"), "output_dir": str(tmp_path / "run")}
     overlays = ("clinicdb",) if name == "cvc-clinicdb" else ()
     for run_id, config in (("training", "train"), ("evaluating", "evaluate")):
-        run_bundle("polyp_resunetpp", run_id, config, overlays, **knobs)
+        run_bundle(bundle, run_id, config, overlays, **knobs)
     (row,) = read_scores(tmp_path / "run" / "evaluation_test" / "scores.csv")
     assert row["tp"] + row["fn"] > 0
