@@ -105,7 +105,8 @@ def evaluate(
         class_names: of the label values 1, 2, ...; by default 1 is "foreground" and nothing else is allowed.
         pred_kind: "mask", "probability", or "auto", decided once for the whole folder.
         threshold: foreground is where a probability is at least this.
-        missing: what a truth without prediction is: an "error", or a prediction that is "empty".
+        missing: what a truth without prediction is: an "error"; "empty", a prediction of nothing; or "leave-out", no
+            case at all, which the summary then says.
         group: regular expression, searched in each case's name; what its first parenthesis matches (or all of it)
             names the patient or sequence of the case.
         slices: volumes: also score each axial slice.
@@ -142,6 +143,9 @@ def evaluate(
         )
     except ValueError as error:
         raise Fault("BAD_VALUE", "the evaluation", str(error)) from error
+    if pairs.left_out:
+        left_out, total = len(pairs.left_out), len(pairs.left_out) + len(pairs)
+        evaluation.warnings.append(f"LEFT_OUT: {left_out} of {total} truths have no prediction and are in no score")
     if pred_kind == "auto":
         pred_kind = prediction_kind(pairs)
     kinds = []
@@ -173,6 +177,7 @@ def evaluate(
             "pred_kind": pred_kind,
             "threshold": threshold if pred_kind == "probability" else None,
             "n_missing_predictions": kinds.count("missing"),
+            "left_out": pairs.left_out,
             "group": group,
             "command": command_line(sys.argv),
             "versions": versions(),

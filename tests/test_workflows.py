@@ -120,6 +120,15 @@ def test_a_missing_prediction_counts_as_an_empty_one_when_asked(pictures, tmp_pa
     assert summary["scores"]["average_precision"]["n"] == 4
 
 
+def test_truths_without_prediction_are_left_out_when_asked_and_the_summary_says_so(pictures, tmp_path):
+    pred, truth = pictures
+    (pred / "A-1.png").unlink()
+    summary = medseg3d.evaluate(pred, truth, tmp_path / "out", missing="leave-out")
+    scores = summary["scores"]["foreground"]
+    assert (scores["n_cases"], scores["n_missed"], len(summary["left_out"])) == (3, 0, 1)
+    assert summary["warnings"][0] == "LEFT_OUT: 1 of 4 truths have no prediction and are in no score"
+
+
 class TestVerb:
     """`medseg3d evaluate`."""
 

@@ -35,9 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--missing",
-        choices=("error", "empty"),
+        choices=("error", "empty", "leave-out"),
         default="error",
-        help="what a truth without prediction is (default: %(default)s)",
+        help="what a truth without prediction is: an error, an empty mask, or no case (default: %(default)s)",
     )
     parser.add_argument(
         "--group", metavar="REGEX", help="patient or sequence in the name of a case, for instance '^(.+)-'"

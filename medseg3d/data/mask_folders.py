@@ -26,7 +26,7 @@ IMAGE_ENDINGS = ("_0000", "_image", "_img")
 """The same for images; `_0000` is nnU-Net's first channel."""
 
 _KINDS = ("auto", "mask", "probability")
-_MISSING = ("error", "empty")
+_MISSING = ("error", "empty", "leave-out")
 _NAMED = 5
 _FEW_LEVELS = 8  # as many as a map of labels may have, and fewer than any map of probabilities that is worth a curve
 _ROUNDING = 1e-6  # by which a softmax in float32 may leave [0, 1]
@@ -73,9 +73,21 @@ class LoadedPair:
     warnings: list[str] = field(default_factory=list)
 
 
+class MaskPairs(list[MaskPair]):
+    """Pairs in the order of their names.
+
+    Attributes:
+        left_out: names of the truths that have no prediction and were asked to be left out.
+    """
+
+    def __init__(self, pairs: Iterable[MaskPair] = (), left_out: Iterable[str] = ()) -> None:
+        super().__init__(pairs)
+        self.left_out = list(left_out)
+
+
 def paired_masks(
     pred_dir: str | Path, truth_dir: str | Path, image_dir: str | Path | None = None, missing: str = "error"
-) -> list[MaskPair]:
+) -> MaskPairs:
     """Which prediction belongs to which truth (and image), by name, in the order of the names.
 
     A name is the path below the folder without suffix (`.nii.gz`, `.nii`, `.png`, `.jpg`, `.tif`, `.bmp`, in any case);
@@ -92,7 +104,8 @@ def paired_masks(
         pred_dir: predictions, NIfTI volumes or pictures.
         truth_dir: truths of the same kind; neither folder may lie in the other.
         image_dir: images of the same kind, one for each truth.
-        missing: what a truth without prediction is: an "error", or a prediction that is "empty".
+        missing: what a truth without prediction is: an "error"; "empty", a prediction of nothing; or no case at all,
+            "leave-out", for predictions of a part of the truths.
 
     Raises:
         Fault: MISSING_FILE (no such folder), NO_INPUT (nothing in it), SAME_FOLDER, MIXED_KINDS (volumes and pictures),
@@ -128,13 +141,18 @@ def paired_masks(
     if without_truth or (without_pred and missing == "error"):
         raise _unpaired(pred_dir, truth_dir, without_pred, without_truth)
     if without_pred:
-        logger.warning("MISSING_PREDICTION: %s of %d count as empty masks", _listed(without_pred), len(truths))
+        what = "count as empty masks" if missing == "empty" else "are left out"
+        logger.warning("MISSING_PREDICTION: %s of %d %s", _listed(without_pred), len(truths), what)
+    if missing == "leave-out":
+        truths = {name: path for name, path in truths.items() if name in pred_of}
+        if not truths:
+            raise _unpaired(pred_dir, truth_dir, without_pred, without_truth)
     images = _images_of(truths, image_dir, truth_dir, kind) if image_dir is not None else {}
     pairs = [
         MaskPair(case_of.get(name, name), preds.get(pred_of.get(name, "")), truth, images.get(name))
         for name, truth in truths.items()
     ]
-    return sorted(pairs, key=lambda pair: pair.case)
+    return MaskPairs(sorted(pairs, key=lambda pair: pair.case), without_pred if missing == "leave-out" else ())
 
 
 def prediction_kind(pairs: Sequence[MaskPair]) -> str:
@@ -342,7 +360,7 @@ def _unpaired(pred_dir: Path, truth_dir: Path, without_pred: list[str], without_
     if without_truth:
         remedy += ", and move predictions without a truth away"
     else:
-        remedy += ", or count missing predictions as empty masks (missing=empty)"
+        remedy += ", count missing predictions as empty masks (--missing empty), or leave their cases out (leave-out)"
     return Fault("UNPAIRED", pred_dir, " and ".join(parts), f"one prediction for each truth in {truth_dir}", remedy)
 
 

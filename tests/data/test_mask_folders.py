@@ -172,9 +172,24 @@ def test_unpaired_names_of_both_sides_are_listed_up_to_five(tmp_path: Path) -> N
 def test_missing_prediction_is_an_error_unless_said_to_be_empty(tmp_path: Path, caplog) -> None:
     pred, truth = fill(tmp_path / "pred", "a.png"), fill(tmp_path / "truth", "a.png", "b.png")
     fault = refusal(pred, truth)
-    assert (fault.code, "missing=empty" in fault.remedy) == ("UNPAIRED", True)
+    assert (fault.code, "--missing empty" in fault.remedy) == ("UNPAIRED", True)
     assert cases(pred, truth, missing="empty") == {"a": ("a.png", "a.png"), "b": (None, "b.png")}
     assert "1 (b) of 2 count as empty masks" in caplog.text
+
+
+def test_truths_without_prediction_are_left_out_on_request_and_named(tmp_path: Path, caplog) -> None:
+    pred, truth = fill(tmp_path / "pred", "a_seg.png"), fill(tmp_path / "truth", "a.png", "b.png")
+    images = fill(tmp_path / "images", "a.png")
+    pairs = paired_masks(pred, truth, images, missing="leave-out")
+    assert [pair.case for pair in pairs] == ["a"]
+    assert pairs.left_out == ["b"]
+    assert "1 (b) of 2 are left out" in caplog.text
+
+
+def test_leaving_out_every_truth_is_refused(tmp_path: Path) -> None:
+    pred, truth = fill(tmp_path / "pred", "a.png"), fill(tmp_path / "truth", "b.png")
+    with pytest.raises(Fault, match="UNPAIRED"):
+        paired_masks(pred, truth, missing="leave-out")
 
 
 def test_prediction_without_truth_is_always_refused(tmp_path: Path) -> None:
