@@ -91,7 +91,8 @@ def run(args: argparse.Namespace) -> int:
     )
     warnings = summary["warnings"]
     if warnings:
-        print(f"{len(warnings)} warnings, all in summary.json; the first: {warnings[0]}", file=sys.stderr)
+        plural = "s" * (len(warnings) != 1)
+        print(f"{len(warnings)} warning{plural}, all in summary.json; the first: {warnings[0]}", file=sys.stderr)
     print(as_text(summary))
     print(f"conventions, spread, strata and cases in {args.output}. Research only, not for clinical use.")
     return 0
