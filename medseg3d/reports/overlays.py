@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -56,8 +56,43 @@ ERROR_STYLES: Mapping[int, ErrorStyle] = {
 }
 
 
+class ComparedMasks:
+    """What can be said of a prediction and its truth, drawn as a picture or as a volume.
+
+    Attributes:
+        name: the case, as the title names it.
+        image: None if only masks are there.
+        pred: where the prediction says yes.
+        truth: where the label says yes, of the same shape; None if there is no label.
+        target: what yes means.
+    """
+
+    name: str
+    image: np.ndarray | None
+    pred: np.ndarray
+    truth: np.ndarray | None
+    target: str
+
+    @cached_property
+    def counts(self) -> ConfusionCounts | None:
+        """Voxels (pixels) by truth and prediction; None without a truth."""
+        return None if self.truth is None else ConfusionCounts.from_masks(self.pred, self.truth)
+
+    @property
+    def dice(self) -> float | None:
+        """Dice of the masks, NaN if both are empty; None without a truth."""
+        return None if self.counts is None else dice(self.counts)
+
+    def titled(self, size_of: Callable[[np.ndarray], str], prediction: str) -> str:
+        """Case, Dice and size (by `size_of`) of the truth where there is one, what is said of the prediction."""
+        if self.truth is None:
+            return f"{self.name}: {self.target}, no truth to compare with, {prediction}"
+        shown = "undefined (absent in both)" if self.dice is None or np.isnan(self.dice) else f"{self.dice:.3f}"
+        return f"{self.name}: {self.target}, Dice {shown}, truth {size_of(self.truth)}, {prediction}"
+
+
 @dataclass(frozen=True)
-class OverlayCase:
+class OverlayCase(ComparedMasks):
     """What is drawn of one case; the masks are boolean and on the grid of the image.
 
     Args:
@@ -77,16 +112,6 @@ class OverlayCase:
     target: str
 
     @cached_property
-    def counts(self) -> ConfusionCounts | None:
-        """Voxels by truth and prediction; None without a truth."""
-        return None if self.truth is None else ConfusionCounts.from_masks(self.pred, self.truth)
-
-    @property
-    def dice(self) -> float | None:
-        """Dice of the masks, NaN if both are empty; None without a truth."""
-        return None if self.counts is None else dice(self.counts)
-
-    @cached_property
     def centre_mm(self) -> tuple[float, float, float] | None:
         """World point that the planes go through: in the truth, else in the prediction; None if both are empty."""
         of_truth = None if self.truth is None else mask_centre(self.truth, self.affine)
@@ -100,13 +125,11 @@ class OverlayCase:
     @property
     def title(self) -> str:
         """Case, Dice where there is a truth, and volumes in ml."""
-        volumes = f"prediction {self.pred.sum() * self.voxel_ml:.1f} ml"
-        volumes += ", image not given" if self.image is None else ""
-        if self.truth is None:
-            return f"{self.name}: {self.target}, no truth to compare with, {volumes}"
-        volumes = f"truth {self.truth.sum() * self.voxel_ml:.1f} ml, {volumes}"
-        shown = "undefined (absent in both)" if self.dice is None or np.isnan(self.dice) else f"{self.dice:.3f}"
-        return f"{self.name}: {self.target}, Dice {shown}, {volumes}"
+        prediction = f"prediction {self._ml(self.pred)}" + (", image not given" if self.image is None else "")
+        return self.titled(self._ml, prediction)
+
+    def _ml(self, mask: np.ndarray) -> str:
+        return f"{mask.sum() * self.voxel_ml:.1f} ml"
 
 
 def case_overlay(

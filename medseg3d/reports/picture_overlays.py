@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +12,11 @@ from matplotlib.patches import Patch, Rectangle
 
 from medseg3d.data.pictures import read_levels, read_picture, read_picture_mask
 from medseg3d.faults import Fault
-from medseg3d.metrics import ConfusionCounts, dice
 from medseg3d.reports.overlays import (
     ERROR_STYLES,
     PRED_STYLE,
     TRUTH_STYLE,
+    ComparedMasks,
     Extent,
     border_handles,
     draw_area,
@@ -32,7 +31,7 @@ _WORTH_ENLARGING = 0.6
 
 
 @dataclass(frozen=True)
-class PictureCase:
+class PictureCase(ComparedMasks):
     """What is drawn of one picture; the masks are boolean and on its pixels.
 
     Args:
@@ -49,25 +48,12 @@ class PictureCase:
     truth: np.ndarray | None
     target: str
 
-    @cached_property
-    def counts(self) -> ConfusionCounts | None:
-        """Pixels by truth and prediction; None without a truth."""
-        return None if self.truth is None else ConfusionCounts.from_masks(self.pred, self.truth)
-
-    @property
-    def dice(self) -> float | None:
-        """Dice of the masks, NaN if both are empty; None without a truth."""
-        return None if self.counts is None else dice(self.counts)
-
     @property
     def title(self) -> str:
         """Case, Dice where there is a truth, and how much of the picture the masks fill."""
-        sizes = f"prediction {percent(self.pred.mean())} of the picture"
-        sizes += ", picture not given" if self.image is None else ""
-        if self.truth is None:
-            return f"{self.name}: {self.target}, no truth to compare with, {sizes}"
-        shown = "undefined (absent in both)" if self.dice is None or np.isnan(self.dice) else f"{self.dice:.3f}"
-        return f"{self.name}: {self.target}, Dice {shown}, truth {percent(self.truth.mean())}, {sizes}"
+        prediction = f"prediction {percent(self.pred.mean())} of the picture"
+        prediction += ", picture not given" if self.image is None else ""
+        return self.titled(lambda mask: percent(mask.mean()), prediction)
 
 
 def percent(part: float) -> str:
