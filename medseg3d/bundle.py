@@ -69,10 +69,20 @@ def config_files(folder: Path, name: str, overlays: Sequence[str] = ()) -> list[
     return files
 
 
+def bundle_root(folder: Path) -> Path:
+    """The directory that the bundle's `%` paths start from: the repository's root, or the folder of a bundle alone.
+
+    Example:
+        >>> bundle_root(Path("/work/bundles/pancreas_nl")).as_posix()
+        '/work'
+    """
+    return folder.parent.parent if folder.parent.name == "bundles" else folder
+
+
 @contextlib.contextmanager
 def bundle_directory(folder: Path) -> Iterator[Path]:
     """Context in which the current directory is the one that the bundle's `%` paths start from."""
-    root = folder.parent.parent if folder.parent.name == "bundles" else folder
+    root = bundle_root(folder)
     before = Path.cwd()
     os.chdir(root)
     try:
@@ -233,7 +243,7 @@ def run_monai(
         said = "the message above"
         if log_file is not None:
             lines = Path(log_file).read_text(encoding="utf-8", errors="replace").splitlines()
-            said = f"{log_file}, which ends: {lines[-1].strip()[:300]}" if lines else str(log_file)
+            said = f"{log_file}, which ends: {lines[-1].strip()[:1000]}" if lines else str(log_file)
         raise Fault("RUN_FAILED", run_id, f"exit code {code}", "0", f"read {said}")
     return time.perf_counter() - started
 

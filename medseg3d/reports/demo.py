@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import medseg3d
-from medseg3d.bundle import bundle_folder, monai_words, run_monai
+from medseg3d.bundle import bundle_folder, bundle_root, monai_words, run_monai
 from medseg3d.data.phantoms import write_phantom_dataset
 from medseg3d.data.splits import split_cases
 from medseg3d.faults import Fault
@@ -102,7 +102,7 @@ def run_demo(
     ):
         files = [f"bundles/{bundle.name}/{config}", f"bundles/{bundle.name}/phantom.json"]
         say(f"{number}/4 {run_id}: python {shlex.join(monai_words(run_id, files, knobs))}")
-        seconds[run_id] = run_monai(run_id, files, knobs, root=bundle.parent.parent)
+        seconds[run_id] = run_monai(run_id, files, knobs, root=bundle_root(bundle))
 
     part = partial(split_cases, data, data / "split.json", test_cases=TEST_CASES, val_cases=VAL_CASES)
     test, train = part("test"), part("train")
