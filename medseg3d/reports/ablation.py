@@ -14,7 +14,15 @@ from typing import Any
 
 import torch
 
-from medseg3d.bundle import absolute_paths, bundle_directory, bundle_folder, config_files, read_config, run_monai
+from medseg3d.bundle import (
+    absolute_paths,
+    bundle_directory,
+    bundle_folder,
+    bundle_root,
+    config_files,
+    read_config,
+    run_monai,
+)
 from medseg3d.data.score_files import read_summary, write_summary
 from medseg3d.faults import Fault
 
@@ -95,8 +103,8 @@ def run_ablation(
         The path of ablation.json.
 
     Raises:
-        Fault: `OTHER_ABLATION` if `output_dir` holds one with other settings; `RUN_FAILED` with the log of a run that
-            failed; `BAD_VALUE`; `MISSING_BUNDLE`, `MISSING_OVERLAY`, `UNKNOWN_KNOB`.
+        Fault: `OTHER_ABLATION` if `output_dir` holds one that has begun with other settings; `RUN_FAILED` with the log
+            of a run that failed; `BAD_VALUE`; `MISSING_BUNDLE`, `MISSING_OVERLAY`, `UNKNOWN_KNOB`.
     """
     plan = _plan(bundle, output_dir, overlays, knobs or {}, part, blocks, seeds, jobs)
     todo = [(k, seed) for seed in seeds for k in blocks]
@@ -151,7 +159,8 @@ def _plan(
     if record.exists():
         before = read_summary(record)
         differ = [name for name, value in _json(plan.identity).items() if before.get(name) != value]
-        if differ:
+        begun = before["rows"] or any(plan.folder.glob("*/checkpoints"))
+        if differ and begun:
             raise Fault(
                 "OTHER_ABLATION",
                 plan.folder,
@@ -159,8 +168,9 @@ def _plan(
                 "; ".join(f"{name} {_json(plan.identity)[name]}" for name in differ),
                 "-o for another folder: runs that differ in more than blocks and seed cannot be compared",
             )
-        plan.rows = list(before["rows"])
-        plan.parameters = {**before["parameters"], **parameters}
+        if not differ:
+            plan.rows = list(before["rows"])
+            plan.parameters = {**before["parameters"], **parameters}
     plan.folder.mkdir(parents=True, exist_ok=True)
     plan.write()
     return plan
@@ -170,7 +180,7 @@ def _run(plan: _Plan, blocks: int, seed: int, threads: int | None) -> dict[str, 
     run = plan.run_dir(blocks, seed)
     run.mkdir(parents=True, exist_ok=True)
     knobs = {**plan.knobs, KNOB: blocks, "seed": seed, "output_dir": run}
-    root = plan.bundle.parent.parent if plan.bundle.parent.name == "bundles" else plan.bundle
+    root = bundle_root(plan.bundle)
     seconds = {}
     resumed = (run / "checkpoints").is_dir()
     for run_id, config, extra in (

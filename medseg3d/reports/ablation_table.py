@@ -96,6 +96,8 @@ def read_ablation(folder: str | Path) -> Ablation:
     Raises:
         Fault: `SCORE_FILE` if there is no ablation.json, or no run of it is finished.
     """
+    if not (Path(folder) / RECORD).is_file():
+        raise Fault("SCORE_FILE", folder, f"no {RECORD}", "the folder of an ablation", "run medseg3d ablation first")
     content = read_summary(Path(folder) / RECORD)
     if not content.get("rows"):
         raise Fault("SCORE_FILE", Path(folder) / RECORD, "no finished run", "one or more", "go on with the ablation")

@@ -102,6 +102,26 @@ def test_runs_with_other_knobs_are_refused_into_the_same_folder(recorder, tmp_pa
         run_ablation(BUNDLE, tmp_path, blocks=[1], seeds=[0], knobs={"epochs": 4}, say=lambda text: None)
 
 
+def test_settings_may_be_corrected_before_any_run_has_begun(tmp_path, monkeypatch):
+    monkeypatch.setattr(ablation, "run_monai", Recorder(fail_at=1))
+    with pytest.raises(Fault, match="RUN_FAILED"):
+        run_ablation(BUNDLE, tmp_path, blocks=[0], seeds=[0], say=lambda text: None)
+    monkeypatch.setattr(ablation, "run_monai", Recorder())
+    knobs = {"init_filters": 8}
+    run_ablation(BUNDLE, tmp_path, blocks=[2], seeds=[0], knobs=knobs, say=lambda text: None)
+    record = read_summary(tmp_path / "ablation.json")
+    assert (record["knobs"], list(record["parameters"]), len(record["rows"])) == (knobs, ["2"], 1)
+
+
+def test_a_training_that_has_begun_keeps_other_settings_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(ablation, "run_monai", Recorder(fail_at=1))
+    with pytest.raises(Fault, match="RUN_FAILED"):
+        run_ablation(BUNDLE, tmp_path, blocks=[0], seeds=[0], say=lambda text: None)
+    (tmp_path / "blocks_0_seed_0" / "checkpoints").mkdir()
+    with pytest.raises(Fault, match="OTHER_ABLATION"):
+        run_ablation(BUNDLE, tmp_path, blocks=[0], seeds=[0], knobs={"epochs": 4}, say=lambda text: None)
+
+
 def test_runs_on_different_splits_are_never_put_in_one_table(tmp_path, monkeypatch):
     monkeypatch.setattr(ablation, "run_monai", Recorder(splits=("one", "other")))
     with pytest.raises(Fault, match="SPLIT_CHANGED"):

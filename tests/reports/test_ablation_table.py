@@ -104,6 +104,11 @@ def test_the_figure_has_a_point_for_every_run(folder):
     ]
 
 
+def test_a_folder_without_an_ablation_is_a_fault_that_says_what_to_run(tmp_path):
+    with pytest.raises(Fault, match=r"found no ablation\.json; wanted .*; next: run medseg3d ablation first"):
+        read_ablation(tmp_path)
+
+
 def test_an_ablation_without_a_finished_run_is_a_fault(folder):
     (folder / "ablation.json").write_text(json.dumps({"rows": []}))
     with pytest.raises(Fault, match="no finished run"):
