@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 
 from medseg3d.data.atomic import atomic_write
@@ -44,7 +45,7 @@ def save_tensors(path: str | Path, state: Mapping[str, Any]) -> None:
 def read_tensors(path: str | Path, device: str | torch.device = "cpu") -> dict[str, Any]:
     """What `save_tensors` or `torch.save` wrote, read with `weights_only=True` and checked.
 
-    A name that ends in `.safetensors` is read as such a file, which takes the package safetensors.
+    A name that ends in `.safetensors` is read as such a file.
 
     Args:
         path: the file; if `path.sha256` lies beside it, the content must have that sum.
@@ -52,8 +53,7 @@ def read_tensors(path: str | Path, device: str | torch.device = "cpu") -> dict[s
 
     Raises:
         Fault: `MISSING_WEIGHTS`, `CHECKSUM` (the sum is another one), `CHECKPOINT` (not a file of tensors, truncated,
-            or with more in it than tensors and numbers), `NON_FINITE` (NaN or infinity in a tensor) or
-            `MISSING_PACKAGE`.
+            or with more in it than tensors and numbers) or `NON_FINITE` (NaN or infinity in a tensor).
     """
     path = Path(path)
     if not path.is_file():
@@ -90,15 +90,8 @@ def _from_torch(path: Path, content: bytes, device: str | torch.device) -> Any:
 
 def _from_safetensors(path: Path, content: bytes, device: str | torch.device) -> dict[str, torch.Tensor]:
     try:
-        from safetensors import SafetensorError
-        from safetensors.torch import load
-    except ImportError as error:
-        raise Fault(
-            "MISSING_PACKAGE", path, "no package safetensors", "it, to read this file", "pip install safetensors"
-        ) from error
-    try:
-        return {name: tensor.to(device) for name, tensor in load(content).items()}
-    except SafetensorError as error:
+        return {name: tensor.to(device) for name, tensor in safetensors.torch.load(content).items()}
+    except safetensors.SafetensorError as error:
         raise Fault(
             "CHECKPOINT",
             path,
