@@ -211,7 +211,13 @@ def test_phantom_writes_frames_with_polyps(tmp_path, capsys, monkeypatch):
     )
     assert main(["phantom", "p q", "--kind", "polyp", "--seed", "3"]) == 0
     assert calls == [(("p q", 60, 3), {"overwrite": False})]
-    assert capsys.readouterr().out.endswith("next: medseg3d data split 'p q'\n")
+    line = (
+        "next: python -m monai.bundle run training "
+        "--config_file \"['bundles/polyp_resunetpp/train.json','bundles/polyp_resunetpp/phantom.json']\""
+    )
+    assert capsys.readouterr().out.splitlines()[-1] == f"{line} --dataset_dir 'p q'"
+    assert main(["phantom", "data/phantom_polyps", "--kind", "polyp"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == line
 
 
 @pytest.mark.parametrize("option", [["--spacing", "2", "2", "4"], ["--test-images", "0"]])

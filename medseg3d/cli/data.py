@@ -1,10 +1,10 @@
-"""`medseg3d data`: fetch, verify and split a data set."""
+"""`medseg3d data`: fetch, verify and split a data set, and count its levels."""
 
 from __future__ import annotations
 
 import argparse
 
-HELP = "fetch a data set, verify it, or split it into train, val and test"
+HELP = "fetch a data set, verify it, split it into train, val and test, or find its mean and deviation"
 
 _LAYOUTS = "folder in the MSD layout, or of pictures: images/ masks/, Original/ 'Ground Truth'/, PraNet's"
 _GROUPS = "pictures: regular expression that finds patient or sequence in a name, or clinicdb-sequence"
@@ -55,10 +55,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     split.add_argument("--output", "--split_file", help="the manifest (default: data/splits/<folder>_seed<seed>.json)")
 
+    statistics = actions.add_parser(
+        "statistics", help="pictures: mean and deviation of each channel, as knobs to paste"
+    )
+    statistics.add_argument("dataset_dir", help="folder of pictures")
+    statistics.add_argument(
+        "--split-file", "--split_file", help="a manifest whose training part counts (default: every picture)"
+    )
+
 
 def run(args: argparse.Namespace) -> int:
     """Exit code 0, or 1 if `verify` found anything wrong."""
-    return {"fetch": _fetch, "verify": _verify, "split": _split}[args.action](args)
+    return {"fetch": _fetch, "verify": _verify, "split": _split, "statistics": _statistics}[args.action](args)
 
 
 def _fetch(args: argparse.Namespace) -> int:
@@ -116,6 +124,20 @@ def _split(args: argparse.Namespace) -> int:
     sizes = ", ".join(f"{len(getattr(split, part))} {part}" for part in PARTS)
     print(f"{path}: {sizes}, hash {split.hash[:12]}")
     print(f"any bundle uses it with --split_file {path}")
+    return 0
+
+
+def _statistics(args: argparse.Namespace) -> int:
+    from medseg3d.data.channel_statistics import training_statistics
+
+    found = training_statistics(args.dataset_dir, args.split_file)
+    part = f"the training part of {args.split_file}" if args.split_file else "all pictures; --split_file for a part"
+    print(f"{found.pictures} pictures, {found.pixels:,} pixels in [0, 1] ({part})")
+    print(
+        " ".join(
+            f'--channel_{name} "{[round(value, 6) for value in getattr(found, name)]}"' for name in ("mean", "std")
+        )
+    )
     return 0
 
 

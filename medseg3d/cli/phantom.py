@@ -40,7 +40,7 @@ def _write_polyps(args: argparse.Namespace) -> int:
     cases = args.cases or 60
     folder = write_polyp_phantoms(args.output, cases, args.seed, overwrite=args.overwrite)
     print(f"{cases} frames, every tenth without a polyp: {folder}")
-    print(f"next: medseg3d data split {shlex.quote(args.output)}")
+    print("next: " + _training_line("polyp_resunetpp", "data/phantom_polyps", args.output))
     return 0
 
 
@@ -76,18 +76,17 @@ def _write_abdomens(args: argparse.Namespace) -> int:
     )
     print(f"{cases} labelled and {test_images} unlabelled phantoms: {folder}")
     print(f"picture of {case['case']}: {picture}")
-    print("next: " + _training_line(args.output))
+    print("next: " + _training_line("pancreas_nl", "data/phantom_pancreas", args.output))
     return 0
 
 
-def _training_line(output: str) -> str:
+def _training_line(bundle: str, home: str, output: str) -> str:
+    """The command that trains a bundle on the phantoms; `home` is where its overlay looks for them."""
     line = (
         "python -m monai.bundle run training "
-        "--config_file \"['bundles/pancreas_nl/train.json','bundles/pancreas_nl/phantom.json']\""
+        f"--config_file \"['bundles/{bundle}/train.json','bundles/{bundle}/phantom.json']\""
     )
-    if output.rstrip("/") == "data/phantom_pancreas":  # where the overlay looks for it
-        return line
-    return f"{line} --dataset_dir {shlex.quote(output)}"
+    return line if output.rstrip("/") == home else f"{line} --dataset_dir {shlex.quote(output)}"
 
 
 def _count(text: str) -> int:

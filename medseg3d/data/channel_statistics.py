@@ -1,0 +1,79 @@
+"""Mean and standard deviation of the channels of pictures, for a bundle's normalisation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from medseg3d.data.picture_folders import read_picture_folder
+from medseg3d.data.pictures import read_picture
+from medseg3d.data.splits import read_split
+from medseg3d.faults import Fault
+
+
+class ChannelStatistics(NamedTuple):
+    """Of the pixels of some pictures, on a scale from 0 to 1.
+
+    Attributes:
+        mean: of red, green and blue.
+        std: of red, green and blue, over all pixels (not over one less).
+        pictures: how many were read.
+        pixels: how many each channel has.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    pictures: int
+    pixels: int
+
+
+def channel_statistics(paths: Sequence[str | Path]) -> ChannelStatistics:
+    """The statistics of all pixels of these pictures, of large ones more than of small ones.
+
+    One picture at a time; only how often each of the 256 levels occurs is kept, in whole numbers, so that neither the
+    number of pictures nor their order rounds anything.
+
+    Raises:
+        Fault: as `read_picture`.
+        ValueError: no picture.
+    """
+    if not paths:
+        raise ValueError("paths must name at least one picture")
+    counts = np.zeros((3, 256), np.int64)
+    for path in paths:
+        picture = read_picture(path)
+        counts += [np.bincount(picture[..., channel].ravel(), minlength=256) for channel in range(3)]
+    levels, pixels = np.arange(256), counts[0].sum()
+    mean = counts @ levels / (255 * pixels)
+    variance = (counts * (levels / 255 - mean[:, None]) ** 2).sum(axis=1) / pixels
+    return ChannelStatistics(tuple(mean.tolist()), tuple(np.sqrt(variance).tolist()), len(paths), int(pixels))
+
+
+def training_statistics(dataset_dir: str | Path, split_file: str | Path | None = None) -> ChannelStatistics:
+    """The statistics of a data set's training part; of all its pictures where no split is named.
+
+    Args:
+        dataset_dir: as in `read_picture_folder`.
+        split_file: a manifest of the data set.
+
+    Raises:
+        Fault: as `read_picture_folder`, `read_split` and `read_picture`; SPLIT_MISMATCH if the training part names
+            pictures that the data set lacks, or none.
+    """
+    images = {case["case"]: case["image"] for case in read_picture_folder(dataset_dir)}
+    if split_file is None:
+        return channel_statistics(list(images.values()))
+    wanted = read_split(split_file).train
+    absent = [case for case in wanted if case not in images]
+    if absent or not wanted:
+        raise Fault(
+            "SPLIT_MISMATCH",
+            split_file,
+            f"{len(absent)} of {len(wanted)} training cases that the data set lacks ({', '.join(absent[:3])})",
+            "the data set's own cases",
+            "name its own manifest",
+        )
+    return channel_statistics([images[case] for case in wanted])
