@@ -9,19 +9,32 @@ from medseg3d.training.checkpoints import (
     claim_run_folder,
 )
 from medseg3d.training.evaluation import CaseScores, ScoreFiles
-from medseg3d.training.losses import AuxiliaryLoss, PixelCrossEntropy
+from medseg3d.training.losses import (
+    AuxiliaryLoss,
+    BinaryCrossEntropy,
+    FinalLoss,
+    PixelCrossEntropy,
+    ProbabilityError,
+)
+from medseg3d.training.objectives import AlternatingObjectives, Objective
+from medseg3d.training.parameter_groups import parameter_groups
 from medseg3d.training.pretrained import with_pretrained_encoder
 from medseg3d.training.progress import attach_progress_bar, attach_tensorboard
 from medseg3d.training.stream import CaseStream
 from medseg3d.training.trainer import SegmentationTrainer
 
 __all__ = [
+    "AlternatingObjectives",
     "AuxiliaryLoss",
     "BestModel",
+    "BinaryCrossEntropy",
     "CaseScores",
     "CaseStream",
     "EarlyStop",
+    "FinalLoss",
+    "Objective",
     "PixelCrossEntropy",
+    "ProbabilityError",
     "RunCheckpoint",
     "ScoreFiles",
     "SegmentationTrainer",
@@ -30,5 +43,6 @@ __all__ = [
     "attach_progress_bar",
     "attach_tensorboard",
     "claim_run_folder",
+    "parameter_groups",
     "with_pretrained_encoder",
 ]

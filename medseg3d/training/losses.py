@@ -35,6 +35,56 @@ class PixelCrossEntropy(nn.Module):
         return F.cross_entropy(logits, labels[:, 0].long(), ignore_index=self.ignore_index)
 
 
+class BinaryCrossEntropy(nn.Module):
+    """Cross entropy of foreground against background, the mean over all pixels.
+
+    Where it differs from `torch.nn.BCEWithLogitsLoss`: labels may be integers.
+
+    Shape:
+        logits (B, 1, *spatial), labels (B, 1, *spatial) of 0 and 1, of any type.
+
+    Example:
+        >>> BinaryCrossEntropy()(torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2, dtype=torch.uint8)).item()  # log 2
+        0.6931471824645996
+    """
+
+    def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The loss, a scalar."""
+        return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+
+
+class ProbabilityError(nn.Module):
+    """Mean squared error of the foreground's probability, the mean over all pixels.
+
+    Shape:
+        logits (B, 1, *spatial), labels (B, 1, *spatial) of 0 and 1, of any type.
+
+    Example:
+        >>> ProbabilityError()(torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2, dtype=torch.uint8)).item()
+        0.25
+    """
+
+    def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The loss, a scalar."""
+        return F.mse_loss(torch.sigmoid(logits), labels.to(logits.dtype))
+
+
+class FinalLoss(nn.Module):
+    """The loss of a network's final logits alone, whatever it returns beside them while training.
+
+    Args:
+        loss: from logits and labels to a scalar.
+    """
+
+    def __init__(self, loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, logits: torch.Tensor | tuple[torch.Tensor, ...], labels: torch.Tensor) -> torch.Tensor:
+        """The loss, a scalar, of the logits or of a tuple with the final ones first."""
+        return self.loss(logits if isinstance(logits, torch.Tensor) else logits[0], labels)
+
+
 class AuxiliaryLoss(nn.Module):
     """The loss of a network's logits plus, weighted, that of each of its auxiliary heads.
 

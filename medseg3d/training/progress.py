@@ -39,6 +39,9 @@ def attach_progress_bar(trainer: SegmentationTrainer) -> None:
 class TensorBoardLog:
     """Handler that logs loss and learning rate per iteration, validation scores and pictures per validation.
 
+    Where several losses take turns, `objective` is the number of the one whose turn it is, and each has a tag of its
+    own beside `train_loss`, such as `train_loss_final`.
+
     Every step is the trainer's iteration, so that a resumed run can tell TensorBoard which events it repeats.
 
     Args:
@@ -63,7 +66,12 @@ class TensorBoardLog:
 
     def _log_iteration(self, engine: Engine) -> None:
         step = engine.state.iteration
-        self.writer.add_scalar("train_loss", engine.state.output["loss"].item(), step)
+        loss = engine.state.output["loss"].item()
+        self.writer.add_scalar("train_loss", loss, step)
+        objectives, turn = self.trainer.schedule.objectives, self.trainer.turn
+        if len(objectives) > 1:
+            self.writer.add_scalar("objective", turn, step)
+            self.writer.add_scalar(f"train_loss_{objectives[turn].name}", loss, step)
         self.writer.add_scalar("learning_rate", self.trainer.optimizer.param_groups[0]["lr"], step)
 
     def _log_validation(self, engine: Engine) -> None:

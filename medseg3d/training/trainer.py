@@ -14,6 +14,7 @@ from monai.utils.enums import CommonKeys as Keys
 from medseg3d.faults import Fault
 from medseg3d.knobs import as_flag
 from medseg3d.networks.memory_format import channels_last
+from medseg3d.training.objectives import AlternatingObjectives, Loss, Objective
 
 logger = logging.getLogger("medseg3d")
 
@@ -25,7 +26,8 @@ class SegmentationTrainer(SupervisedTrainer):
     without on CPU; the parent's is CUDA only); the loss is computed in float32; the gradient scaler is made with the
     trainer, not in `run`, so that its state survives a resume; torch's seed is set anew before every iteration, so that
     dropout too is a function of (seed, iteration); a loss that is not finite stops the training; a batch may go
-    through the network in parts, and the network may return a tuple (logits, auxiliary logits, ...).
+    through the network in parts, and the network may return a tuple (logits, auxiliary logits, ...); several losses
+    may take turns.
 
     Args:
         amp: mixed precision.
@@ -35,10 +37,11 @@ class SegmentationTrainer(SupervisedTrainer):
             statistics are then the part's).
         max_grad_norm: gradients are clipped to this L2 norm; 0 or None leaves them alone.
         seed: seed of what the network draws at random.
+        loss_function: a loss, or `AlternatingObjectives`.
         kwargs: as in `monai.engines.SupervisedTrainer`.
 
     Raises:
-        Fault: `LOSS_NOT_FINITE` from `run`.
+        Fault: `BAD_VALUE` where the epochs end out of turn; `LOSS_NOT_FINITE` from `run`.
     """
 
     def __init__(
@@ -48,11 +51,18 @@ class SegmentationTrainer(SupervisedTrainer):
         max_grad_norm: float | None = None,
         micro_batch_size: int = 0,
         seed: int = 0,
+        loss_function: Loss | AlternatingObjectives,
         **kwargs: Any,
     ) -> None:
         if micro_batch_size < 0:
             raise ValueError(f"micro_batch_size must be 0 (the whole batch) or more, got {micro_batch_size}")
-        super().__init__(amp=False, decollate=False, **kwargs)
+        super().__init__(amp=False, decollate=False, loss_function=loss_function, **kwargs)
+        self.schedule = (
+            loss_function
+            if isinstance(loss_function, AlternatingObjectives)
+            else AlternatingObjectives([Objective(loss_function)])
+        )
+        self.schedule.check_epochs(self.state.max_epochs)
         self.device_type = torch.device(self.state.device).type
         self.autocast_dtype = torch.float16 if self.device_type == "cuda" else torch.bfloat16
         self.use_amp = as_flag(amp, "amp")
@@ -62,6 +72,11 @@ class SegmentationTrainer(SupervisedTrainer):
         self.seed = seed
         self.network: torch.nn.Module = channels_last(kwargs["network"])
         self.add_event_handler(Events.ITERATION_STARTED, self._seed_iteration)
+
+    @property
+    def turn(self) -> int:
+        """Which objective of the schedule the current iteration is for, 0-based."""
+        return self.schedule.turn(self.state.epoch - 1, self.state.iteration - 1)
 
     def run(self) -> None:
         """Train from the current state to `max_epochs`; nothing where a resumed run was complete."""
@@ -97,11 +112,12 @@ class SegmentationTrainer(SupervisedTrainer):
         self, engine: Any, inputs: torch.Tensor, targets: torch.Tensor, share: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Add the gradients of a part of the batch; its logits and its share of the loss, detached."""
+        objective = self.schedule.objectives[self.turn]
         with torch.autocast(self.device_type, dtype=self.autocast_dtype, enabled=self.use_amp):
-            output = engine.inferer(channels_last(inputs), engine.network)
+            output = engine.inferer(channels_last(inputs), engine.network, **objective.network_arguments)
         heads = (output,) if isinstance(output, torch.Tensor) else output
         heads = tuple(head.float() for head in heads)
-        loss = engine.loss_function(heads[0] if len(heads) == 1 else heads, targets) * share
+        loss = objective.loss(heads[0] if len(heads) == 1 else heads, targets) * share
         if not torch.isfinite(loss):
             raise Fault(
                 "LOSS_NOT_FINITE",
