@@ -8,6 +8,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -22,7 +23,7 @@ from benchmark_arms import (  # noqa: E402
     returning,
     thread_count,
 )
-from harness import Arm, Target, run_benchmark  # noqa: E402
+from harness import Arm, Report, Row, Target, run_benchmark  # noqa: E402
 
 
 def test_each_arm_has_its_process_and_calls_go_by_turns(tmp_path):
@@ -150,8 +151,35 @@ def test_the_stored_map_that_nonlocal_block_is_measured_against_is_the_same_func
     assert benchmark.largest_difference(stored, ours)["largest difference"] < 1e-5
 
 
+@pytest.mark.parametrize("backward", [False, True])
+def test_every_arm_of_the_asymmetric_attention_is_the_softmax_over_its_tokens(backward):
+    import asymmetric_nonlocal as benchmark
+
+    for arm in benchmark.ARMS:
+        checked = benchmark.make_call(arm, (9, 14), backward)()
+        assert checked.result.shape == checked.expected.shape == (256, 126)
+        assert benchmark.largest_difference(checked, checked)["error"] < 1e-5
+        # the two kinds of tokens differ, and so do the results
+        stored = benchmark.make_call(benchmark.STORED, (9, 14), backward)()
+        assert np.allclose(checked.result, stored.result, atol=1e-4) == (arm in (benchmark.STORED, benchmark.TILED))
+
+
+def test_the_two_ways_to_attend_are_compared_by_round_and_in_sum():
+    import asymmetric_nonlocal as benchmark
+
+    seconds = {
+        ("44×44 forward", benchmark.POOLED_SDPA): [2.0, 8.0, 3.0],
+        ("44×44 forward", benchmark.POOLED): [2.0, 2.0, 2.0],
+        ("44×44 forward + backward", benchmark.POOLED_SDPA): [4.0, 4.0, 9.0],
+        ("44×44 forward + backward", benchmark.POOLED): [8.0, 2.0, 4.0],
+    }
+    rows = [Row(case, arm, each, each, each[1], 1.0, each[1], 1.0, 1.0, 1.0) for (case, arm), each in seconds.items()]
+    report = Report("", "", "", "", "", 3, None, {}, {}, "", rows, [])
+    # 1, 4, 1.5; 0.5, 2, 2.25; 6/10, 12/4, 12/6
+    assert benchmark.verdict(report).endswith("44×44: forward 1.50, forward + backward 2.00, both together 2.00.")
+
+
 def test_the_loop_that_the_pr_curve_is_measured_against_gives_the_average_precision_of_its_thresholds():
-    import numpy as np
     import pr_curve as benchmark
     from sklearn.metrics import average_precision_score
 

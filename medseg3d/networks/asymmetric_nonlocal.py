@@ -19,9 +19,9 @@ from medseg3d.networks.backbones import DilatedResNet50
 class PyramidPool(nn.Module):
     """Averages over grids of 1x1, 3x3, 6x6 and 8x8 cells, as tokens: (B, C, H, W) to (B, C, 110).
 
-    The cells are those of `adaptive_avg_pool2d`, also where the sizes do not divide. Written as a product with two
-    small matrices for each grid, because the pooling of torch has no deterministic backward on CUDA and no ONNX export
-    for such sizes.
+    The cells are those of `adaptive_avg_pool2d`, also where the sizes do not divide. Written as products with small
+    matrices, because the pooling of torch has no deterministic backward on CUDA and no ONNX export for such sizes. The
+    columns of all grids go first, channels last, which a map in channels-last memory needs no copy for.
 
     Args:
         sizes: cells along each axis of every grid.
@@ -38,12 +38,18 @@ class PyramidPool(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Tokens (B, C, sum of the squared sizes) of (B, C, H, W)."""
-        tokens = []
+        columns = []
         for size in self.sizes:
-            rows = averaging_matrix(x.shape[2], size, x)
-            columns = averaging_matrix(x.shape[3], size, x)
-            tokens.append((rows @ x @ columns.t()).flatten(2))
-        return torch.cat(tokens, 2)
+            columns.append(averaging_matrix(x.shape[3], size, x))
+        narrow = torch.cat(columns) @ x.permute(0, 2, 3, 1)  # (B, H, sum of the sizes, C)
+        tokens = []
+        start = 0
+        for size in self.sizes:
+            of_grid = narrow[:, :, start : start + size].flatten(2)
+            cells = averaging_matrix(x.shape[2], size, x) @ of_grid  # (B, size, size * C)
+            tokens.append(cells.reshape(x.shape[0], size * size, x.shape[1]))
+            start += size
+        return torch.cat(tokens, 1).transpose(1, 2)
 
 
 def averaging_matrix(length: int, cells: int, like: torch.Tensor) -> torch.Tensor:
@@ -58,6 +64,31 @@ def averaging_matrix(length: int, cells: int, like: torch.Tensor) -> torch.Tenso
     inside = (place >= cell * length // cells) & (place < ((cell + 1) * length + cells - 1) // cells)
     weights = inside.to(like.dtype)
     return weights / weights.sum(1, keepdim=True)
+
+
+def attention_to_tokens(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """At every pixel the mean of S values, weighted by softmax(Q^T K / sqrt(C)).
+
+    Products and a softmax that store H W x S weights. With as few tokens as the pyramid has, torch's
+    `scaled_dot_product_attention` is no faster and saves next to nothing: benchmarks/asymmetric_nonlocal.py.
+
+    Args:
+        query: (B, C, H, W).
+        key: (B, C, S).
+        value: (B, D, S).
+
+    Returns:
+        (B, D, H, W).
+
+    Example:
+        >>> query, key = torch.zeros(1, 2, 1, 2), torch.rand(1, 2, 4)
+        >>> attention_to_tokens(query, key, torch.tensor([[[1.0, 2, 3, 6]]])).tolist()
+        [[[[3.0, 3.0]]]]
+    """
+    scaled = key * key.shape[1] ** -0.5  # rather than the weights, which are many more, and in half precision large
+    weights = torch.softmax(query.flatten(2).transpose(1, 2) @ scaled, -1)
+    attended = weights @ value.transpose(1, 2)  # (B, H W, D)
+    return attended.transpose(1, 2).reshape(query.shape[0], value.shape[1], query.shape[2], query.shape[3])
 
 
 class AsymmetricNonLocal(nn.Module):
@@ -120,10 +151,7 @@ class AsymmetricNonLocal(nn.Module):
         query = self.query(query_map)
         key = self.pool(self.key(key_map))
         value = self.value(self.pool(key_map)[:, :, :, None])[:, :, :, 0]
-        # one head; contiguous, as on CPUs the fused kernel takes no transposed views
-        tokens = [each.transpose(1, 2).contiguous()[:, None] for each in (query.flatten(2), key, value)]
-        attended = F.scaled_dot_product_attention(tokens[0], tokens[1], tokens[2])
-        return attended[:, 0].transpose(1, 2).reshape(query.shape)
+        return attention_to_tokens(query, key, value)
 
 
 class AsymmetricNonLocalNet(nn.Module):

@@ -5,9 +5,11 @@ import torch
 import torch.nn.functional as F
 from network_tester import NetworkTester, with_statistics
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from medseg3d.networks import AsymmetricNonLocalNet
-from medseg3d.networks.asymmetric_nonlocal import AsymmetricNonLocal, PyramidPool
+from medseg3d.networks.asymmetric_nonlocal import AsymmetricNonLocal, PyramidPool, attention_to_tokens
 
 
 def parameters(module) -> int:
@@ -22,6 +24,20 @@ def awake(module: nn.Module) -> nn.Module:
             each.out.weight.data.normal_(std=0.05, generator=generator)
             each.out.bias.data.normal_(std=0.05, generator=generator)
     return module
+
+
+class LargestTensor(TorchDispatchMode):
+    """Notes in `elements` the size of the largest new tensor that an operator makes, backward ones included."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        given = {each.data_ptr() for each in tree_leaves((args, kwargs)) if isinstance(each, torch.Tensor)}
+        made = func(*args, **(kwargs or {}))
+        for each in tree_leaves(made):
+            if isinstance(each, torch.Tensor) and each.data_ptr() not in given:
+                self.elements = max(self.elements, each.numel())
+        return made
 
 
 class TestAsymmetricNonLocalNet(NetworkTester):
@@ -51,13 +67,50 @@ def test_parameter_counts_are_those_of_the_specification():
     assert parameters(AsymmetricNonLocalNet(auxiliary_head=False)) == 43_835_970
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("size", [(8, 8), (44, 44), (13, 10), (64, 128)])
-def test_pooling_by_matrices_is_adaptive_average_pooling(size):
-    x = torch.randn(2, 3, *size, dtype=torch.double)
+def test_pooling_by_matrices_is_adaptive_average_pooling(size, layout):
+    x = torch.randn(2, 3, *size, dtype=torch.double).contiguous(memory_format=layout)
     expected = torch.cat([F.adaptive_avg_pool2d(x, cells).flatten(2) for cells in (1, 3, 6, 8)], 2)
     tokens = PyramidPool()(x)
     assert tokens.shape == (2, 3, 110)
     torch.testing.assert_close(tokens, expected, rtol=0, atol=1e-14)
+
+
+def test_pooling_copies_no_map_in_channels_last_memory():
+    x = torch.randn(2, 5, 40, 30).contiguous(memory_format=torch.channels_last)
+    with LargestTensor() as largest:
+        PyramidPool()(x)
+    assert largest.elements == 2 * 40 * 18 * 5  # the map with 1 + 3 + 6 + 8 columns instead of 30
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_attention_to_tokens_is_that_of_torch(layout):
+    query = torch.randn(2, 16, 9, 7).contiguous(memory_format=layout)
+    key, value = torch.randn(2, 16, 110), torch.randn(2, 12, 110)
+    heads = [each.transpose(1, 2)[:, None] for each in (query.flatten(2), key, value)]
+    expected = F.scaled_dot_product_attention(*heads)[:, 0].transpose(1, 2).reshape(2, 12, 9, 7)
+    torch.testing.assert_close(attention_to_tokens(query, key, value), expected, rtol=0, atol=1e-6)
+
+
+def test_no_map_of_all_pairs_exists_forward_or_backward():
+    block = awake(AsymmetricNonLocal(6, 4, inner_channels=3))
+    query_map, key_map = torch.randn(1, 6, 20, 30), torch.randn(1, 4, 20, 30)
+    with LargestTensor() as largest:
+        block(query_map.requires_grad_(), key_map.requires_grad_()).square().sum().backward()
+    assert largest.elements == 600 * 110 < 600 * 600
+
+
+def test_deterministic_algorithms_train_the_block_twice_alike():
+    torch.manual_seed(0)
+    block = awake(AsymmetricNonLocal(6, 6, inner_channels=3, shared=True, relu=True))
+    x = torch.randn(2, 6, 13, 10)
+    torch.use_deterministic_algorithms(True)
+    try:
+        gradients = [torch.autograd.grad(block(x, x).square().sum(), list(block.parameters())) for _ in range(2)]
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
 
 
 def test_a_new_block_passes_on_the_fused_query_map_alone():
