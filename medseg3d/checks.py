@@ -23,6 +23,7 @@ from medseg3d.data.picture_folders import split_pictures
 from medseg3d.data.splits import PARTS, Split, load_or_make_split, read_split
 from medseg3d.faults import Fault, find_fault
 from medseg3d.inferers import load_weights
+from medseg3d.training.pretrained import find_weights, with_pretrained_encoder
 from medseg3d.transforms import LoadPictured, check_patch_fill
 
 ALLOWED_TARGETS = ("medseg3d.", "monai.", "torch.", "ignite.")
@@ -52,7 +53,7 @@ def check_bundle(
     Found here: misspelt knobs; `%` and `@` that lead nowhere; `_target_`s that do not exist, are not allowed or do not
     take their arguments; a data set that is missing or has any fault that `verify_msd` knows, or a picture or mask that
     cannot be read or paired; a split that does not fit; volumes too small for the patch; a network that cannot take the
-    patch; weights of another network; a device that is not there; a cache that will not fit.
+    patch; weights of another network, or of another encoder; a device that is not there; a cache that will not fit.
 
     Args:
         bundle: the bundle's folder.
@@ -172,7 +173,7 @@ def _exists(parser: ConfigParser, reference: str) -> bool:
 
 def _check_training(parser: ConfigParser, report: CheckReport) -> None:
     parser.parse(reset=True)
-    for check in (_check_device, _check_network, _check_weights, _check_data):
+    for check in (_check_device, _check_network, _check_weights, _check_pretrained, _check_data):
         try:
             report.passed += check(parser)
         except CheckFailed as failed:
@@ -233,6 +234,14 @@ def _check_weights(parser: ConfigParser) -> list[str]:
         return [f"no weights yet at {model_file}"]
     load_weights(parser.get_parsed_content("network_def"), model_file, "cpu")
     return [f"{model_file} holds weights of this network"]
+
+
+def _check_pretrained(parser: ConfigParser) -> list[str]:
+    weights = parser.get_parsed_content("pretrained") if "pretrained" in parser else None
+    if weights is None:
+        return []
+    with_pretrained_encoder(parser.get_parsed_content("network_def"), weights)
+    return [f"{find_weights(weights)} holds weights of this network's encoder"]
 
 
 def _check_data(parser: ConfigParser) -> list[str]:

@@ -20,6 +20,8 @@ from medseg3d.training.objectives import AlternatingObjectives, Objective
 from medseg3d.training.parameter_groups import parameter_groups
 from medseg3d.training.pretrained import with_pretrained_encoder
 from medseg3d.training.progress import attach_progress_bar, attach_tensorboard
+from medseg3d.training.schedules import learning_rate_factor
+from medseg3d.training.selection import LastModel, kept_model
 from medseg3d.training.stream import CaseStream
 from medseg3d.training.trainer import SegmentationTrainer
 
@@ -32,6 +34,7 @@ __all__ = [
     "CaseStream",
     "EarlyStop",
     "FinalLoss",
+    "LastModel",
     "Objective",
     "PixelCrossEntropy",
     "ProbabilityError",
@@ -43,6 +46,8 @@ __all__ = [
     "attach_progress_bar",
     "attach_tensorboard",
     "claim_run_folder",
+    "kept_model",
+    "learning_rate_factor",
     "parameter_groups",
     "with_pretrained_encoder",
 ]

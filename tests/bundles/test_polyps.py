@@ -19,7 +19,7 @@ from medseg3d.bundle import read_config
 from medseg3d.cli import main
 from medseg3d.data.pictures import read_grey
 from medseg3d.data.score_files import read_scores
-from medseg3d.data.splits import read_split
+from medseg3d.data.splits import PARTS, read_split
 from medseg3d.networks.backbones import DilatedResNet50
 from medseg3d.training import CaseScores
 
@@ -147,8 +147,9 @@ def parsed(bundle: str, *overlays: str, **knobs: object) -> Callable[[str], Any]
 
 OWN = {
     *("_desc_", "bundle_root", "output_dir", "out_channels", "features", "backbone", "separable", "output_stride"),
-    *("pretrained_file", "channel_mean", "channel_std", "batch_size", "epochs", "learning_rate"),
-    *("auxiliary_weight", "micro_batch_size", "momentum", "weight_decay", "plateau_patience", "patience"),
+    *("pretrained", "channel_mean", "channel_std", "batch_size", "epochs", "learning_rate"),
+    *("lr_power", "min_learning_rate", "lr_drop_epochs", "plateau_patience", "patience"),
+    *("auxiliary_weight", "momentum", "weight_decay"),
     *("network_def", "network", "loss", "optimizer", "lr_scheduler"),
     *("train", "validate"),
 }
@@ -187,9 +188,64 @@ class TestAgreement:
             frame = key == "image_chain" and bundle == "polyp_ann"
             assert frame or one[key] == other[key], key
 
+    @pytest.mark.parametrize("name", ["phantom", "clinicdb", "clinicdb_sequences"])
+    def test_overlays_of_one_name_agree(self, name):
+        overlays = [self.read(bundle, name) for bundle in SMALL]
+        own = {"output_dir", "epochs", "learning_rate"} if name == "phantom" else set()
+        for key in set().union(*overlays) - own:
+            assert all(overlay[key] == overlays[0][key] for overlay in overlays), key
+
+    def test_no_two_configs_write_into_one_folder(self):
+        folders = [
+            json.loads(path.read_text()).get("output_dir")
+            for bundle in SMALL
+            for path in (ROOT / "bundles" / bundle).glob("*.json")
+            if path.stem not in ("evaluate", "inference")
+        ]
+        named = [folder for folder in folders if folder]
+        assert len(set(named)) == len(named) >= 3
+
+    def test_networks_with_the_power_schedule_have_it_alike(self):
+        one, other = (self.read(bundle, "train") for bundle in ("polyp_deeplabv3plus", "polyp_ann"))
+        assert one["lr_scheduler"] == other["lr_scheduler"]
+        for key in ("trainer", "handlers", "stream", "dataset", "dataloader"):
+            assert one["train"][key] == other["train"][key], key
+
+
+def rates_of(knob: Callable[[str], Any], iterations: int) -> list[float]:
+    """The learning rate of every iteration."""
+    optimizer, scheduler, rates = knob("optimizer"), knob("lr_scheduler"), []
+    for _ in range(iterations):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return [*rates, optimizer.param_groups[0]["lr"]]
+
 
 class TestAsymmetricNonLocalNet:
     """What is the bundle's own."""
+
+    def test_the_learning_rate_is_mmsegmentations(self, pictures):
+        knob = parsed("polyp_ann", **pictures, epochs=2, iterations_per_epoch=5, device="cpu")
+        rate, expected = 0.01, [0.01]
+        for step in range(10):  # mmengine's PolyParamScheduler, eta_min 1e-4
+            rate = (rate - 1e-4) * (1 - 1 / (10 - step)) ** 0.9 + 1e-4
+            expected.append(rate)
+        assert rates_of(knob, 10) == pytest.approx(expected)
+        assert expected[-1] == 1e-4
+
+    def test_the_papers_split_has_no_validation_part_and_chooses_nothing(self, pictures, tmp_path, monkeypatch):
+        knob = parsed("polyp_ann", "paper_split")
+        split = read_split(knob("split_file"))
+        assert [split.count(part) for part in PARTS] == [900, 0, 100]
+        scores = iter((0.9, 0.1))
+        monkeypatch.setattr(CaseScores, "compute", lambda self: next(scores))
+        knobs = {**SMALL["polyp_ann"], **pictures, **LENGTH, "val_interval": 1, "iterations_per_epoch": 1}
+        knobs |= {"val_cases": 0, "split_file": str(tmp_path / "split.json"), "output_dir": str(tmp_path / "run")}
+        run_bundle("polyp_ann", "training", "train", ("paper_split",), **knobs)
+        kept = torch.load(tmp_path / "run" / "model.pt", weights_only=True)
+        last = torch.load(tmp_path / "run" / "checkpoints" / "epoch_00002.pt", weights_only=True)["network"]
+        assert all(torch.equal(kept[name], last[name]) for name in last)
 
     def test_the_network_has_its_parameters(self):
         network = parsed("polyp_ann")("network_def")
@@ -215,26 +271,39 @@ class TestDeepLabV3Plus:
         assert sum(parameter.numel() for parameter in network.parameters()) == count
 
     def test_the_learning_rate_falls_by_a_power_to_nothing(self, pictures):
-        length = {"epochs": 2, "iterations_per_epoch": 5, "device": "cpu"}
-        knob = parsed("polyp_deeplabv3plus", **pictures, **length)
-        optimizer, scheduler = knob("optimizer"), knob("lr_scheduler")
-        rates = []
-        for _ in range(10):
-            rates.append(optimizer.param_groups[0]["lr"])
-            optimizer.step()
-            scheduler.step()
-        assert rates == pytest.approx([1e-4 * (1 - step / 10) ** 0.9 for step in range(10)])
-        assert optimizer.param_groups[0]["lr"] == 0
+        knob = parsed("polyp_deeplabv3plus", **pictures, epochs=2, iterations_per_epoch=5, device="cpu")
+        assert rates_of(knob, 10) == pytest.approx([1e-4 * (1 - step / 10) ** 0.9 for step in range(11)])
+
+    def test_the_other_schedule_is_a_step_after_20_epochs(self, pictures):
+        knob = parsed("polyp_deeplabv3plus", "step_schedule", **pictures, iterations_per_epoch=2, device="cpu")
+        assert knob("epochs") == 40
+        assert rates_of(knob, 80) == pytest.approx([1e-4] * 40 + [1e-5] * 41)
+
+    def test_a_resumed_training_goes_on_with_the_schedule(self, pictures, tmp_path, monkeypatch):
+        rates, step = [], torch.optim.Adam.step
+        monkeypatch.setattr(CaseScores, "compute", lambda self: 0.5)
+        monkeypatch.setattr(
+            torch.optim.Adam, "step", lambda self: rates.append(self.param_groups[0]["lr"]) or step(self)
+        )
+        length = {**LENGTH, "epochs": 4, "iterations_per_epoch": 1, "lr_power": 1, "lr_drop_epochs": [3]}
+        knobs = {**SMALL["polyp_deeplabv3plus"], **pictures, **length, "output_dir": str(tmp_path / "run")}
+        run_bundle("polyp_deeplabv3plus", "training", "train", **knobs, patience=1)  # stops after two epochs
+        assert len(rates) == 2
+        run_bundle("polyp_deeplabv3plus", "training", "train", **knobs, resume=True)
+        assert rates == pytest.approx([1e-4, 0.75e-4, 0.5e-4, 0.025e-4])
 
     def test_the_encoder_begins_with_the_weights_of_a_file(self, tmp_path, caplog):
         weights = DilatedResNet50().state_dict()
         torch.save(weights, tmp_path / "resnet50.pth")
         with caplog.at_level("INFO", "medseg3d"):
-            network = parsed("polyp_deeplabv3plus", pretrained_file=str(tmp_path / "resnet50.pth"), device="cpu")(
-                "network"
-            )
+            network = parsed("polyp_deeplabv3plus", pretrained=str(tmp_path / "resnet50.pth"), device="cpu")("network")
         assert all(torch.equal(network.backbone.state_dict()[name], weights[name]) for name in weights)
         assert "265 tensors of the encoder filled, 0 missing" in caplog.text
+
+    def test_weights_of_another_encoder_are_found_before_the_training(self, tmp_path, capsys):
+        torch.save({"layer0.conv1.weight": torch.ones(1), "layer1.0.conv1.weight": torch.ones(1)}, tmp_path / "se.pth")
+        assert main(["check", "bundles/polyp_deeplabv3plus", "--pretrained", str(tmp_path / "se.pth")]) == 1
+        assert f"PRETRAINED {tmp_path}/se.pth: found the layout of cadene" in capsys.readouterr().err
 
     def test_an_encoder_without_weights_is_said_to_be_random(self, caplog):
         parsed("polyp_deeplabv3plus", device="cpu")("network")

@@ -1,60 +1,23 @@
 from __future__ import annotations
 
-import re
-
 import pytest
 import torch
+from imagenet_weights import cadene_weights, torchvision_weights
 from monai.networks.nets import SEResNext50
-from monai.networks.nets.resnet import resnet50
 
 from medseg3d.faults import Fault
 from medseg3d.networks.backbones import DilatedResNet50, DilatedSEResNeXt50
 from medseg3d.networks.pretrained import load_pretrained
 
-TO_CADENE = (
-    (r"^(layer[1-4]\.\d\.conv\d)\.conv\.(\w+)$", r"\1.\2"),
-    (r"^(layer[1-4]\.\d\.)conv(\d)\.adn\.N\.(\w+)$", r"\1bn\2.\3"),
-    (r"^(layer[1-4]\.\d\.)se_layer\.fc\.0\.(\w+)$", r"\1se_module.fc1.\2"),
-    (r"^(layer[1-4]\.\d\.)se_layer\.fc\.2\.(\w+)$", r"\1se_module.fc2.\2"),
-    (r"^(layer[1-4]\.\d\.)project\.conv\.(\w+)$", r"\1downsample.0.\2"),
-    (r"^(layer[1-4]\.\d\.)project\.adn\.N\.(\w+)$", r"\1downsample.1.\2"),
-)
-
-
-def varied(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Values of their own for every tensor: BatchNorm's begin as equal ones."""
-    generator = torch.Generator().manual_seed(0)
-    return {
-        key: torch.rand(tensor.shape, generator=generator) * 0.1 + 0.05 if tensor.is_floating_point() else tensor + 7
-        for key, tensor in state.items()
-    }
-
 
 @pytest.fixture(scope="module")
 def torchvision() -> dict[str, torch.Tensor]:
-    """torchvision's 320 names and shapes, classifier included."""
-    network = resnet50(
-        pretrained=False,
-        spatial_dims=2,
-        n_input_channels=3,
-        conv1_t_stride=2,
-        bias_downsample=False,
-        num_classes=1000,
-    )
-    return varied(network.state_dict())
+    return torchvision_weights()
 
 
 @pytest.fixture(scope="module")
 def cadene() -> dict[str, torch.Tensor]:
-    """Cadene's names and shapes by MONAI's renaming backwards; without counters of batches, as the file has none."""
-    weights = {}
-    for key, tensor in varied(SEResNext50(spatial_dims=2, in_channels=3).state_dict()).items():
-        if key.endswith("num_batches_tracked"):
-            continue
-        for pattern, replacement in TO_CADENE:
-            key = re.sub(pattern, replacement, key)
-        weights[key] = tensor[..., None, None] if "se_module" in key and key.endswith("weight") else tensor
-    return weights
+    return cadene_weights()
 
 
 @pytest.fixture(scope="module")

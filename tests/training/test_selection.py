@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from ignite.engine import Engine
+from torch import nn
+
+from medseg3d.faults import Fault
+from medseg3d.training import kept_model
+
+
+def kept_after(tmp_path, scores, **settings) -> float:
+    """The weight that is kept after validations of weights 1, 2, ... with these scores."""
+    network = nn.Linear(1, 1)
+    handler = kept_model(network, tmp_path / "model.pt", "score", **settings)
+    engine = Engine(lambda engine, batch: None)
+    handler.attach(engine)
+    for epoch, score in enumerate(scores, 1):
+        nn.init.constant_(network.weight, epoch)
+        engine.state.metrics["score"] = score
+        engine.run([0], max_epochs=epoch)
+    return torch.load(tmp_path / "model.pt", weights_only=True)["weight"].item()
+
+
+@pytest.mark.parametrize(("settings", "kept"), [({}, 2), ({"selection": "best"}, 2), ({"selection": "last"}, 3)])
+def test_the_best_or_the_last_validation_is_kept(tmp_path, settings, kept):
+    assert kept_after(tmp_path, [0.2, 0.8, 0.5], **settings) == kept
+
+
+def test_the_last_is_kept_without_a_score_too(tmp_path):
+    assert kept_after(tmp_path, [0.8, float("nan")], selection="last") == 2
+
+
+def test_another_selection_is_refused(tmp_path):
+    with pytest.raises(Fault, match=r"BAD_VALUE --selection: found 'latest'; wanted one of best, last"):
+        kept_model(nn.Linear(1, 1), tmp_path / "model.pt", selection="latest")
