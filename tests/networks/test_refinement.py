@@ -7,7 +7,7 @@ from monai.networks.nets import BasicUNetPlusPlus
 from network_tester import NetworkTester
 from torch import nn
 
-from medseg3d.networks import RefinedSegmenter
+from medseg3d.networks import AsymmetricNonLocalNet, DeepLabV3Plus, RefinedSegmenter, ResUNetPlusPlus, SegResNetNL
 from medseg3d.networks.refinement import Refinement
 
 
@@ -32,6 +32,17 @@ class TestRefinedSegmenter(NetworkTester):
 
     def make(self):
         return small()
+
+    def test_backward_reaches_every_parameter(self, network, x):
+        super().test_backward_reaches_every_parameter(FinalOutput(network), x)
+
+
+class TestRefinedVolumes(NetworkTester):
+    input_shape = (1, 8, 8, 12)
+    other_spatial = (7, 5, 6)
+
+    def make(self):
+        return RefinedSegmenter(nn.Conv3d(1, 3, 3, padding=1), channels=4, out_channels=3, spatial_dims=3)
 
     def test_backward_reaches_every_parameter(self, network, x):
         super().test_backward_reaches_every_parameter(FinalOutput(network), x)
@@ -103,10 +114,66 @@ def test_without_refinement_the_logits_are_the_backbone_s():
 
 
 @torch.no_grad()
-def test_a_backbone_that_gives_a_list_is_read_at_its_end():
-    backbone = BasicUNetPlusPlus(2, 3, 1, (4, 4, 4, 4, 4, 4), deep_supervision=True, norm="batch", act="relu")
+def test_a_list_of_one_is_its_element():
+    backbone = BasicUNetPlusPlus(2, 3, 1, (4, 4, 4, 4, 4, 4), norm="batch", act="relu")
     network, x = RefinedSegmenter(backbone, channels=4).eval(), torch.randn(1, 3, 16, 16)
-    assert torch.equal(network(x, refine=False), backbone(x)[-1])
+    assert torch.equal(network(x, refine=False), backbone(x)[0])
+
+
+@pytest.mark.parametrize(
+    ("backbone", "outputs"),
+    [
+        (AsymmetricNonLocalNet(), 2),
+        (BasicUNetPlusPlus(2, 3, 1, (4, 4, 4, 4, 4, 4), deep_supervision=True), 4),
+    ],
+    ids=["auxiliary head", "deep supervision"],
+)
+def test_a_backbone_of_several_outputs_is_refused(backbone, outputs):
+    network = RefinedSegmenter(backbone).train()
+    with pytest.raises(ValueError, match=rf"gives {outputs} outputs, one is wanted: .*auxiliary_head=False"):
+        network(torch.randn(2, 3, 32, 32))
+
+
+@torch.no_grad()
+def test_two_logits_are_refined_as_the_one_of_equal_probability():
+    two = nn.Conv2d(3, 2, 1)
+    network, x = RefinedSegmenter(two, channels=4).eval(), torch.randn(2, 3, 8, 8)
+    prob = two(x).softmax(1)[:, 1:]
+    torch.testing.assert_close(network(x, refine=False).sigmoid(), prob)
+    torch.testing.assert_close(network(x), network.refinement(prob))
+
+
+@torch.no_grad()
+def test_several_classes_are_refined_from_all_their_maps():
+    three = nn.Conv2d(3, 3, 1)
+    network, x = RefinedSegmenter(three, channels=4, out_channels=3).eval(), torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(network(x), network.refinement(three(x).softmax(1)))
+    assert network(x).shape == (2, 3, 8, 8)
+    with pytest.raises(ValueError, match="gives 3 channels of logits, out_channels is 1"):
+        RefinedSegmenter(three)(x)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "settings", "shape"),
+    [
+        (ResUNetPlusPlus(), {}, (3, 32, 32)),
+        (DeepLabV3Plus(), {}, (3, 32, 32)),
+        (AsymmetricNonLocalNet(auxiliary_head=False), {}, (3, 32, 32)),
+        (SegResNetNL(init_filters=8), {"out_channels": 2, "spatial_dims": 3}, (1, 16, 16, 16)),
+    ],
+    ids=["polyp_resunetpp", "polyp_deeplabv3plus", "polyp_ann", "pancreas_nl"],
+)
+def test_it_wraps_the_networks_of_the_bundles(backbone, settings, shape):
+    network = RefinedSegmenter(backbone, channels=4, **settings).train()
+    final, of_backbone = network(torch.randn(2, *shape))
+    assert final.shape == of_backbone.shape == (2, settings.get("out_channels", 1), *shape[1:])
+    final.square().sum().backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+def test_other_dimensions_are_refused():
+    with pytest.raises(ValueError, match="spatial_dims must be 2 or 3, got 1"):
+        Refinement(spatial_dims=1)
 
 
 def test_a_bundle_can_name_it_with_its_backbone():
