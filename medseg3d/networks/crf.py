@@ -1,0 +1,179 @@
+"""A segmentation network and a conditional random field behind it, trained together: CRF-as-RNN.
+
+Zheng et al., *Conditional Random Fields as Recurrent Neural Networks*, ICCV 2015, https://arxiv.org/abs/1502.03240
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from medseg3d.networks.permutohedral import PermutohedralLattice
+from medseg3d.networks.refinement import only_output
+
+
+class CRFasRNN(nn.Module):
+    """Logits after mean-field steps of a dense CRF, in which every pixel draws the others to its label.
+
+    Each step takes the softmax Q of the logits, averages it around every pixel, once with weights
+    `exp(-|p_i - p_j|² / 2γ²)` of the pixels' places p and once with `exp(-|p_i - p_j|² / 2α² - |I_i - I_j|² / 2β²)` of
+    places and colours I, and sets the logits to `unary - μ (W_s Q_s + W_b Q_b)`. With W or μ zero it gives the unary.
+
+    All that is trained are the 3 L² numbers of W_s, W_b and μ, 12 for two labels, which start at 3 I, 5 I and -I. This
+    μ is Potts' (0 for one label, 1 for another) but for a constant that no softmax sees, and as in the original's code
+    the penalty is subtracted. They are few and far from a network's weights in size, and the original gives them
+    learning rates of their own: this module has no other parameters.
+
+    The first average is exact. The second is the permutohedral lattice's, as in the original, and agrees with that of
+    pydensecrf, whose code the original took over, to 1e-5. As there a pixel counts among its own neighbours. Of the
+    averages of L labels the last is one less the others, and is not computed. Runs in float32, or in float64 where the
+    logits are that, whatever autocast says. Neither TorchScript nor `torch.export` can follow it, as the lattice's size
+    depends on the picture.
+
+    Args:
+        num_classes: L.
+        training_iterations: mean-field steps while training.
+        iterations: steps otherwise.
+        alpha: α in pixels; 160 was found for PASCAL VOC's pictures of 500 × 375 and is not scaled to others.
+        beta: β in units of the picture.
+        gamma: γ in pixels.
+
+    Shape:
+        logits `(B, L, H, W)` and picture `(B, C, H, W)` of 0 to 255; output `(B, L, H, W)`.
+
+    Raises:
+        ValueError: a width that is not positive, fewer than two labels or than no steps; from a call, shapes that do
+            not fit.
+
+    Example:
+        >>> crf = CRFasRNN()
+        >>> sum(parameter.numel() for parameter in crf.parameters())
+        12
+        >>> crf(torch.zeros(1, 2, 8, 8), torch.zeros(1, 3, 8, 8)).shape
+        torch.Size([1, 2, 8, 8])
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 2,
+        training_iterations: int = 5,
+        iterations: int = 10,
+        alpha: float = 160.0,
+        beta: float = 3.0,
+        gamma: float = 3.0,
+    ) -> None:
+        super().__init__()
+        if min(alpha, beta, gamma) <= 0:
+            raise ValueError(f"alpha, beta and gamma must be above 0, got {alpha}, {beta} and {gamma}")
+        if num_classes < 2 or min(training_iterations, iterations) < 0:
+            raise ValueError(
+                "num_classes must be 2 or more, training_iterations and iterations 0 or more, got "
+                f"{num_classes}, {training_iterations} and {iterations}"
+            )
+        self.num_classes = num_classes
+        self.training_iterations = training_iterations
+        self.iterations = iterations
+        self.alpha, self.beta, self.gamma = alpha, beta, gamma
+        self.spatial = nn.Parameter(3 * torch.eye(num_classes))
+        self.bilateral = nn.Parameter(5 * torch.eye(num_classes))
+        self.compatibility = nn.Parameter(-torch.eye(num_classes))
+
+    def forward(self, logits: torch.Tensor, picture: torch.Tensor) -> torch.Tensor:
+        """Logits (B, L, H, W) of the unary's (B, L, H, W) and of a picture (B, C, H, W) of 0 to 255."""
+        if logits.shape != (len(picture), self.num_classes, *picture.shape[2:]):
+            raise ValueError(
+                f"logits must be {(len(picture), self.num_classes, *picture.shape[2:])} for the picture, got "
+                f"{list(logits.shape)} and {list(picture.shape)}"
+            )
+        with torch.autocast(logits.device.type, enabled=False):
+            unary = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            lattice = PermutohedralLattice(self._features(picture.to(unary.dtype)))
+            rows, columns = (gaussian_average(size, self.gamma, unary) for size in unary.shape[2:])
+            compatibility, *kernels = (each.to(unary) for each in (self.compatibility, self.spatial, self.bilateral))
+            weights = [compatibility @ kernel for kernel in kernels]
+            # with q_L = 1 - q_1 - ... - q_(L-1) in both averages
+            weight = torch.cat([each[:, :-1] - each[:, -1:] for each in weights], 1)
+            bias = torch.stack([each[:, -1] for each in weights]).sum(0)[:, None, None]
+            refined = unary
+            for _ in range(self.training_iterations if self.training else self.iterations):
+                prob = refined.softmax(1)[:, :-1]
+                averages = [rows @ prob @ columns.t(), lattice.average(prob.flatten(2)).view_as(prob)]
+                message = torch.einsum("lk,bkhw->blhw", weight, torch.cat(averages, 1)) + bias
+                refined = unary - message
+        return refined
+
+    def _features(self, picture: torch.Tensor) -> torch.Tensor:
+        """(B, H W, 2 + C): places and colours of the pixels in deviations of the second average's weights."""
+        rows, columns = (
+            torch.arange(size, dtype=picture.dtype, device=picture.device) / self.alpha for size in picture.shape[2:]
+        )
+        place = torch.stack(torch.meshgrid(columns, rows, indexing="xy")).expand(len(picture), -1, -1, -1)
+        return torch.cat([place, picture.detach() / self.beta], 1).flatten(2).transpose(1, 2)
+
+
+class CRFRefined(nn.Module):
+    """Logits of a backbone that a `CRFasRNN` has refined, which sees the picture itself.
+
+    The picture of 0 to 255 is had back from the network's input, `255 (input · channel_std + channel_mean)`.
+
+    Args:
+        backbone: any network whose output is logits of the picture's size: one channel, which stands for the labels 0
+            and 1 as the logits 0 and z do, or `num_classes` of them.
+        channel_mean: what was subtracted from each channel of the pictures, in 0 to 1.
+        channel_std: what it was then divided by.
+        kwargs: as in `CRFasRNN`.
+
+    Attributes:
+        crf: the `CRFasRNN`, whose parameters are the only ones that are not the backbone's.
+
+    Shape:
+        input `(B, C, H, W)` as the backbone takes it, output as the backbone gives it.
+
+    Raises:
+        ValueError: as `CRFasRNN` does; from a call, for a backbone of several outputs, see `only_output`.
+
+    Example:
+        >>> network = CRFRefined(nn.Conv2d(3, 1, kernel_size=1), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        >>> network(torch.zeros(2, 3, 16, 16)).shape
+        torch.Size([2, 1, 16, 16])
+    """
+
+    channel_mean: torch.Tensor
+    channel_std: torch.Tensor
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        channel_mean: Sequence[float] = (0.0, 0.0, 0.0),
+        channel_std: Sequence[float] = (1.0, 1.0, 1.0),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.crf = CRFasRNN(**kwargs)
+        for name, values in (("channel_mean", channel_mean), ("channel_std", channel_std)):
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32).view(-1, 1, 1), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits of a picture (B, C, H, W), as many as the backbone gives."""
+        output = self.backbone(x)
+        logits = output if isinstance(output, torch.Tensor) else only_output(output)
+        picture = 255 * (x * self.channel_std + self.channel_mean)
+        if logits.shape[1] > 1:
+            return self.crf(logits, picture)
+        refined = self.crf(torch.cat([torch.zeros_like(logits), logits], 1), picture)
+        return refined[:, 1:] - refined[:, :1]
+
+
+def gaussian_average(size: int, deviation: float, like: torch.Tensor) -> torch.Tensor:
+    """(size, size): row i averages the elements with weights of a Gaussian around i, none cut off.
+
+    Example:
+        >>> gaussian_average(2, 1.0, torch.zeros(1)).tolist()  # exp(-1 / 2) = 0.6065
+        [[0.622..., 0.377...], [0.377..., 0.622...]]
+    """
+    place = torch.arange(size, device=like.device, dtype=like.dtype)
+    return (-((place - place[:, None]) / deviation).square() / 2).softmax(1)
