@@ -50,12 +50,13 @@ DATA: dict[str, str] = {
 _PANCREAS_2D = {"spatial_dims": 2, "in_channels": 3, "out_channels": 2}
 _SEGRESNET_2D = {"_target_": "medseg3d.networks.SegResNetNL", "init_filters": 32, **_PANCREAS_2D}
 
-_TO_ONE_MAP = {"spatial_dims": 2, "in_channels": 3, "out_channels": 1, "norm": "batch", "act": "relu"}
-_UNET = {"_target_": "monai.networks.nets.BasicUNet", **_TO_ONE_MAP, "features": (64, 128, 256, 512, 1024, 64)}
-_UNETPP = {"_target_": "monai.networks.nets.BasicUNetPlusPlus", **_TO_ONE_MAP, "features": (32, 64, 128, 256, 512, 32)}
+_UNET = {"_target_": "medseg3d.networks.unet"}
+_UNETPP = {"_target_": "medseg3d.networks.unet_plus_plus"}
 _SEGNET = {"_target_": "medseg3d.networks.SegNet"}
 _REFINED = {"_target_": "medseg3d.networks.RefinedSegmenter"}
+_CRF = {"_target_": "medseg3d.networks.CRFRefined"}
 _REFINEMENT_NOTE = "the refinement has 76,193 parameters; its channels and kernels are ours, the paper states neither"
+_CRF_NOTE = "CRF-as-RNN behind the backbone, 12 parameters; its ten steps in inference are counted"
 
 PAPER_NETWORKS: tuple[PaperNetwork, ...] = (
     PaperNetwork(
@@ -164,6 +165,14 @@ PAPER_NETWORKS: tuple[PaperNetwork, ...] = (
         dice=("cris_table_1", "Backbone", "unet_dice"),
     ),
     PaperNetwork(
+        "U-Net + CRF",
+        "cris",
+        {**_CRF, "backbone": _UNET},
+        (3, 256, 256),
+        note=_CRF_NOTE,
+        dice=("cris_table_1", "Backbone+CRF", "unet_dice"),
+    ),
+    PaperNetwork(
         "U-Net + refinement",
         "cris",
         {**_REFINED, "backbone": _UNET},
@@ -176,8 +185,16 @@ PAPER_NETWORKS: tuple[PaperNetwork, ...] = (
         "cris",
         _UNETPP,
         (3, 256, 256),
-        note="MONAI's BasicUNetPlusPlus with BatchNorm; 99 parameters of it, for deep supervision, stay unused",
+        note="MONAI's BasicUNetPlusPlus with BatchNorm, without the 99 parameters of its unused heads",
         dice=("cris_table_1", "Backbone", "unetpp_dice"),
+    ),
+    PaperNetwork(
+        "UNet++ + CRF",
+        "cris",
+        {**_CRF, "backbone": _UNETPP},
+        (3, 256, 256),
+        note=_CRF_NOTE,
+        dice=("cris_table_1", "Backbone+CRF", "unetpp_dice"),
     ),
     PaperNetwork(
         "UNet++ + refinement",
@@ -194,6 +211,14 @@ PAPER_NETWORKS: tuple[PaperNetwork, ...] = (
         (3, 256, 256),
         note="VGG-16's convolutions with BatchNorm, mirrored",
         dice=("cris_table_1", "Backbone", "segnet_dice"),
+    ),
+    PaperNetwork(
+        "SegNet + CRF",
+        "cris",
+        {**_CRF, "backbone": _SEGNET},
+        (3, 256, 256),
+        note=_CRF_NOTE,
+        dice=("cris_table_1", "Backbone+CRF", "segnet_dice"),
     ),
     PaperNetwork(
         "SegNet + refinement",

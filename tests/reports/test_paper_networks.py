@@ -42,10 +42,13 @@ def test_the_polyp_networks_have_the_counts_of_their_references(rows):
         "ResUNet": 8_223_809,
         "DeepLabv3+, ResNet-50": 26_691_250,
         "U-Net": 31_113_217,
+        "U-Net + CRF": 31_113_217 + 12,
         "U-Net + refinement": 31_113_217 + 76_193,
-        "UNet++": 9_119_332,
-        "UNet++ + refinement": 9_119_332 + 76_193,
+        "UNet++": 9_119_233,
+        "UNet++ + CRF": 9_119_233 + 12,
+        "UNet++ + refinement": 9_119_233 + 76_193,
         "SegNet": 29_443_585,
+        "SegNet + CRF": 29_443_585 + 12,
         "SegNet + refinement": 29_443_585 + 76_193,
     }
 
