@@ -190,6 +190,72 @@ def test_the_loop_that_the_pr_curve_is_measured_against_gives_the_average_precis
     assert loop == pytest.approx(average_precision_score(truth, prob), abs=1e-9)
 
 
+@pytest.fixture(scope="module")
+def small_polyp_run(tmp_path_factory):
+    """A run folder of ResUNet++ with random weights whose last bias finds polyps in about a third of the pixels."""
+    import polyp_inference as benchmark
+    import torch
+
+    folder = tmp_path_factory.mktemp("run")
+    subject = benchmark.Subject("polyp_resunetpp", None, None, (64, 64), 1)
+    parser = benchmark.config_of("polyp_resunetpp", None)
+    (folder / "config.json").write_text(json.dumps({**parser.get(), "features": [8, 8, 8, 8, 8]}))
+    parser = benchmark.config_of("polyp_resunetpp", folder)
+    network = benchmark.make_network(subject, parser)
+    with torch.no_grad():
+        logits = network(benchmark.batch(subject, parser))
+    network.get_parameter([name for name, _ in network.named_parameters()][-1]).data -= logits.quantile(2 / 3)
+    torch.save(network.state_dict(), folder / "model.pt")
+    return folder
+
+
+def test_polyp_networks_give_the_labels_of_a_run_in_every_precision(small_polyp_run):
+    import polyp_inference as benchmark
+
+    subject = benchmark.Subject("polyp_resunetpp", small_polyp_run, None, (64, 64), 2)
+    plain = benchmark.make_call(subject, benchmark.PLAIN, "cpu")()
+    assert plain.values.shape == (2, 64, 64)
+    assert plain.level() == 0
+    assert benchmark.label_agreement(plain, plain)["polyp %"] == pytest.approx(100 / 3, abs=0.1)
+    for arm, (dtype, _) in benchmark.ARMS["cpu"].items():
+        own = benchmark.make_call(subject, arm, "cpu")()
+        assert np.array_equal(own.values, plain.values) == (arm == benchmark.PLAIN)
+        found = benchmark.label_agreement(plain, own)
+        assert found["other label, ppm"] <= (1000 if dtype is None else 100_000)
+
+
+def test_agreement_of_labels_is_counted_above_the_level_of_plain_float32():
+    import polyp_inference as benchmark
+
+    values = np.array([1.0, 2.0, 3.0, 4.0], np.float32)
+    other = np.array([1.0, 3.0, 3.0, 2.0], np.float32)
+    # random weights: above 2.5 are the last two, and the second and third
+    found = benchmark.label_agreement(benchmark.Margins(values, False), benchmark.Margins(other, False))
+    assert found == {"polyp %": 50, "other label, ppm": 500_000, "1 - Dice": 0.5}
+    # trained ones: all are above 0
+    found = benchmark.label_agreement(benchmark.Margins(values, True), benchmark.Margins(other, True))
+    assert found == {"polyp %": 100, "other label, ppm": 0, "1 - Dice": 0}
+
+
+def test_a_run_of_no_known_network_is_refused():
+    import polyp_inference as benchmark
+
+    assert benchmark.named_runs(["unet=runs/a"]) == {"unet": Path("runs/a").resolve()}
+    with pytest.raises(ValueError, match=r"with a name of polyp_ann, .*, found 'vnet'"):
+        benchmark.named_runs(["vnet=runs/a"])
+    with pytest.raises(ValueError, match="found ''"):
+        benchmark.named_runs(["runs/a"])
+
+
+def test_pictures_per_second_are_those_of_the_batch():
+    import polyp_inference as benchmark
+
+    row = Row("case", "arm", [2.0], [2.0], 2.0, 1.0, 2.0, 1.0, 1.0, 1.0, {"1 - Dice": 0.0})
+    report = Report("", "", "", "", "", 1, None, {}, {}, "", [row], [])
+    assert benchmark.add_rates(report, batch_size=8) == "case: arm: 4 pictures/s"
+    assert row.comparison == {"pictures/s": 4, "1 - Dice": 0}
+
+
 @pytest.mark.parametrize("script", sorted(path.name for path in BENCHMARKS.glob("*.py") if path.name != "harness.py"))
 def test_every_benchmark_explains_its_options(script):
     command = [sys.executable, str(BENCHMARKS / script), "--help"]
