@@ -11,12 +11,12 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from medseg3d.data.colours import OKABE_ITO
 from medseg3d.data.score_files import read_summary
 from medseg3d.faults import Fault
 from medseg3d.reports.ablation import KNOB, RECORD
 from medseg3d.reports.curves import new_figure
 from medseg3d.reports.papers import TABLES
-from medseg3d.reports.planes import OKABE_ITO
 
 _MEANS = {
     "mean": "mean over cases",

@@ -17,12 +17,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
+from medseg3d.data.colours import OKABE_ITO
 from medseg3d.data.nifti import check_labels, check_pair, read_nifti
 from medseg3d.metrics import ConfusionCounts, dice
 from medseg3d.reports.curves import save_figure
 from medseg3d.reports.planes import (
     ERROR_COLOURS,
-    OKABE_ITO,
     draw_plane,
     error_map,
     mask_centre,

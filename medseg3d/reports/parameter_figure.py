@@ -12,12 +12,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from matplotlib.transforms import Bbox
 
+from medseg3d.data.colours import OKABE_ITO
 from medseg3d.reports.curves import new_figure, save_figure
 from medseg3d.reports.paper_networks import DATA, PAPER_NETWORKS, PAPERS
 from medseg3d.reports.paper_table import PaperTable
 from medseg3d.reports.papers import TABLES
 from medseg3d.reports.parameters import ParameterRow
-from medseg3d.reports.planes import OKABE_ITO
 from medseg3d.reports.scored_runs import ScoredRun
 
 _MARKS = {

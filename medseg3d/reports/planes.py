@@ -21,16 +21,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import Normal, Stroke
 
-# Okabe & Ito (2008), "Color Universal Design": told apart with every common kind of colour vision
-OKABE_ITO = {
-    "orange": "#E69F00",
-    "sky": "#56B4E9",
-    "green": "#009E73",
-    "yellow": "#F0E442",
-    "blue": "#0072B2",
-    "vermillion": "#D55E00",
-    "purple": "#CC79A7",
-}
+from medseg3d.data.colours import OKABE_ITO
+
 MASK_COLOURS = tuple(OKABE_ITO[name] for name in ("orange", "sky", "purple", "green", "yellow", "vermillion", "blue"))
 
 ERROR_NAMES = {1: "true positive", 2: "missed", 3: "false alarm"}

@@ -1,0 +1,14 @@
+"""The colours of everything that is drawn."""
+
+from __future__ import annotations
+
+OKABE_ITO = {
+    "orange": "#E69F00",
+    "sky": "#56B4E9",
+    "green": "#009E73",
+    "yellow": "#F0E442",
+    "blue": "#0072B2",
+    "vermillion": "#D55E00",
+    "purple": "#CC79A7",
+}
+"""Okabe & Ito (2008), "Color Universal Design": told apart with every common kind of colour vision."""
