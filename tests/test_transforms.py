@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import itertools
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from monai.transforms import (
     Flipd,
     Invertd,
     Orientationd,
+    Resize,
     Resized,
     Rotated,
     Spacingd,
@@ -26,14 +28,17 @@ from PIL import Image
 
 from medseg3d import transforms
 from medseg3d.data.nifti import read_header
+from medseg3d.data.overlays import draw_overlay
 from medseg3d.data.pictures import read_grey
 from medseg3d.faults import Fault, find_fault
 from medseg3d.transforms import (
     FitPictured,
     LoadNiftid,
     LoadPictured,
+    ResizePictured,
     RestoreLabelsd,
     SaveMaskd,
+    SaveOverlayd,
     SavePictureMaskd,
     SaveProbabilityd,
     SlicesToChannelsd,
@@ -483,6 +488,31 @@ def test_labels_of_a_picture_are_those_of_monais_inverse(tmp_path: Path, classes
 
 
 @pytest.mark.parametrize(
+    ("shape", "size"),
+    [
+        ((529, 622), (128, 128)),
+        ((288, 384), (352, 352)),
+        ((100, 40), (32, 96)),
+        ((40, 60), (40, 60)),
+        ((7, 1), (3, 2)),
+        ((1080, 9), (352, 11)),
+    ],
+    ids=str,
+)
+def test_a_resized_picture_is_monais(shape: tuple[int, int], size: tuple[int, int]) -> None:
+    affine = torch.diag(torch.tensor([2.0, 3.0, 1.0, 1.0], dtype=torch.float64))
+    picture = MetaTensor(torch.rand(3, *shape), affine=affine, meta={"filename_or_obj": "a.png"})
+    expected = Resize(size, mode="bilinear", anti_aliasing=True)(picture)
+    for mode in (torch.inference_mode, torch.no_grad):  # what the first keeps must serve the second
+        with mode():
+            got = ResizePictured("image", size)({"image": picture})["image"]
+        assert (got.shape, got.dtype, got.meta["filename_or_obj"]) == (expected.shape, torch.float32, "a.png")
+        assert (got - expected).abs().max() < 1e-6
+        assert torch.allclose(got.affine, expected.affine, atol=1e-12)
+    assert torch.equal(picture.affine, affine)
+
+
+@pytest.mark.parametrize(
     ("shape", "fitted"), [((40, 60), (32, 48)), ((60, 40), (32, 21)), ((10, 60), (11, 64)), ((16, 32), (32, 64))]
 )
 def test_a_fitted_picture_keeps_its_proportion_and_finds_its_way_back(
@@ -510,6 +540,18 @@ def test_a_mask_of_a_picture_is_written_as_it_is(tmp_path: Path) -> None:
     assert saved["pred"].meta["mask_sha256"]
     with pytest.raises(ValueError, match="0 and 1"):
         SavePictureMaskd("pred")({**item, "pred": item["label"] * 2})
+
+
+def test_an_overlay_is_drawn_on_the_stored_picture_where_one_is_wanted(tmp_path: Path) -> None:
+    paths, file = picture_case(tmp_path), tmp_path / "a_overlay.png"
+    item = Compose([LoadPictured("image"), ResizePictured("image", (32, 32))])(paths)
+    item = RestoreLabelsd("pred")({**item, "pred": 20 * (torch.rand(1, 32, 32) - 0.5)})
+    SaveOverlayd("pred")(item)
+    assert not file.exists()
+    saved = SaveOverlayd("pred")({**item, "overlay_file": str(file)})
+    expected = draw_overlay(np.asarray(Image.open(paths["image"])), item["pred"].numpy()[0] > 0)
+    assert np.array_equal(np.asarray(Image.open(file)), expected)
+    assert saved["pred"].meta["overlay_sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def test_logits_and_grid_must_have_as_many_axes() -> None:

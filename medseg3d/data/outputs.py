@@ -6,9 +6,9 @@ import json
 import logging
 import os
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
@@ -26,9 +26,29 @@ SIGNATURE = f"medseg3d {__version__}, research only"
 PROBABILITY_SUFFIX = "_prob"
 """What is put behind the name of the image for its map of probabilities."""
 
+OVERLAY_SUFFIX = "_overlay"
+"""What is put behind the name of the picture for the picture with its mask drawn on it."""
+
 _SUFFIXES = (".nii.gz", ".nii")
+_PICTURE = ".png"
+_FOREIGN = {
+    "prob_file": "probabilities that were not written by medseg3d exist",
+    "overlay_file": "an overlay that was not written by medseg3d exists",
+}
 
 logger = logging.getLogger("medseg3d")
+
+
+class _Place(NamedTuple):
+    """Where results of one kind go and what their names are."""
+
+    folder: Path
+    suffix: str
+    kind: str
+
+    def file(self, name: Path) -> Path:
+        """The result for an image that has this name, without its suffixes, below the folder it was found in."""
+        return self.folder / name.parent / f"{name.name}{self.suffix}{self.kind}"
 
 
 class CaseList(list):
@@ -51,14 +71,15 @@ def input_items(
     image_suffixes: Sequence[str] = (".nii.gz", ".nii"),
     mask_suffix: str = ".nii.gz",
     prob_dir: str | Path | None = None,
+    overlay_dir: str | Path | None = None,
 ) -> CaseList:
     """The cases to segment, each with its image and the mask file it belongs to, and those to leave alone.
 
     A file `ct.nii.gz` gets the mask `<output_dir>/ct_seg.nii.gz`. A folder stands for all `.nii` and `.nii.gz` files
     below it, or those of other `image_suffixes` (in any case, without names that begin with a dot), and their
     sub-folders are kept under `output_dir`.
-    Files of one name from different folders keep their path below their common parent. Masks found below `output_dir`
-    and maps of probabilities below `prob_dir` are results, not inputs.
+    Files of one name from different folders keep their path below their common parent. Masks found below `output_dir`,
+    maps of probabilities below `prob_dir` and overlays below `overlay_dir` are results, not inputs.
 
     Args:
         inputs: files and folders, in any mixture.
@@ -69,15 +90,17 @@ def input_items(
         mask_suffix: how the names of masks end, `.png` for pictures.
         prob_dir: where maps of probabilities go, `<prob_dir>/ct_prob.nii.gz`; None for none. A folder of its own, so
             that either folder can be evaluated.
+        overlay_dir: where pictures with their masks drawn on them go, `<overlay_dir>/frame_overlay.png`; None for none.
 
     Returns:
-        Items `{"image", "mask_file", "case"}`, and `"prob_file"` with a `prob_dir`, in the order of the inputs;
-        `skipped` holds those that have all this already. A mask of ours without its record (`record_file`) was
-        interrupted just before the end and is made again; anybody else's is left alone.
+        Items `{"image", "mask_file", "case"}`, `"prob_file"` with a `prob_dir` and `"overlay_file"` with an
+        `overlay_dir`, in the order of the inputs; `skipped` holds those that have all this already. A mask of ours
+        without its record (`record_file`) was interrupted just before the end and is made again; anybody else's is
+        left alone.
 
     Raises:
         Fault: NO_INPUT, MISSING_FILE, FILE_NAME (control characters), NAME_COLLISION (two inputs, one mask),
-            OUTSIDE_OUTPUT (a symbolic link leads out of `output_dir` or `prob_dir`).
+            OUTSIDE_OUTPUT (a symbolic link leads out of a folder of results), BAD_VALUE (overlays of volumes).
 
     Example:
         >>> import tempfile
@@ -92,10 +115,16 @@ def input_items(
     if Path(suffix).name != suffix and suffix:
         raise ValueError(f"suffix must be part of a file name, found {suffix!r}")
     inputs = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
-    output_dir = Path(output_dir)
-    found = _without_results(_found(inputs, tuple(image_suffixes)), output_dir, suffix)
+    if overlay_dir is not None and mask_suffix != _PICTURE:
+        raise Fault("BAD_VALUE", "--overlays", "a bundle for volumes", "one for pictures", "leave the overlays out")
+    places = {"mask_file": _Place(Path(output_dir), suffix, mask_suffix)}
     if prob_dir is not None:
-        found = _without_results(found, Path(prob_dir), PROBABILITY_SUFFIX)
+        places["prob_file"] = _Place(Path(prob_dir), PROBABILITY_SUFFIX, mask_suffix)
+    if overlay_dir is not None:
+        places["overlay_file"] = _Place(Path(overlay_dir), OVERLAY_SUFFIX, _PICTURE)
+    found = _found(inputs, tuple(image_suffixes))
+    for place in places.values():
+        found = _without_results(found, place)
     if not found:
         raise Fault(
             "NO_INPUT",
@@ -107,15 +136,11 @@ def input_items(
     overwrite = as_flag(overwrite, "overwrite")
     items = CaseList()
     for image, name in _distinct(found).items():
-        mask = output_dir / name.parent / f"{name.name}{suffix}{mask_suffix}"
-        _check_place(image, mask, output_dir, found)
-        item = {"image": str(image), "mask_file": str(mask), "case": name.as_posix()}
-        prob = None
-        if prob_dir is not None:
-            prob = Path(prob_dir) / name.parent / f"{name.name}{PROBABILITY_SUFFIX}{mask_suffix}"
-            _check_place(image, prob, Path(prob_dir), found)
-            item["prob_file"] = str(prob)
-        reason = None if overwrite else _standing(image, mask, prob)
+        files = {key: place.file(name) for key, place in places.items()}
+        for key, place in places.items():
+            _check_place(image, files[key], place.folder, found)
+        item = {"image": str(image), "case": name.as_posix(), **{key: str(file) for key, file in files.items()}}
+        reason = None if overwrite else _standing(image, files)
         if reason is None:
             items.append(item)
         else:
@@ -233,13 +258,13 @@ def _images(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
                 yield Path(parent, name)
 
 
-def _without_results(found: dict[Path, Path], output_dir: Path, suffix: str) -> dict[Path, Path]:
-    if not suffix:
+def _without_results(found: dict[Path, Path], place: _Place) -> dict[Path, Path]:
+    if not place.suffix:
         return found
-    folder = Path(os.path.abspath(output_dir))
-    results = [file for file in found if folder in file.parents and _stem(file).endswith(suffix)]
+    folder = Path(os.path.abspath(place.folder))
+    results = [file for file in found if folder in file.parents and _stem(file).endswith(place.suffix)]
     if results:
-        logger.info("%d files below %s are results, not inputs: %s, ...", len(results), output_dir, results[0].name)
+        logger.info("%d files below %s are results, not inputs: %s, ...", len(results), place.folder, results[0].name)
     return {file: name for file, name in found.items() if file not in results}
 
 
@@ -282,17 +307,19 @@ def _check_place(image: Path, mask: Path, output_dir: Path, found: dict[Path, Pa
         )
 
 
-def _standing(image: Path, mask: Path, prob: Path | None) -> str | None:
+def _standing(image: Path, files: Mapping[str, Path]) -> str | None:
     """Why a case needs no work, or None."""
-    if prob is not None and prob.exists() and not _is_ours(prob):
-        return "probabilities that were not written by medseg3d exist"
+    for key, reason in _FOREIGN.items():
+        if key in files and files[key].exists() and not _is_ours(files[key]):
+            return reason
+    mask = files["mask_file"]
     if not mask.exists():
         return None
     record = record_file(mask)
     if record.exists():
         if _bytes_of_input(record) not in (None, image.stat().st_size):
             return "mask exists, but of another version of the image"
-        return None if prob is not None and not prob.exists() else "mask exists"
+        return "mask exists" if all(file.exists() for file in files.values()) else None
     return None if _is_ours(mask) else "a mask that was not written by medseg3d exists"
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from medseg3d.data.nifti import read_header
 from medseg3d.data.outputs import input_items, record_file, write_mask, write_probabilities
-from medseg3d.data.pictures import write_picture_mask
+from medseg3d.data.pictures import write_picture_mask, write_png
 from medseg3d.faults import Fault
 
 AFFINE = nib.affines.from_matvec(
@@ -232,6 +232,34 @@ def test_foreign_probabilities_are_never_replaced_unasked(tmp_path: Path) -> Non
 def test_probabilities_found_below_their_folder_are_no_inputs(tmp_path: Path) -> None:
     touch(tmp_path, "ct.nii", "other_prob.nii.gz")
     assert len(input_items(tmp_path, tmp_path / "out", prob_dir=tmp_path)) == 1
+
+
+PICTURES = {"image_suffixes": [".jpg", ".png"], "mask_suffix": ".png"}
+
+
+def test_overlays_lie_in_their_own_folder_and_are_no_inputs(tmp_path: Path) -> None:
+    touch(tmp_path / "in", "sub/a.jpg", "b_overlay.png")
+    (item,) = input_items(tmp_path / "in", tmp_path / "out", overlay_dir=tmp_path / "in", **PICTURES)
+    assert item["overlay_file"] == str(tmp_path / "in" / "sub" / "a_overlay.png")
+
+
+def test_an_overlay_that_is_missing_is_made_and_a_foreign_one_left_alone(tmp_path: Path) -> None:
+    (image,) = touch(tmp_path, "a.jpg")
+    write_picture_mask(tmp_path / "out" / "a_seg.png", np.eye(2))
+    record_file(tmp_path / "out" / "a_seg.png").write_text("{}")
+    kinds = {"overlay_dir": tmp_path / "drawn", **PICTURES}
+    assert len(input_items(image, tmp_path / "out", **kinds)) == 1
+    write_png(tmp_path / "drawn" / "a_overlay.png", np.zeros((2, 2, 3), np.uint8))
+    assert [item["reason"] for item in input_items(image, tmp_path / "out", **kinds).skipped] == ["mask exists"]
+    Image.new("L", (2, 2)).save(tmp_path / "drawn" / "a_overlay.png")
+    (skipped,) = input_items(image, tmp_path / "out", **kinds).skipped
+    assert skipped["reason"] == "an overlay that was not written by medseg3d exists"
+
+
+def test_overlays_of_volumes_are_refused(tmp_path: Path) -> None:
+    (image,) = touch(tmp_path, "ct.nii")
+    with pytest.raises(Fault, match=r"^BAD_VALUE --overlays: found a bundle for volumes; wanted one for pictures"):
+        input_items(image, tmp_path / "out", overlay_dir=tmp_path / "drawn")
 
 
 @pytest.mark.parametrize("image", [nib.Nifti1Image, nib.Nifti2Image])
