@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import platform
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +35,8 @@ from medseg3d.networks.memory_format import channels_last
 logger = logging.getLogger("medseg3d")
 
 INTENDED_USE = "research only, not for clinical use"
+
+_MOST_WORKERS = 8  # beyond, Python's own share of a case leaves the cores idle
 
 
 def load_weights(network: nn.Module, path: str | Path, device: str | torch.device = "cpu") -> nn.Module:
@@ -230,11 +236,17 @@ class Report:
 
 
 class CasePredictor:
-    """Segments one case after the other; what is wrong with one does not stop the others.
+    """Segments cases, several at a time if asked to; what is wrong with one does not stop the others.
 
     Each case is loaded and preprocessed, inferred, and postprocessed, which writes its mask; last of all a record
     goes beside the mask (`ct_seg.json`): its existence says that the case is done, its content what was done. It names
     files without their folders and holds nothing of the source's header but the geometry.
+
+    With several `workers`, as many cases are under way at once, each in a thread of its own from file to file; the
+    report, `progress` and what is logged of a case keep the order of the items. On a CPU the workers part torch's
+    threads among them, so that none waits for the others after every layer and reading and writing cost no time of
+    their own; on other devices one network runs at a time. An interrupt lets the cases under way end, and no other
+    begins.
 
     Args:
         dataset: items `{"image", "mask_file", "case"}`, and `"prob_file"` where probabilities are wanted, best from
@@ -248,7 +260,10 @@ class CasePredictor:
         device: where the network runs.
         amp: half precision around the inferer; needless when the inferer has it.
         settings: further numbers worth keeping in the record, such as knobs.
-        progress: called with the number of the case from 1, the total and the item before each case.
+        progress: called with the number of the case from 1, the total and the item before each case, by several
+            workers up to twice their number ahead.
+        workers: cases under way at once; None for as many as torch has threads, at most 8. The memory needed grows
+            with them: 1 for volumes, whose windows keep every core busy anyway.
 
     Example:
         >>> import tempfile
@@ -282,7 +297,10 @@ class CasePredictor:
         amp: bool | str = False,
         settings: Mapping[str, Any] | None = None,
         progress: Callable[[int, int, dict], None] | None = None,
+        workers: int | None = 1,
     ) -> None:
+        if workers is not None and workers < 1:
+            raise ValueError(f"workers must be at least 1, found {workers}")
         self.dataset = dataset
         self.network = network
         self.inferer = inferer
@@ -292,6 +310,9 @@ class CasePredictor:
         self.amp = as_flag(amp, "amp")
         self.settings = dict(settings or {})
         self.progress = progress
+        self.workers = min(torch.get_num_threads(), _MOST_WORKERS) if workers is None else workers
+        # memory for one case's layers is all that a GPU is asked for, whatever the number of workers
+        self._turn = contextlib.nullcontext() if self.device.type == "cpu" else threading.Lock()
         if preprocessing is None and not hasattr(dataset, "data"):
             raise ValueError("preprocessing must be given with a plain list of items, found None")
         if isinstance(network, nn.Module):
@@ -307,20 +328,54 @@ class CasePredictor:
         written = ("mask_file", "prob_file")
         for folder in {Path(item[key]).parent for item in items for key in written if key in item}:
             remove_leftovers(folder)
-        for index, item in enumerate(items):
-            if self.progress is not None:
-                self.progress(index + 1, len(items), item)
-            try:
-                report.done.append(self._segment(index, item))
-            except Exception as error:
-                failure = Failure(item, _out_of_memory(error, item) or error)
-                logger.error("%s", failure)
-                logger.debug("the same, in full", exc_info=error)
-                report.failed.append(failure)
-                if self.device.type == "cuda":
-                    torch.cuda.empty_cache()
+        with contextlib.closing(self._outcomes(items)) as outcomes:
+            for outcome in outcomes:
+                if isinstance(outcome, Failure):
+                    logger.error("%s", outcome)
+                    logger.debug("the same, in full", exc_info=outcome.error)
+                    report.failed.append(outcome)
+                else:
+                    for warning in outcome["warnings"]:
+                        logger.warning("%s: %s", outcome["case"], warning)
+                    report.done.append(outcome)
         logger.info("%s", report)
         return report
+
+    def _outcomes(self, items: Sequence[Any]) -> Generator[dict[str, Any] | Failure, None, None]:
+        """What became of each case, in the order of the items."""
+        workers = min(self.workers, len(items))
+        if workers <= 1:
+            for index, item in enumerate(items):
+                self._announce(index, items)
+                yield self._attempt(index, item)
+            return
+        threads = torch.get_num_threads()
+        share = max(1, threads // workers)
+        pool = ThreadPoolExecutor(workers, "medseg3d", initializer=torch.set_num_threads, initargs=(share,))
+        under_way: deque[Future] = deque()
+        try:
+            for index, item in enumerate(items):
+                if len(under_way) == 2 * workers:
+                    yield under_way.popleft().result()
+                self._announce(index, items)
+                under_way.append(pool.submit(self._attempt, index, item))
+            while under_way:
+                yield under_way.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(threads)  # the workers' share would be that of every thread started from now on
+
+    def _announce(self, index: int, items: Sequence[Any]) -> None:
+        if self.progress is not None:
+            self.progress(index + 1, len(items), items[index])
+
+    def _attempt(self, index: int, item: Mapping[str, Any]) -> dict[str, Any] | Failure:
+        try:
+            return self._segment(index, item)
+        except Exception as error:
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            return Failure(item, _out_of_memory(error, item) or error)
 
     def _segment(self, index: int, item: Mapping[str, Any]) -> dict[str, Any]:
         clock = _Clock()
@@ -339,14 +394,12 @@ class CasePredictor:
             with atomic_write(record, "w") as file:
                 json.dump(content, file, indent=2, default=str)
                 file.write("\n")
-        for warning in content["warnings"]:
-            logger.warning("%s: %s", _case_name(item), warning)
         return content
 
     def _logits(self, image: torch.Tensor) -> torch.Tensor:
         if isinstance(image, MetaTensor):
             image = image.as_tensor()
-        with _autocast(self.device, self.amp):
+        with self._turn, _autocast(self.device, self.amp):
             return self.inferer(image[None].to(self.device), self.network)[0].float()
 
     def _content(self, item: Mapping[str, Any], result: Mapping[str, Any], seconds: dict[str, float]) -> dict[str, Any]:
@@ -379,7 +432,7 @@ class CasePredictor:
                 "file": Path(item["mask_file"]).name if "mask_file" in item else None,
                 "sha256": meta.get("mask_sha256"),
             },
-            **_probability_entry(item, result),
+            **_files_beside(item, result),
             "model": {"class": type(self.network).__name__, "sha256": getattr(self.network, "weights_sha256", None)},
             "inference": {
                 "class": type(self.inferer).__name__,
@@ -458,11 +511,14 @@ def _case_name(item: Mapping[str, Any]) -> str:
     return str(item.get("case") or item.get("image"))
 
 
-def _probability_entry(item: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    if "prob_file" not in item:
-        return {}
-    digest = getattr(result.get("prob"), "meta", {}).get("prob_sha256")
-    return {"probability": {"file": Path(item["prob_file"]).name, "sha256": digest}}
+def _files_beside(item: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Name and sum of every file the case has besides its mask."""
+    files = {"probability": ("prob_file", "prob", "prob_sha256"), "overlay": ("overlay_file", "pred", "overlay_sha256")}
+    return {
+        name: {"file": Path(item[file]).name, "sha256": getattr(result.get(key), "meta", {}).get(digest)}
+        for name, (file, key, digest) in files.items()
+        if file in item
+    }
 
 
 def _record_of(item: Mapping[str, Any]) -> Path | None:
@@ -500,7 +556,7 @@ def _out_of_memory(error: BaseException, item: Mapping[str, Any]) -> Fault | Non
                 str(item.get("image")),
                 "more voxels than the memory holds",
                 "less at a time",
-                "coarsen --spacing, shrink --roi_size, or run on --device cpu",
+                "coarsen --spacing, shrink --roi_size, ask for --workers 1, or run on --device cpu",
             )
         cause = cause.__cause__ or cause.__context__
     return None

@@ -3,7 +3,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nibabel as nib
@@ -425,6 +427,96 @@ def test_progress_is_told_before_each_case(tmp_path: Path) -> None:
     assert told == [(1, 2, "a", []), (2, 2, "b", ["a_seg.json", "a_seg.nii.gz"])]
 
 
+class TestWorkers:
+    """Several cases under way at once."""
+
+    def cases(self, folder: Path, count: int, bad: tuple[str, ...] = ()) -> list[str]:
+        """Names of volumes written to `folder`, those of `bad` without a byte."""
+        names = [f"ct_{index}" for index in range(count)]
+        for seed, name in enumerate(names):
+            write_ct(folder / f"{name}.nii.gz", seed)
+            if name in bad:
+                (folder / f"{name}.nii.gz").write_bytes(b"")
+        return names
+
+    def test_files_and_report_are_those_of_one_worker(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        bad = ("ct_1", "ct_4")
+        names_of_cases = self.cases(tmp_path / "in", 6, bad)
+        reports, told, said = {}, {}, {}
+        for workers in (1, 3):
+            caplog.clear()
+            told[workers] = []
+            reports[workers] = predictor(
+                input_items(tmp_path / "in", tmp_path / f"out{workers}"),
+                inferer=SlidingWindow((8, 8, 8)),
+                workers=workers,
+                progress=lambda number, total, item, to=told[workers]: to.append((number, total, item["case"])),
+            ).run()
+            said[workers] = [record.message for record in caplog.records if record.levelname == "ERROR"]
+        assert told[3] == told[1] == [(number, 6, name) for number, name in enumerate(names_of_cases, 1)]
+        assert said[3] == said[1]
+        assert len(said[3]) == 2
+        for report in reports.values():
+            assert [record["case"] for record in report.done] == [name for name in names_of_cases if name not in bad]
+            assert [failure.item["case"] for failure in report.failed] == list(bad)
+        assert names(tmp_path / "out1") == names(tmp_path / "out3")
+        for name in names(tmp_path / "out1"):
+            one, three = ((tmp_path / folder / name).read_bytes() for folder in ("out1", "out3"))
+            if name.endswith(".json"):
+                one, three = ({**json.loads(record), "seconds": None} for record in (one, three))
+            assert one == three, name
+
+    def test_cases_are_under_way_at_once(self, tmp_path: Path) -> None:
+        meeting = threading.Barrier(2, timeout=60)
+
+        def network(image: torch.Tensor) -> torch.Tensor:
+            meeting.wait()  # alone, a case would break the barrier
+            assert torch.get_num_threads() == max(1, threads // 2)
+            return above_zero(image)
+
+        threads = torch.get_num_threads()
+        self.cases(tmp_path / "in", 4)
+        predictor(input_items(tmp_path / "in", tmp_path / "out"), network, workers=2).run().check()
+        new = ThreadPoolExecutor(1).submit(torch.get_num_threads).result()
+        assert (torch.get_num_threads(), new) == (threads, threads)
+
+    def test_no_more_than_twice_the_workers_are_begun(self, tmp_path: Path) -> None:
+        self.cases(tmp_path / "in", 7)
+        ahead: list[int] = []
+        runner = predictor(input_items(tmp_path / "in", tmp_path / "out"), workers=2)
+        runner.progress = lambda number, total, item: ahead.append(number - 1 - len(names(tmp_path / "out")) // 2)
+        report = runner.run().check()
+        assert len(report.done) == 7
+        assert max(ahead) <= 4
+
+    def test_an_interrupt_leaves_whole_cases_alone(self, tmp_path: Path) -> None:
+        self.cases(tmp_path / "in", 9)
+
+        def interrupted(item: dict) -> dict:
+            if item["case"] == "ct_1":
+                raise KeyboardInterrupt
+            return Compose([RestoreLabelsd("pred"), SaveMaskd("pred")])(item)
+
+        with pytest.raises(KeyboardInterrupt):
+            predictor(input_items(tmp_path / "in", tmp_path / "out"), postprocessing=interrupted, workers=2).run()
+        written = names(tmp_path / "out")
+        finished = {name.removesuffix("_seg.json") for name in written if name.endswith(".json")}
+        assert written == sorted(f"{name}_seg.{kind}" for name in finished for kind in ("json", "nii.gz"))
+        assert "ct_1" not in finished
+        assert len(finished) < 8
+
+    def test_as_many_as_torch_has_threads_and_eight_at_most(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        found = []
+        for threads in (1, 3, 64):
+            monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+            found.append(predictor(CaseList(), workers=None).workers)
+        assert found == [1, 3, 8]
+
+    def test_none_at_all_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="workers must be at least 1, found 0"):
+            predictor(CaseList(), workers=0)
+
+
 def test_network_infers_without_dropout_and_without_gradients(tmp_path: Path) -> None:
     class Network(nn.Module):
         def __init__(self) -> None:
@@ -443,11 +535,14 @@ def test_network_infers_without_dropout_and_without_gradients(tmp_path: Path) ->
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("stitch_on", [None, "cpu"])
-def test_gpu_marks_the_same_voxels(tmp_path: Path, stitch_on: str | None) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_gpu_marks_the_same_voxels(tmp_path: Path, stitch_on: str | None, workers: int) -> None:
+    write_ct(tmp_path / "in/other.nii.gz", seed=1)
     values = write_ct(tmp_path / "in/ct.nii.gz")
     predictor(
         input_items(tmp_path / "in", tmp_path / "out"),
         inferer=SlidingWindow((8, 8, 8), amp=True, device=stitch_on),
         device="cuda",
+        workers=workers,
     ).run().check()
     assert np.array_equal(np.asarray(nib.load(tmp_path / "out/ct_seg.nii.gz").dataobj), values > 0)
