@@ -14,8 +14,9 @@ FLOORS = {
     **{"transforms": 2, "evaluation": 2},
     "inferers": 3,
     **{"training": 4, "bundle": 4},
-    **{"reports": 5, "checks": 5, "workflows": 5},
-    "cli": 6,
+    "tuning": 5,
+    **{"reports": 6, "checks": 6, "workflows": 6},
+    "cli": 7,
 }
 DOORS_OF_PYPLOT = {"reports"}
 

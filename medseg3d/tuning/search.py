@@ -1,0 +1,148 @@
+"""What is searched: knobs, and what their values are drawn from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from medseg3d.faults import Fault
+from medseg3d.knobs import literal
+
+FORMS = "log:LOW:HIGH, uniform:LOW:HIGH, int:LOW:HIGH or choice:A,B,C"
+
+_OPEN, _CLOSE = "([{", ")]}"
+
+
+class Draws(Protocol):
+    """The part of `optuna.trial.BaseTrial` that is asked for values."""
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        """A float in [low, high]."""
+
+    def suggest_int(self, name: str, low: int, high: int) -> int:
+        """An integer in [low, high]."""
+
+    def suggest_categorical(self, name: str, choices: Any) -> Any:
+        """One of the choices."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Numbers from `low` to `high`, both included.
+
+    Attributes:
+        kind: "log" (floats, their logarithms equally likely), "uniform" (floats) or "int" (integers).
+        low: the least.
+        high: the greatest.
+    """
+
+    kind: str
+    low: float
+    high: float
+
+    def draw(self, trial: Draws, knob: str) -> float | int:
+        """The value of `knob` in a trial."""
+        if self.kind == "int":
+            return trial.suggest_int(knob, int(self.low), int(self.high))
+        return trial.suggest_float(knob, self.low, self.high, log=self.kind == "log")
+
+    def value(self, drawn: float | int) -> float | int:
+        """The knob's value of what stands in the storage."""
+        return drawn
+
+    @property
+    def example(self) -> float | int:
+        """One of the values."""
+        return self.low
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.low}:{self.high}"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of some values.
+
+    Attributes:
+        options: the values as they are written on a command line; a storage keeps these.
+    """
+
+    options: tuple[str, ...]
+
+    def draw(self, trial: Draws, knob: str) -> Any:
+        """The value of `knob` in a trial."""
+        return self.value(trial.suggest_categorical(knob, self.options))
+
+    def value(self, drawn: str) -> Any:
+        """The knob's value of what stands in the storage."""
+        return literal(drawn)
+
+    @property
+    def example(self) -> Any:
+        """One of the values."""
+        return literal(self.options[0])
+
+    def __str__(self) -> str:
+        return f"choice:{','.join(self.options)}"
+
+
+Dimension = Interval | Choice
+
+
+def parse_search(search: Mapping[str, str]) -> dict[str, Dimension]:
+    """Knob -> what its values are drawn from.
+
+    Args:
+        search: knob -> `log:LOW:HIGH`, `uniform:LOW:HIGH`, `int:LOW:HIGH` or `choice:A,B,C`. The choices are Python
+            literals where they parse as one, else strings; a comma in brackets is part of its choice.
+
+    Raises:
+        Fault: `BAD_VALUE`.
+
+    Example:
+        >>> parse_search({"learning_rate": "log:1e-6:1e-2"})["learning_rate"]
+        Interval(kind='log', low=1e-06, high=0.01)
+        >>> parse_search({"picture_size": "choice:[96,96],[128,128]"})["picture_size"].options
+        ('[96,96]', '[128,128]')
+    """
+    if not search:
+        raise Fault("BAD_VALUE", "--search", "no knob", f"KNOB={FORMS}", "--search learning_rate=log:1e-6:1e-2")
+    return {knob: _dimension(knob, text) for knob, text in search.items()}
+
+
+def _dimension(knob: str, text: str) -> Dimension:
+    kind, _, rest = text.partition(":")
+    if kind == "choice":
+        return Choice(_options(knob, text, rest))
+    if kind not in ("log", "uniform", "int"):
+        raise _refusal(knob, text, FORMS)
+    number = int if kind == "int" else float
+    try:
+        low, high = (number(bound) for bound in rest.split(":"))
+    except ValueError:
+        raise _refusal(knob, text, f"{kind}:LOW:HIGH with two {'integers' if kind == 'int' else 'numbers'}") from None
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise _refusal(knob, text, "a LOW that is below HIGH, both finite")
+    if kind == "log" and low <= 0:
+        raise _refusal(knob, text, "a LOW above 0: it has no logarithm otherwise")
+    return Interval(kind, low, high)
+
+
+def _options(knob: str, text: str, rest: str) -> tuple[str, ...]:
+    options, depth = [""], 0
+    for letter in rest:
+        depth += (letter in _OPEN) - (letter in _CLOSE)
+        if letter == "," and depth == 0:
+            options.append("")
+        else:
+            options[-1] += letter
+    options = [option.strip() for option in options]
+    if depth or not all(options) or len(set(options)) != len(options) or len(options) < 2:
+        raise _refusal(knob, text, "choice:A,B,C with two different values or more")
+    return tuple(options)
+
+
+def _refusal(knob: str, text: str, wanted: str) -> Fault:
+    return Fault("BAD_VALUE", f"--search {knob}={text}", "nothing to draw from", wanted, "correct it")

@@ -1,0 +1,383 @@
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import study_worker
+from study_worker import EPOCHS, SEARCH, score
+
+from medseg3d.faults import Fault
+from medseg3d.tuning import storage
+from medseg3d.tuning import study as studies
+from medseg3d.tuning.storage import open_storage, quiet_optuna
+from medseg3d.tuning.study import run_study
+
+SILENT = {"say": lambda text: None, "heartbeat_s": 1}
+
+
+class Training:
+    """Trains as study_worker does, in no time; `events` of a (trial, epoch) are exceptions that are raised there."""
+
+    def __init__(self, events=None):
+        self.events = events or {}
+        self.epochs: list[tuple[str, int]] = []
+        self.values: dict[str, float] = {}
+
+    def __call__(self, values, folder, report):
+        self.values[folder.name] = values["learning_rate"]
+        for epoch in range(1, EPOCHS + 1):
+            if (folder.name, epoch) in self.events:
+                raise self.events.pop((folder.name, epoch))
+            self.epochs.append((folder.name, epoch))
+            if not report(epoch, score(values["learning_rate"], epoch)):
+                return
+
+
+def study(folder, training=None, **settings):
+    return run_study(training or Training(), SEARCH, folder, **{"n_trials": 4, "pruner": "none", **SILENT, **settings})
+
+
+def test_a_trial_is_worth_its_best_score_and_tells_its_folder(tmp_path):
+    def train(values, folder, report):
+        for epoch, value in ((2, 0.25), (4, 0.75), (6, 0.5), (8, float("nan"))):
+            assert report(epoch, value)
+
+    (record,) = study(tmp_path, train, n_trials=1)
+    assert (record.state, record.score, record.best_epoch, record.last_epoch) == ("complete", 0.75, 4, 6)
+    assert record.folder == str(tmp_path / "trial_0000")
+    assert 1e-6 <= record.values["learning_rate"] <= 1e-2
+
+
+def test_a_trial_below_the_median_ends_at_that_epoch(tmp_path):
+    trained = []
+
+    def falling(values, folder, report):
+        for epoch in (1, 2, 3):
+            trained.append((folder.name, epoch))
+            if not report(epoch, {"trial_0002": 0.1 * epoch}.get(folder.name, 0.25 * epoch)):
+                break
+
+    records = study(tmp_path, falling, n_trials=3, pruner="median", startup_trials=2)
+    assert [(record.state, record.score, record.last_epoch) for record in records[1:]] == [
+        ("complete", 0.75, 3),
+        ("pruned", 0.1, 1),
+    ]
+    assert trained[-1] == ("trial_0002", 1)
+    trained.clear()
+    study(tmp_path / "never", falling, n_trials=3, pruner="median", startup_trials=3)
+    assert trained[-1] == ("trial_0002", 3)
+
+
+def test_a_study_that_goes_on_draws_what_an_uninterrupted_one_would(tmp_path):
+    whole = Training()
+    study(tmp_path / "whole", whole, n_trials=12)  # from the 11th on, draws depend on the scores before
+    parts = Training()
+    for n_trials in (3, 12):
+        study(tmp_path / "parts", parts, n_trials=n_trials)
+    assert parts.values == whole.values
+    assert len(set(whole.values.values())) == 12
+    other = Training()
+    study(tmp_path / "other", other, n_trials=1, seed=1)
+    assert other.values["trial_0000"] != whole.values["trial_0000"]
+
+
+def test_an_interrupted_trial_is_begun_again_in_its_folder_and_nothing_else_changes(tmp_path):
+    whole = Training()
+    expected = study(tmp_path / "whole", whole)
+    training = Training({("trial_0001", 3): KeyboardInterrupt(), ("trial_0002", 1): KeyboardInterrupt()})
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            study(tmp_path / "stopped", training)
+    records = study(tmp_path / "stopped", training)
+    assert training.values == whole.values
+    assert [(record.number, record.state, record.score) for record in records] == [
+        (record.number, record.state, record.score) for record in expected
+    ]
+    assert Counter(training.epochs)["trial_0001", 1] == 2  # as this training does not resume
+
+
+def test_scores_from_before_an_interruption_count(tmp_path):
+    def interrupted(values, folder, report):
+        report(1, 0.75)
+        raise KeyboardInterrupt
+
+    def resumed(values, folder, report):
+        report(2, 0.5)
+
+    with pytest.raises(KeyboardInterrupt):
+        study(tmp_path, interrupted, n_trials=1)
+    (record,) = study(tmp_path, resumed, n_trials=1)
+    assert (record.score, record.best_epoch, record.last_epoch) == (0.75, 1, 2)
+
+
+def test_a_loss_that_is_not_finite_ranks_last_and_a_fault_is_kept_with_its_reason(tmp_path):
+    training = Training(
+        {
+            ("trial_0000", 1): Fault("LOSS_NOT_FINITE", "iteration 1", "a loss of nan"),
+            ("trial_0001", 2): Fault("RUN_FAILED", "training", "exit code 1"),
+        }
+    )
+    said: list[str] = []
+    records = study(tmp_path, training, n_trials=3, say=said.append)
+    assert [(record.state, record.reason) for record in records] == [
+        ("diverged", "LOSS_NOT_FINITE iteration 1: found a loss of nan"),
+        ("failed", "RUN_FAILED training: found exit code 1"),
+        ("complete", ""),
+    ]
+    assert "diverged" in said[0]
+    assert said[2].startswith("[3/3] trial 2: learning_rate")
+    assert study(tmp_path, Training({}), n_trials=3) == records  # failed trials count
+
+
+def test_three_failures_in_a_row_end_the_worker_and_one_success_starts_the_count_anew(tmp_path):
+    failure = Fault("MISSING_FILE", "data", "nothing")
+    training = Training({(f"trial_{n:04d}", 1): failure for n in (0, 1, 3, 4, 5, 6)})
+    with pytest.raises(Fault, match=r"TRIALS_FAILED.*MISSING_FILE data: found nothing"):
+        study(tmp_path, training, n_trials=10)
+    assert list(training.events) == [("trial_0006", 1)]
+
+
+def test_a_training_that_never_validates_fails(tmp_path):
+    (record,) = study(tmp_path, lambda values, folder, report: None, n_trials=1)
+    assert (record.state, record.reason) == ("failed", "no validation gave a score")
+
+
+def test_a_bug_ends_the_study_and_does_not_count(tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        study(tmp_path, Training({("trial_0000", 1): ZeroDivisionError()}), n_trials=1)
+    (record,) = study(tmp_path, n_trials=1)
+    assert record.state == "complete"
+
+
+def test_a_study_keeps_its_settings_once_it_has_a_trial(tmp_path):
+    study(tmp_path, Training(), n_trials=1, settings={"epochs": 3})
+    with pytest.raises(Fault, match=r"OTHER_STUDY .*: found epochs 3; wanted epochs 4"):
+        study(tmp_path, settings={"epochs": 4})
+    assert len(study(tmp_path, n_trials=2, settings={"epochs": 3})) == 2
+    with pytest.raises(KeyboardInterrupt):
+        study(tmp_path / "new", Training({("trial_0000", 1): KeyboardInterrupt()}), settings={"epochs": 3})
+
+
+def test_two_studies_share_a_storage_under_their_names(tmp_path):
+    url = f"sqlite:///{tmp_path / 'shared.db'}"
+    for name in ("a", "b"):
+        assert len(study(tmp_path / name, n_trials=2, storage=url)) == 2
+    assert len(study(tmp_path / "elsewhere", n_trials=2, storage=url, name="a")) == 2
+    assert not (tmp_path / "elsewhere" / "trial_0000").exists()
+
+
+def test_trials_of_another_study_are_not_written_over(tmp_path):
+    (tmp_path / "trial_0000").mkdir()
+    with pytest.raises(Fault, match="NOT_EMPTY"):
+        study(tmp_path)
+
+
+@pytest.mark.parametrize("wrong", [{"n_trials": 0}, {"startup_trials": -1}, {"seed": -1}, {"pruner": "mean"}])
+def test_a_wrong_call_is_refused(tmp_path, wrong):
+    with pytest.raises(Fault, match="BAD_VALUE"):
+        study(tmp_path / "new", **wrong)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("url", "code"),
+    [
+        ("no url", "BAD_VALUE"),
+        ("nosuchdatabase://user:secret@host/db", "BAD_VALUE"),
+        ("oracle+oracledb://user:secret@host/db", "MISSING_PACKAGE"),
+        ("sqlite:////nosuchfolder/study.db", "STORAGE"),
+        ("postgresql+psycopg://user:secret@127.0.0.1:1/db", "STORAGE"),
+    ],
+)
+def test_a_storage_that_cannot_be_used_is_named_without_its_password(tmp_path, monkeypatch, url, code):
+    monkeypatch.setattr(storage, "_ATTEMPTS", 1)
+    with pytest.raises(Fault) as caught:
+        study(tmp_path, storage=url)
+    assert caught.value.code == code
+    assert "secret" not in str(caught.value)
+
+
+def test_making_the_tables_is_tried_again(tmp_path, monkeypatch):
+    real, calls = storage.RDBStorage, []
+
+    def stumble(*args, **settings):
+        calls.append(args)
+        if len(calls) == 1:
+            raise storage.SQLAlchemyError("table studies already exists")
+        return real(*args, **settings)
+
+    monkeypatch.setattr(storage, "RDBStorage", stumble)
+    assert len(study(tmp_path, n_trials=1)) == 1
+    assert len(calls) == 2
+
+
+def test_a_worker_on_sqlite_holds_the_lock_from_its_first_reading_on(tmp_path):
+    with quiet_optuna():
+        opened = open_storage(f"sqlite:///{tmp_path / 'study.db'}", 1, 3)
+    other = sqlite3.connect(tmp_path / "study.db", timeout=0)
+    with opened.engine.begin() as connection:
+        connection.exec_driver_sql("SELECT * FROM trials").all()
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            other.execute("BEGIN IMMEDIATE")
+    other.execute("BEGIN IMMEDIATE")
+
+
+def test_a_trial_that_is_one_too_many_ends_before_it_has_begun(tmp_path, monkeypatch):
+    study(tmp_path, n_trials=2)
+    fresh = studies._Worker.work
+
+    def late(self, patience_s):  # as a worker that asked at the same moment as the one before it
+        assert self._run_one() is None
+        fresh(self, patience_s)
+
+    monkeypatch.setattr(studies._Worker, "work", late)
+    training = Training()
+    assert len(study(tmp_path, training, n_trials=2)) == 2
+    assert training.epochs == []
+
+
+def test_a_trial_killed_before_its_first_sign_of_life_is_replaced(tmp_path, monkeypatch):
+    study(tmp_path, n_trials=1)
+    with quiet_optuna():
+        zombie = studies.optuna.load_study(study_name=tmp_path.name, storage=f"sqlite:///{tmp_path / 'study.db'}").ask()
+    assert zombie.number == 1
+    records = study(tmp_path, n_trials=2)
+    assert [(record.number, record.state) for record in records] == [(0, "complete"), (2, "complete")]
+
+
+def test_a_trial_that_was_given_to_another_worker_is_let_go(tmp_path):
+    said: list[str] = []
+
+    def train(values, folder, report):
+        if not said:
+            said.append("first")
+            sleeper = studies.optuna.load_study(study_name=tmp_path.name, storage=f"sqlite:///{tmp_path / 'study.db'}")
+            sleeper.tell(0, state=studies.TrialState.FAIL)
+        report(1, 0.5)
+
+    records = study(tmp_path, train, n_trials=1, say=said.append)
+    assert "given to another worker" in said[1]
+    assert [(record.number, record.state) for record in records] == [(1, "complete")]
+
+
+def worker(url: str, folder: Path, n_trials: int, epoch_s: float) -> subprocess.Popen:
+    words = [sys.executable, study_worker.__file__, url, str(folder), str(n_trials), str(epoch_s)]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def ended_well(*workers: subprocess.Popen) -> None:
+    for process in workers:
+        out, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, out
+
+
+def trained(folder: Path) -> list[list[str]]:
+    path = folder / "trained.txt"
+    return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def share_a_study(url: str, folder: Path) -> None:
+    """Two workers that begin at once train five trials in all, none twice."""
+    folder.mkdir()
+    ended_well(worker(url, folder, 5, 0.2), worker(url, folder, 5, 0.2))
+    lines = trained(folder)
+    epochs = Counter((name, epoch) for name, epoch, _ in lines)
+    assert max(epochs.values()) == 1
+    records = study_records(url, folder)
+    assert len(records) == len({record.folder for record in records}) == 5
+    assert {record.state for record in records} <= {"complete", "pruned"}
+    assert {name for name, _ in epochs} == {Path(record.folder).name for record in records}
+    assert len({process for _, _, process in lines}) == 2
+
+
+def survive_a_kill(url: str, folder: Path) -> None:
+    """A worker is killed in its trial; another one trains that again, and none is missing at the end."""
+    folder.mkdir()
+    first = worker(url, folder, 2, 0.5)
+    while len(trained(folder)) < 2:
+        assert first.poll() is None
+        time.sleep(0.05)
+    killed = trained(folder)[-1][0]
+    os.kill(first.pid, signal.SIGKILL)
+    first.communicate()
+    ended_well(worker(url, folder, 2, 0.0))
+    records = study_records(url, folder)
+    assert len(records) == 2
+    again = next(record for record in records if Path(record.folder).name == killed)
+    assert (again.state, again.number, again.last_epoch) == ("complete", int(killed[-4:]), EPOCHS)
+    assert len({process for name, _, process in trained(folder) if name == killed}) == 2
+
+
+def study_records(url: str, folder: Path):
+    with quiet_optuna():
+        study = studies.optuna.load_study(study_name=folder.name, storage=url)
+        return studies.study_records(study, SEARCH)
+
+
+def test_two_workers_share_a_study_on_sqlite(tmp_path):
+    share_a_study(f"sqlite:///{tmp_path / 'study.db'}", tmp_path / "study")
+
+
+def test_a_killed_workers_trial_is_trained_by_another_on_sqlite(tmp_path):
+    survive_a_kill(f"sqlite:///{tmp_path / 'study.db'}", tmp_path / "study")
+
+
+def postgres_programs() -> Path | None:
+    found = shutil.which("postgres")
+    folders = [Path(found).parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    return next((folder for folder in reversed(folders) if (folder / "initdb").exists()), None)
+
+
+@pytest.fixture(scope="module")
+def postgres():
+    """URL of a PostgreSQL server of this test's own, in a temporary folder, on a free port of the loopback."""
+    programs = postgres_programs()
+    if programs is None:
+        pytest.skip("no PostgreSQL (initdb) on this machine: apt-get install postgresql")
+    psycopg = pytest.importorskip("psycopg", reason="no driver psycopg: pip install 'psycopg[binary]'")
+    as_user: list[str] = []
+    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
+        if not shutil.which("setpriv"):
+            pytest.skip("PostgreSQL does not run as root, and there is no setpriv to run it as another user")
+        as_user = ["setpriv", "--reuid", "postgres", "--regid", "postgres", "--clear-groups"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    # not in pytest's own folder, which is root's alone
+    with tempfile.TemporaryDirectory(prefix="medseg3d-postgres-") as folder:
+        if as_user:
+            shutil.chown(folder, "postgres", "postgres")
+        data = Path(folder, "db")
+        make = [*as_user, programs / "initdb", "-D", data, "-A", "trust", "-U", "tuner", "--no-sync"]
+        subprocess.run(make, check=True, cwd=folder, stdout=subprocess.DEVNULL)
+        serve = [*as_user, programs / "postgres", "-D", data, "-p", str(port), "-h", "127.0.0.1", "-k", folder, "-F"]
+        with open(Path(folder, "log"), "w") as log, subprocess.Popen(serve, cwd=folder, stderr=log) as server:
+            try:
+                url = f"postgresql://tuner@127.0.0.1:{port}/postgres"
+                for _ in range(300):
+                    assert server.poll() is None, Path(folder, "log").read_text()
+                    with contextlib.suppress(psycopg.OperationalError), psycopg.connect(url):
+                        break
+                    time.sleep(0.2)
+                yield url.replace("postgresql", "postgresql+psycopg")
+            finally:
+                server.send_signal(signal.SIGINT)  # its fast shutdown
+
+
+def test_two_workers_share_a_study_on_postgresql(postgres, tmp_path):
+    share_a_study(postgres, tmp_path / "shared")
+
+
+def test_a_killed_workers_trial_is_trained_by_another_on_postgresql(postgres, tmp_path):
+    survive_a_kill(postgres, tmp_path / "killed")
