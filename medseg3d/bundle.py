@@ -240,12 +240,15 @@ def run_monai(
             [sys.executable, *words], cwd=root, env=environment, stdout=log, stderr=log, check=False
         ).returncode
     if code:
-        said = "the message above"
-        if log_file is not None:
-            lines = Path(log_file).read_text(encoding="utf-8", errors="replace").splitlines()
-            said = f"{log_file}, which ends: {lines[-1].strip()[:1000]}" if lines else str(log_file)
+        said = "the message above" if log_file is None else log_end(log_file)
         raise Fault("RUN_FAILED", run_id, f"exit code {code}", "0", f"read {said}")
     return time.perf_counter() - started
+
+
+def log_end(log_file: str | Path) -> str:
+    """A log and its last line, for a message."""
+    lines = Path(log_file).read_text(encoding="utf-8", errors="replace").splitlines()
+    return f"{log_file}, which ends: {lines[-1].strip()[:1000]}" if lines else str(log_file)
 
 
 def start_run(output_dir: str | Path | None = None, config_name: str = "config.json") -> None:

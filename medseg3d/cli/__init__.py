@@ -11,10 +11,11 @@ from types import ModuleType
 
 from medseg3d import __version__
 from medseg3d.faults import Fault, find_fault
+from medseg3d.knobs import literal
 
 VERBS = (
     *("demo", "phantom", "data", "predict", "evaluate", "threshold", "report"),
-    *("params", "ablation", "check", "version"),
+    *("params", "ablation", "tune", "check", "version"),
 )
 
 EPILOG = """\
@@ -114,7 +115,7 @@ def _verb_module(name: str) -> ModuleType:
 USAGE_FAULTS = {
     *("NO_INPUT", "MISSING_FILE", "NAME_COLLISION", "NOT_EMPTY", "OTHER_ABLATION"),
     *("UNKNOWN_KNOB", "BAD_VALUE", "MISSING_BUNDLE", "MISSING_OVERLAY"),
-    *("SAME_FOLDER", "TEST_PART", "THRESHOLD_CLASSES", "NO_EVALUATION"),
+    *("OTHER_STUDY", "SAME_FOLDER", "TEST_PART", "THRESHOLD_CLASSES", "NO_EVALUATION"),
 }
 """Faults of the call rather than of the data: exit code 2."""
 
@@ -131,8 +132,6 @@ def parse_overrides(tokens: Sequence[str]) -> dict[str, object]:
         >>> parse_overrides(["--epochs", "2", "--roi_size=[64,64,64]", "--resume", "--output_dir", "runs/a"])
         {'epochs': 2, 'roi_size': [64, 64, 64], 'resume': True, 'output_dir': 'runs/a'}
     """
-    import ast
-
     overrides: dict[str, object] = {}
     position = 0
     while position < len(tokens):
@@ -147,8 +146,5 @@ def parse_overrides(tokens: Sequence[str]) -> dict[str, object]:
                 continue
             value = tokens[position]
             position += 1
-        try:
-            overrides[name] = ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(value, value))
-        except (ValueError, SyntaxError):
-            overrides[name] = value
+        overrides[name] = literal(value)
     return overrides

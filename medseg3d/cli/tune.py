@@ -1,0 +1,87 @@
+"""`medseg3d tune`: knobs chosen by training with many of them."""
+
+from __future__ import annotations
+
+import argparse
+
+HELP = "choose knobs of a bundle (the learning rate, ...) by their validation scores over many trainings, with Optuna"
+TAKES_KNOBS = True
+EPILOG = """\
+  medseg3d tune bundles/polyp_resunetpp -o runs/tune --search learning_rate=log:1e-6:1e-2 --epochs 10
+Further --key value pairs are knobs of the bundle, the same for all trials.
+The same command in another terminal, or on another machine with the same --storage, shares the trials. Stopped at any
+moment, it goes on with the same command. Only the validation part of the split is ever looked at.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """A bundle, what is searched, how long, with whom."""
+    parser.add_argument("bundle", help="folder of the bundle, for instance bundles/polyp_resunetpp")
+    parser.add_argument("-o", "--output", required=True, help="folder for the trials, trials.csv and best.json")
+    parser.add_argument(
+        "--search",
+        action="append",
+        required=True,
+        metavar="KNOB=RANGE",
+        help="log:LOW:HIGH, uniform:LOW:HIGH, int:LOW:HIGH or choice:A,B,C; may be given several times",
+    )
+    parser.add_argument("--trials", type=int, default=20, metavar="N", help="of all workers (default: %(default)s)")
+    parser.add_argument("--overlay", nargs="+", default=[], metavar="NAME", help="overlays beside train.json")
+    parser.add_argument(
+        "--storage", metavar="URL", help="database, as postgresql+psycopg://USER@HOST/DB (default: study.db in OUTPUT)"
+    )
+    parser.add_argument("--study", metavar="NAME", help="name of the study in it (default: the name of OUTPUT)")
+    parser.add_argument("--seed", type=int, default=0, help="of the draws and of every training (default: %(default)s)")
+    parser.add_argument(
+        "--pruner",
+        default="median",
+        choices=("median", "none"),
+        help="stop trials whose best score is below the median at that epoch (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--startup-trials",
+        type=int,
+        default=5,
+        metavar="N",
+        help="complete trials before the first is pruned (default: %(default)s)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Work on the study until it is complete, then print its trials and the command that trains with the best."""
+    from medseg3d.faults import Fault
+    from medseg3d.reports.wording import command_line
+    from medseg3d.tuning.bundles import tune
+    from medseg3d.tuning.records import trials_markdown
+
+    search: dict[str, str] = {}
+    for text in args.search:
+        knob, _, values = text.partition("=")
+        if knob in search:
+            raise Fault("BAD_VALUE", f"--search {text}", "a second range", "one for each knob", "leave one out")
+        search[knob] = values
+
+    def say(text: str) -> None:
+        print(text, flush=True)
+
+    tuned = tune(
+        args.bundle,
+        args.output,
+        search,
+        n_trials=args.trials,
+        overlays=args.overlay,
+        knobs=args.knobs,
+        storage=args.storage,
+        study=args.study,
+        seed=args.seed,
+        pruner=args.pruner,
+        startup_trials=args.startup_trials,
+        say=say,
+    )
+    values = ", ".join(f"{knob} {value}" for knob, value in tuned.values.items())
+    print(f"\n{trials_markdown(tuned.records, tuned.metric, list(tuned.values))}\n")
+    print(f"best: {values}, with {tuned.metric} {tuned.score:.4f} in trial {tuned.best.number} ({tuned.best.folder})")
+    print(f"chosen on the part {tuned.part} of the split alone; the test part was not looked at")
+    print(f"trials.csv and best.json in {args.output}. To train with it, from {tuned.root}:")
+    print(command_line(tuned.train_command))
+    return 0

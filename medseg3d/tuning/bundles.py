@@ -1,0 +1,253 @@
+"""Knobs of a bundle chosen by training it: each trial is MONAI's own training command, watched as it validates."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medseg3d.bundle import (
+    absolute_paths,
+    bundle_directory,
+    bundle_folder,
+    bundle_root,
+    config_files,
+    log_end,
+    monai_words,
+    read_config,
+)
+from medseg3d.data.score_files import write_summary
+from medseg3d.faults import Fault
+from medseg3d.tuning.records import TrialRecord, best_record, write_trials
+from medseg3d.tuning.search import Dimension, parse_search
+from medseg3d.tuning.study import HEARTBEAT_S, Report, run_study
+
+_OWN = {"seed", "output_dir", "model_file", "resume", "overwrite"}
+"""Knobs that a study sets itself, for each trial."""
+
+_PROCESS = "medseg3d.tuning.trial_process"
+
+_JUDGE = {"val_part", "split_seed", "split_file", "dataset_dir", "test_cases", "val_cases"}
+"""Knobs that change which cases a trial is judged by: fixed for a study, never searched."""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What a study came to.
+
+    Attributes:
+        values: knob -> best value.
+        score: its best validation score.
+        metric: what that is.
+        part: the part of the split that it is of.
+        best: the trial.
+        records: all trials.
+        train_command: the words of the command that trains with these values at full length.
+        root: the directory it is run from.
+    """
+
+    values: dict[str, Any]
+    score: float
+    metric: str
+    part: str
+    best: TrialRecord
+    records: list[TrialRecord]
+    train_command: list[str]
+    root: Path
+
+
+def tune(
+    bundle: str | Path,
+    output_dir: str | Path,
+    search: Mapping[str, str],
+    *,
+    n_trials: int = 20,
+    overlays: Sequence[str] = (),
+    knobs: Mapping[str, Any] | None = None,
+    storage: str | None = None,
+    study: str | None = None,
+    seed: int = 0,
+    pruner: str = "median",
+    startup_trials: int = 5,
+    heartbeat_s: int = HEARTBEAT_S,
+    say: Callable[[str], None] = print,
+) -> Tuned:
+    """Choose knobs of a bundle by their validation scores, over many trainings.
+
+    A trial is a training with drawn values. It reports the key metric of its validations and ends early when it is
+    pruned; its value is the best of them. Nothing but the validation part of the split is looked at.
+
+    Stopped at any moment, it goes on with the same call. The same call in several processes at once makes them share
+    the trials.
+
+    Args:
+        bundle: its folder.
+        output_dir: gets a run folder `trial_NNNN` for each trial, without checkpoints once it has ended; trials.csv and
+            best.json after every trial; the storage.
+        search: knob -> `log:LOW:HIGH`, `uniform:LOW:HIGH`, `int:LOW:HIGH` or `choice:A,B,C`.
+        n_trials: trials of all workers together; may be raised later.
+        overlays: overlays beside train.json, without `.json`.
+        knobs: further knobs, the same for all trials.
+        storage: URL of a database; `study.db` in `output_dir` if None.
+        study: its name in the storage; that of the folder if None.
+        seed: of what is drawn, and of every training.
+        pruner: "median" or "none".
+        startup_trials: complete trials before the first is pruned.
+        heartbeat_s: seconds between signs of life, as in `run_study`.
+        say: where messages for the user go.
+
+    Returns:
+        The best values, the trials, and the command that trains with them.
+
+    Raises:
+        Fault: before any trial `UNKNOWN_KNOB`, `BAD_VALUE`, `TEST_PART`, `MISSING_BUNDLE`, `MISSING_OVERLAY`; those of
+            `run_study`; `NO_TRIAL` if none came to its end.
+    """
+    dimensions = parse_search(search)
+    folder = bundle_folder(bundle)
+    fixed = absolute_paths(knobs or {})
+    files = config_files(folder, "train.json", overlays)
+    metric, part = _check_call(folder, files, dimensions, fixed)
+    root = bundle_root(folder)
+    names = [str(path.relative_to(root)) for path in files]
+    output = Path(output_dir).absolute()
+    settings = {
+        **{"bundle": folder.name, "overlays": list(overlays), "metric": metric, "seed": seed, "knobs": fixed},
+        **{"search": {knob: str(dimension) for knob, dimension in dimensions.items()}},
+        **{"pruner": pruner, "startup_trials": startup_trials},
+    }
+    settings = json.loads(json.dumps(settings, default=str))
+
+    def train(values: dict[str, Any], trial: Path, report: Report) -> None:
+        words = {**fixed, **values, "seed": seed, "output_dir": trial, "resume": (trial / "checkpoints").is_dir()}
+        _train(metric, names, words, root, trial, report)
+
+    def train_command(best: TrialRecord) -> list[str]:
+        words = {**fixed, **best.values, "seed": seed, "output_dir": output / "best"}
+        return ["python", *monai_words("training", names, words)]
+
+    def write(records: Sequence[TrialRecord]) -> None:
+        write_trials(output / "trials.csv", records, metric, list(dimensions))
+        best = best_record(records)
+        if best is None:
+            return
+        states = [record.state for record in records]
+        write_summary(
+            output / "best.json",
+            {
+                **{"values": best.values, "score": best.score, "trial": best.number, "epoch": best.best_epoch},
+                **{"chosen_on": part, "folder": best.folder},
+                **{"trials": {state: states.count(state) for state in sorted(set(states))}, **settings},
+                **{"train_command": train_command(best), "run_from": root},
+            },
+        )
+
+    records = run_study(
+        train,
+        dimensions,
+        output,
+        n_trials=n_trials,
+        storage=storage,
+        name=study,
+        settings=settings,
+        metric=metric,
+        seed=seed,
+        pruner=pruner,
+        startup_trials=startup_trials,
+        heartbeat_s=heartbeat_s,
+        say=say,
+        after_trial=write,
+    )
+    write(records)
+    best = best_record(records)
+    if best is None or best.score is None:
+        states = ", ".join(sorted({record.state for record in records}))
+        raise Fault("NO_TRIAL", output, f"{len(records)} trials, all {states}", "one that came to its end")
+    return Tuned(dict(best.values), best.score, metric, part, best, records, train_command(best), root)
+
+
+def _check_call(
+    folder: Path, files: Sequence[Path], dimensions: Mapping[str, Dimension], fixed: Mapping[str, Any]
+) -> tuple[str, str]:
+    """The key metric of the validations, and the part of the split that they are on."""
+    for names, taken, why in (
+        (dimensions, _OWN, "a knob that the study sets itself"),
+        (fixed, _OWN, "a knob that the study sets itself"),
+        (dimensions, _JUDGE, "a knob that changes what the trials are judged by"),
+        (dimensions, set(fixed), "a knob that is searched and has a value too"),
+    ):
+        for name in sorted(taken & set(names)):
+            raise Fault("BAD_VALUE", f"--{name}", why, "another", "leave it out; --seed is an option of the study")
+    with bundle_directory(folder):
+        parser = read_config(files, {**fixed, **{knob: each.example for knob, each in dimensions.items()}})
+        used = json.dumps(parser.get(), default=str)
+        for knob in dimensions:
+            if not re.search(r"[#:]", knob) and not re.search(rf"@{re.escape(knob)}\b", used):
+                found = "a knob that nothing in the config uses"
+                raise Fault(
+                    "BAD_VALUE", f"--search {knob}", found, "one that changes the training", "an overlay has none"
+                )
+        part = str(parser["val_part"])
+        if part == "test":
+            raise Fault(
+                "TEST_PART",
+                "--val_part",
+                "the test part",
+                "the validation part: knobs chosen on the test cases are fitted to them",
+                "leave it out",
+            )
+        return next(iter(parser["validate::key_metric"])), part
+
+
+def _train(
+    metric: str, names: Sequence[str], knobs: Mapping[str, Any], root: Path, trial: Path, report: Report
+) -> None:
+    """Train in a process of its own, hand its scores to `report`, and end it when that says no.
+
+    The process has a session of its own: Ctrl-C is for the study, which ends the training.
+    """
+    trial.mkdir(parents=True, exist_ok=True)
+    log_file = trial / "run.log"
+    words = monai_words("training", names, knobs)
+    fault = None
+    with open(log_file, "a", encoding="utf-8") as log:
+        log.write(f"$ python {shlex.join(words)}\n")
+        log.flush()
+        process = subprocess.Popen(
+            [sys.executable, "-m", _PROCESS, metric, *words],
+            cwd=root,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            bufsize=0,
+            start_new_session=True,
+        )
+        with process:
+            try:
+                assert process.stdout is not None
+                assert process.stdin is not None
+                for line in process.stdout:
+                    message = json.loads(line)
+                    if "fault" in message:
+                        fault = Fault(*message["fault"])
+                        continue
+                    go_on = report(message["epoch"], message["score"])
+                    with contextlib.suppress(BrokenPipeError):  # it has died: its exit code says so
+                        process.stdin.write(f"{json.dumps(go_on)}\n".encode())
+                process.wait()
+            except BaseException:
+                process.kill()
+                raise
+    if fault is not None:
+        raise fault
+    if process.returncode:
+        raise Fault("RUN_FAILED", "training", f"exit code {process.returncode}", "0", f"read {log_end(log_file)}")
+    shutil.rmtree(trial / "checkpoints", ignore_errors=True)  # nothing is left to be resumed

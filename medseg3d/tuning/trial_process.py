@@ -1,0 +1,108 @@
+"""The process of one trial: MONAI's training command, which tells the study each validation score and asks to go on.
+
+`python -m medseg3d.tuning.trial_process METRIC -m monai.bundle run training ...`. Each line on its standard output is
+a message in JSON, `{"epoch": 1, "score": 0.5}` or at the end `{"fault": [...]}`; each line on its standard input is the
+answer to a score, `true` to go on. All else that it says goes to standard error. When the study is gone, it ends.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import monai.bundle
+from ignite.engine import Engine, Events
+from monai.bundle import create_workflow
+
+from medseg3d.bundle import monai_command_line
+from medseg3d.faults import find_fault
+
+logger = logging.getLogger("medseg3d")
+
+
+class ScoreReport:
+    """Handler of the validation engine that tells each score and ends the training when told to.
+
+    Args:
+        trainer: the engine that trains.
+        metric: name of the score in `engine.state.metrics`.
+        ask: takes a message; whether to go on.
+    """
+
+    def __init__(self, trainer: Engine, metric: str, ask: Callable[[dict[str, Any]], bool]) -> None:
+        self.trainer = trainer
+        self.metric = metric
+        self.ask = ask
+
+    def attach(self, engine: Engine) -> None:
+        """Tell the score each time that `engine` has completed a validation."""
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Tell the score of this validation."""
+        message = {"epoch": engine.state.epoch, "score": float(engine.state.metrics[self.metric])}
+        if not self.ask(message):
+            logger.info("pruned after epoch %d", engine.state.epoch)
+            self.trainer.terminate()
+
+
+class _Study:
+    """The other end of standard input and output."""
+
+    def __init__(self) -> None:
+        self.messages = os.fdopen(os.dup(1), "w", encoding="utf-8")
+        os.dup2(2, 1)  # what the training prints is no message
+        self.answers: SimpleQueue[bool] = SimpleQueue()
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def tell(self, message: dict[str, Any]) -> None:
+        self.messages.write(json.dumps(message) + "\n")
+        self.messages.flush()
+
+    def ask(self, message: dict[str, Any]) -> bool:
+        self.tell(message)
+        return self.answers.get()
+
+    def _listen(self) -> None:
+        # unbuffered: at exit Python wants the lock that a thread waiting for a buffered line holds
+        with open(0, "rb", buffering=0, closefd=False) as lines:
+            for line in lines:
+                self.answers.put(json.loads(line))
+        print("the study is gone: stopping", file=sys.stderr, flush=True)
+        os._exit(1)
+
+
+def main(metric: str, words: list[str]) -> int:
+    """Train as `python` with these words would, and talk about it."""
+    study = _Study()
+    # the configs record the command that is run, and it is this one
+    sys.argv = [str(Path(monai.bundle.__file__).with_name("__main__.py")), *words[2:]]
+    try:
+        command = monai_command_line(sys.argv)
+        if command is None:
+            raise ValueError(f"no MONAI command: {words}")
+        config_files, overrides = command
+        workflow = create_workflow(config_file=config_files, run_id="training", **overrides)
+        trainer = workflow.parser.get_parsed_content("train#trainer")
+        ScoreReport(trainer, metric, study.ask).attach(workflow.parser.get_parsed_content("validate#evaluator"))
+        workflow.run()
+        workflow.finalize()
+    except Exception as error:
+        fault = find_fault(error)
+        if fault is None:
+            raise
+        print(f"error: {fault}", file=sys.stderr)
+        study.tell({"fault": list(fault.args)})
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], sys.argv[2:]))
