@@ -1,5 +1,6 @@
 """Training: the only floor that knows epochs, optimizers and checkpoints."""
 
+from medseg3d.training.augmentation import RandPhotometricd, RandVariedCropd
 from medseg3d.training.checkpoints import (
     BestModel,
     EarlyStop,
@@ -38,6 +39,8 @@ __all__ = [
     "Objective",
     "PixelCrossEntropy",
     "ProbabilityError",
+    "RandPhotometricd",
+    "RandVariedCropd",
     "RunCheckpoint",
     "ScoreFiles",
     "SegmentationTrainer",

@@ -17,6 +17,7 @@ from PIL import Image
 
 from medseg3d.bundle import read_config
 from medseg3d.cli import main
+from medseg3d.data.cache import CaseKey
 from medseg3d.data.pictures import read_grey
 from medseg3d.data.score_files import read_scores
 from medseg3d.data.splits import PARTS, read_split
@@ -260,6 +261,18 @@ class TestAsymmetricNonLocalNet:
             assert not outside[:, :columns].any()
             assert outside[:, columns:].all()
             assert (item["image"][:, :, columns:] == 0).all()
+
+    def test_mmsegmentations_augmentation_fills_the_same_frame(self, pictures):
+        knobs = {**SMALL["polyp_ann"], **pictures, "device": "cpu", "num_workers": 0}
+        dataset = parsed("polyp_ann", "mmseg_augmentation", **knobs)("train#dataset")
+        items = [dataset[CaseKey(0, seed)] for seed in range(12)]
+        assert {tuple(item["image"].shape) for item in items} == {(3, 32, 64)}
+        assert all(set(item["label"].unique().tolist()) <= {0, 1, 255} for item in items)
+        for item in items:
+            assert (item["image"][:, (item["label"] == 255)[0]] == 0).all()
+        outside = [(item["label"] == 255).float().mean().item() for item in items]
+        assert min(outside) < 0.1  # zoomed by up to 2: the window is full, or nearly
+        assert max(outside) > 0.5  # zoomed by 0.5: a quarter of what the fitted picture fills
 
 
 class TestDeepLabV3Plus:
