@@ -57,8 +57,9 @@ class PermutohedralLattice:
         ends[:, 0] = 1
         self._weights = ends[:, :-1] - ends[:, 1:]  # (B N, d + 1), each row sums to 1
 
-        # one vertex more on either side than the simplices have, so that no step leads into another row or picture
-        lowest = corner.amin(0) - 1
+        # the simplices reach one beyond the corners; another one stays free, so that no step leads into the next row of
+        # vertices or the next picture
+        lowest = corner.amin(0)
         extents = (corner.amax(0) + 3 - lowest).tolist()
         if not batch * math.prod(extents) < 2**63:
             raise ValueError(
@@ -73,7 +74,7 @@ class PermutohedralLattice:
         numbers = torch.cat([first, first + stride[order].cumsum(1)], 1)
         vertices, self._places = torch.unique(numbers, return_inverse=True)  # places: (B N, d + 1)
         self._vertices = len(vertices)
-        self._neighbours = [_neighbours(vertices, step) for step in [*strides, -sum(strides)]]
+        self._neighbours = [_neighbours(vertices, step) for step in [*strides, sum(strides)]]
         self._shape = (batch, points)
         self._mass = self.filter(features.new_ones(batch, 1, points))
 
@@ -138,5 +139,5 @@ def _neighbours(vertices: torch.Tensor, step: int) -> tuple[torch.Tensor, torch.
     above = torch.nn.functional.pad(above, (0, 1), value=count)
     below = torch.full_like(above, count)
     below[above] = torch.arange(count + 1, device=above.device)
-    below[count] = count
+    below[count] = count  # all that have none above have written there, on CUDA in any order
     return above, below

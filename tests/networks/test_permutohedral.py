@@ -95,8 +95,9 @@ def test_a_batch_gives_what_its_pictures_give_alone():
     torch.testing.assert_close(PermutohedralLattice(features).average(values), torch.cat(alone))
 
 
-def test_equal_pictures_of_a_batch_do_not_mix():
-    lattice = PermutohedralLattice(small(batch=1).expand(2, -1, -1))
+@pytest.mark.parametrize("axes", [1, 3])
+def test_equal_pictures_of_a_batch_do_not_mix(axes):
+    lattice = PermutohedralLattice(small(batch=1, axes=axes).expand(2, -1, -1))
     values = torch.stack([torch.zeros(1, 12), torch.ones(1, 12)]).double()
     torch.testing.assert_close(lattice.average(values), values)
 
