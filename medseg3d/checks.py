@@ -23,6 +23,8 @@ from medseg3d.data.picture_folders import split_pictures
 from medseg3d.data.splits import PARTS, Split, load_or_make_split, read_split
 from medseg3d.faults import Fault, find_fault
 from medseg3d.inferers import load_weights
+from medseg3d.networks import CRFasRNN
+from medseg3d.training.objectives import AlternatingObjectives
 from medseg3d.training.pretrained import find_weights, with_pretrained_encoder
 from medseg3d.transforms import LoadPictured, check_patch_fill
 
@@ -53,7 +55,8 @@ def check_bundle(
     Found here: misspelt knobs; `%` and `@` that lead nowhere; `_target_`s that do not exist, are not allowed or do not
     take their arguments; a data set that is missing or has any fault that `verify_msd` knows, or a picture or mask that
     cannot be read or paired; a split that does not fit; volumes too small for the patch; a network that cannot take the
-    patch; weights of another network, or of another encoder; a device that is not there; a cache that will not fit.
+    patch; weights of another network, or of another encoder; losses whose turns the epochs do not fit; a device that is
+    not there; a cache that will not fit.
 
     Args:
         bundle: the bundle's folder.
@@ -173,7 +176,7 @@ def _exists(parser: ConfigParser, reference: str) -> bool:
 
 def _check_training(parser: ConfigParser, report: CheckReport) -> None:
     parser.parse(reset=True)
-    for check in (_check_device, _check_network, _check_weights, _check_pretrained, _check_data):
+    for check in (_check_device, _check_network, _check_weights, _check_pretrained, _check_loss, _check_data):
         try:
             report.passed += check(parser)
         except CheckFailed as failed:
@@ -208,8 +211,11 @@ def _check_network(parser: ConfigParser) -> list[str]:
     try:
         network = parser.get_parsed_content("network_def")
         count = sum(parameter.numel() for parameter in network.parameters())
-        network = network.to("meta").eval()  # training mode refuses to normalise the one pixel of a pooled picture
-        channels = network(torch.zeros(1, in_channels, *roi_size, device="meta")).shape[1]
+        network.eval()  # training mode refuses to normalise the one pixel of a pooled picture
+        # shapes alone, but where they follow from values, as those of a CRF's lattice do
+        device = "cpu" if any(isinstance(module, CRFasRNN) for module in network.modules()) else "meta"
+        with torch.inference_mode():
+            channels = network.to(device)(torch.zeros(1, in_channels, *roi_size, device=device)).shape[1]
     except Exception as error:
         cause: BaseException = error
         while cause.__cause__ is not None:
@@ -242,6 +248,14 @@ def _check_pretrained(parser: ConfigParser) -> list[str]:
         return []
     with_pretrained_encoder(parser.get_parsed_content("network_def"), weights)
     return [f"{find_weights(weights)} holds weights of this network's encoder"]
+
+
+def _check_loss(parser: ConfigParser) -> list[str]:
+    loss = parser.get_parsed_content("loss") if "loss" in parser else None
+    if not isinstance(loss, AlternatingObjectives):
+        return []
+    loss.check_epochs(parser.get_parsed_content("epochs"))
+    return [f"the losses of {' and '.join(each.name for each in loss.objectives)} take turns"]
 
 
 def _check_data(parser: ConfigParser) -> list[str]:

@@ -1,0 +1,326 @@
+"""CRIS and what it is compared with, on generated pictures: trained for seconds, evaluated, and asked for masks."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from commands import ROOT
+from commands import knobs as words
+from picture_runs import polyp_folder, run_bundle
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from medseg3d.bundle import read_config
+from medseg3d.cli import main
+from medseg3d.data.score_files import read_scores, read_summary
+from medseg3d.data.splits import PARTS, read_split
+from medseg3d.faults import find_fault
+
+STRATEGIES = ("backbone", "fcn", "crf", "cris")
+SMALL = {
+    "picture_size": [32, 32],
+    "unet_features": [4] * 6,
+    "unet_plus_plus_features": [4] * 6,
+    "segnet_features": [4] * 5,
+    "refinement_channels": 4,
+    "learning_rate": 0.01,
+}
+LENGTH = {"epochs": 2, "iterations_per_epoch": 2, "batch_size": 2, "num_workers": 0}
+
+
+@pytest.fixture(autouse=True)
+def _from_the_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> dict[str, object]:
+    """Overrides that name generated pictures and their split of 4, 1 and 1."""
+    folder = polyp_folder(tmp_path_factory.mktemp("pictures") / "polyps")
+    split = folder.parent / "split.json"
+    return {"dataset_dir": str(folder), "split_file": str(split), "test_cases": 1, "val_cases": 1}
+
+
+def trained(folder: Path, pictures: dict[str, object], overlays: tuple[str, ...] = (), **knobs: object) -> Path:
+    """The folder of a run of the bundle, evaluated on the test part."""
+    knobs = {**SMALL, **LENGTH, **pictures, **knobs, "output_dir": str(folder)}
+    for run_id, config in (("training", "train"), ("evaluating", "evaluate")):
+        run_bundle("polyp_cris", run_id, config, overlays, **knobs)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(pictures, tmp_path_factory) -> dict[str, Path]:
+    """A run of each strategy, each backbone among them."""
+    folder = tmp_path_factory.mktemp("runs")
+    backbones = dict(zip(STRATEGIES, ("segnet", "unet_plus_plus", "segnet", "unet"), strict=True))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        return {
+            name: trained(folder / name, pictures, () if name == "cris" else (name,), backbone=backbone)
+            for name, backbone in backbones.items()
+        }
+
+
+def parsed(*overlays: str, **knobs: object) -> Callable[[str], Any]:
+    """What a key of train.json comes to, on the CPU."""
+    parser = read_config(
+        [f"bundles/polyp_cris/{name}.json" for name in ("train", *overlays)], {"device": "cpu", **knobs}
+    )
+    parser.parse()
+    return parser.get_parsed_content
+
+
+def scalars(folder: Path) -> dict[str, list[float]]:
+    """Tag to values of what a training logged."""
+    events = EventAccumulator(str(folder)).Reload()
+    return {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_run_says_its_backbone_and_strategy_and_has_the_papers_scores(runs, strategy):
+    summary = read_summary(runs[strategy] / "evaluation_test" / "summary.json")
+    config = json.loads((runs[strategy] / "evaluation_test" / "summary.json").read_text())
+    assert (summary["strategy"], summary["backbone"]) == (strategy, config["backbone"])
+    assert summary["scores"]["polyp"].keys() >= {"dice_mean", "dice_pooled", "mse_mean"}
+    assert (runs[strategy] / "evaluation_test" / "pr.npz").exists()
+    assert len(read_scores(runs[strategy] / "evaluation_test" / "scores.csv")) == 1
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_weights_are_those_of_the_strategys_network(runs, strategy):
+    names = torch.load(runs[strategy] / "model.pt", weights_only=True).keys()
+    parts = {name.partition(".")[0] for name in names}
+    expected = {"crf": {"backbone", "crf"}, "fcn": {"backbone", "refinement"}, "cris": {"backbone", "refinement"}}
+    assert parts == expected.get(strategy, {"encoder", "decoder"})  # SegNet's own
+
+
+def test_only_cris_takes_turns(runs):
+    logged = {name: scalars(folder) for name, folder in runs.items()}
+    assert logged.pop("cris")["objective"] == [0, 0, 1, 1]
+    assert not any("objective" in tags for tags in logged.values())
+
+
+def test_the_final_map_is_what_is_validated():
+    knob = parsed(**SMALL)
+    network, picture = knob("network").eval(), torch.rand(1, 3, 32, 32)
+    with torch.inference_mode():
+        seen = knob("validate#inferer")(picture, network)
+        final = network.refinement(network.backbone(picture).sigmoid())
+    assert torch.allclose(seen, final, atol=1e-6)
+
+
+def test_a_folder_is_predicted_with_the_knobs_of_the_training(runs, pictures, tmp_path):
+    folder = Path(pictures["dataset_dir"]) / "images"
+    knobs = words(**SMALL, model_file=runs["crf"] / "model.pt", backbone="segnet")
+    assert main(["predict", "bundles/polyp_cris", str(folder), "-o", str(tmp_path), "--overlay", "crf", *knobs]) == 0
+    for path in folder.iterdir():
+        mask = np.asarray(Image.open(tmp_path / f"{path.stem}_seg.png"))
+        assert mask.shape == np.asarray(Image.open(path)).shape[:2]
+
+
+def test_a_threshold_of_the_training_part_is_used_on_the_test_part(runs, pictures, tmp_path):
+    knobs = {**SMALL, **LENGTH, **pictures, "backbone": "unet", "output_dir": str(runs["cris"])}
+    chosen = tmp_path / "train"
+    run_bundle("polyp_cris", "evaluating", "evaluate", **knobs, part="train", evaluation_dir=str(chosen))
+    assert main(["threshold", str(chosen), "--score", "dice_mean"]) == 0
+    choice = json.loads((chosen / "threshold.json").read_text())
+    assert (choice["part"], choice["n_cases"]) == ("train", 4)
+    knobs |= {"threshold_file": str(chosen / "threshold.json"), "evaluation_dir": str(tmp_path / "test")}
+    run_bundle("polyp_cris", "evaluating", "evaluate", **knobs)
+    summary = read_summary(tmp_path / "test" / "summary.json")
+    assert (summary["part"], summary["threshold"]) == ("test", choice["threshold"])
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_sound_bundle_passes_the_check(strategy, runs, pictures, capsys):
+    folder = runs[strategy]
+    backbone = read_summary(folder / "evaluation_test" / "summary.json")["backbone"]
+    knobs = words(**SMALL, **pictures, output_dir=folder, backbone=backbone)
+    assert main(["check", "bundles/polyp_cris", "--strategy", strategy, *knobs]) == 0
+    assert "holds weights of this network" in capsys.readouterr().out
+
+
+def test_turns_by_the_step_may_end_anywhere(pictures, tmp_path):
+    folder = trained(tmp_path, pictures, interleave="step", epochs=1, iterations_per_epoch=3)
+    assert scalars(folder)["objective"] == [0, 1, 0]
+
+
+def test_an_end_in_the_backbones_turn_is_refused_before_anything_is_trained(pictures, tmp_path):
+    with pytest.raises(Exception) as error:  # noqa: PT011 -- MONAI wraps it
+        trained(tmp_path, pictures, epochs=3)
+    assert str(find_fault(error.value)).startswith("BAD_VALUE --epochs 3: ")
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_the_check_finds_an_end_in_the_backbones_turn(pictures, tmp_path, capsys):
+    knobs = words(**SMALL, **pictures, output_dir=tmp_path)
+    assert main(["check", "bundles/polyp_cris", *knobs, "--epochs", "5"]) == 1
+    assert "BAD_VALUE --epochs 5: found an end in a turn of backbone" in capsys.readouterr().err
+    assert main(["check", "bundles/polyp_cris", *knobs, "--epochs", "6"]) == 0
+    assert "the losses of backbone and final take turns" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("knob", "known"),
+    [("backbone", "unet, unet_plus_plus, segnet"), ("strategy", "backbone, fcn, crf, cris")],
+)
+def test_an_unknown_choice_is_refused_with_those_there_are(knob, known):
+    with pytest.raises(Exception) as error:  # noqa: PT011 -- MONAI wraps it
+        parsed(**{knob: "pspnet"})("network_def")
+    assert str(find_fault(error.value)) == f"BAD_VALUE --{knob}: found 'pspnet'; wanted one of {known}"
+
+
+@pytest.mark.parametrize(
+    ("backbone", "count"), [("unet", 31_113_217), ("unet_plus_plus", 9_119_233), ("segnet", 29_443_585)]
+)
+def test_the_networks_have_their_parameters(backbone, count):
+    with torch.device("meta"):
+        networks = {each: parsed(backbone=backbone, strategy=each)("network_def") for each in STRATEGIES}
+    counts = {each: sum(p.numel() for p in network.parameters()) for each, network in networks.items()}
+    assert counts == {"backbone": count, "fcn": count + 76_193, "crf": count + 12, "cris": count + 76_193}
+
+
+class TestStrategies:
+    """In what they differ, and that they differ in nothing else."""
+
+    @pytest.mark.parametrize("name", ["backbone", "fcn", "crf"])
+    def test_an_overlay_changes_nothing_but_the_strategy(self, name):
+        overlay = json.loads((ROOT / f"bundles/polyp_cris/{name}.json").read_text())
+        assert overlay.keys() == {"_desc_", "strategy"}
+        assert overlay["strategy"] == name
+
+    def test_fcn_differs_from_cris_in_the_schedule_alone(self):
+        fcn, cris = parsed("fcn", **SMALL), parsed(**SMALL)
+        networks = []
+        for knob in (fcn, cris):
+            torch.manual_seed(0)
+            networks.append(knob("network_def").state_dict())
+        assert networks[0].keys() == networks[1].keys()
+        assert all(torch.equal(value, networks[1][name]) for name, value in networks[0].items())
+        assert fcn("optimizer").defaults == cris("optimizer").defaults
+        (backbone, final) = cris("loss").objectives
+        assert str(final.loss) == str(fcn("loss"))
+        assert (backbone.network_arguments, final.network_arguments) == ({"refine": False}, {})
+
+    @pytest.mark.parametrize("strategy", STRATEGIES)
+    def test_the_field_alone_learns_at_a_rate_of_its_own(self, strategy):
+        groups = parsed(strategy=strategy, **SMALL, crf_learning_rate=0.5)("optimizer").param_groups
+        sizes = [(sum(parameter.numel() for parameter in group["params"]), group["lr"]) for group in groups]
+        assert sizes[1:] == ([(12, 0.5)] if strategy == "crf" else [])
+        assert sizes[0][1] == 0.01
+        assert all(group["betas"] == (0.9, 0.999) for group in groups)
+
+    def test_every_combination_has_a_folder_of_its_own(self):
+        overlays = [(), ("clinicdb",), ("clinicdb_sequences",), ("phantom",)]
+        folders = {
+            parsed(*data, backbone=backbone, strategy=strategy)("output_dir")
+            for data, backbone, strategy in itertools.product(overlays, ("unet", "segnet"), STRATEGIES)
+        }
+        assert len(folders) == 4 * 2 * 4
+
+
+OWN = {
+    *("_desc_", "bundle_root", "output_dir", "test_cases", "val_cases", "split_file", "picture_size", "features"),
+    *("unet_features", "unet_plus_plus_features", "segnet_features", "backbone", "strategy"),
+    *("refinement_channels", "refinement_dropout", "interleave"),
+    *("crf_training_iterations", "crf_iterations", "crf_alpha", "crf_beta", "crf_gamma", "crf_learning_rate"),
+    *("flip_prob", "affine_prob", "intensity_prob", "noise_prob"),
+    *("batch_size", "epochs", "learning_rate", "plateau_patience", "patience"),
+    *("backbones", "chosen_backbone", "backbone_def", "refined", "with_crf", "networks", "network_def"),
+    *("final_loss", "turns", "losses", "loss", "parameters", "optimizer", "lr_scheduler"),
+}
+"""Keys of train.json in which the bundle may differ from polyp_resunetpp."""
+
+
+class TestProtocol:
+    """What is the paper's, and what must agree with the other polyp bundles."""
+
+    def read(self, bundle: str, name: str) -> dict:
+        """A config without its own name."""
+        return json.loads((ROOT / "bundles" / bundle / f"{name}.json").read_text().replace(bundle, "polyp"))
+
+    def test_training_differs_in_the_papers_protocol_alone(self):
+        one, other = (self.read(bundle, "train") for bundle in ("polyp_resunetpp", "polyp_cris"))
+        for key in (one.keys() | other.keys()) - OWN - {"validate"}:
+            assert one[key] == other[key], key
+        for key in one["validate"].keys() - {"handlers"}:  # the plateau's is there
+            assert one["validate"][key] == other["validate"][key], key
+
+    @pytest.mark.parametrize("name", ["evaluate", "inference"])
+    def test_evaluation_and_inference_differ_in_the_network_alone(self, name):
+        one, other = self.read("polyp_resunetpp", name), self.read("polyp_cris", name)
+        for key in (one.keys() | other.keys()) - OWN - {"handlers"}:
+            assert one[key] == other[key], key
+
+    @pytest.mark.parametrize(
+        ("overlays", "name"),
+        [
+            ((), "Kvasir-SEG_70-15-15"),
+            (("clinicdb",), "CVC-ClinicDB_70-15-15"),
+            (("clinicdb_sequences",), "CVC-ClinicDB_sequences_70-15-15"),
+        ],
+    )
+    def test_the_committed_splits_are_the_default(self, overlays, name):
+        knob = parsed(*overlays)
+        split = read_split(knob("split_file"))
+        assert Path(knob("split_file")).stem == name
+        total = sum(split.count(part) for part in PARTS)
+        assert split.seed == knob("split_seed")
+        for part in ("val", "test"):
+            assert split.count(part) == round(knob(f"{part}_cases") * total)
+
+    def test_a_picture_is_seen_as_it_is(self, pictures):
+        """256 x 256, values in [0, 1], and nothing at random."""
+        data = parsed(**pictures, num_workers=0)("train#dataset")
+        one, two = data[0], data[0]
+        assert one["image"].shape == (3, 256, 256)
+        assert 0 <= one["image"].min() < one["image"].max() <= 1
+        assert torch.equal(one["image"], two["image"])
+
+    def test_the_papers_numbers_are_the_default(self):
+        knob = parsed()
+        assert (knob("batch_size"), knob("refinement_dropout"), knob("interleave")) == (4, 0.01, "epoch")
+        assert (knob("test_cases"), knob("val_cases")) == (0.15, 0.15)
+
+
+class TestRefinedResUNetPlusPlus:
+    """The strategy behind a network of another bundle."""
+
+    def test_it_is_trained_in_turns_and_evaluated(self, pictures, tmp_path):
+        knobs = {
+            "picture_size": [32, 32],
+            "features": [8, 8, 8, 16],
+            "learning_rate": 0.01,
+            "output_dir": str(tmp_path),
+        }
+        for run_id, config in (("training", "train"), ("evaluating", "evaluate")):
+            run_bundle("polyp_resunetpp", run_id, config, ("refined",), **knobs, **LENGTH, **pictures)
+        assert scalars(tmp_path)["objective"] == [0, 0, 1, 1]
+        assert len(read_scores(tmp_path / "evaluation_test" / "scores.csv")) == 1
+
+    def test_it_has_the_parameters_of_both(self):
+        parser = read_config([f"bundles/polyp_resunetpp/{name}.json" for name in ("train", "refined")])
+        parser.parse()
+        network = parser.get_parsed_content("network_def")
+        assert sum(parameter.numel() for parameter in network.parameters()) == 4_062_993 + 76_193
+
+
+@pytest.mark.parametrize(("overlays", "name"), [((), "kvasir-seg"), (("clinicdb", "crf"), "cvc-clinicdb")])
+def test_real_pictures_are_trained_on_and_scored(overlays, name, real_data, tmp_path):
+    folder = tmp_path / name
+    for part in ("images", "masks"):
+        (folder / part).mkdir(parents=True)
+        for path in sorted((real_data / name / part).iterdir())[:6]:
+            (folder / part / path.name).symlink_to(path)
+    data = {"dataset_dir": str(folder), "split_file": str(tmp_path / "split.json"), "test_cases": 1, "val_cases": 1}
+    run = trained(tmp_path / "run", data, overlays)
+    (row,) = read_scores(run / "evaluation_test" / "scores.csv")
+    assert row["tp"] + row["fn"] > 0
