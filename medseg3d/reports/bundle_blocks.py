@@ -29,13 +29,19 @@ def paper_blocks(runs: Sequence[EvaluatedRun]) -> list[Block]:
     Scores on phantoms are never set beside published ones.
     """
     blocks: list[Block] = []
+    placed: set[str] = set()
     for table in TABLES.values():
         of_paper = [run for run in runs if run.bundle and table.paper in papers_of_bundle(run.bundle)]
         if of_paper:
-            blocks += [_paper_table(table, [run for run in of_paper if not run.is_phantom]), Bullets(table.notes)]
+            own = [run for run in of_paper if not run.is_phantom and table.is_of(run.knob("dataset_dir"))]
+            blocks += [_paper_table(table, own), Bullets(table.notes)]
+            placed |= {run.name for run in own}
     phantoms = [run.name for run in runs if run.is_phantom]
     if blocks and phantoms:
         blocks.append(Text(f"Scores on phantoms are not set beside these: {', '.join(phantoms)}."))
+    elsewhere = [run.name for run in runs if papers_of_bundle(run.bundle) and run.name not in {*placed, *phantoms}]
+    if blocks and elsewhere:
+        blocks.append(Text(f"Trained on data that no table here is of: {', '.join(elsewhere)}."))
     unknown = [run.name for run in runs if not run.bundle]
     if unknown:
         blocks.append(
@@ -54,10 +60,14 @@ def _paper_table(table: PaperTable, runs: Sequence[EvaluatedRun]) -> Table:
         scores = run.scores(run.region)
         kinds = {split_key(key)[1] for column in table.columns for key in column.ours}
         for kind in (kind for kind in KINDS if kind in kinds):
-            own = [_own_cell(column, kind, scores) for column in table.columns[1:]]
+            own = [
+                _own_cell(column, kind, scores) if column.backbone in ("", run.knob("backbone")) else Cell("", own=True)
+                for column in table.columns[1:]
+            ]
             if any(cell.text for cell in own):
                 how = KINDS[kind].partition(",")[0]
-                rows.append([Cell(f"ours: {run.name}, {how}", own=True), *own])
+                row = table.strategies.get(run.knob("strategy"), "")
+                rows.append([Cell(f"ours: {run.name}, {row + ', ' if row else ''}{how}", own=True), *own])
                 keys = [key for column in table.columns for key in column.ours if split_key(key)[1] == kind]
                 # what a score leaves out differs from score to score and stands with the scores
                 shared, _ = common_parts([str(scores[key].get("convention", "")) for key in keys if key in scores])

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import nn
@@ -15,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from medseg3d.networks import mamba
+from medseg3d.networks import crf, mamba
 
 
 @dataclass(frozen=True)
@@ -50,14 +51,15 @@ class NetworkCosts:
         checkpoint_bytes: the state dict's tensors, buffers included; a file of them is some kB larger.
         macs: multiply-accumulates of a forward pass in convolutions, matrix products and attention: half of the
             floating-point operations that `torch.utils.flop_counter` finds. Pointwise work (normalization, activation,
-            pooling, interpolation, a selective scan) is not counted, as is customary.
+            pooling, interpolation, a selective scan, a CRF's lattice) is not counted, as is customary.
         activation_bytes: inference: most bytes of tensors alive at one time, input and weights apart.
         backward_bytes: training: bytes of the tensors kept for the backward pass, input and weights apart; of one input
             in a batch of two, because batch normalization refuses a single value per channel.
         modules: every module that has parameters or multiplies, parents before children.
 
     The working space that a kernel takes for itself while it runs (im2col, reordered weights) is in neither memory:
-    it depends on the machine. A selective scan counts as one kernel, which it is where mamba_ssm is installed.
+    it depends on the machine. A selective scan counts as one kernel, which it is where mamba_ssm is installed, and so
+    does a filter on a permutohedral lattice, whose size depends on the picture.
     """
 
     parameters: int
@@ -88,7 +90,7 @@ def network_costs(network: nn.Module, input_shape: Sequence[int]) -> NetworkCost
     # would have attention store its map of all pairs
     pretence = FakeTensorMode(allow_non_fake_inputs=True)
     sizes = [parameter.numel() for parameter in network.parameters()]
-    with pretence, _mode_kept(network), _scan_as_one_kernel():
+    with pretence, _mode_kept(network), _kernels_of_shapes():
         weights = {
             name: pretence.from_tensor(tensor.detach()).requires_grad_(tensor.requires_grad)
             for name, tensor in [*network.named_parameters(), *network.named_buffers()]
@@ -182,15 +184,26 @@ class _ScanOfShapes(torch.autograd.Function):
         return torch.empty_like(x)
 
 
+class _LatticeOfShapes:
+    """What a permutohedral lattice gives."""
+
+    def __init__(self, features: torch.Tensor) -> None: ...
+
+    def average(self, values: torch.Tensor) -> torch.Tensor:
+        return values.clone()
+
+
 @contextmanager
-def _scan_as_one_kernel() -> Iterator[None]:
-    """Context in which Mamba layers scan shapes: to follow the scan's many small steps would take minutes."""
-    scan = mamba.selective_scan
-    mamba.selective_scan = _ScanOfShapes.apply
-    try:
+def _kernels_of_shapes() -> Iterator[None]:
+    """Context in which Mamba layers scan shapes and CRFs filter them.
+
+    To follow the scan's many small steps would take minutes, and the lattice's size depends on the picture.
+    """
+    with (
+        patch.object(mamba, "selective_scan", _ScanOfShapes.apply),
+        patch.object(crf, "PermutohedralLattice", _LatticeOfShapes),
+    ):
         yield
-    finally:
-        mamba.selective_scan = scan
 
 
 def _module_costs(network: nn.Module, counter: FlopCounterMode) -> Iterator[ModuleCosts]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from string import ascii_lowercase
 from typing import Literal, NamedTuple
 
@@ -19,6 +20,7 @@ class Column:
         ours: keys of a summary.json that answer to it, the nearest first; empty where nothing of ours compares.
         scale: by how much our fraction is multiplied to be in the column's unit: 100 for per cent.
         derived: whether the numbers are computed here and not printed in the paper.
+        backbone: the backbone whose runs' scores may stand here; empty where all may.
     """
 
     key: str
@@ -27,6 +29,7 @@ class Column:
     ours: tuple[str, ...] = ()
     scale: float = 1
     derived: bool = False
+    backbone: str = ""
 
     @property
     def heading(self) -> str:
@@ -81,9 +84,12 @@ class PaperTable:
         rows: column key to what is printed, digit by digit; None where nothing is.
         notes: what else a reader should know.
         flags: what is wrong with single cells.
+        data: the data set, as in the name of a run's folder of data, whose runs' scores may stand below; empty where
+            all may.
+        strategies: what a run's `strategy` is called here: the row that it compares with.
 
     Raises:
-        ValueError: a row lacks a column, two rows have one name, or a flag is of no cell.
+        ValueError: a row lacks a column, two rows have one name, or a flag or a strategy is of no cell or row.
     """
 
     paper: str
@@ -94,6 +100,8 @@ class PaperTable:
     rows: tuple[Mapping[str, str | None], ...]
     notes: tuple[str, ...] = ()
     flags: tuple[Flag, ...] = ()
+    data: str = ""
+    strategies: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         keys = [column.key for column in self.columns]
@@ -106,11 +114,24 @@ class PaperTable:
             for row_name, key in flag.cells:
                 if row_name not in self.row_names or key not in keys:
                     raise ValueError(f"{self.name} has no cell ({row_name!r}, {key!r}) to flag")
+        if unknown := set(self.strategies.values()) - set(self.row_names):
+            raise ValueError(f"{self.name} has no rows {sorted(unknown)} for strategies")
 
     @property
     def row_names(self) -> list[str]:
         """The first cell of each row."""
         return [str(row[self.columns[0].key]) for row in self.rows]
+
+    def is_of(self, dataset_dir: str) -> bool:
+        """Whether a run on the data in that folder may be set beside the numbers.
+
+        Example:
+            >>> columns = (Column("strategy", "Strategy"),)
+            >>> table = PaperTable("cris", "Table 2", "", "", columns, (), data="clinicdb")
+            >>> table.is_of("data/CVC-ClinicDB"), table.is_of("/data/Kvasir-SEG/")
+            (True, False)
+        """
+        return self.data in Path(dataset_dir).name.lower()
 
     @property
     def marks(self) -> dict[str, Flag]:

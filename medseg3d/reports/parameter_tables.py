@@ -26,7 +26,8 @@ COLUMNS: tuple[tuple[str, Callable[[ParameterRow], str]], ...] = (
 
 HOW_COUNTED = (
     "GMAC: 10^9 multiply-accumulates of one forward pass in convolutions, matrix products and attention; pointwise "
-    "work (normalization, activation, pooling, interpolation, the selective scan of a Mamba layer) is not counted.",
+    "work (normalization, activation, pooling, interpolation, the selective scan of a Mamba layer, the lattice of a "
+    "CRF) is not counted.",
     "activations: the most memory of tensors alive at one time in inference, float32, one input, input and weights "
     "apart; working space inside a kernel is not in it.",
     "backward: the tensors that training keeps for the backward pass, float32, for each input in a batch of two.",

@@ -164,6 +164,8 @@ def _input_shape(parser: ConfigParser, config: Path) -> tuple[int, ...]:
         raise Fault("BAD_CONFIG", config, "no roi_size", "the spatial size of the network's input")
     if "in_channels" in parser["network_def"]:
         channels = parser.get_parsed_content("network_def::in_channels")
+    elif "in_channels" in parser:
+        channels = parser.get_parsed_content("in_channels")
     else:
         metadata = ConfigParser.load_config_file(config.parent / "metadata.json")
         channels = metadata["network_data_format"]["inputs"]["image"]["num_channels"]

@@ -76,12 +76,15 @@ class EvaluatedRun:
         """The probability from which a voxel was counted as foreground."""
         return float(self.summary.get("threshold") or 0.5)
 
+    def knob(self, name: str) -> str:
+        """What was recorded of a knob, by the evaluation or else in the config; empty where nothing was."""
+        return str(self.summary.get(name) or self.config.get(name) or "")
+
     @property
     def is_phantom(self) -> bool:
         """Whether the images were generated, as the data set itself says."""
-        folder = self.summary.get("dataset_dir") or self.config.get("dataset_dir")
         try:
-            content = json.loads((Path(str(folder)) / "dataset.json").read_text(encoding="utf-8"))
+            content = json.loads((Path(self.knob("dataset_dir")) / "dataset.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return False
         return isinstance(content, dict) and content.get("reference") == "medseg3d phantom"

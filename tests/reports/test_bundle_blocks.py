@@ -6,6 +6,7 @@ from commands import ROOT
 from report_runs import make_pictures, make_run
 
 from medseg3d.bundle import bundle_directory, config_files, read_config
+from medseg3d.networks import SegNet
 from medseg3d.reports.bundle_blocks import paper_blocks, parameter_blocks
 from medseg3d.reports.document import Table
 from medseg3d.reports.runs import read_run
@@ -70,6 +71,49 @@ def test_two_class_scores_of_the_ann_paper_have_two_class_scores_beside_them(tmp
     assert rows["ours: run, pooled"][4] == "0.875"
 
 
+class TestCris:
+    """Tables with a column for each backbone and a row for each strategy, one for each data set."""
+
+    @pytest.fixture
+    def made(self, tmp_path):
+        def make(name: str, data: str, **knobs: str):
+            folder = make_pictures(tmp_path / name, {"a": 1}, dataset_dir=f"data/{data}", **knobs)
+            return read_run(folder, bundle="polyp_cris")
+
+        return make
+
+    def own(self, blocks) -> dict[str, list[list[str]]]:
+        """Our rows in each table."""
+        return {
+            name: [[cell.text for cell in row] for row in table.cells if row[0].own]
+            for name, table in tables_of(blocks).items()
+        }
+
+    def test_a_run_stands_under_its_backbone_beside_its_strategy(self, made):
+        run = made("a", "Kvasir-SEG", backbone="unet_plus_plus", strategy="crf")
+        by_picture, pooled, errors = self.own(paper_blocks([run]))["Table 1."]
+        assert by_picture[0] == "ours: a, Backbone+CRF, mean over cases"
+        # 56 of 64 pixels found, 8 false alarms: Dice 0.875; probabilities of 0.875 and 0.25, 1600 pixels
+        mse = (56 * 0.125**2 + 8 * 0.875**2 + 8 * 0.75**2 + 1528 * 0.25**2) / 1600
+        assert by_picture[1:] == ["", "", "87.50", "", "", ""]
+        assert errors[1:] == ["", "", "", f"{mse:.3f}", "", ""]
+        assert pooled == ["ours: a, Backbone+CRF, pooled", "", "", "87.50", "", "", ""]
+
+    def test_a_run_stands_in_the_table_of_its_data(self, made):
+        runs = [
+            made("k", "kvasir-seg", backbone="unet", strategy="cris"),
+            made("c", "CVC-ClinicDB", backbone="unet", strategy="cris"),
+            made("x", "mine", backbone="unet", strategy="cris"),
+        ]
+        blocks = paper_blocks(runs)
+        rows = {name: {row[0].split(",")[0] for row in found} for name, found in self.own(blocks).items()}
+        assert rows == {"Table 1.": {"ours: k"}, "Table 2.": {"ours: c"}}
+        assert blocks[-1].text == "Trained on data that no table here is of: x."
+
+    def test_a_run_of_no_recorded_backbone_stands_nowhere(self, made):
+        assert self.own(paper_blocks([made("a", "Kvasir-SEG")])) == {"Table 1.": [], "Table 2.": []}
+
+
 def recorded(bundle: str, *overlays: str, **knobs) -> dict:
     """The config.json of a run, as `medseg3d.bundle.start_run` leaves it."""
     folder = ROOT / "bundles" / bundle
@@ -93,6 +137,16 @@ def test_overlays_of_a_run_count_too(run, tmp_path, monkeypatch):
     config = recorded("pancreas_nl_2d", "pictures", init_filters=8, picture_size=64)
     (row,) = tables_of(parameter_blocks([replace(run, config=config)], tmp_path)).popitem()[1].cells
     assert any(getattr(cell, "text", cell) == "3×64×64" for cell in row)
+
+
+def test_a_field_behind_a_network_counts_too(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("medseg3d.reports.bundle_blocks.paper_report", lambda papers: [])
+    config = recorded("polyp_cris", backbone="segnet", strategy="crf", segnet_features=[4] * 5, picture_size=[32, 32])
+    polyps = replace(run, bundle="polyp_cris", config=config)
+    (row,) = tables_of(parameter_blocks([polyps], tmp_path)).popitem()[1].cells
+    network = SegNet(features=[4] * 5)
+    assert row[1].text == f"{sum(parameter.numel() for parameter in network.parameters()) + 12:,}"
+    assert any(getattr(cell, "text", cell) == "3×32×32" for cell in row)
 
 
 def test_run_without_a_recorded_config_has_no_count_and_says_so(run, tmp_path):

@@ -7,7 +7,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from medseg3d.networks import SegResNetNL, UMambaEnc, mamba
+from medseg3d.networks import CRFRefined, SegResNetNL, UMambaEnc, crf, mamba
 from medseg3d.reports.network_costs import network_costs
 
 
@@ -143,6 +143,18 @@ def test_a_selective_scan_counts_as_one_kernel_and_works_afterwards():
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network.eval()(torch.rand(1, 3, 32, 64))
     assert costs.macs == counter.get_total_flops() // 2
+
+
+def test_a_lattice_counts_as_one_kernel_and_works_afterwards():
+    backbone = torch.nn.Conv2d(3, 1, 1)
+    network, lattice = CRFRefined(backbone), crf.PermutohedralLattice
+    costs = network_costs(network, (3, 16, 24))
+    assert crf.PermutohedralLattice is lattice
+    assert costs.parameters == 4 + 12
+    # in each of 10 steps the spatial average of one map by two matrices, and 2 labels from 2 averages
+    pixels = 16 * 24
+    assert costs.macs == pixels * 3 + 10 * pixels * (16 + 24 + 4) + 2 * 2**3
+    assert network.eval()(torch.zeros(1, 3, 16, 24)).shape == (1, 1, 16, 24)
 
 
 def test_a_selective_scan_keeps_all_but_its_states():

@@ -137,6 +137,16 @@ def test_where_cris_is_not_the_best_is_flagged():
     assert TABLES["cris_table_2"].notes == ("The added FCN alone lowers the Dice of UNet++ and SegNet.",)
 
 
+def test_runs_of_cris_find_their_place_by_backbone_strategy_and_data():
+    first, second = TABLES["cris_table_1"], TABLES["cris_table_2"]
+    assert {column.backbone for column in first.columns[1:]} == {"unet", "unet_plus_plus", "segnet"}
+    assert list(first.strategies.values()) == first.row_names
+    assert [table.is_of("data/Kvasir-SEG") for table in (first, second)] == [True, False]
+    assert [table.is_of("/mnt/cvc-clinicdb/") for table in (first, second)] == [False, True]
+    with pytest.raises(ValueError, match=r"has no rows \['D'\] for strategies"):
+        dataclasses.replace(first, strategies={"d": "D"})
+
+
 def test_the_best_of_a_column_is_by_its_better_end(table):
     assert [table.best(column) for column in table.columns] == [[], ["B", "C"], ["B"], []]
 
