@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import hashlib
 import inspect
 import json
 import logging
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +69,58 @@ def config_files(folder: Path, name: str, overlays: Sequence[str] = ()) -> list[
             known = ", ".join(sorted(path.stem for path in folder.glob("*.json") if path.name not in others))
             raise Fault("MISSING_OVERLAY", path.stem, f"no {path.name} in {folder}", f"one of {known}")
     return files
+
+
+@dataclass(frozen=True)
+class ShippedWeights:
+    """Weights that come with a bundle.
+
+    Attributes:
+        overlay: the overlay that names them, without `.json`, and the knobs they were trained with.
+        file: the weights.
+        sha256: of the file, as hexadecimal digits.
+        knobs: what the overlay sets besides `model_file`.
+    """
+
+    overlay: str
+    file: Path
+    sha256: str
+    knobs: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        knobs = "".join(f", {name} {value}" for name, value in self.knobs.items())
+        return f"{self.overlay}: {self.file}, sha256 {self.sha256[:12]}{knobs}"
+
+
+def shipped_weights(folder: Path) -> ShippedWeights | None:
+    """The weights that a bundle says it ships, under `shipped_weights` in its metadata.json; None if it ships none.
+
+    Args:
+        folder: the bundle's folder.
+
+    Raises:
+        Fault: `MISSING_OVERLAY` or `MISSING_WEIGHTS`, when what the metadata promises is not there.
+    """
+    metadata = folder / "metadata.json"
+    overlay = _read_json(metadata).get("shipped_weights") if metadata.is_file() else None
+    if overlay is None:
+        return None
+    knobs = _read_json(config_files(folder, "inference.json", [overlay])[1])
+    file = bundle_root(folder) / knobs.pop("model_file")
+    if not file.is_file():
+        raise Fault(
+            "MISSING_WEIGHTS",
+            file,
+            "no such file",
+            f"the weights that {folder.name} ships",
+            "get the repository whole, or name your own with --model_file",
+        )
+    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    return ShippedWeights(overlay, file, sha256, {key: knobs[key] for key in knobs if key != "_desc_"})
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def bundle_root(folder: Path) -> Path:

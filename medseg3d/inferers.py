@@ -265,6 +265,9 @@ class CasePredictor:
         workers: cases under way at once; None for as many as torch has threads, at most 8. The memory needed grows
             with them: 1 for volumes, whose windows keep every core busy anyway.
 
+    Raises:
+        Fault: BAD_VALUE for `amp` or `workers`.
+
     Example:
         >>> import tempfile
         >>> from monai.inferers import SimpleInferer
@@ -299,8 +302,10 @@ class CasePredictor:
         progress: Callable[[int, int, dict], None] | None = None,
         workers: int | None = 1,
     ) -> None:
-        if workers is not None and workers < 1:
-            raise ValueError(f"workers must be at least 1, found {workers}")
+        if workers is None:
+            workers = min(torch.get_num_threads(), _MOST_WORKERS)
+        if not isinstance(workers, int) or workers < 1:
+            raise Fault("BAD_VALUE", "--workers", repr(workers), "a number of cases, 1 or more, or none")
         self.dataset = dataset
         self.network = network
         self.inferer = inferer
@@ -310,7 +315,7 @@ class CasePredictor:
         self.amp = as_flag(amp, "amp")
         self.settings = dict(settings or {})
         self.progress = progress
-        self.workers = min(torch.get_num_threads(), _MOST_WORKERS) if workers is None else workers
+        self.workers = workers
         # memory for one case's layers is all that a GPU is asked for, whatever the number of workers
         self._turn = contextlib.nullcontext() if self.device.type == "cpu" else threading.Lock()
         if preprocessing is None and not hasattr(dataset, "data"):

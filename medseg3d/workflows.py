@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medseg3d.bundle import absolute_paths, bundle_directory, bundle_folder, config_files, read_config
+from medseg3d.bundle import (
+    ShippedWeights,
+    absolute_paths,
+    bundle_directory,
+    bundle_folder,
+    config_files,
+    read_config,
+    shipped_weights,
+)
 from medseg3d.data.mask_folders import (
     VOLUME_SUFFIXES,
     LoadedPair,
@@ -22,6 +31,8 @@ from medseg3d.faults import Fault
 from medseg3d.inferers import CasePredictor, Report
 from medseg3d.training.evaluation import command_line, versions
 
+logger = logging.getLogger("medseg3d")
+
 
 def predict(
     bundle: str | Path,
@@ -29,6 +40,7 @@ def predict(
     output_dir: str | Path,
     *,
     prob_dir: str | Path | None = None,
+    overlay_dir: str | Path | None = None,
     overwrite: bool = False,
     overlays: Sequence[str] = (),
     knobs: Mapping[str, Any] | None = None,
@@ -36,25 +48,33 @@ def predict(
 ) -> Report:
     """Segment volumes or pictures with a bundle's inference.json; masks in the geometry of each come out.
 
-    The current directory is the bundle's repository while this runs, because the configs' paths start there.
+    Without weights of one's own (`model_file`) and without `overlays`, those that the bundle ships are taken, where it
+    ships some: `weights_for` says which. The current directory is the bundle's repository while this runs, because the
+    configs' paths start there.
 
     Args:
         bundle: the bundle's folder.
         inputs: files and folders of them: NIfTI volumes, or JPEG, PNG, TIFF and BMP where the bundle is for pictures.
         output_dir: where the masks go: `<name>_seg.nii.gz`, of pictures `<name>_seg.png`, each.
         prob_dir: where maps of foreground probability go, `<name>_prob` as float32 NIfTI or 16-bit PNG; None for none.
+        overlay_dir: where pictures with their masks drawn on them go, `<name>_overlay.png`; None for none.
         overwrite: segment again what has a mask already.
         overlays: overlays beside inference.json that the training had, without `.json`.
-        knobs: further knobs (`model_file`, `device`, `overlap`, ...); paths from the current directory.
-        progress: called with (number, total, item) before each case.
+        knobs: further knobs (`model_file`, `device`, `overlap`, `workers`, ...); paths from the current directory.
+        progress: called with (number, total, item) before each case, see `CasePredictor`.
 
     Returns:
         What was done, skipped and failed. A file that cannot be used does not stop the others.
 
     Raises:
-        Fault: before anything is computed: no input, colliding names, no weights or another network's, misspelt knobs.
+        Fault: before anything is computed: no input, colliding names, no weights or another network's, misspelt knobs,
+            overlays of volumes.
     """
     folder = bundle_folder(bundle)
+    shipped = weights_for(folder, overlays, knobs)
+    if shipped is not None:
+        logger.info("%s", shipped)
+        overlays = [shipped.overlay]
     inputs = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
     overrides = absolute_paths(knobs or {})
     overrides |= {
@@ -62,8 +82,9 @@ def predict(
         "mask_dir": str(Path(output_dir).absolute()),
         "overwrite": overwrite,
     }
-    if prob_dir is not None:
-        overrides["prob_dir"] = str(Path(prob_dir).absolute())
+    for knob, directory in (("prob_dir", prob_dir), ("overlay_dir", overlay_dir)):
+        if directory is not None:
+            overrides[knob] = str(Path(directory).absolute())
     files = config_files(folder, "inference.json", overlays)
     with bundle_directory(folder):
         parser = read_config(files, overrides)
@@ -71,6 +92,22 @@ def predict(
         predictor: CasePredictor = parser.get_parsed_content("evaluator")
         predictor.progress = progress
         return predictor.run()
+
+
+def weights_for(
+    bundle: str | Path, overlays: Sequence[str] = (), knobs: Mapping[str, Any] | None = None
+) -> ShippedWeights | None:
+    """The shipped weights that `predict` takes with these arguments; None where the caller has named others.
+
+    Named are weights by `model_file`, by the `output_dir` of a training, and by any overlay. Whether a training has
+    been run makes no difference.
+
+    Raises:
+        Fault: as `medseg3d.bundle.shipped_weights`.
+    """
+    if overlays or {"model_file", "output_dir"} & (knobs or {}).keys():
+        return None
+    return shipped_weights(bundle_folder(bundle))
 
 
 def evaluate(

@@ -33,7 +33,7 @@ def test_the_help_says_what_it_is_not_for(capsys):
     assert "not for clinical use" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("words", [[], ["nonsense"], ["version", "--foo"], ["predict", "bundles/pancreas_nl", "a.nii"]])
+@pytest.mark.parametrize("words", [[], ["nonsense"], ["version", "--foo"], ["predict", "bundles/pancreas_nl"]])
 def test_a_wrong_call_ends_with_2(words):
     with pytest.raises(SystemExit) as ended:
         main(words)

@@ -512,9 +512,12 @@ class TestWorkers:
             found.append(predictor(CaseList(), workers=None).workers)
         assert found == [1, 3, 8]
 
-    def test_none_at_all_is_refused(self) -> None:
-        with pytest.raises(ValueError, match="workers must be at least 1, found 0"):
-            predictor(CaseList(), workers=0)
+    @pytest.mark.parametrize("workers", [0, "many"])
+    def test_what_is_no_number_of_cases_is_refused(self, workers: object) -> None:
+        with pytest.raises(
+            Fault, match=f"^BAD_VALUE --workers: found {workers!r}; wanted a number of cases, 1 or more"
+        ):
+            predictor(CaseList(), workers=workers)
 
 
 def test_network_infers_without_dropout_and_without_gradients(tmp_path: Path) -> None:

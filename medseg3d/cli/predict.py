@@ -8,8 +8,10 @@ HELP = "segment scans or pictures with a trained bundle: masks in the geometry o
 TAKES_KNOBS = True
 EPILOG = """\
 Masks are named <scan>_seg.nii.gz or <picture>_seg.png; of folders, sub-folders are kept. Existing masks are skipped
-unless --overwrite. --probabilities DIR also writes <scan>_prob.nii.gz (float32) or <picture>_prob.png (16-bit) there.
+unless --overwrite. --probabilities DIR also writes <scan>_prob.nii.gz (float32) or <picture>_prob.png (16-bit) there,
+--overlays DIR <picture>_overlay.png, the picture with the border of its mask.
 Further --key value pairs are knobs of the bundle: --model_file runs/a/model.pt --device cpu --amp true --overlap 0.25
+--workers 4. Without --model_file, --output_dir and --overlay the weights that come with the bundle are used, if any do.
 exit codes: 0 all done, 1 all failed, 2 nothing to do or a wrong call, 3 some failed
 Research only, not for clinical use.
 """
@@ -21,8 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "inputs", nargs="+", metavar="INPUT", help="files or folders of them: NIfTI, or JPEG, PNG, TIFF, BMP"
     )
-    parser.add_argument("-o", "--output", required=True, help="folder for the masks; made if needed")
+    parser.add_argument(
+        "-o", "--output", default="masks", help="folder for the masks; made if needed (default: %(default)s)"
+    )
     parser.add_argument("--probabilities", metavar="DIR", help="folder for maps of probability; made if needed")
+    parser.add_argument("--overlays", metavar="DIR", help="folder for pictures with their masks drawn on them")
     parser.add_argument("--overlay", nargs="+", default=[], metavar="NAME", help="the overlays that the training had")
     parser.add_argument("--overwrite", action="store_true", help="segment again what has a mask already")
 
@@ -32,18 +37,22 @@ def run(args: argparse.Namespace) -> int:
     import logging
     import sys
 
-    from medseg3d.workflows import predict
+    from medseg3d.workflows import predict, weights_for
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
 
     def progress(number: int, total: int, item: dict) -> None:
         print(f"[{number}/{total}] {item['image']}", flush=True)
 
+    shipped = weights_for(args.bundle, args.overlay, args.knobs)
+    if shipped is not None:
+        print(f"weights {shipped}; for your own: --model_file runs/.../model.pt", flush=True)
     report = predict(
         args.bundle,
         args.inputs,
         args.output,
         prob_dir=args.probabilities,
+        overlay_dir=args.overlays,
         overwrite=args.overwrite,
         overlays=args.overlay,
         knobs=args.knobs,

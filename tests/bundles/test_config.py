@@ -48,7 +48,7 @@ def test_evaluation_and_inference_hold_no_number_of_their_own(path):
         return [found for name, each in inner for found in numbers(each, f"{key}::{name}")]
 
     # a scan at a time and in this process is how a scan is evaluated, not a knob
-    allowed = {"::dataloader::batch_size", "::dataloader::num_workers"}
+    allowed = {"::dataloader::batch_size", "::dataloader::num_workers", "::workers"}
     assert set(numbers(json.loads(path.read_text()))) <= allowed
 
 

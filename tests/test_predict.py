@@ -1,0 +1,232 @@
+"""`medseg3d predict` on pictures: whole commands on a bundle that ships tiny weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import resource
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from commands import ROOT
+from picture_runs import polyp_folder
+from PIL import Image
+
+from medseg3d.bundle import shipped_weights
+from medseg3d.cli import main
+from medseg3d.data.outputs import SIGNATURE
+from medseg3d.data.overlays import draw_overlay
+from medseg3d.data.pictures import read_grey
+from medseg3d.faults import Fault
+from medseg3d.networks import ResUNetPlusPlus
+from medseg3d.workflows import weights_for
+
+FEATURES = [8, 8, 8, 16]
+
+
+def tiny_weights(path: Path, seed: int) -> str:
+    """Write random weights, whose masks are neither empty nor full, and their sum; the sum comes back."""
+    torch.manual_seed(seed)
+    network = ResUNetPlusPlus(features=FEATURES).eval()
+    with torch.inference_mode():
+        network.head.bias -= network(torch.rand(1, 3, 32, 32)).median()
+    path.parent.mkdir(exist_ok=True)
+    content = safetensors.torch.save(network.state_dict())
+    path.write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+    path.with_name(f"{path.name}.sha256").write_text(f"{digest}  {path.name}\n")
+    return digest
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory) -> Path:
+    """A copy of polyp_resunetpp with weights of its own to ship."""
+    root = tmp_path_factory.mktemp("repository")
+    for name in ("polyp_resunetpp", "_shared"):
+        shutil.copytree(ROOT / "bundles" / name, root / "bundles" / name, ignore=shutil.ignore_patterns("models"))
+    folder = root / "bundles" / "polyp_resunetpp"
+    tiny_weights(folder / "models" / "tiny.safetensors", seed=0)
+    overlay = {
+        "_desc_": "Overlay: tiny weights",
+        "model_file": "bundles/polyp_resunetpp/models/tiny.safetensors",
+        "picture_size": [32, 32],
+        "features": FEATURES,
+    }
+    (folder / "tiny.json").write_text(json.dumps(overlay))
+    metadata = json.loads((folder / "metadata.json").read_text())
+    (folder / "metadata.json").write_text(json.dumps({**metadata, "shipped_weights": "tiny"}))
+    return folder
+
+
+@pytest.fixture
+def pictures(tmp_path, monkeypatch) -> Path:
+    """A folder of six pictures; the current directory is another one."""
+    folder = polyp_folder(tmp_path / "polyps") / "images"
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return folder
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def content(folder: Path, name: str) -> object:
+    """What is in a file, but for the times in a record."""
+    if name.endswith(".json"):
+        return {**json.loads((folder / name).read_text()), "seconds": None}
+    return (folder / name).read_bytes()
+
+
+class TestShippedWeights:
+    """Weights that come with a bundle."""
+
+    def test_a_bundle_and_a_picture_are_a_whole_command(self, bundle, pictures, capsys):
+        assert main(["predict", str(bundle), str(pictures / "1.jpg"), "--device", "cpu"]) == 0
+        assert files(Path()) == ["masks/1_seg.json", "masks/1_seg.png"]
+        weights = bundle / "models" / "tiny.safetensors"
+        digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+        line = capsys.readouterr().out.splitlines()[0]
+        assert line.startswith(f"weights tiny: {weights}, sha256 {digest[:12]}, picture_size [32, 32], features")
+        assert line.endswith("; for your own: --model_file runs/.../model.pt")
+        record = json.loads(Path("masks/1_seg.json").read_text())
+        assert (record["model"]["sha256"], record["settings"]["picture_size"]) == (digest, [32, 32])
+        assert 0 < record["labels"]["1"]["percent"] < 100
+
+    def test_weights_of_ones_own_are_used_and_not_announced(self, bundle, pictures, tmp_path, capsys):
+        digest = tiny_weights(tmp_path / "own" / "model.safetensors", seed=1)
+        knobs = ["--model_file", "../own/model.safetensors", "--features", str(FEATURES), "--picture_size", "[32, 32]"]
+        assert main(["predict", str(bundle), str(pictures / "1.jpg"), *knobs, "--device", "cpu"]) == 0
+        assert json.loads(Path("masks/1_seg.json").read_text())["model"]["sha256"] == digest
+        assert not capsys.readouterr().out.startswith("weights ")
+
+    @pytest.mark.parametrize("words", [["--overlay", "unet"], ["--output_dir", "runs/mine"]])
+    def test_whoever_names_a_training_gets_its_weights_or_none(self, bundle, pictures, words, capsys):
+        assert main(["predict", str(bundle), str(pictures / "1.jpg"), *words]) == 1
+        err = capsys.readouterr().err
+        assert "MISSING_WEIGHTS" in err
+        assert "train first, or name the file with --model_file" in err
+
+    def test_a_bundle_that_ships_none_has_none(self):
+        assert weights_for(ROOT / "bundles" / "polyp_ann") is None
+
+    def test_damaged_weights_are_refused(self, bundle, pictures, capsys):
+        weights = bundle / "models" / "tiny.safetensors"
+        whole = weights.read_bytes()
+        try:
+            weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+            assert main(["predict", str(bundle), str(pictures / "1.jpg")]) == 1
+        finally:
+            weights.write_bytes(whole)
+        assert "error: CHECKSUM" in capsys.readouterr().err
+        assert files(Path()) == []
+
+    @pytest.mark.parametrize(
+        ("overlay", "code"), [("tinier", "MISSING_OVERLAY"), ("absent", "MISSING_WEIGHTS .*get the repository whole")]
+    )
+    def test_what_the_metadata_promises_must_be_there(self, overlay, code, tmp_path):
+        folder = tmp_path / "bundles" / "a"
+        folder.mkdir(parents=True)
+        (folder / "inference.json").write_text("{}")
+        (folder / "absent.json").write_text('{"model_file": "bundles/a/models/absent.safetensors"}')
+        (folder / "metadata.json").write_text(json.dumps({"shipped_weights": overlay}))
+        with pytest.raises(Fault, match=f"^{code}"):
+            shipped_weights(folder)
+
+
+@pytest.mark.parametrize("windows", [[], ["--roi_size", "[16, 16]"]], ids=["whole pictures", "windows"])
+class TestWorkers:
+    """Pictures under way at once."""
+
+    def predict(self, bundle: Path, pictures: Path, workers: int, windows: list[str]) -> Path:
+        out = Path(f"by_{workers}")
+        more = ["--probabilities", f"{out}/probs", "--overlays", f"{out}/drawn", "--workers", str(workers)]
+        assert (
+            main(["predict", str(bundle), str(pictures), "-o", f"{out}/masks", "--device", "cpu", *more, *windows]) == 0
+        )
+        return out
+
+    def test_every_file_is_that_of_one_worker(self, bundle, pictures, windows, capsys):
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # or the rounding of a sum may differ
+        try:
+            one, three = (self.predict(bundle, pictures, workers, windows) for workers in (1, 3))
+        finally:
+            torch.set_num_threads(threads)
+        assert files(one) == files(three)
+        assert len(files(one)) == 6 * 4
+        for name in files(one):
+            assert content(one, name) == content(three, name), name
+        said = capsys.readouterr().out.splitlines()
+        first, second = ([line for line in part if line.startswith("[")] for part in (said[:8], said[8:]))
+        assert first == second == [f"[{n}/6] {pictures / f'{n}.jpg'}" for n in range(1, 7)]
+
+    def test_masks_maps_and_overlays_agree(self, bundle, pictures, windows):
+        out = self.predict(bundle, pictures, 2, windows)
+        for path in pictures.iterdir():
+            mask = np.asarray(Image.open(out / "masks" / f"{path.stem}_seg.png"))
+            assert set(np.unique(mask)) == {0, 255}
+            assert np.array_equal(read_grey(out / "probs" / f"{path.stem}_prob.png") > 0.5, mask > 0)
+            drawn = Image.open(out / "drawn" / f"{path.stem}_overlay.png")
+            assert np.array_equal(np.asarray(drawn), draw_overlay(np.asarray(Image.open(path)), mask > 0))
+            assert drawn.info["Software"] == SIGNATURE
+            record = json.loads((out / "masks" / f"{path.stem}_seg.json").read_text())
+            written = (out / "drawn" / f"{path.stem}_overlay.png").read_bytes()
+            assert record["overlay"] == {
+                "file": f"{path.stem}_overlay.png",
+                "sha256": hashlib.sha256(written).hexdigest(),
+            }
+
+
+class TestFaults:
+    """One bad picture, or a bad disk, with several pictures under way."""
+
+    def predict(self, bundle: Path, *words: object) -> int:
+        return main(["predict", str(bundle), *map(str, words), "--device", "cpu", "--workers", "3"])
+
+    def test_bad_pictures_are_named_in_their_order_and_stop_no_other(self, bundle, pictures, capsys):
+        (pictures / "2.jpg").write_bytes(b"")
+        (pictures / "4.jpg").write_bytes((pictures / "5.jpg").read_bytes()[:300])
+        (pictures / "5.jpg").write_text("<html>")
+        assert self.predict(bundle, pictures) == 3
+        assert files(Path("masks")) == [f"{n}_seg.{kind}" for n in (1, 3, 6) for kind in ("json", "png")]
+        errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        assert [(line.split()[1], Path(line.split()[2].rstrip(":")).name) for line in errors] == [
+            ("EMPTY", "2.jpg"),
+            ("TRUNCATED", "4.jpg"),
+            ("DECODE", "5.jpg"),
+        ]
+
+    def test_names_that_collide_are_refused_before_anything_is_computed(self, bundle, pictures, capsys):
+        shutil.copy(pictures / "1.jpg", pictures / "1.jpeg")
+        assert self.predict(bundle, pictures) == 2
+        assert "NAME_COLLISION" in capsys.readouterr().err
+        assert files(Path()) == []
+
+    def test_a_full_disk_leaves_nothing_half_written(self, bundle, pictures, capsys):
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (600, hard))  # room for the masks, not for their records
+        try:
+            code = self.predict(bundle, pictures)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert code == 1
+        assert capsys.readouterr().err.count("error: NO_SPACE") == 6
+        assert files(Path("masks")) == [f"{n}_seg.png" for n in range(1, 7)]
+        # masks without a record are not done
+        assert self.predict(bundle, pictures) == 0
+        assert len(files(Path("masks"))) == 12
+
+    def test_overlays_are_of_pictures(self, tmp_path, capsys, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        Path("ct.nii.gz").write_bytes(b"x")
+        assert main(["predict", str(ROOT / "bundles" / "pancreas_nl"), "ct.nii.gz", "--overlays", "drawn"]) == 2
+        assert "error: BAD_VALUE --overlays: found a bundle for volumes" in capsys.readouterr().err
+
+    def test_a_number_of_workers_is_one(self, bundle, pictures, capsys):
+        assert main(["predict", str(bundle), str(pictures), "--workers", "0"]) == 2
+        assert "error: BAD_VALUE --workers: found 0" in capsys.readouterr().err
