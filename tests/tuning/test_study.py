@@ -13,8 +13,10 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import optuna
 import pytest
 import study_worker
+from optuna.trial import TrialState
 from study_worker import EPOCHS, SEARCH, score
 
 from medseg3d.faults import Fault
@@ -24,6 +26,12 @@ from medseg3d.tuning.storage import open_storage, quiet_optuna
 from medseg3d.tuning.study import run_study
 
 SILENT = {"say": lambda text: None, "heartbeat_s": 1}
+
+
+def load(url: str, name: str) -> optuna.Study:
+    """A study as Optuna itself sees it."""
+    with quiet_optuna():
+        return optuna.load_study(study_name=name, storage=url)
 
 
 class Training:
@@ -56,6 +64,7 @@ def test_a_trial_is_worth_its_best_score_and_tells_its_folder(tmp_path):
     (record,) = study(tmp_path, train, n_trials=1)
     assert (record.state, record.score, record.best_epoch, record.last_epoch) == ("complete", 0.75, 4, 6)
     assert record.folder == str(tmp_path / "trial_0000")
+    assert load(f"sqlite:///{tmp_path / 'study.db'}", tmp_path.name).best_value == 0.75
     assert 1e-6 <= record.values["learning_rate"] <= 1e-2
 
 
@@ -249,8 +258,7 @@ def test_a_trial_that_is_one_too_many_ends_before_it_has_begun(tmp_path, monkeyp
 
 def test_a_trial_killed_before_its_first_sign_of_life_is_replaced(tmp_path, monkeypatch):
     study(tmp_path, n_trials=1)
-    with quiet_optuna():
-        zombie = studies.optuna.load_study(study_name=tmp_path.name, storage=f"sqlite:///{tmp_path / 'study.db'}").ask()
+    zombie = load(f"sqlite:///{tmp_path / 'study.db'}", tmp_path.name).ask()
     assert zombie.number == 1
     records = study(tmp_path, n_trials=2)
     assert [(record.number, record.state) for record in records] == [(0, "complete"), (2, "complete")]
@@ -262,8 +270,7 @@ def test_a_trial_that_was_given_to_another_worker_is_let_go(tmp_path):
     def train(values, folder, report):
         if not said:
             said.append("first")
-            sleeper = studies.optuna.load_study(study_name=tmp_path.name, storage=f"sqlite:///{tmp_path / 'study.db'}")
-            sleeper.tell(0, state=studies.TrialState.FAIL)
+            load(f"sqlite:///{tmp_path / 'study.db'}", tmp_path.name).tell(0, state=TrialState.FAIL)
         report(1, 0.5)
 
     records = study(tmp_path, train, n_trials=1, say=said.append)
@@ -320,9 +327,7 @@ def survive_a_kill(url: str, folder: Path) -> None:
 
 
 def study_records(url: str, folder: Path):
-    with quiet_optuna():
-        study = studies.optuna.load_study(study_name=folder.name, storage=url)
-        return studies.study_records(study, SEARCH)
+    return studies.study_records(load(url, folder.name), SEARCH)
 
 
 def test_two_workers_share_a_study_on_sqlite(tmp_path):
