@@ -146,24 +146,27 @@ def read_training_curves(events_dir: str | Path) -> TrainingCurves:
 def draw_training(runs: Mapping[str, TrainingCurves], loss: str = "train_loss", score: str = "val_dice_mean") -> Figure:
     """The training loss and, below it, the validation Dice over the iterations: they have no common scale.
 
-    Of one run every iteration is shown, of several only the running means, so that they can be told apart.
+    Of one run every iteration is shown, of several only the running means, so that they can be told apart. Losses that
+    take turns are drawn each by itself, for they have no common scale either.
 
     Args:
         runs: name of each run to what it logged.
-        loss: tag of the upper panel.
+        loss: tag of the upper panel; tags of losses that take turns begin with it and `_`.
         score: tag of the lower panel.
     """
     figure, (loss_axes, score_axes) = new_figure(5.4, 5.4 + 0.2 * len(runs), rows=2, sharex=True)
     for index, (name, curves) in enumerate(runs.items()):
         colour, dash = line_style(index)
-        steps, values = curves.get(loss, (np.array([]), np.array([])))
-        window = len(values) // 50 * 2 + 1  # a twenty-fifth of the training
-        if len(runs) == 1:
-            loss_axes.plot(steps, values, color="#9A9A9A", linewidth=0.7, label="each iteration")
-        if window > 1 or len(runs) > 1:
-            label = f"mean over {window} iterations" if window > 1 else "each iteration"
-            label = f"{name}, {label}" if len(runs) > 1 else label
-            loss_axes.plot(steps, running_mean(values, window), color=colour, linestyle=dash, label=label)
+        for turn, (objective, (steps, values)) in enumerate(_losses_of(curves, loss).items()):
+            window = len(values) // 50 * 2 + 1  # a twenty-fifth of the training
+            prefix = "".join(f"{part}, " for part in (name if len(runs) > 1 else "", objective) if part)
+            own_colour, own_dash = (colour, dash) if len(runs) > 1 else line_style(turn)
+            if len(runs) == 1:
+                loss_axes.plot(steps, values, color="#9A9A9A", linewidth=0.7, label=f"{prefix}each iteration")
+            if window > 1 or len(runs) > 1:
+                label = f"mean over {window} iterations" if window > 1 else "each iteration"
+                means = running_mean(values, window)
+                loss_axes.plot(steps, means, color=own_colour, linestyle=own_dash, label=prefix + label)
 
         steps, values = curves.get(score, (np.array([]), np.array([])))
         score_axes.plot(steps, values, color=colour, linestyle=dash, marker="o", markersize=3.5)
@@ -178,6 +181,12 @@ def draw_training(runs: Mapping[str, TrainingCurves], loss: str = "train_loss", 
         place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.25)} if len(runs) > 1 else {"loc": "best"}
         score_axes.legend(frameon=False, labelcolor=INK, **place)
     return figure
+
+
+def _losses_of(curves: TrainingCurves, loss: str) -> TrainingCurves:
+    """Name of each loss that took turns to its steps and values; the loss itself, without a name, where none did."""
+    of_turns = {tag.removeprefix(f"{loss}_"): curve for tag, curve in curves.items() if tag.startswith(f"{loss}_")}
+    return of_turns or {"": curves.get(loss, (np.array([]), np.array([])))}
 
 
 def running_mean(values: np.ndarray, window: int) -> np.ndarray:

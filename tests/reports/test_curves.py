@@ -206,6 +206,21 @@ def test_of_several_trainings_only_the_means_are_drawn_each_in_a_style_of_its_ow
     assert len({(line.get_color(), line.get_linestyle()) for line in loss_axes.lines}) == 2
 
 
+def test_losses_that_take_turns_are_drawn_each_by_itself():
+    turns = {"backbone": np.r_[1:51, 101:151], "final": np.r_[51:101, 151:201]}
+    curves = {f"train_loss_{name}": (steps, np.full(100, float(len(name)))) for name, steps in turns.items()}
+    curves["train_loss"] = (np.arange(1, 201), np.ones(200))
+    loss_axes, _ = draw_training({"run": curves}).axes
+    labels = [f"{name}, {what}" for name in turns for what in ("each iteration", "mean over 5 iterations")]
+    assert [line.get_label() for line in loss_axes.lines] == labels
+    assert [line.get_ydata()[0] for line in loss_axes.lines] == [8.0, 8.0, 5.0, 5.0]
+    assert loss_axes.lines[1].get_color() != loss_axes.lines[3].get_color()
+    loss_axes, score_axes = draw_training({"run": curves, "other": {"train_loss": curves["train_loss"]}}).axes
+    labels = ["run, backbone", "run, final", "other"]
+    assert [line.get_label().partition(", mean over")[0] for line in loss_axes.lines] == labels
+    assert [line.get_color() for line in loss_axes.lines[1:]] == [line.get_color() for line in score_axes.lines]
+
+
 @pytest.mark.parametrize("window", [0, 2])
 def test_running_mean_refuses_a_window_that_shifts(window):
     with pytest.raises(ValueError, match="window must be odd"):
