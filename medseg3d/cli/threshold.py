@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-HELP = "choose the probability from which a voxel counts as foreground, on an evaluation of the validation part"
+HELP = "choose the probability from which a voxel counts as foreground, on an evaluation of any part but the test's"
 EPILOG = """\
 Evaluate the validation part first: python -m monai.bundle run evaluating ... --part val
+(--part train where a protocol chooses on the training part, as that of bundles/polyp_cris.)
 Then give the file to evaluation, inference and predict: --threshold_file runs/pancreas_nl/evaluation_val/threshold.json
 """
 
