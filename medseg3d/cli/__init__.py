@@ -15,7 +15,7 @@ from medseg3d.knobs import literal
 
 VERBS = (
     *("demo", "phantom", "data", "predict", "evaluate", "threshold", "report"),
-    *("params", "ablation", "tune", "check", "version"),
+    *("params", "ablation", "tune", "study", "check", "version"),
 )
 
 EPILOG = """\

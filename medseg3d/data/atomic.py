@@ -96,6 +96,24 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             raise RuntimeError(f"nothing was written for {path}: the block has to write to the path it was given")
 
 
+@contextmanager
+def claimed(path: str | Path) -> Iterator[bool]:
+    """Context that says whether this process alone has claimed a file, which is made and stays.
+
+    The claim ends with the context, and with the process however that ends. Where there are no advisory locks
+    (Windows) nobody is kept out.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / ".claim"
+        >>> with claimed(path) as first, claimed(path) as second:
+        ...     first, second
+        (True, False)
+    """
+    with open(path, "ab") as file:
+        yield fcntl is None or _lock(file.fileno())
+
+
 def remove_leftovers(folder: str | Path) -> list[Path]:
     """The temporary files in `folder` that a killed process left behind; they are removed.
 

@@ -112,8 +112,8 @@ def read_ablation(folder: str | Path) -> Ablation:
     )
 
 
-def spread(values: Iterable[float], scale: float = 100, sign: bool = False) -> str:
-    """Mean and standard deviation over seeds as text, in percent.
+def spread(values: Iterable[float], scale: float = 100, sign: bool = False, digits: int = 2) -> str:
+    """Mean and standard deviation over seeds as text, by default in percent.
 
     Example:
         >>> spread([0.5, 0.52]), spread([0.5]), spread([]), spread([0.01, 0.03], sign=True)
@@ -122,8 +122,8 @@ def spread(values: Iterable[float], scale: float = 100, sign: bool = False) -> s
     numbers = [scale * value for value in values]
     if not numbers:
         return ""
-    mean = f"{statistics.fmean(numbers):{'+' if sign else ''}.2f}"
-    return f"{mean} ± {statistics.stdev(numbers):.2f}" if len(numbers) > 1 else mean
+    mean = f"{statistics.fmean(numbers):{'+' if sign else ''}.{digits}f}"
+    return f"{mean} ± {statistics.stdev(numbers):.{digits}f}" if len(numbers) > 1 else mean
 
 
 def ablation_tables(ablation: Ablation) -> list[tuple[str, list[str], list[list[str]]]]:

@@ -100,9 +100,26 @@ def draw_pr(series: Sequence[PRSeries]) -> Figure:
     """
     if not series:
         raise ValueError("series must hold at least one curve, found none")
-    figure, (axes,) = new_figure(5.4, 4.9 + 0.2 * len(series))
+    return draw_pr_panels({"": series})
+
+
+def draw_pr_panels(panels: Mapping[str, Sequence[PRSeries | None]]) -> Figure:
+    """A panel as of `draw_pr` for each title, side by side; None keeps the colour of a series that there is not."""
+    longest = max(len(series) for series in panels.values())
+    figure, all_axes = new_figure(5.4 * len(panels), 4.9 + 0.2 * longest, columns=len(panels))
+    for axes, (title, series) in zip(all_axes, panels.items(), strict=True):
+        _draw_pr(axes, series)
+        if title:
+            axes.set_title(title, color=INK)
+    all_axes[0].set_ylabel("precision (part of the prediction that is true)")
+    return figure
+
+
+def _draw_pr(axes: Axes, series: Sequence[PRSeries | None]) -> None:
     _draw_levels_of_f(axes)
     for index, each in enumerate(series):
+        if each is None:
+            continue
         colour, dash = line_style(index)
         if np.isnan(each.average_precision):
             axes.plot([], [], color=colour, linestyle=dash, label=f"{each.name}: no foreground in the truth")
@@ -111,11 +128,13 @@ def draw_pr(series: Sequence[PRSeries]) -> Figure:
         # post: the curve runs from recall 1 down, and the area under such steps is the average precision
         axes.plot(each.recall, each.precision, color=colour, linestyle=dash, drawstyle="steps-post", label=label)
         _mark_operating_point(axes, each, colour, with_words=len(series) == 1)
-    _draw_prevalences(axes, series)
+    known = [each for each in series if each is not None]
+    _draw_prevalences(axes, known)
     axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall (part of the truth that is found)")
-    axes.set_ylabel("precision (part of the prediction that is true)")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False, labelcolor=INK)
-    return figure
+    if known:
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False, labelcolor=INK)
+    else:
+        axes.text(0.5, 0.5, "no finished run", ha="center", va="center", color=INK)
 
 
 def read_training_curves(events_dir: str | Path) -> TrainingCurves:

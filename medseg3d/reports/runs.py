@@ -83,11 +83,7 @@ class EvaluatedRun:
     @property
     def is_phantom(self) -> bool:
         """Whether the images were generated, as the data set itself says."""
-        try:
-            content = json.loads((Path(self.knob("dataset_dir")) / "dataset.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return False
-        return isinstance(content, dict) and content.get("reference") == "medseg3d phantom"
+        return is_phantom_data(self.knob("dataset_dir"))
 
     def cases(self, class_name: str) -> list[Mapping[str, Any]]:
         """The lines of one class."""
@@ -175,6 +171,11 @@ def find_evaluations(path: str | Path) -> list[Path]:
             f"evaluate first: {_evaluating(folder)}, or medseg3d evaluate on a folder of predictions",
         )
     return found
+
+
+def is_phantom_data(dataset_dir: str | Path) -> bool:
+    """Whether a data set says of itself that it was generated."""
+    return _read_json(Path(dataset_dir) / "dataset.json").get("reference") == "medseg3d phantom"
 
 
 def is_ablation(path: str | Path) -> bool:

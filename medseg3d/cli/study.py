@@ -1,0 +1,98 @@
+"""`medseg3d study`: a paper's whole grid of trainings under equal conditions."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+HELP = "tune, train and score every data set, backbone and strategy of a paper alike, and print its tables with ours"
+TAKES_KNOBS = True
+EPILOG = """\
+  medseg3d study cris -o runs/study_cris --data kvasir-seg=data/Kvasir-SEG clinicdb=data/CVC-ClinicDB
+Further --key value pairs are knobs of bundles/polyp_cris, the same for all: --picture_size [128,128] --epochs 40
+Stopped at any moment, it goes on with the same command: what is finished stays, what was begun resumes, what failed is
+tried again. The same command in another terminal takes other combinations.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The paper, its data, what of the grid, how it is tuned and scored."""
+    parser.add_argument("paper", choices=("cris",), help="whose grid: bundles/polyp_cris")
+    parser.add_argument("-o", "--output", required=True, help="folder for the runs, study.json, study.md and pr_*.png")
+    parser.add_argument("--bundle", default="bundles/polyp_cris", help="default: %(default)s")
+    parser.add_argument(
+        "--data",
+        nargs="+",
+        default=[],
+        metavar="NAME=DIR",
+        help="kvasir-seg and clinicdb stand beside the paper's tables; any other name beside none",
+    )
+    parser.add_argument(
+        "--split",
+        nargs="+",
+        default=[],
+        metavar="NAME=FILE",
+        help="manifest of a data set, made on first use (default: the paper's shares, in data/splits)",
+    )
+    parser.add_argument("--backbones", nargs="+", metavar="NAME", help="of unet, unet_plus_plus, segnet (default: all)")
+    parser.add_argument("--strategies", nargs="+", metavar="NAME", help="of backbone, fcn, crf, cris (default: all)")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N", help="default: 0")
+    parser.add_argument(
+        "--trials",
+        type=int,
+        default=20,
+        metavar="N",
+        help="trials of the tuning of each learning rate; 0: none, --learning_rate for all (default: %(default)s)",
+    )
+    parser.add_argument("--tune-epochs", type=int, metavar="N", help="epochs of a trial (default: the training's)")
+    parser.add_argument("--storage", metavar="URL", help="database of the trials (default: a file for each tuning)")
+    parser.add_argument(
+        "--threshold-part", default="train", metavar="PART", help="the threshold is chosen on: train or val"
+    )
+    parser.add_argument("--part", default="test", metavar="PART", help="what is scored (default: %(default)s)")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="combinations at a time (default: 1)")
+    parser.add_argument("--table", action="store_true", help="train nothing; tables and figures of what is there")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run what is missing, then print the tables and write them beside the runs with the figures."""
+    from medseg3d.reports.cris_study import BACKBONES, STRATEGIES, run_cris_study
+    from medseg3d.reports.cris_study_table import read_study, write_study
+
+    def say(text: str) -> None:
+        print(text, flush=True)
+
+    if not args.table:
+        run_cris_study(
+            args.output,
+            _pairs("--data", args.data),
+            bundle=args.bundle,
+            backbones=args.backbones or BACKBONES,
+            strategies=args.strategies or STRATEGIES,
+            seeds=args.seeds,
+            splits=_pairs("--split", args.split),
+            trials=args.trials,
+            tune_epochs=args.tune_epochs,
+            storage=args.storage,
+            threshold_part=args.threshold_part,
+            part=args.part,
+            knobs=args.knobs,
+            jobs=args.jobs,
+            say=say,
+        )
+    study = read_study(args.output)
+    print(f"\n{write_study(study)}\ntables and figures in {args.output}")
+    return 3 if study.failures else 0
+
+
+def _pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
+    from medseg3d.faults import Fault
+
+    pairs: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (name and equals and value) or name in pairs:
+            found = "a name without a path" if name not in pairs else "a name that comes twice"
+            raise Fault("BAD_VALUE", f"{option} {text}", found, "NAME=PATH, each name once", "correct it")
+        pairs[name] = value
+    return pairs
