@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -14,17 +12,21 @@ from typing import Any
 
 import torch
 
-from medseg3d.bundle import (
-    absolute_paths,
-    bundle_directory,
-    bundle_folder,
-    bundle_root,
-    config_files,
-    read_config,
-    run_monai,
-)
+from medseg3d.bundle import absolute_paths, bundle_folder
 from medseg3d.data.score_files import read_summary, write_summary
 from medseg3d.faults import Fault
+from medseg3d.reports.study_runs import (
+    class_scores,
+    conventions,
+    count_parameters,
+    plain,
+    refuse_knobs,
+    refuse_other_settings,
+    refuse_repeated,
+    run_bundle,
+    training_config,
+    used_knobs,
+)
 
 RECORD = "ablation.json"
 KNOB = "nonlocal_blocks"
@@ -132,25 +134,21 @@ def _plan(
     seeds: Sequence[int],
     jobs: int,
 ) -> _Plan:
-    for name, values in (("--blocks", blocks), ("--seeds", seeds)):
-        if not values or len(set(values)) != len(values) or min(values) < 0:
-            raise Fault("BAD_VALUE", name, str(list(values)), "different numbers from 0 up", "correct them")
+    refuse_repeated("--blocks", blocks)
+    refuse_repeated("--seeds", seeds)
     if jobs < 1:
         raise Fault("BAD_VALUE", "--jobs", str(jobs), "1 or more", "correct it")
-    taken = sorted({KNOB, "seed", "output_dir", "resume", "overwrite", "part"} & set(knobs))
-    if taken:
-        raise Fault("BAD_VALUE", f"--{taken[0]}", "a knob that the ablation sets itself", "another", "leave it out")
+    refuse_knobs(knobs, {KNOB, "seed", "output_dir", "resume", "overwrite", "part"}, "ablation")
     folder = bundle_folder(bundle)
     absolute = absolute_paths(knobs)
-    files = config_files(folder, "train.json", overlays)
-    with bundle_directory(folder):
-        parser = read_config(files, absolute)
+    with training_config(folder, overlays, absolute) as parser:
         if KNOB not in parser:
             raise Fault("BAD_VALUE", bundle, f"a bundle without the knob {KNOB}", "pancreas_nl or pancreas_nl_2d")
-        parser.parse()
-        used = json.dumps(parser.get(), default=str)  # an overlay may leave a knob of train.json without use
-        budget = {name: _json(parser.get_parsed_content(name)) for name in _BUDGET if re.search(rf"@{name}\b", used)}
-        parameters = {str(k): _count_parameters(files, {**absolute, KNOB: k}) for k in blocks}
+        budget = used_knobs(parser, _BUDGET)
+    parameters = {}
+    for number in blocks:
+        with training_config(folder, overlays, {**absolute, KNOB: number}) as parser:
+            parameters[str(number)] = count_parameters(parser)
     if len(set(parameters.values())) < len(parameters):
         found = f"a network that is the same for {KNOB} {', '.join(parameters)}"
         raise Fault("BAD_VALUE", f"{folder.name} {' '.join(overlays)}".strip(), found, "one with non-local blocks")
@@ -158,17 +156,10 @@ def _plan(
     record = plan.folder / RECORD
     if record.exists():
         before = read_summary(record)
-        differ = [name for name, value in _json(plan.identity).items() if before.get(name) != value]
-        begun = before["rows"] or any(plan.folder.glob("*/checkpoints"))
-        if differ and begun:
-            raise Fault(
-                "OTHER_ABLATION",
-                plan.folder,
-                "; ".join(f"{name} {before.get(name)}" for name in differ),
-                "; ".join(f"{name} {_json(plan.identity)[name]}" for name in differ),
-                "-o for another folder: runs that differ in more than blocks and seed cannot be compared",
-            )
-        if not differ:
+        if before["rows"] or any(plan.folder.glob("*/checkpoints")):
+            remedy = "-o for another folder: runs that differ in more than blocks and seed cannot be compared"
+            refuse_other_settings("OTHER_ABLATION", plan.folder, before, plan.identity, remedy)
+        if all(before.get(name) == value for name, value in plain(plan.identity).items()):
             plan.rows = list(before["rows"])
             plan.parameters = {**before["parameters"], **parameters}
     plan.folder.mkdir(parents=True, exist_ok=True)
@@ -178,24 +169,18 @@ def _plan(
 
 def _run(plan: _Plan, blocks: int, seed: int, threads: int | None) -> dict[str, Any]:
     run = plan.run_dir(blocks, seed)
-    run.mkdir(parents=True, exist_ok=True)
-    knobs = {**plan.knobs, KNOB: blocks, "seed": seed, "output_dir": run}
-    root = bundle_root(plan.bundle)
-    seconds = {}
+    knobs = {**plan.knobs, KNOB: blocks, "seed": seed}
     resumed = (run / "checkpoints").is_dir()
-    for run_id, config, extra in (
-        ("training", "train.json", {"resume": True}),
-        ("evaluating", "evaluate.json", {"part": plan.part}),
-    ):
-        files = [str(path.relative_to(root)) for path in config_files(plan.bundle, config, plan.overlays)]
-        words = {**knobs, **extra}
-        seconds[run_id] = run_monai(run_id, files, words, root=root, log_file=run / "run.log", threads=threads)
+    seconds = {
+        run_id: run_bundle(run_id, plan.bundle, plan.overlays, {**knobs, **extra}, run, threads)
+        for run_id, extra in (("training", {"resume": True}), ("evaluating", {"part": plan.part}))
+    }
     summary = read_summary(run / f"evaluation_{plan.part}" / "summary.json")
     row = {
         KNOB: blocks,
         "seed": seed,
-        "scores": {name: _entries(scores) for name, scores in summary["scores"].items() if _is_class(scores)},
-        "conventions": _conventions(summary["scores"]),
+        "scores": class_scores(summary),
+        "conventions": conventions(summary),
         "split_hash": summary["split_hash"],
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
         "resumed": resumed,
@@ -210,36 +195,9 @@ def _run(plan: _Plan, blocks: int, seed: int, threads: int | None) -> dict[str, 
     return row
 
 
-def _is_class(scores: Any) -> bool:
-    return isinstance(scores, Mapping) and "n_cases" in scores
-
-
-def _entries(scores: Mapping[str, Any]) -> dict[str, float | None]:
-    return {key: entry["value"] for key, entry in scores.items() if isinstance(entry, Mapping) and "value" in entry}
-
-
-def _conventions(scores: Mapping[str, Any]) -> dict[str, str]:
-    first = next(entries for entries in scores.values() if _is_class(entries))
-    return {
-        key: f"{entry['convention']}; n={entry['n']}"
-        for key, entry in first.items()
-        if isinstance(entry, Mapping) and "convention" in entry
-    }
-
-
 def _line(row: Mapping[str, Any]) -> str:
     name, scores = next(iter(row["scores"].items()))
     value = scores.get("dice_mean")
     shown = "no Dice" if value is None else f"dice_mean {value:.4f}"
     blocks = f"{row[KNOB]} block{'s' * (row[KNOB] != 1)}"
     return f"{blocks}, seed {row['seed']}: {name} {shown}, trained in {row['seconds']['training']:.0f} s"
-
-
-def _count_parameters(files: Sequence[Path], knobs: Mapping[str, Any]) -> int:
-    parser = read_config(files, knobs)
-    parser.parse()
-    return sum(parameter.numel() for parameter in parser.get_parsed_content("network_def").parameters())
-
-
-def _json(value: Any) -> Any:
-    return json.loads(json.dumps(value, default=str))

@@ -235,7 +235,9 @@ def run_cris_study(
     done = sum((plan.run_dir(each) / _ROW).is_file() for each in grid)
     say(f"{len(grid)} combinations, {done} of them finished; in {plan.folder}")
     if jobs == 1:
-        _work(plan, grid, say, command, tune)
+        elsewhere = _work(plan, grid, say, command, tune)
+        if elsewhere:
+            say(f"{elsewhere} combinations are worked on by other processes")
     else:
         context = multiprocessing.get_context("spawn")
         threads = max(1, torch.get_num_threads() // jobs)
@@ -379,13 +381,15 @@ def _worker(plan: StudyPlan, grid: Sequence[Combination], threads: int, command:
 
 def _work(
     plan: StudyPlan, grid: Sequence[Combination], say: Callable[[str], None], command: Command, tune: Tune
-) -> None:
+) -> int:
+    """Work on what nobody else works on; the number of combinations that others had claimed."""
+    elsewhere = 0
     for number, combination in enumerate(grid, start=1):
         run = plan.run_dir(combination)
         run.mkdir(exist_ok=True)
         with claimed(run / _CLAIM) as mine:
             if not mine:
-                say(f"[{number}/{len(grid)}] {combination}: another process works on it")
+                elsewhere += 1
                 continue
             if (run / _ROW).is_file():
                 continue
@@ -400,6 +404,7 @@ def _work(
                 shutil.rmtree(run / "checkpoints", ignore_errors=True)  # nothing is left to be resumed
                 say(f"[{number}/{len(grid)}] {_line(row)}")
             _write(plan.folder)
+    return elsewhere
 
 
 def _run(plan: StudyPlan, combination: Combination, command: Command, tune: Tune) -> dict[str, Any]:

@@ -131,7 +131,7 @@ def ours(study: Study, name: str, table: PaperTable, dice: str) -> dict[str, dic
         dice: `dice_mean` or `dice_pooled`; the squared error stands beside the former alone, being a mean over
             pictures.
     """
-    failed = {each for each in study.asked if str(each) in study.failures}
+    failed = {each[:3] for each in study.asked if str(each) in study.failures}
     cells: dict[str, dict[str, str]] = {}
     for strategy, row_name in table.strategies.items():
         for column in table.columns[1:]:
@@ -141,10 +141,8 @@ def ours(study: Study, name: str, table: PaperTable, dice: str) -> dict[str, dic
             runs = study.of(name, column.backbone, strategy)
             values = [row["scores"][key] for row in runs if row["scores"][key] is not None]
             text = spread(values, column.scale, digits=2 if column.scale == 100 else 3)
-            if not runs and any((each.data, each.backbone, each.strategy) == (name, column.backbone, strategy)
-                                for each in failed):  # fmt: skip
-                text = "failed"
-            cells.setdefault(row_name, {})[column.key] = text or "–"
+            absent = "failed" if (name, column.backbone, strategy) in failed else "–"
+            cells.setdefault(row_name, {})[column.key] = text or absent
     return cells
 
 
@@ -191,7 +189,7 @@ def _runs(study: Study, name: str) -> str:
 
 def _conditions(study: Study) -> str:
     settings = study.settings
-    values = {**study.conditions, **{key: value for key, value in settings["knobs"].items()}}
+    values = {key: value for key, value in {**study.conditions, **settings["knobs"]}.items() if value != ""}
     if settings["trials"]:
         values.pop("learning_rate", None)
     tuned = f"learning rate of each tuned from 1e-6 to 1e-2 in {settings['trials']} trials"
@@ -235,7 +233,7 @@ def differences(study: Study) -> list[str]:
     if settings["trials"] != _PAPER_TRIALS:
         differ.append(f"{settings['trials'] or 'no'} trials of the learning rate, not {_PAPER_TRIALS}")
     if settings["tune_epochs"]:
-        differ.append(f"trials of {settings['tune_epochs']} epochs, shorter or longer than the training")
+        differ.append(f"trials of {settings['tune_epochs']} epochs, trainings of {study.conditions.get('epochs')}")
     if settings["threshold_part"] != "train":
         differ.append(f"the threshold chosen on the part {settings['threshold_part']}, not train")
     if settings["part"] != "test":

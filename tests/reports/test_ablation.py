@@ -10,7 +10,7 @@ from medseg3d.data.phantoms import write_phantom_dataset
 from medseg3d.data.score_files import read_summary
 from medseg3d.data.tensors import read_tensors
 from medseg3d.faults import Fault
-from medseg3d.reports import ablation
+from medseg3d.reports import study_runs
 from medseg3d.reports.ablation import run_ablation
 
 BUNDLE = Path(__file__).parent.parent.parent / "bundles" / "pancreas_nl"
@@ -41,7 +41,7 @@ class Recorder:
 @pytest.fixture
 def recorder(monkeypatch) -> Recorder:
     recorder = Recorder()
-    monkeypatch.setattr(ablation, "run_monai", recorder)
+    monkeypatch.setattr(study_runs, "run_monai", recorder)
     return recorder
 
 
@@ -90,7 +90,7 @@ def test_finished_runs_are_not_run_again(recorder, tmp_path):
 
 
 def test_what_was_finished_before_a_failure_is_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(ablation, "run_monai", Recorder(fail_at=3))
+    monkeypatch.setattr(study_runs, "run_monai", Recorder(fail_at=3))
     with pytest.raises(Fault, match="RUN_FAILED"):
         run_ablation(BUNDLE, tmp_path, blocks=[0, 1], seeds=[0], say=lambda text: None)
     assert [row["nonlocal_blocks"] for row in read_summary(tmp_path / "ablation.json")["rows"]] == [0]
@@ -103,10 +103,10 @@ def test_runs_with_other_knobs_are_refused_into_the_same_folder(recorder, tmp_pa
 
 
 def test_settings_may_be_corrected_before_any_run_has_begun(tmp_path, monkeypatch):
-    monkeypatch.setattr(ablation, "run_monai", Recorder(fail_at=1))
+    monkeypatch.setattr(study_runs, "run_monai", Recorder(fail_at=1))
     with pytest.raises(Fault, match="RUN_FAILED"):
         run_ablation(BUNDLE, tmp_path, blocks=[0], seeds=[0], say=lambda text: None)
-    monkeypatch.setattr(ablation, "run_monai", Recorder())
+    monkeypatch.setattr(study_runs, "run_monai", Recorder())
     knobs = {"init_filters": 8}
     run_ablation(BUNDLE, tmp_path, blocks=[2], seeds=[0], knobs=knobs, say=lambda text: None)
     record = read_summary(tmp_path / "ablation.json")
@@ -114,7 +114,7 @@ def test_settings_may_be_corrected_before_any_run_has_begun(tmp_path, monkeypatc
 
 
 def test_a_training_that_has_begun_keeps_other_settings_out(tmp_path, monkeypatch):
-    monkeypatch.setattr(ablation, "run_monai", Recorder(fail_at=1))
+    monkeypatch.setattr(study_runs, "run_monai", Recorder(fail_at=1))
     with pytest.raises(Fault, match="RUN_FAILED"):
         run_ablation(BUNDLE, tmp_path, blocks=[0], seeds=[0], say=lambda text: None)
     (tmp_path / "blocks_0_seed_0" / "checkpoints").mkdir()
@@ -123,7 +123,7 @@ def test_a_training_that_has_begun_keeps_other_settings_out(tmp_path, monkeypatc
 
 
 def test_runs_on_different_splits_are_never_put_in_one_table(tmp_path, monkeypatch):
-    monkeypatch.setattr(ablation, "run_monai", Recorder(splits=("one", "other")))
+    monkeypatch.setattr(study_runs, "run_monai", Recorder(splits=("one", "other")))
     with pytest.raises(Fault, match="SPLIT_CHANGED"):
         run_ablation(BUNDLE, tmp_path, blocks=[0, 1], seeds=[0], say=lambda text: None)
 
