@@ -20,7 +20,6 @@ from medseg3d.data.score_files import read_summary, read_thresholds, write_summa
 from medseg3d.data.splits import PARTS
 from medseg3d.data.thresholds import choose_threshold, write_threshold
 from medseg3d.faults import Fault
-from medseg3d.reports.curves import read_training_curves
 from medseg3d.reports.runs import is_phantom_data
 from medseg3d.reports.study_runs import (
     class_scores,
@@ -442,7 +441,6 @@ def _run(plan: StudyPlan, combination: Combination, command: Command, tune: Tune
         "learning_rate": rate,
         "tuning": tuned,
         "epochs": int(checkpoints[0].stem.removeprefix("epoch_")) if checkpoints else None,
-        "val_dice_mean": float(max(read_training_curves(run)["val_dice_mean"][1])),
         "parameters": parameters,
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
         "resumed": resumed,

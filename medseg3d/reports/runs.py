@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from medseg3d.data.polyp_phantoms import MARKER
 from medseg3d.data.score_files import read_curve, read_files, read_scores, read_summary, read_thresholds
 from medseg3d.evaluation import FOREGROUND
 from medseg3d.faults import Fault
@@ -175,7 +176,8 @@ def find_evaluations(path: str | Path) -> list[Path]:
 
 def is_phantom_data(dataset_dir: str | Path) -> bool:
     """Whether a data set says of itself that it was generated."""
-    return _read_json(Path(dataset_dir) / "dataset.json").get("reference") == "medseg3d phantom"
+    folder = Path(dataset_dir)
+    return (folder / MARKER).is_file() or _read_json(folder / "dataset.json").get("reference") == "medseg3d phantom"
 
 
 def is_ablation(path: str | Path) -> bool:

@@ -3,8 +3,10 @@ import json
 import pytest
 from report_runs import make_pictures, make_run
 
+from medseg3d.data.phantoms import write_phantom_dataset
+from medseg3d.data.polyp_phantoms import write_polyp_phantoms
 from medseg3d.faults import Fault
-from medseg3d.reports.runs import find_evaluations, is_ablation, read_run, read_runs
+from medseg3d.reports.runs import find_evaluations, is_ablation, is_phantom_data, read_run, read_runs
 
 
 def test_run_is_found_by_its_evaluations_and_an_evaluation_by_itself(tmp_path):
@@ -97,3 +99,10 @@ def test_label_of_a_class_is_its_place_and_all_if_it_is_alone(tmp_path):
     run = read_run(tmp_path / "three")
     assert [run.label(name) for name in run.classes] == [1, 2, None]
     assert run.region == "foreground"
+
+
+def test_generated_images_of_either_kind_are_known_as_such(tmp_path):
+    write_phantom_dataset(tmp_path / "volumes", cases=1, test_images=0)
+    write_polyp_phantoms(tmp_path / "pictures", cases=1, size=(64, 64))
+    (tmp_path / "others").mkdir()
+    assert [is_phantom_data(tmp_path / each) for each in ("volumes", "pictures", "others")] == [True, True, False]
