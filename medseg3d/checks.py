@@ -216,15 +216,13 @@ def _check_network(parser: ConfigParser) -> list[str]:
         device = "cpu" if any(isinstance(module, CRFasRNN) for module in network.modules()) else "meta"
         with torch.inference_mode():
             channels = network.to(device)(torch.zeros(1, in_channels, *roi_size, device=device)).shape[1]
+        if device == "meta" and "micro_batch_size" in parser:
+            _check_smallest_part(network, parser)
+    except Fault:
+        raise
     except Exception as error:
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
         raise Fault(
-            "NETWORK",
-            "--roi_size and the network's knobs",
-            " ".join(str(cause).split())[:300],
-            f"a network for {roi_size}",
+            "NETWORK", "--roi_size and the network's knobs", _cause(error), f"a network for {roi_size}"
         ) from error
     finally:
         parser.parse(reset=True)  # the network on the meta device must not be used again
@@ -232,6 +230,31 @@ def _check_network(parser: ConfigParser) -> list[str]:
     if channels != classes and (channels, classes) != (1, 2):  # one logit tells two classes apart
         raise Fault("NETWORK", "--num_classes", f"{channels} output channels", f"{classes} classes")
     return [f"the network has {count:,} parameters and takes patches of {'x'.join(map(str, roi_size))}"]
+
+
+def _check_smallest_part(network: torch.nn.Module, parser: ConfigParser) -> None:
+    """Refuse parts of a batch that the network cannot train on: BatchNorm wants two values of a channel."""
+    batch_size, at_a_time = parser.get_parsed_content("batch_size"), parser.get_parsed_content("micro_batch_size")
+    smallest = batch_size % at_a_time or at_a_time if 0 < at_a_time < batch_size else batch_size
+    size = parser.get_parsed_content("picture_size")
+    pictures = torch.zeros(smallest, parser.get_parsed_content("in_channels"), *size, device="meta")
+    try:
+        with torch.inference_mode():
+            network.train()(pictures)
+    except ValueError as error:
+        raise Fault(
+            "BATCH_PART",
+            f"--micro_batch_size {at_a_time}",
+            f"{smallest} at a time of a batch of {batch_size}: {_cause(error)}",
+            "parts that the network can train on",
+            "choose at least 2, of which --batch_size is a multiple",
+        ) from error
+
+
+def _cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split())[:300]
 
 
 def _check_weights(parser: ConfigParser) -> list[str]:

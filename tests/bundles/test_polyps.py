@@ -318,6 +318,14 @@ class TestDeepLabV3Plus:
         assert main(["check", "bundles/polyp_deeplabv3plus", "--pretrained", str(tmp_path / "se.pth")]) == 1
         assert f"PRETRAINED {tmp_path}/se.pth: found the layout of cadene" in capsys.readouterr().err
 
+    @pytest.mark.parametrize(("part", "smallest"), [(1, 1), (3, 1), (2, None), (0, None)])
+    def test_parts_of_a_batch_that_cannot_be_normalised_are_found_before_the_training(self, part, smallest, capsys):
+        knobs = words(batch_size=4, micro_batch_size=part, dataset_dir="nowhere", picture_size=[64, 64])
+        assert main(["check", "bundles/polyp_deeplabv3plus", *knobs]) == 1
+        err = capsys.readouterr().err
+        assert ("BATCH_PART" in err) is (smallest is not None)
+        assert smallest is None or f"--micro_batch_size {part}: found {smallest} at a time of a batch of 4" in err
+
     def test_an_encoder_without_weights_is_said_to_be_random(self, caplog):
         parsed("polyp_deeplabv3plus", device="cpu")("network")
         assert "the encoder begins at random" in caplog.text
