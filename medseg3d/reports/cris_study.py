@@ -318,7 +318,13 @@ def _data_set(plan: StudyPlan, name: str, folder: Path, split_file: Path) -> dic
         rule = [
             parser.get_parsed_content(knob) for knob in ("test_cases", "val_cases", "split_seed", "patient_pattern")
         ]
-    _, split = split_of_pictures(folder, split_file, *rule)
+    try:
+        _, split = split_of_pictures(folder, split_file, *rule)
+    except Fault as fault:
+        if fault.code != "SPLIT_MISMATCH":
+            raise
+        remedy = f"--split {name}=FILE for another manifest, which is made where there is none"
+        raise Fault(fault.code, fault.subject, fault.found, fault.wanted, remedy) from fault
     return {
         **{"dataset_dir": str(folder), "split_file": str(split_file), "split_hash": split.hash},
         **{"cases": {part: len(getattr(split, part)) for part in PARTS}, "phantom": is_phantom_data(folder)},

@@ -175,7 +175,12 @@ def test_another_split_is_refused_into_the_same_folder(study, data):
         study(Commands())
 
 
-def test_a_run_on_another_split_is_no_row(study, monkeypatch):
+def test_a_manifest_of_other_pictures_is_refused_with_how_to_name_another(study, data):
+    with pytest.raises(Fault, match=r"SPLIT_MISMATCH.*--split own=FILE"):
+        study(Commands(), splits={"own": BUNDLE.parent.parent / "data" / "splits" / "Kvasir-SEG_70-15-15.json"})
+
+
+def test_a_run_on_another_split_is_no_row(study):
     commands = Commands()
 
     def on_another_split(run_id, bundle, overlays, knobs, run):
