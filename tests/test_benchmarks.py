@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import statistics
@@ -254,6 +255,21 @@ def test_pictures_per_second_are_those_of_the_batch():
     report = Report("", "", "", "", "", 1, None, {}, {}, "", [row], [])
     assert benchmark.add_rates(report, batch_size=8) == "case: arm: 4 pictures/s"
     assert row.comparison == {"pictures/s": 4, "1 - Dice": 0}
+
+
+def test_the_loop_that_prediction_is_measured_against_makes_the_same_masks(tmp_path):
+    import picture_folder as benchmark
+
+    pictures = benchmark.picture_files(argparse.Namespace(phantom=True, pictures=2), tmp_path)
+    folders = [tmp_path / name for name in ("loop", "own")]
+    for folder in folders:
+        folder.mkdir()
+    loop = benchmark.plain_loop(pictures, folders[0], 64, None)()
+    own = benchmark.ours(pictures, folders[1], 64, None, workers=2, amp=False)()
+    assert len(list(own.glob("*.json"))) == 2
+    numbers = benchmark.compare(loop, own)
+    assert 1 < numbers["foreground %"] < 99
+    assert numbers["other label, ppm"] < 100
 
 
 @pytest.mark.parametrize("script", sorted(path.name for path in BENCHMARKS.glob("*.py") if path.name != "harness.py"))
