@@ -109,9 +109,15 @@ class CaseScores(Metric):
         super().completed(engine, name)
         for class_name, cases in self.evaluation.counts.items():
             for score, entry in metrics.summarise(cases).items():
-                if isinstance(entry, Mapping) and entry["value"] is not None:
-                    label = f"{self.prefix}{score}" + (f"_{class_name}" if len(self.class_names) > 1 else "")
-                    engine.state.metrics.setdefault(label, float(entry["value"]))
+                if not isinstance(entry, Mapping):
+                    continue
+                label = f"{self.prefix}{score}" + (f"_{class_name}" if len(self.class_names) > 1 else "")
+                if label == name:
+                    continue
+                # the engine of a training keeps the scores of its last validation
+                engine.state.metrics.pop(label, None)
+                if entry["value"] is not None:
+                    engine.state.metrics[label] = float(entry["value"])
 
 
 class ScoreFiles:

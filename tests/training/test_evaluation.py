@@ -70,6 +70,18 @@ def test_single_scores_stand_beside_the_mean():
     assert engine.state.metrics["val_recall_pooled"] == pytest.approx(0.5)
 
 
+def test_every_validation_has_scores_of_its_own():
+    engine, truth = SimpleNamespace(state=SimpleNamespace(metrics={})), masks(0, 1)
+    seen = []
+    for pred in (masks(0, 2, 3, 4), masks(0, 1), masks()):
+        scores = CaseScores(["pancreas"], prefix="val_")
+        scores.update(item("a", truth, pred))
+        scores.completed(engine, "val_dice_mean")
+        metrics = engine.state.metrics
+        seen.append([metrics.get(f"val_{score}") for score in ("dice_mean", "recall_pooled", "precision_mean")])
+    assert seen == [[pytest.approx(1 / 3), 0.5, 0.25], [1, 1, 1], [0, 0, None]]  # nothing predicted: no precision
+
+
 def test_a_training_measures_nothing_slow_and_an_evaluation_does(monkeypatch):
     def slow(*_, **__):
         raise AssertionError("too slow for a validation")
