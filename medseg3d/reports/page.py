@@ -19,7 +19,7 @@ from medseg3d.reports.ablation_table import (
 )
 from medseg3d.reports.case_pictures import case_blocks
 from medseg3d.reports.charts import draw_sizes, draw_thresholds
-from medseg3d.reports.curves import PRSeries, draw_pr, draw_training, pr_series, save_figure
+from medseg3d.reports.curves import PRSeries, TrainingCurves, draw_pr, draw_training, pr_series, save_figure
 from medseg3d.reports.document import (
     Block,
     Bullets,
@@ -421,11 +421,11 @@ def _threshold_blocks(runs: Sequence[EvaluatedRun], figures: Path) -> list[Block
 
 
 def _training_blocks(runs: Sequence[EvaluatedRun], figures: Path) -> list[Block]:
-    having = [run for run in runs if run.training]
+    trainings = _trainings(runs)
     blocks: list[Block] = []
-    if having:
-        words = " ".join(_training_sentence(run, name_it=len(runs) > 1) for run in having)
-        figure = draw_training({run.name: run.training for run in having})
+    if trainings:
+        words = " ".join(_training_sentence(name, logged, len(runs) > 1) for name, logged in trainings.items())
+        figure = draw_training(trainings)
         caption = (
             f"{words} Validation has cases of its own and may be measured on the resampled grid: its Dice is not the "
             "headline's."
@@ -442,19 +442,37 @@ def _training_blocks(runs: Sequence[EvaluatedRun], figures: Path) -> list[Block]
     return blocks
 
 
-def _training_sentence(run: EvaluatedRun, name_it: bool) -> str:
+def _trainings(runs: Sequence[EvaluatedRun]) -> dict[str, TrainingCurves]:
+    """What was logged, once for each training: evaluations of one on two parts of the data share its curves."""
+    found: list[tuple[list[str], TrainingCurves]] = []
+    for run in runs:
+        same = next((names for names, logged in found if _equal(logged, run.training)), None)
+        if same is not None:
+            same.append(run.name)
+        elif run.training:
+            found.append(([run.name], run.training))
+    return {", ".join(names): logged for names, logged in found}
+
+
+def _equal(one: TrainingCurves, other: TrainingCurves) -> bool:
+    return one.keys() == other.keys() and all(
+        np.array_equal(a, b, equal_nan=True) for tag in one for a, b in zip(one[tag], other[tag], strict=True)
+    )
+
+
+def _training_sentence(name: str, logged: TrainingCurves, name_it: bool) -> str:
     sentences = []
-    if "train_loss" in run.training:
-        steps, losses = run.training["train_loss"]
+    if "train_loss" in logged:
+        steps, losses = logged["train_loss"]
         sentences.append(f"training loss over {plural(len(steps), 'iteration')}, {losses[0]:.3f} to {losses[-1]:.3f}.")
-    if "val_dice_mean" in run.training:
-        _, scores = run.training["val_dice_mean"]
+    if "val_dice_mean" in logged:
+        _, scores = logged["val_dice_mean"]
         times = "once" if len(scores) == 1 else f"{len(scores)} times"
         best = "undefined" if np.isnan(scores).all() else number(float(np.nanmax(scores)))
         sentences.append(f"validation Dice, mean over cases, measured {times}, at best {best}.")
     words = " ".join(sentence[:1].upper() + sentence[1:] for sentence in sentences)
     words = words or "Neither training loss nor validation Dice was logged."
-    return f"{run.name}: {words[:1].lower()}{words[1:]}" if name_it else words
+    return f"{name}: {words[:1].lower()}{words[1:]}" if name_it else words
 
 
 def _fact_blocks(runs: Sequence[EvaluatedRun], remarks: Remarks) -> list[Block]:

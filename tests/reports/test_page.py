@@ -202,6 +202,16 @@ def test_events_are_found_in_the_run_around_its_evaluation(tmp_path):
     assert "Training loss over 1 iteration" in page_of(tmp_path / "evaluation_test").text
 
 
+def test_training_that_was_evaluated_on_two_parts_is_drawn_once(tmp_path):
+    for part in ("test", "val"):
+        make_run(tmp_path / f"evaluation_{part}", {"ct_a": 1}, with_curves=False)
+    with SummaryWriter(str(tmp_path)) as writer:
+        writer.add_scalar("train_loss", 1.5, 1)
+    page = page_of(tmp_path / "evaluation_test", tmp_path / "evaluation_val")
+    assert page.text.count("raining loss over 1 iteration") == 1
+    assert "evaluation_test, " in page.text
+
+
 def test_everything_from_outside_is_escaped(tmp_path):
     make_run(tmp_path / "run", {HOSTILE: 1})
     page = page_of(
