@@ -19,7 +19,7 @@ def draw_overlay(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """A picture with its mask: the inside faintly tinted, a border just within it, and a black rim just outside.
 
     The border is sky blue of Okabe and Ito's colours, which the prediction has in every figure of ours; by the rim it
-    is seen on bright reflexes and without colour vision too. Its width grows with the picture: 2 pixels at 500 × 600.
+    is seen on bright reflexes and without colour vision too. Its width grows with the picture: 3 pixels at 500 × 600.
 
     Args:
         picture: (H, W, 3) uint8.
@@ -40,7 +40,7 @@ def draw_overlay(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
     drawn = picture.copy()
     if not mask.any():
         return drawn
-    width = max(1, round(max(mask.shape) / 300))
+    width = max(1, round(max(mask.shape) / 200))
     around = tuple(  # the rest of the picture stays as it is
         slice(max(0, int(places[0]) - width), int(places[-1]) + 1 + width)
         for places in (np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0)))

@@ -42,7 +42,7 @@ def test_a_mask_up_to_the_edge_of_the_picture_has_its_border_there() -> None:
 def test_the_border_is_wider_on_a_larger_picture() -> None:
     mask = np.zeros((600, 600), bool)
     mask[200:400, 300:500] = True
-    assert "".join(drawn(mask)[300, 298:304]) == ".rbbtt"
+    assert "".join(drawn(mask)[300, 298:305]) == ".rbbbtt"
 
 
 def test_without_foreground_the_picture_stays_as_it_is() -> None:
