@@ -192,7 +192,7 @@ class TestAgreement:
     @pytest.mark.parametrize("name", ["phantom", "clinicdb", "clinicdb_sequences"])
     def test_overlays_of_one_name_agree(self, name):
         overlays = [self.read(bundle, name) for bundle in SMALL]
-        own = {"output_dir", "epochs", "learning_rate"} if name == "phantom" else set()
+        own = {"_desc_", "output_dir", "epochs", "learning_rate"} if name == "phantom" else set()
         for key in set().union(*overlays) - own:
             assert all(overlay[key] == overlays[0][key] for overlay in overlays), key
 
