@@ -358,6 +358,8 @@ class TestInterruption:
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             stderr=subprocess.PIPE,
             text=True,
+            # a shell's background job, as these tests may be, hands down that Ctrl-C is ignored
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def wait_for(self, path: Path, process: subprocess.Popen) -> None:
