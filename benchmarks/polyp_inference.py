@@ -30,12 +30,15 @@ BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
 NETWORKS: dict[str, tuple[str, tuple[str, ...]]] = {
     "polyp_ann": ("polyp_ann", ()),
     "polyp_resunetpp": ("polyp_resunetpp", ()),
+    "kvasir128": ("polyp_resunetpp", ("kvasir128",)),
     "unet": ("polyp_resunetpp", ("unet",)),
     "resunet": ("polyp_resunetpp", ("resunet",)),
     "polyp_deeplabv3plus": ("polyp_deeplabv3plus", ()),
     "seresnext50": ("polyp_deeplabv3plus", ("seresnext50",)),
 }
 """Bundle and overlays of every network."""
+SHIPPED = {"kvasir128"}
+"""Those whose weights come with the bundle."""
 COMMON_SIZE = (352, 352)
 
 PLAIN = "float32"
@@ -99,7 +102,8 @@ def make_call(subject: Subject, arm: str, device: str) -> Callable[[], Margins]:
     dtype, layout = ARMS[device][arm]
     parser = config_of(subject.name, subject.run)
     images = batch(subject, parser).to(device)
-    network = make_network(subject, parser).to(device)
+    weights = weights_of(subject, parser)
+    network = make_network(subject, parser, weights).to(device)
     if layout:
         images, network = channels_last(images), channels_last(network)
 
@@ -107,7 +111,7 @@ def make_call(subject: Subject, arm: str, device: str) -> Callable[[], Margins]:
         with torch.inference_mode(), torch.autocast(device, dtype, enabled=dtype is not None):
             logits = network(images).float()
             margins = logits[:, 0] if logits.shape[1] == 1 else logits[:, 1] - logits[:, 0]
-        return Margins(margins.cpu().numpy(), trained=subject.run is not None)  # .cpu() waits for a GPU
+        return Margins(margins.cpu().numpy(), trained=weights is not None)  # .cpu() waits for a GPU
 
     return call
 
@@ -126,12 +130,19 @@ def batch(subject: Subject, parser: ConfigParser) -> torch.Tensor:
     return ((image - mean) / std).repeat(subject.batch_size, 1, 1, 1).contiguous()
 
 
-def make_network(subject: Subject, parser: ConfigParser) -> nn.Module:
-    """The network in eval mode with the run's weights, or with random ones of seed 0."""
+def weights_of(subject: Subject, parser: ConfigParser) -> Path | None:
+    """The file of trained weights: the run's, or the bundle's own; None where there is none."""
+    if subject.run is not None:
+        return subject.run / "model.pt"
+    return BUNDLES.parent / parser.get_parsed_content("model_file") if subject.name in SHIPPED else None
+
+
+def make_network(subject: Subject, parser: ConfigParser, weights: Path | None) -> nn.Module:
+    """The network in eval mode with the weights of a file, or with random ones of seed 0."""
     torch.manual_seed(0)
     network = network_of(parser, BUNDLES / NETWORKS[subject.name][0] / "train.json")
-    if subject.run is not None:
-        load_weights(network, subject.run / "model.pt")
+    if weights is not None:
+        load_weights(network, weights)
         return network.to(memory_format=torch.contiguous_format).eval()
     # with the statistics of a new BatchNorm the numbers of a deep random network grow out of all bounds
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
@@ -144,15 +155,12 @@ def make_network(subject: Subject, parser: ConfigParser) -> nn.Module:
 
 
 def label_agreement(plain: Margins, own: Margins) -> dict[str, float]:
-    """How far the labels of an arm are from those of plain float32."""
+    """How far the labels of an arm are from those of plain float32; no Dice where neither has a polyp."""
     level = plain.level()
     one, other = plain.values > level, own.values > level
-    dice = 2 * np.count_nonzero(one & other) / max(1, np.count_nonzero(one) + np.count_nonzero(other))
-    return {
-        "polyp %": float(100 * one.mean()),
-        "other label, ppm": float(1e6 * np.mean(one != other)),
-        "1 - Dice": 1 - dice,
-    }
+    found = {"polyp %": float(100 * one.mean()), "other label, ppm": float(1e6 * np.mean(one != other))}
+    both = np.count_nonzero(one) + np.count_nonzero(other)
+    return found | ({"1 - Dice": 1 - 2 * np.count_nonzero(one & other) / both} if both else {})
 
 
 def subjects(arguments: argparse.Namespace, runs: Mapping[str, Path]) -> list[Subject]:
@@ -173,7 +181,9 @@ def case_name(subject: Subject, device: str) -> str:
     costs = network_costs(network, (parser.get_parsed_content("in_channels"), *subject.size))
     return (
         f"{subject.name} {subject.size[0]}×{subject.size[1]}, {costs.parameters / 1e6:.2f} M, "
-        f"{costs.macs / 1e9:.1f} GMAC" + (", trained" if subject.run else "") + (f", {device}" * (device != "cpu"))
+        f"{costs.macs / 1e9:.1f} GMAC"
+        + (", trained" if weights_of(subject, parser) else "")
+        + (f", {device}" * (device != "cpu"))
     )
 
 

@@ -202,7 +202,7 @@ def small_polyp_run(tmp_path_factory):
     parser = benchmark.config_of("polyp_resunetpp", None)
     (folder / "config.json").write_text(json.dumps({**parser.get(), "features": [8, 8, 8, 8, 8]}))
     parser = benchmark.config_of("polyp_resunetpp", folder)
-    network = benchmark.make_network(subject, parser)
+    network = benchmark.make_network(subject, parser, None)
     with torch.no_grad():
         logits = network(benchmark.batch(subject, parser))
     network.get_parameter([name for name, _ in network.named_parameters()][-1]).data -= logits.quantile(2 / 3)
@@ -236,6 +236,23 @@ def test_agreement_of_labels_is_counted_above_the_level_of_plain_float32():
     # trained ones: all are above 0
     found = benchmark.label_agreement(benchmark.Margins(values, True), benchmark.Margins(other, True))
     assert found == {"polyp %": 100, "other label, ppm": 0, "1 - Dice": 0}
+    # no polyp on either side has no Dice
+    found = benchmark.label_agreement(benchmark.Margins(-values, True), benchmark.Margins(-other, True))
+    assert found == {"polyp %": 0, "other label, ppm": 0}
+
+
+def test_weights_are_those_of_the_run_or_of_the_bundle_or_random():
+    import polyp_inference as benchmark
+
+    def weights(name: str, run: Path | None):
+        subject = benchmark.Subject(name, run, None, (64, 64), 1)
+        return benchmark.weights_of(subject, benchmark.config_of(name, None))
+
+    shipped = weights("kvasir128", None)
+    assert shipped.is_file()
+    assert shipped.parent == BENCHMARKS.parent / "bundles/polyp_resunetpp/models"
+    assert weights("kvasir128", Path("runs/a")) == Path("runs/a/model.pt")
+    assert weights("polyp_resunetpp", None) is None
 
 
 def test_a_run_of_no_known_network_is_refused():
