@@ -27,6 +27,13 @@ def test_every_verb_explains_itself(verb, capsys):
     assert "usage: medseg3d " + verb in capsys.readouterr().out
 
 
+def test_the_package_runs_as_a_module_too():
+    command = [sys.executable, "-m", "medseg3d"]
+    assert subprocess.run([*command, "predict"], capture_output=True, check=False).returncode == 2
+    helped = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True)
+    assert helped.stdout == build_parser().format_help()
+
+
 def test_the_help_says_what_it_is_not_for(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])

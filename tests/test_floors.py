@@ -17,6 +17,7 @@ FLOORS = {
     "tuning": 5,
     **{"reports": 6, "checks": 6, "workflows": 6},
     "cli": 7,
+    "__main__": 8,
 }
 DOORS_OF_PYPLOT = {"reports"}
 
