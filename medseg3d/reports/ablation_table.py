@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from medseg3d.data.score_files import read_summary
 from medseg3d.faults import Fault
 from medseg3d.reports.ablation import KNOB, RECORD
 from medseg3d.reports.curves import new_figure
+from medseg3d.reports.paired import is_clear
 from medseg3d.reports.papers import TABLES
 
 _MEANS = {
@@ -174,7 +174,7 @@ def conclusion(ablation: Ablation) -> str:
             return "Fewer than two seeds have a run with and without blocks: nothing can be said about the blocks."
         fewest, most = min(map(len, gains.values())), max(map(len, gains.values()))
         seeds = f"{fewest} seeds" if fewest == most else f"{fewest} to {most} seeds"
-        clear = {blocks: statistics.fmean(values) for blocks, values in gains.items() if _is_clear(values)}
+        clear = {blocks: statistics.fmean(values) for blocks, values in gains.items() if is_clear(values)}
         if clear:
             said = ", ".join(f"{100 * gain:+.2f} with {blocks}" for blocks, gain in clear.items())
             found = f"against 0 blocks, Dice points beyond the spread of the {seeds}: {said} blocks"
@@ -182,11 +182,6 @@ def conclusion(ablation: Ablation) -> str:
             found = f"no number of blocks differs from 0 blocks by more than the {seeds} differ among themselves"
         sentences.append(f"{_MEANS[suffix]}: {found}.")
     return " ".join(f"{sentence[0].upper()}{sentence[1:]}" for sentence in sentences)
-
-
-def _is_clear(gains: Sequence[float]) -> bool:
-    agree = abs(sum(math.copysign(1, gain) for gain in gains)) == len(gains)
-    return agree and abs(statistics.fmean(gains)) > 2 * statistics.stdev(gains) / math.sqrt(len(gains))
 
 
 def ablation_markdown(ablation: Ablation) -> str:

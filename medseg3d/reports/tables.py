@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from medseg3d.metrics import mean_interval
 from medseg3d.reports.curves import PRSeries
 from medseg3d.reports.document import Cell, ColumnKind, Table
+from medseg3d.reports.paired import paired_difference
 from medseg3d.reports.runs import EvaluatedRun
 from medseg3d.reports.wording import interval, number, plural
 
@@ -227,28 +227,27 @@ def difference_table(runs: Sequence[EvaluatedRun], class_name: str, score: str =
     if len(runs) < 2:
         return None
     first, *others = runs
-    reference = _by_case(first, class_name, score)
     of_group = {row["case"]: row["group"] for row in first.cases(class_name) if "group" in row}
     rows: list[list[Cell | str]] = []
+    reference = _by_case(first, class_name, score)
     for run in others:
-        own = _by_case(run, class_name, score)
-        shared = [case for case in reference if case in own and not math.isnan(own[case] + reference[case])]
-        gains = [own[case] - reference[case] for case in shared]
-        # frames of one sequence say less than as many cases apart
-        groups = [of_group[case] for case in shared] if of_group.keys() >= set(shared) else None
-        bounds = mean_interval(gains, groups) if len(gains) > 1 else None
+        difference = paired_difference([(_by_case(run, class_name, score), reference)], of_group)
         rows.append(
             [
                 f"{run.name} against {first.name}",
-                f"{sum(gains) / len(gains):+.3f}" if gains else "undefined",
-                interval(bounds),
-                str(len(gains)),
-                *(str(sum(test(gain) for gain in gains)) for test in _SIGNS.values()),
-                _verdict(bounds),
+                f"{difference.value:+.3f}" if difference.cases else "undefined",
+                interval(difference.interval),
+                str(len(difference.cases)),
+                *(str(n) for n in difference.signs.values()),
+                difference.verdict,
             ]
         )
     heads: list[tuple[str, ColumnKind]] = [("runs", "text"), (f"difference of {score_name(score)}", "number")]
-    heads += [("95 % interval", "number"), ("cases", "number"), *((word, "number") for word in _SIGNS)]
+    heads += [
+        ("95 % interval", "number"),
+        ("cases", "number"),
+        *((word, "number") for word in ("higher", "equal", "lower")),
+    ]
     return Table(
         f"{class_name}: mean over cases of the difference of {score_name(score)}, the same case in both runs",
         [*heads, ("what the cases say", "words")],
@@ -361,23 +360,6 @@ def curve_table(series: Sequence[PRSeries]) -> Table:
 def rank(row: Mapping[str, Any]) -> tuple[float, str]:
     """The order of cases: worst Dice first, undefined ones last."""
     return (math.inf if math.isnan(row["dice"]) else row["dice"], row["case"])
-
-
-_SIGNS = {
-    "higher": lambda gain: gain > 0,
-    "equal": lambda gain: gain == 0,
-    "lower": lambda gain: gain < 0,
-}
-
-
-def _verdict(bounds: Sequence[float] | None) -> str:
-    if bounds is None or any(math.isnan(bound) for bound in bounds):
-        return "too few cases for an interval"
-    if bounds[0] > 0:
-        return "higher on these cases: the interval lies above 0"
-    if bounds[1] < 0:
-        return "lower on these cases: the interval lies below 0"
-    return "undecided: the interval holds 0"
 
 
 def _by_case(run: EvaluatedRun, class_name: str, score: str) -> dict[str, float]:
