@@ -14,7 +14,6 @@ import json
 import logging
 import os
 import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
+from medseg3d.child import run_child
 from medseg3d.data.atomic import atomic_write
 from medseg3d.faults import Fault, fault_hook
 
@@ -268,7 +268,7 @@ def run_monai(
     log_file: str | Path | None = None,
     threads: int | None = None,
 ) -> float:
-    """Run one MONAI command in a process of its own; the seconds it took.
+    """Run one MONAI command in a process of its own, which does not outlive this one; the seconds it took.
 
     Args:
         run_id: `training`, `evaluating` or `inferring`.
@@ -290,9 +290,7 @@ def run_monai(
             log = stack.enter_context(open(log_file, "a", encoding="utf-8"))
             log.write(f"$ python {shlex.join(words)}\n")
             log.flush()
-        code = subprocess.run(
-            [sys.executable, *words], cwd=root, env=environment, stdout=log, stderr=log, check=False
-        ).returncode
+        code = run_child(words, cwd=root, environment=environment, output=log)
     if code:
         said = "the message above" if log_file is None else log_end(log_file)
         raise Fault("RUN_FAILED", run_id, f"exit code {code}", "0", f"read {said}")

@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
@@ -22,6 +21,7 @@ from ignite.engine import Engine, Events
 from monai.bundle import create_workflow
 
 from medseg3d.bundle import monai_command_line
+from medseg3d.child import end_with_parent
 from medseg3d.faults import find_fault
 
 logger = logging.getLogger("medseg3d")
@@ -60,7 +60,7 @@ class _Study:
         self.messages = os.fdopen(os.dup(1), "w", encoding="utf-8")
         os.dup2(2, 1)  # what the training prints is no message
         self.answers: SimpleQueue[bool] = SimpleQueue()
-        threading.Thread(target=self._listen, daemon=True).start()
+        end_with_parent(lambda line: self.answers.put(json.loads(line)))
 
     def tell(self, message: dict[str, Any]) -> None:
         self.messages.write(json.dumps(message) + "\n")
@@ -69,14 +69,6 @@ class _Study:
     def ask(self, message: dict[str, Any]) -> bool:
         self.tell(message)
         return self.answers.get()
-
-    def _listen(self) -> None:
-        # unbuffered: at exit Python wants the lock that a thread waiting for a buffered line holds
-        with open(0, "rb", buffering=0, closefd=False) as lines:
-            for line in lines:
-                self.answers.put(json.loads(line))
-        print("the study is gone: stopping", file=sys.stderr, flush=True)
-        os._exit(1)
 
 
 def main(metric: str, words: list[str]) -> int:

@@ -322,7 +322,7 @@ def test_no_training_outlives_its_study(tmp_path, small):
     study.communicate(timeout=60)
     log = tmp_path / "trial_0000" / "run.log"
     for _ in range(200):
-        if "the study is gone" in log.read_text():
+        if "is gone: stopping" in log.read_text():
             break
         time.sleep(0.05)
     else:

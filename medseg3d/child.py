@@ -1,0 +1,62 @@
+"""Processes that end with the one that started them, however that ends.
+
+A process that is killed cannot end what it started, but its pipes close with it, on every platform. So a child holds
+the reading end of a pipe as its standard input, and ends itself when that closes.
+
+`python -m medseg3d.child -m MODULE WORDS ...` is `python -m MODULE WORDS ...` as such a child.
+"""
+
+from __future__ import annotations
+
+import os
+import runpy
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from subprocess import PIPE, Popen
+from typing import IO
+
+
+def end_with_parent(heard: Callable[[bytes], None] = lambda line: None) -> None:
+    """Let this process end, with exit code 1, when its standard input closes.
+
+    Args:
+        heard: called with each line that comes before, in a thread.
+    """
+
+    def listen() -> None:
+        # unbuffered: at exit Python wants the lock that a thread waiting for a buffered line holds
+        with open(0, "rb", buffering=0, closefd=False) as lines:
+            for line in lines:
+                heard(line)
+        print("the process that started this one is gone: stopping", file=sys.stderr, flush=True)
+        os._exit(1)
+
+    threading.Thread(target=listen, daemon=True).start()
+
+
+def run_child(
+    words: Sequence[str], *, cwd: str | Path, environment: Mapping[str, str], output: IO[str] | None = None
+) -> int:
+    """The exit code of `python WORDS ...`, run in a process that does not outlive this one.
+
+    Args:
+        words: `-m`, a module and what it is called with.
+        cwd: its current directory.
+        environment: its environment.
+        output: where its output goes, that for errors too; None lets it through.
+    """
+    command = [sys.executable, "-m", __name__, *words]
+    with Popen(command, cwd=cwd, env=environment, stdin=PIPE, stdout=output, stderr=output) as process:
+        try:
+            return process.wait()
+        except BaseException:
+            process.kill()
+            raise
+
+
+if __name__ == "__main__":
+    end_with_parent()
+    sys.argv = sys.argv[2:]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
