@@ -26,6 +26,7 @@ from medseg3d.inferers import load_weights
 from medseg3d.networks import CRFasRNN
 from medseg3d.training.objectives import AlternatingObjectives
 from medseg3d.training.pretrained import find_weights, with_pretrained_encoder
+from medseg3d.training.trainer import part_of_batch
 from medseg3d.transforms import LoadPictured, check_patch_fill
 
 ALLOWED_TARGETS = ("medseg3d.", "monai.", "torch.", "ignite.")
@@ -233,22 +234,13 @@ def _check_network(parser: ConfigParser) -> list[str]:
 
 
 def _check_smallest_part(network: torch.nn.Module, parser: ConfigParser) -> None:
-    """Refuse parts of a batch that the network cannot train on: BatchNorm wants two values of a channel."""
+    """Refuse parts of a batch that the network cannot train on."""
     batch_size, at_a_time = parser.get_parsed_content("batch_size"), parser.get_parsed_content("micro_batch_size")
     smallest = batch_size % at_a_time or at_a_time if 0 < at_a_time < batch_size else batch_size
     size = parser.get_parsed_content("picture_size")
     pictures = torch.zeros(smallest, parser.get_parsed_content("in_channels"), *size, device="meta")
-    try:
-        with torch.inference_mode():
-            network.train()(pictures)
-    except ValueError as error:
-        raise Fault(
-            "BATCH_PART",
-            f"--micro_batch_size {at_a_time}",
-            f"{smallest} at a time of a batch of {batch_size}: {_cause(error)}",
-            "parts that the network can train on",
-            "choose at least 2, of which --batch_size is a multiple",
-        ) from error
+    with part_of_batch(smallest, batch_size, at_a_time), torch.inference_mode():
+        network.train()(pictures)
 
 
 def _cause(error: BaseException) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -41,7 +43,8 @@ class SegmentationTrainer(SupervisedTrainer):
         kwargs: as in `monai.engines.SupervisedTrainer`.
 
     Raises:
-        Fault: `BAD_VALUE` where the epochs end out of turn; `LOSS_NOT_FINITE` from `run`.
+        Fault: `BAD_VALUE` where the epochs end out of turn; from `run`, `BATCH_PART` as `part_of_batch` has it, and
+            `LOSS_NOT_FINITE`.
     """
 
     def __init__(
@@ -98,7 +101,7 @@ class SegmentationTrainer(SupervisedTrainer):
         engine.optimizer.zero_grad(set_to_none=True)
         at_a_time = self.micro_batch_size or len(inputs)
         parts = zip(inputs.split(at_a_time), targets.split(at_a_time), strict=True)
-        results = [self._backward(engine, *part, len(part[0]) / len(inputs)) for part in parts]
+        results = [self._backward(engine, *part, len(inputs)) for part in parts]
         if self.max_grad_norm:
             engine.scaler.unscale_(engine.optimizer)
             torch.nn.utils.clip_grad_norm_(engine.network.parameters(), self.max_grad_norm)
@@ -109,15 +112,18 @@ class SegmentationTrainer(SupervisedTrainer):
         return {Keys.IMAGE: inputs, Keys.LABEL: targets, Keys.PRED: logits, Keys.LOSS: loss}
 
     def _backward(
-        self, engine: Any, inputs: torch.Tensor, targets: torch.Tensor, share: float
+        self, engine: Any, inputs: torch.Tensor, targets: torch.Tensor, batch: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Add the gradients of a part of the batch; its logits and its share of the loss, detached."""
+        """Add the gradients of a part of a batch; its logits and its share of the loss, detached."""
         objective = self.schedule.objectives[self.turn]
-        with torch.autocast(self.device_type, dtype=self.autocast_dtype, enabled=self.use_amp):
+        with (
+            part_of_batch(len(inputs), batch, self.micro_batch_size),
+            torch.autocast(self.device_type, dtype=self.autocast_dtype, enabled=self.use_amp),
+        ):
             output = engine.inferer(channels_last(inputs), engine.network, **objective.network_arguments)
         heads = (output,) if isinstance(output, torch.Tensor) else output
         heads = tuple(head.float() for head in heads)
-        loss = objective.loss(heads[0] if len(heads) == 1 else heads, targets) * share
+        loss = objective.loss(heads[0] if len(heads) == 1 else heads, targets) * (len(inputs) / batch)
         if not torch.isfinite(loss):
             raise Fault(
                 "LOSS_NOT_FINITE",
@@ -128,3 +134,33 @@ class SegmentationTrainer(SupervisedTrainer):
             )
         engine.scaler.scale(loss).backward()
         return heads[0].detach(), loss.detach()
+
+
+@contextmanager
+def part_of_batch(part: int, batch: int, at_a_time: int) -> Iterator[None]:
+    """While a part of a batch goes through a network in training: a `Fault` where BatchNorm has one value of a channel.
+
+    A map that is pooled over the picture, as in DeepLabv3+, has one value of each channel for every picture, and a
+    single picture no variance of them.
+
+    Args:
+        part: cases in the part.
+        batch: cases in the batch.
+        at_a_time: the `micro_batch_size` that made the part, 0 for none.
+
+    Raises:
+        Fault: `BATCH_PART`.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        whole = part == batch
+        raise Fault(
+            "BATCH_PART",
+            f"--batch_size {batch}" if whole else f"--micro_batch_size {at_a_time}",
+            f"{part} at a time of a batch of {batch}: {error}",
+            "parts that the network can train on",
+            "--batch_size 2 or more" if whole else "choose at least 2, of which --batch_size is a multiple",
+        ) from error

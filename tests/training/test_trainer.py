@@ -8,6 +8,7 @@ import torch
 from monai.data import DataLoader, Dataset
 from torch import nn
 
+from medseg3d.faults import Fault
 from medseg3d.training import AuxiliaryLoss, SegmentationTrainer
 
 
@@ -23,8 +24,19 @@ class TwoHeads(nn.Module):
         return (logits, self.auxiliary(x)) if self.training else logits
 
 
-def trained(network: nn.Module, loss: nn.Module, **settings: Any) -> tuple[nn.Module, float]:
-    """A copy of the network after one step on five cases, and the loss that was reported."""
+class PooledOverPicture(nn.Module):
+    """BatchNorm of one value for each picture and channel, as DeepLabv3+ has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 1, 1), nn.BatchNorm2d(3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x + self.norm(x.mean((2, 3), keepdim=True)))
+
+
+def trained(network: nn.Module, loss: nn.Module, batch_size: int = 5, **settings: Any) -> tuple[nn.Module, float]:
+    """A copy of the network after one epoch of five cases, and the last loss that was reported."""
     generator = torch.Generator().manual_seed(0)
     cases = [
         {"image": torch.rand(3, 8, 8, generator=generator), "label": torch.rand(1, 8, 8, generator=generator).round()}
@@ -34,7 +46,7 @@ def trained(network: nn.Module, loss: nn.Module, **settings: Any) -> tuple[nn.Mo
     trainer = SegmentationTrainer(
         device=torch.device("cpu"),
         max_epochs=1,
-        train_data_loader=DataLoader(Dataset(cases), batch_size=5),
+        train_data_loader=DataLoader(Dataset(cases), batch_size=batch_size),
         network=network,
         optimizer=torch.optim.SGD(network.parameters(), lr=0.5),
         loss_function=loss,
@@ -67,3 +79,33 @@ def test_auxiliary_heads_are_trained_too(size: int) -> None:
 def test_less_than_nothing_at_a_time_is_refused() -> None:
     with pytest.raises(ValueError, match="micro_batch_size must be 0"):
         trained(TwoHeads(), nn.BCEWithLogitsLoss(), micro_batch_size=-1)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "size", "words"),
+    [
+        (1, 0, r"--batch_size 1: found 1 at a time of a batch of 1: .*; next: --batch_size 2 or more"),
+        (5, 1, r"--micro_batch_size 1: found 1 at a time of a batch of 5: .*; next: choose at least 2"),
+        (5, 2, r"--micro_batch_size 2: found 1 at a time of a batch of 5: .*; next: choose at least 2"),
+    ],
+)
+def test_a_part_that_cannot_be_normalised_is_refused_before_any_step(
+    batch_size: int, size: int, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, steps, step = PooledOverPicture(), [], torch.optim.SGD.step
+    monkeypatch.setattr(torch.optim.SGD, "step", lambda self: steps.append(1) or step(self))
+    with pytest.raises(Fault, match=f"BATCH_PART {words}"):
+        trained(network, nn.BCEWithLogitsLoss(), batch_size, micro_batch_size=size)
+    assert not steps
+    trained(network, nn.BCEWithLogitsLoss(), micro_batch_size=3)  # of 3 and 2
+    assert steps
+
+
+def test_another_error_of_a_network_stays_what_it_is() -> None:
+    def refuse(*_: Any) -> None:
+        raise ValueError("input size [8, 8] must be divisible by 32")
+
+    network = nn.Conv2d(3, 1, 1)
+    network.register_forward_pre_hook(refuse)
+    with pytest.raises(ValueError, match="must be divisible by 32"):
+        trained(network, nn.BCEWithLogitsLoss())
