@@ -9,7 +9,7 @@ import torch
 from ignite.engine import Engine
 
 from medseg3d.data.tensors import save_tensors
-from medseg3d.faults import Fault
+from medseg3d.knobs import choice
 from medseg3d.training.checkpoints import BestModel, cpu_state_dict
 
 logger = logging.getLogger("medseg3d")
@@ -45,8 +45,6 @@ def kept_model(
         selection: `best` or `last`.
 
     Raises:
-        Fault: BAD_VALUE for another selection.
+        Fault: `BAD_VALUE` for another selection.
     """
-    if selection not in SELECTIONS:
-        raise Fault("BAD_VALUE", "--selection", repr(selection), f"one of {', '.join(SELECTIONS)}")
-    return SELECTIONS[selection](network, model_file, metric_name)
+    return choice("selection", selection, SELECTIONS)(network, model_file, metric_name)
