@@ -57,7 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run what is missing, then print the tables and write them beside the runs with the figures."""
     from medseg3d.reports.cris_study import BACKBONES, STRATEGIES, run_cris_study
-    from medseg3d.reports.cris_study_table import read_study, write_study
+    from medseg3d.reports.cris_study_results import read_study
+    from medseg3d.reports.cris_study_table import write_study
 
     def say(text: str) -> None:
         print(text, flush=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import platform
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -230,7 +231,7 @@ def run_cris_study(
         raise Fault("BAD_VALUE", "--jobs", str(jobs), "1 or more", "correct it")
     _check_configs(plan, backbones, strategies)
     grid = [Combination(d, b, s, seed) for seed in seeds for d in data for b in backbones for s in strategies]
-    _begin(plan, grid)
+    _begin(plan, grid, jobs)
     done = sum((plan.run_dir(each) / _ROW).is_file() for each in grid)
     say(f"{len(grid)} combinations, {done} of them finished; in {plan.folder}")
     if jobs == 1:
@@ -344,7 +345,7 @@ def _check_configs(plan: StudyPlan, backbones: Sequence[str], strategies: Sequen
             parser.get_parsed_content("network_def")
 
 
-def _begin(plan: StudyPlan, grid: Sequence[Combination]) -> None:
+def _begin(plan: StudyPlan, grid: Sequence[Combination], jobs: int) -> None:
     """Refuse a folder with another study, and record what this one is."""
     plan.folder.mkdir(parents=True, exist_ok=True)
     record = plan.folder / RECORD
@@ -364,9 +365,14 @@ def _begin(plan: StudyPlan, grid: Sequence[Combination]) -> None:
         used = used_knobs(parser, _CONDITIONS)
     content: dict[str, Any] = {
         **{"study": "cris", "settings": plan.settings, "data": before.get("data", {}) | dict(plan.data)},
-        **{"conditions": used, "asked": asked, "command": sys.argv},
+        **{"conditions": used, "asked": asked, "command": sys.argv, "jobs": jobs, "machine": _machine()},
     }
     _write(plan.folder, content)
+
+
+def _machine() -> str:
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    return f"{platform.platform()}, {os.cpu_count()} CPUs, {gpu}"
 
 
 def _write(folder: Path, content: Mapping[str, Any] | None = None) -> None:

@@ -100,41 +100,64 @@ def draw_pr(series: Sequence[PRSeries]) -> Figure:
     """
     if not series:
         raise ValueError("series must hold at least one curve, found none")
-    return draw_pr_panels({"": series})
+    return draw_pr_panels({"": [[each] for each in series]})
 
 
-def draw_pr_panels(panels: Mapping[str, Sequence[PRSeries | None]]) -> Figure:
-    """A panel as of `draw_pr` for each title, side by side; None keeps the colour of a series that there is not."""
-    longest = max(len(series) for series in panels.values())
-    figure, all_axes = new_figure(5.4 * len(panels), 4.9 + 0.2 * longest, columns=len(panels))
-    for axes, (title, series) in zip(all_axes, panels.items(), strict=True):
-        _draw_pr(axes, series)
-        if title:
-            axes.set_title(title, color=INK)
+def draw_pr_panels(panels: Mapping[str, Sequence[Sequence[PRSeries]]], title: str = "", note: str = "") -> Figure:
+    """A panel as of `draw_pr` for each title, side by side.
+
+    Args:
+        panels: title to the lines of a panel, each the curves of one or more seeds under one name, all drawn in its
+            style; one without a curve keeps its style for the other panels.
+        title: of the whole figure.
+        note: below all panels.
+    """
+    longest = max(len(lines) for lines in panels.values())
+    height = 4.9 + 0.2 * longest + 0.3 * bool(title) + 0.3 * bool(note)
+    figure, all_axes = new_figure(5.4 * len(panels), height, columns=len(panels))
+    for axes, (name, lines) in zip(all_axes, panels.items(), strict=True):
+        _draw_pr(axes, lines)
+        if name:
+            axes.set_title(name, color=INK)
     all_axes[0].set_ylabel("precision (part of the prediction that is true)")
+    if title:
+        figure.suptitle(title, color=INK)
+    if note:
+        figure.supxlabel(note, color=INK, fontsize=9)
     return figure
 
 
-def _draw_pr(axes: Axes, series: Sequence[PRSeries | None]) -> None:
+def _draw_pr(axes: Axes, lines: Sequence[Sequence[PRSeries]]) -> None:
     _draw_levels_of_f(axes)
-    for index, each in enumerate(series):
-        if each is None:
+    for index, seeds in enumerate(lines):
+        if not seeds:
             continue
         colour, dash = line_style(index)
-        if np.isnan(each.average_precision):
-            axes.plot([], [], color=colour, linestyle=dash, label=f"{each.name}: no foreground in the truth")
+        known = [each for each in seeds if not np.isnan(each.average_precision)]
+        if not known:
+            axes.plot([], [], color=colour, linestyle=dash, label=f"{seeds[0].name}: no foreground in the truth")
             continue
-        label = f"{each.name}, AP {each.average_precision:.3f}"
-        # post: the curve runs from recall 1 down, and the area under such steps is the average precision
-        axes.plot(each.recall, each.precision, color=colour, linestyle=dash, drawstyle="steps-post", label=label)
-        _mark_operating_point(axes, each, colour, with_words=len(series) == 1)
-    known = [each for each in series if each is not None]
-    _draw_prevalences(axes, known)
+        label, alone = f"{known[0].name}, AP {_average_precisions(known)}", len(known) == 1
+        for each in known:
+            # post: the curve runs from recall 1 down, and the area under such steps is the average precision
+            axes.plot(each.recall, each.precision, color=colour, linestyle=dash, drawstyle="steps-post", label=label,
+                      linewidth=1.5 if alone else 0.8)  # fmt: skip
+            label = "_"  # one entry in the legend for all seeds
+            _mark_operating_point(axes, each, colour, 8 if alone else 5, with_words=len(lines) == 1 and alone)
+    drawn = [each for seeds in lines for each in seeds]
+    _draw_prevalences(axes, drawn)
     axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall (part of the truth that is found)")
-    if known:
+    if drawn:
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False, labelcolor=INK)
     else:
         axes.text(0.5, 0.5, "no finished run", ha="center", va="center", color=INK)
+
+
+def _average_precisions(seeds: Sequence[PRSeries]) -> str:
+    values = [each.average_precision for each in seeds]
+    if len(values) == 1:
+        return f"{values[0]:.3f}"
+    return f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}, {len(values)} seeds"
 
 
 def read_training_curves(events_dir: str | Path) -> TrainingCurves:
@@ -272,10 +295,9 @@ def _in_order(events: list) -> tuple[np.ndarray, np.ndarray]:
 
 def _draw_levels_of_f(axes: Axes) -> None:
     for level in _LEVELS_OF_F:
-        recalls = np.linspace(level / 2 + 1e-6, 1, 200)
+        recalls = np.linspace(level / (2 - level), 1, 200)  # from where precision is 1
         precisions = level * recalls / (2 * recalls - level)
-        shown = precisions <= 1
-        axes.plot(recalls[shown], precisions[shown], color="#C4C4C4", linewidth=0.8, zorder=1, gid="equal F1")
+        axes.plot(recalls, precisions, color="#C4C4C4", linewidth=0.8, zorder=1, gid="equal F1")
         axes.annotate(
             f"F1 {level:g}",
             (1, level / (2 - level)),
@@ -295,17 +317,17 @@ def _draw_prevalences(axes: Axes, series: Sequence[PRSeries]) -> None:
         if not np.isnan(each.average_precision):
             levels.setdefault(each.prevalence, []).append(each.name)
     for level, names in levels.items():
-        of_whom = f" ({', '.join(names)})" if len(levels) > 1 else ""
+        of_whom = f" ({', '.join(dict.fromkeys(names))})" if len(levels) > 1 else ""
         label = f"guessing{of_whom}: precision {level:.2g}, the foreground's part of all"
         axes.axhline(level, color="#555555", linestyle=(0, (1, 2)), linewidth=1, label=label)
 
 
-def _mark_operating_point(axes: Axes, series: PRSeries, colour: str, with_words: bool) -> None:
+def _mark_operating_point(axes: Axes, series: PRSeries, colour: str, size: float, with_words: bool) -> None:
     x, y = series.operating_point
     if np.isnan(x) or np.isnan(y):  # nothing is predicted at this threshold
         return
-    axes.plot([x], [y], marker="o", markersize=8, markerfacecolor="white", markeredgecolor=colour, markeredgewidth=2,
-              linestyle="none", clip_on=False, zorder=4)  # fmt: skip
+    axes.plot([x], [y], marker="o", markersize=size, markerfacecolor="white", markeredgecolor=colour,
+              markeredgewidth=size / 4, linestyle="none", clip_on=False, zorder=4)  # fmt: skip
     if not with_words:
         return
     # towards the middle of the axes, where there is room

@@ -7,8 +7,7 @@ import statistics
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
-from medseg3d.metrics import mean_interval
-from medseg3d.metrics.intervals import Interval
+from medseg3d.metrics import Interval, mean_interval
 
 Scores = Mapping[str, float]
 """Case to its score; NaN where it has none."""

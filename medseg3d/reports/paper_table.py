@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,8 +85,8 @@ class PaperTable:
         rows: column key to what is printed, digit by digit; None where nothing is.
         notes: what else a reader should know.
         flags: what is wrong with single cells.
-        data: the data set, as in the name of a run's folder of data, whose runs' scores may stand below; empty where
-            all may.
+        data: a pattern of what the folder of the data set is called, whose runs' scores may stand below: its letters
+            and digits alone, in lower case; empty where all may.
         strategies: what a run's `strategy` is called here: the row that it compares with.
 
     Raises:
@@ -123,7 +124,7 @@ class PaperTable:
         return [str(row[self.columns[0].key]) for row in self.rows]
 
     def is_of(self, dataset_dir: str) -> bool:
-        """Whether a run on the data in that folder may be set beside the numbers.
+        """Whether a run on the data in that folder may be set beside the numbers; it may where no folder is known.
 
         Example:
             >>> columns = (Column("strategy", "Strategy"),)
@@ -131,7 +132,8 @@ class PaperTable:
             >>> table.is_of("data/CVC-ClinicDB"), table.is_of("/data/Kvasir-SEG/")
             (True, False)
         """
-        return self.data in Path(dataset_dir).name.lower()
+        letters = re.sub("[^a-z0-9]", "", Path(dataset_dir).name.lower())
+        return not letters or re.search(self.data, letters) is not None
 
     @property
     def marks(self) -> dict[str, Flag]:
@@ -226,7 +228,7 @@ def as_markdown(table: PaperTable, ours: Ours | None = None) -> str:
     """
     headings, rows = side_by_side(table, ours)
     lines = [
-        f"**{table.name}.** {table.caption} {table.convention}",
+        f"**{table.name}.** {table.caption} {table.convention}".rstrip(),
         "",
         _line(headings),
         "|---|" + "---:|" * (len(headings) - 1),

@@ -1,0 +1,141 @@
+"""What a study of the CRIS grid has come to by now, read from its folder."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medseg3d.data.score_files import read_scores, read_summary
+from medseg3d.faults import Fault
+from medseg3d.reports.cris_study import BACKBONES, RECORD, STRATEGIES, Combination, failures, rows
+from medseg3d.reports.curves import read_training_curves
+from medseg3d.reports.runs import EvaluatedRun
+
+
+@dataclass(frozen=True)
+class Study:
+    """A finished or half-finished study.
+
+    Attributes:
+        folder: where it is.
+        record: content of study.json.
+        asked: the combinations that it shall have.
+        rows: one dictionary per finished combination.
+        failures: folder of each failed combination -> why.
+        evaluations: folder of each finished combination -> the evaluation of the part that is scored.
+    """
+
+    folder: Path
+    record: Mapping[str, Any]
+    asked: Sequence[Combination]
+    rows: Sequence[Mapping[str, Any]]
+    failures: Mapping[str, str]
+    evaluations: Mapping[str, EvaluatedRun]
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What all runs have in common."""
+        return self.record["settings"]
+
+    @property
+    def data(self) -> Mapping[str, Mapping[str, Any]]:
+        """Name -> folder, manifest, its hash, pictures of each part, whether generated."""
+        return self.record["data"]
+
+    @property
+    def conditions(self) -> Mapping[str, Any]:
+        """Knobs that the result depends on."""
+        return self.record["conditions"]
+
+    @property
+    def seeds(self) -> list[int]:
+        """Of the trainings that were asked for."""
+        return sorted({each.seed for each in self.asked})
+
+    @property
+    def missing(self) -> list[Combination]:
+        """The combinations that were asked for and are neither finished nor failed."""
+        there = {row["run_dir"] for row in self.rows} | set(self.failures)
+        return [each for each in self.asked if str(each) not in there]
+
+    def of(self, data: str, backbone: str = "", strategy: str = "") -> list[Mapping[str, Any]]:
+        """The finished runs of a data set, a backbone and a strategy, by seed; empty words leave a choice open."""
+        found = [
+            row
+            for row in self.rows
+            if row["data"] == data and backbone in ("", row["backbone"]) and strategy in ("", row["strategy"])
+        ]
+        order = {name: place for place, name in enumerate((*BACKBONES, *STRATEGIES))}
+        return sorted(found, key=lambda row: (order[row["backbone"]], order[row["strategy"]], row["seed"]))
+
+    def cases(self, row: Mapping[str, Any], score: str) -> dict[str, float]:
+        """Picture -> a score of scores.csv in a finished run; NaN where it has none."""
+        run = self.evaluations[row["run_dir"]]
+        return {each["case"]: each[score] for each in run.cases(run.region)}
+
+    def groups(self, row: Mapping[str, Any]) -> dict[str, str]:
+        """Picture -> its patient or sequence; empty where none is known."""
+        run = self.evaluations[row["run_dir"]]
+        return {each["case"]: each["group"] for each in run.cases(run.region) if "group" in each}
+
+    def score(self, row: Mapping[str, Any], key: str) -> float | None:
+        """A score of a finished run; `mse_pooled`, over all pixels of all pictures, comes from scores.csv."""
+        if key != "mse_pooled":
+            return row["scores"][key]
+        run = self.evaluations[row["run_dir"]]
+        pixels = [
+            (sum(each[count] for count in ("tp", "fp", "fn", "tn")), each["mse"]) for each in run.cases(run.region)
+        ]
+        return math.fsum(n * mse for n, mse in pixels) / sum(n for n, _ in pixels)
+
+    def interval(self, row: Mapping[str, Any], key: str) -> Sequence[float] | None:
+        """The 95 % interval of a score over pictures, as the evaluation has it."""
+        run = self.evaluations[row["run_dir"]]
+        return run.scores(run.region).get(key, {}).get("ci95")
+
+    def threshold_value(self, row: Mapping[str, Any]) -> float:
+        """The Dice per picture that the threshold of a finished run was chosen by, on the part for thresholds."""
+        return read_summary(self.folder / row["run_dir"] / "threshold.json")["value"]
+
+    @cached_property
+    def kept(self) -> dict[str, tuple[int, float]]:
+        """Folder of each finished combination -> the epoch whose weights it has kept, and its validation Dice.
+
+        Those whose TensorBoard events are gone are left out.
+        """
+        found = {}
+        for row in self.rows:
+            try:
+                logged = read_training_curves(self.folder / row["run_dir"])
+                (steps, scores), (iterations, _) = logged["val_dice_mean"], logged["train_loss"]
+            except (Fault, KeyError):
+                continue
+            place = len(scores) - 1 if self.conditions.get("selection") == "last" else int(np.nanargmax(scores))
+            found[row["run_dir"]] = (round(steps[place] * row["epochs"] / iterations[-1]), float(scores[place]))
+        return found
+
+
+def read_study(folder: str | Path) -> Study:
+    """The study in a folder, with what is finished by now.
+
+    Raises:
+        Fault: `SCORE_FILE` if there is none, or a file of a finished run is absent or damaged.
+    """
+    folder = Path(folder)
+    if not (folder / RECORD).is_file():
+        raise Fault("SCORE_FILE", folder, f"no {RECORD}", "the folder of a study", "run medseg3d study cris first")
+    record = read_summary(folder / RECORD)
+    finished = rows(folder)
+    evaluations = {}
+    for row in finished:
+        place = folder / row["run_dir"] / f"evaluation_{record['settings']['part']}"
+        summary, cases = read_summary(place / "summary.json"), read_scores(place / "scores.csv")
+        evaluations[row["run_dir"]] = EvaluatedRun(row["run_dir"], place, summary, cases)
+    asked = [Combination(*each) for each in record["asked"]]
+    return Study(folder, record, asked, finished, failures(folder), evaluations)
