@@ -2,27 +2,82 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from commands import ROOT
 from monai.bundle import ConfigWorkflow
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from medseg3d.bundle import bundle_directory, read_config
+
+LENGTH = {"epochs": 2, "iterations_per_epoch": 2, "batch_size": 2, "num_workers": 0}
+"""Knobs of a training of seconds."""
 
 
 def run_bundle(
     bundle: str, run_id: str, config: str, overlays: tuple[str, ...] = (), **knobs: object
 ) -> ConfigWorkflow:
-    """What `python -m monai.bundle run` does, without the seconds that a process takes to start."""
-    workflow = ConfigWorkflow(
-        config_file=[f"bundles/{bundle}/{name}.json" for name in (config, *overlays)],
-        workflow_type="train",
-        run_id=run_id,
-        logging_file=False,
-        **knobs,
-    )
-    workflow.initialize()
-    workflow.run()
+    """What `python -m monai.bundle run` does in the root, without the seconds that a process takes to start."""
+    with bundle_directory(ROOT / "bundles" / bundle):
+        workflow = ConfigWorkflow(
+            config_file=[f"bundles/{bundle}/{name}.json" for name in (config, *overlays)],
+            workflow_type="train",
+            run_id=run_id,
+            logging_file=False,
+            **knobs,
+        )
+        workflow.initialize()
+        workflow.run()
     return workflow
+
+
+def train_and_evaluate(bundle: str, folder: Path, overlays: tuple[str, ...] = (), **knobs: object) -> Path:
+    """The folder of a run, trained and evaluated on the test part."""
+    for run_id, config in (("training", "train"), ("evaluating", "evaluate")):
+        run_bundle(bundle, run_id, config, overlays, **knobs, output_dir=str(folder))
+    return folder
+
+
+def parsed(bundle: str, *overlays: str, **knobs: object) -> Callable[[str], Any]:
+    """What a key of a bundle's train.json comes to; for tests that run in the root of the repository."""
+    parser = read_config([f"bundles/{bundle}/{name}.json" for name in ("train", *overlays)], knobs)
+    parser.parse()
+    return parser.get_parsed_content
+
+
+def anonymous_config(bundle: str, name: str) -> dict:
+    """A config of a polyp bundle without the bundle's own name, to be compared with another's."""
+    return json.loads((ROOT / "bundles" / bundle / f"{name}.json").read_text().replace(bundle, "polyp"))
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """Tag to (step, value) of the TensorBoard events in a folder."""
+    events = EventAccumulator(str(folder)).Reload()
+    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def split_knobs(folder: Path) -> dict[str, object]:
+    """Overrides that name a folder of pictures and a split of it with one picture each to validate and to test."""
+    return {
+        "dataset_dir": str(folder),
+        "split_file": str(folder.parent / "split.json"),
+        "test_cases": 1,
+        "val_cases": 1,
+    }
+
+
+def linked_pictures(source: Path, folder: Path, cases: int = 6) -> Path:
+    """The first pictures and masks of a data set, as links in a folder of its name."""
+    for part in ("images", "masks"):
+        (folder / source.name / part).mkdir(parents=True)
+        for path in sorted((source / part).iterdir())[:cases]:
+            (folder / source.name / part / path.name).symlink_to(path)
+    return folder / source.name
 
 
 def polyp_folder(folder: Path, cases: int = 6) -> Path:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from commands import knobs, monai_bundle
+from commands import ROOT, knobs, monai_bundle
+from picture_runs import polyp_folder, split_knobs
 
 from medseg3d.data.phantoms import write_phantom_dataset
 
@@ -22,6 +23,17 @@ SMALL = {
     "val_cases": 1,
 }
 """Knobs of a training that takes seconds; its masks mean nothing."""
+
+
+@pytest.fixture(autouse=True)
+def _from_the_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory) -> dict[str, object]:
+    """Overrides that name generated pictures and their split of 4, 1 and 1."""
+    return split_knobs(polyp_folder(tmp_path_factory.mktemp("pictures") / "polyps"))
 
 
 @pytest.fixture(scope="session")

@@ -20,11 +20,6 @@ def identity(path: Path) -> str:
     return f"{path.parent.name}/{path.stem}"
 
 
-@pytest.fixture(autouse=True)
-def _from_the_root(monkeypatch):
-    monkeypatch.chdir(ROOT)
-
-
 @pytest.mark.parametrize("path", RUNS, ids=identity)
 def test_every_reference_and_target_leads_somewhere(path):
     assert [str(problem) for problem in check_config(read_config([path]), path.name)] == []

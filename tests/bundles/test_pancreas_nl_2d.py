@@ -17,7 +17,7 @@ import torch
 from commands import ROOT, monai_bundle
 from commands import knobs as words
 from monai.bundle import ConfigWorkflow
-from picture_runs import run_bundle
+from picture_runs import run_bundle, train_and_evaluate
 from PIL import Image
 
 from medseg3d.cli import main
@@ -30,11 +30,6 @@ SMALL = {"picture_size": 32, "init_filters": 8, "epochs": 2, "iterations_per_epo
 
 
 run = partial(run_bundle, "pancreas_nl_2d")
-
-
-@pytest.fixture(autouse=True)
-def _from_the_root(monkeypatch):
-    monkeypatch.chdir(ROOT)
 
 
 def picture_folder(folder: Path, patients: int = 4, slices: int = 2) -> Path:
@@ -68,11 +63,7 @@ class TestPictures:
     @pytest.fixture(scope="class")
     def run_dir(self, pictures, tmp_path_factory) -> Path:
         folder = tmp_path_factory.mktemp("runs") / "run"
-        with pytest.MonkeyPatch.context() as patch:
-            patch.chdir(ROOT)
-            run("training", "train", ("pictures",), **pictures, output_dir=str(folder))
-            run("evaluating", "evaluate", ("pictures",), **pictures, output_dir=str(folder))
-        return folder
+        return train_and_evaluate("pancreas_nl_2d", folder, ("pictures",), **pictures)
 
     def test_training_leaves_weights_and_checkpoints(self, run_dir):
         assert torch.load(run_dir / "model.pt", weights_only=True)
@@ -160,11 +151,7 @@ class TestVolumes:
     @pytest.fixture(scope="class")
     def run_dir(self, volumes, tmp_path_factory) -> Path:
         folder = tmp_path_factory.mktemp("volumes") / "run"
-        with pytest.MonkeyPatch.context() as patch:
-            patch.chdir(ROOT)
-            run("training", "train", **volumes, output_dir=str(folder))
-            run("evaluating", "evaluate", **volumes, output_dir=str(folder))
-        return folder
+        return train_and_evaluate("pancreas_nl_2d", folder, **volumes)
 
     def test_the_network_sees_a_slice_and_its_neighbours(self, volumes, tmp_path):
         workflow = ConfigWorkflow(

@@ -12,10 +12,18 @@ import pytest
 import torch
 from commands import ROOT
 from commands import knobs as words
-from picture_runs import polyp_folder, run_bundle
+from picture_runs import (
+    LENGTH,
+    anonymous_config,
+    linked_pictures,
+    parsed,
+    polyp_folder,
+    run_bundle,
+    split_knobs,
+    train_and_evaluate,
+)
 from PIL import Image
 
-from medseg3d.bundle import read_config
 from medseg3d.cli import main
 from medseg3d.data.cache import CaseKey
 from medseg3d.data.pictures import read_grey
@@ -31,21 +39,6 @@ SMALL = {
 }
 """Knobs of networks that train in seconds; their masks mean nothing."""
 
-LENGTH = {"epochs": 2, "iterations_per_epoch": 3, "batch_size": 2, "num_workers": 0}
-
-
-@pytest.fixture(autouse=True)
-def _from_the_root(monkeypatch):
-    monkeypatch.chdir(ROOT)
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory) -> dict[str, object]:
-    """Overrides that name generated pictures and their split of 4, 1 and 1."""
-    folder = polyp_folder(tmp_path_factory.mktemp("pictures") / "polyps")
-    split = folder.parent / "split.json"
-    return {"dataset_dir": str(folder), "split_file": str(split), "test_cases": 1, "val_cases": 1}
-
 
 @pytest.fixture(scope="module", params=SMALL)
 def bundle(request) -> str:
@@ -56,11 +49,7 @@ def bundle(request) -> str:
 def run_dir(bundle, pictures, tmp_path_factory) -> Path:
     """A run that was trained and evaluated."""
     folder = tmp_path_factory.mktemp("runs") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(ROOT)
-        for run_id, config in (("training", "train"), ("evaluating", "evaluate")):
-            run_bundle(bundle, run_id, config, **SMALL[bundle], **LENGTH, **pictures, output_dir=str(folder))
-    return folder
+    return train_and_evaluate(bundle, folder, **SMALL[bundle], **LENGTH, **pictures)
 
 
 def predict(bundle: str, run_dir: Path, *more: str) -> int:
@@ -139,13 +128,6 @@ def test_a_sound_folder_passes_the_check(bundle, run_dir, pictures, capsys):
         assert part in out
 
 
-def parsed(bundle: str, *overlays: str, **knobs: object) -> Callable[[str], Any]:
-    """What a key of a bundle's train.json comes to."""
-    parser = read_config([f"bundles/{bundle}/{name}.json" for name in ("train", *overlays)], knobs)
-    parser.parse()
-    return parser.get_parsed_content
-
-
 OWN = {
     *("_desc_", "bundle_root", "output_dir", "out_channels", "features", "backbone", "separable", "output_stride"),
     *("pretrained", "channel_mean", "channel_std", "batch_size", "epochs", "learning_rate"),
@@ -160,12 +142,8 @@ OWN = {
 class TestAgreement:
     """What scores of different networks may be compared by."""
 
-    def read(self, bundle: str, name: str) -> dict:
-        """A config without its own name."""
-        return json.loads((ROOT / "bundles" / bundle / f"{name}.json").read_text().replace(bundle, "polyp"))
-
     def test_training_differs_in_network_optimizer_and_schedule_alone(self):
-        one, other = (self.read(bundle, "train") for bundle in ("polyp_resunetpp", "polyp_deeplabv3plus"))
+        one, other = (anonymous_config(bundle, "train") for bundle in ("polyp_resunetpp", "polyp_deeplabv3plus"))
         for key in (one.keys() | other.keys()) - OWN:
             assert one[key] == other[key], key
         for section in ("train", "validate"):
@@ -173,7 +151,7 @@ class TestAgreement:
                 assert key == "handlers" or one[section][key] == other[section][key], key
 
     def test_the_faithful_recipe_of_ann_differs_in_the_frame_and_what_is_done_in_it_too(self):
-        one, other = (self.read(bundle, "train") for bundle in ("polyp_deeplabv3plus", "polyp_ann"))
+        one, other = (anonymous_config(bundle, "train") for bundle in ("polyp_deeplabv3plus", "polyp_ann"))
         augmentation = {f"{what}_prob" for what in ("flip", "affine", "intensity", "noise")}
         frame = {"picture_size", "image_chain", "label_chain", "padding", "val_interval"}
         for key in (one.keys() | other.keys()) - OWN - augmentation - frame:
@@ -183,7 +161,7 @@ class TestAgreement:
     @pytest.mark.parametrize("bundle", SMALL)
     @pytest.mark.parametrize("name", ["evaluate", "inference"])
     def test_evaluation_and_inference_differ_in_knobs_of_the_network_and_the_frame_alone(self, bundle, name):
-        one, other = self.read("polyp_resunetpp", name), self.read(bundle, name)
+        one, other = anonymous_config("polyp_resunetpp", name), anonymous_config(bundle, name)
         own = {"features", "backbone", "separable", "output_stride"}
         for key in (one.keys() | other.keys()) - own:
             frame = key == "image_chain" and bundle == "polyp_ann"
@@ -191,7 +169,7 @@ class TestAgreement:
 
     @pytest.mark.parametrize("name", ["phantom", "clinicdb", "clinicdb_sequences"])
     def test_overlays_of_one_name_agree(self, name):
-        overlays = [self.read(bundle, name) for bundle in SMALL]
+        overlays = [anonymous_config(bundle, name) for bundle in SMALL]
         own = {"_desc_", "output_dir", "epochs", "learning_rate"} if name == "phantom" else set()
         for key in set().union(*overlays) - own:
             assert all(overlay[key] == overlays[0][key] for overlay in overlays), key
@@ -207,7 +185,7 @@ class TestAgreement:
         assert len(set(named)) == len(named) >= 3
 
     def test_networks_with_the_power_schedule_have_it_alike(self):
-        one, other = (self.read(bundle, "train") for bundle in ("polyp_deeplabv3plus", "polyp_ann"))
+        one, other = (anonymous_config(bundle, "train") for bundle in ("polyp_deeplabv3plus", "polyp_ann"))
         assert one["lr_scheduler"] == other["lr_scheduler"]
         for key in ("trainer", "handlers", "stream", "dataset", "dataloader"):
             assert one["train"][key] == other["train"][key], key
@@ -389,15 +367,8 @@ class TestResUNetPlusPlus:
     ("bundle", "name"), [("polyp_resunetpp", "cvc-clinicdb"), *((bundle, "kvasir-seg") for bundle in SMALL)]
 )
 def test_real_pictures_are_trained_on_and_scored(bundle, name, real_data, tmp_path):
-    folder = tmp_path / name
-    for part in ("images", "masks"):
-        (folder / part).mkdir(parents=True)
-        for path in sorted((real_data / name / part).iterdir())[:6]:
-            (folder / part / path.name).symlink_to(path)
-    knobs = {**SMALL[bundle], **LENGTH, "dataset_dir": str(folder), "test_cases": 1, "val_cases": 1}
-    knobs |= {"split_file": str(tmp_path / "split.json"), "output_dir": str(tmp_path / "run")}
+    knobs = {**SMALL[bundle], **LENGTH, **split_knobs(linked_pictures(real_data / name, tmp_path))}
     overlays = ("clinicdb",) if name == "cvc-clinicdb" else ()
-    for run_id, config in (("training", "train"), ("evaluating", "evaluate")):
-        run_bundle(bundle, run_id, config, overlays, **knobs)
-    (row,) = read_scores(tmp_path / "run" / "evaluation_test" / "scores.csv")
+    run = train_and_evaluate(bundle, tmp_path / "run", overlays, **knobs)
+    (row,) = read_scores(run / "evaluation_test" / "scores.csv")
     assert row["tp"] + row["fn"] > 0
