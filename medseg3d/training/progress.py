@@ -42,7 +42,9 @@ class TensorBoardLog:
     Where several losses take turns, `objective` is the number of the one whose turn it is, and each has a tag of its
     own beside `train_loss`, such as `train_loss_final`.
 
-    Every step is the trainer's iteration, so that a resumed run can tell TensorBoard which events it repeats.
+    Every step is the trainer's iteration, so that a resumed run can tell TensorBoard which events it repeats. The
+    learning rate of an iteration is the one that its step is taken with: it is read before the iteration, after which
+    a schedule may have set the next one's.
 
     Args:
         trainer: the engine that trains.
@@ -55,6 +57,7 @@ class TensorBoardLog:
         self.pictures = pictures
         done = trainer.state.iteration
         self.writer = SummaryWriter(str(output_dir), purge_step=done + 1 if done else None)
+        trainer.add_event_handler(Events.ITERATION_STARTED, self._log_learning_rate)
         trainer.add_event_handler(Events.ITERATION_COMPLETED, self._log_iteration)
         trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda _: self.writer.flush())
         trainer.add_event_handler(Events.COMPLETED, lambda _: self.writer.close())
@@ -64,6 +67,10 @@ class TensorBoardLog:
         evaluator.add_event_handler(Events.ITERATION_COMPLETED, self._draw_case)
         evaluator.add_event_handler(Events.COMPLETED, self._log_validation)
 
+    def _log_learning_rate(self, engine: Engine) -> None:
+        rate = self.trainer.optimizer.param_groups[0]["lr"]
+        self.writer.add_scalar("learning_rate", rate, engine.state.iteration)
+
     def _log_iteration(self, engine: Engine) -> None:
         step = engine.state.iteration
         loss = engine.state.output["loss"].item()
@@ -72,7 +79,6 @@ class TensorBoardLog:
         if len(objectives) > 1:
             self.writer.add_scalar("objective", turn, step)
             self.writer.add_scalar(f"train_loss_{objectives[turn].name}", loss, step)
-        self.writer.add_scalar("learning_rate", self.trainer.optimizer.param_groups[0]["lr"], step)
 
     def _log_validation(self, engine: Engine) -> None:
         for name, value in engine.state.metrics.items():
