@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from medseg3d.networks.permutohedral import PermutohedralLattice
-from medseg3d.networks.refinement import only_output
+from medseg3d.networks.refinement import foreground_logit, only_output
 
 
 class CRFasRNN(nn.Module):
@@ -164,8 +164,7 @@ class CRFRefined(nn.Module):
         picture = 255 * (x * self.channel_std + self.channel_mean)
         if logits.shape[1] > 1:
             return self.crf(logits, picture)
-        refined = self.crf(torch.cat([torch.zeros_like(logits), logits], 1), picture)
-        return refined[:, 1:] - refined[:, :1]
+        return foreground_logit(self.crf(torch.cat([torch.zeros_like(logits), logits], 1), picture))
 
 
 def gaussian_average(size: int, deviation: float, like: torch.Tensor) -> torch.Tensor:

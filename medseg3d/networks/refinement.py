@@ -101,15 +101,16 @@ class RefinedSegmenter(nn.Module):
         Args:
             x: the image.
             refine: False for the backbone's logits alone: the refinement is not run, draws no dropout and gets no
-                gradients, so that no optimizer moves it, not even by its momentum.
+                gradients, so that no optimizer moves it, not even by its momentum. (`DistributedDataParallel` then
+                needs `find_unused_parameters`.)
 
         Returns:
             While training, with `refine`, a pair: the final logits and the backbone's.
         """
         output = self.backbone(x)
         logits = output if isinstance(output, torch.Tensor) else only_output(output)
-        if self.out_channels == 1 and logits.shape[1] == 2:
-            logits = logits[:, 1:] - logits[:, :1]
+        if self.out_channels == 1:
+            logits = foreground_logit(logits)
         if logits.shape[1] != self.out_channels:
             raise ValueError(
                 f"the backbone gives {logits.shape[1]} channels of logits, out_channels is {self.out_channels}"
@@ -120,6 +121,19 @@ class RefinedSegmenter(nn.Module):
         if self.training:
             return final, logits
         return final
+
+
+def foreground_logit(logits: torch.Tensor) -> torch.Tensor:
+    """Of two logits, for background and foreground, the one of the same probability, their difference; others as is.
+
+    Args:
+        logits: (B, 1 or 2, *spatial).
+
+    Example:
+        >>> foreground_logit(torch.tensor([[[1.0], [4.0]]])).item()  # sigmoid(3) = softmax(1, 4)[1]
+        3.0
+    """
+    return logits[:, 1:] - logits[:, :1] if logits.shape[1] == 2 else logits
 
 
 def only_output(outputs: List[torch.Tensor]) -> torch.Tensor:  # noqa: UP006

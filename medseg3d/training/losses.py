@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from medseg3d.networks.refinement import foreground_logit
+
 
 class PixelCrossEntropy(nn.Module):
     """Cross entropy of the classes, the mean over all pixels but those of one label.
@@ -38,10 +40,14 @@ class PixelCrossEntropy(nn.Module):
 class BinaryCrossEntropy(nn.Module):
     """Cross entropy of foreground against background, the mean over all pixels.
 
-    Where it differs from `torch.nn.BCEWithLogitsLoss`: labels may be integers.
+    Where it differs from `torch.nn.BCEWithLogitsLoss`: labels may be integers, and logits two.
 
     Shape:
-        logits (B, 1, *spatial), labels (B, 1, *spatial) of 0 and 1, of any type.
+        logits (B, 1, *spatial), or (B, 2, *spatial) for background and foreground; labels (B, 1, *spatial) of 0 and 1,
+        of any type.
+
+    Raises:
+        ValueError: from a call, other shapes.
 
     Example:
         >>> BinaryCrossEntropy()(torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2, dtype=torch.uint8)).item()  # log 2
@@ -50,14 +56,17 @@ class BinaryCrossEntropy(nn.Module):
 
     def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """The loss, a scalar."""
-        return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+        return F.binary_cross_entropy_with_logits(*_foreground(logits, labels))
 
 
 class ProbabilityError(nn.Module):
     """Mean squared error of the foreground's probability, the mean over all pixels.
 
     Shape:
-        logits (B, 1, *spatial), labels (B, 1, *spatial) of 0 and 1, of any type.
+        as `BinaryCrossEntropy` has it.
+
+    Raises:
+        ValueError: from a call, other shapes.
 
     Example:
         >>> ProbabilityError()(torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2, dtype=torch.uint8)).item()
@@ -66,7 +75,8 @@ class ProbabilityError(nn.Module):
 
     def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """The loss, a scalar."""
-        return F.mse_loss(torch.sigmoid(logits), labels.to(logits.dtype))
+        logit, truth = _foreground(logits, labels)
+        return F.mse_loss(torch.sigmoid(logit), truth)
 
 
 class FinalLoss(nn.Module):
@@ -110,3 +120,11 @@ class AuxiliaryLoss(nn.Module):
         for head in auxiliary:
             total = total + self.weight * self.loss(head, labels)
         return total
+
+
+def _foreground(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """One logit and the truth for every pixel: of shapes that differ torch's losses may broadcast one."""
+    logit = foreground_logit(logits)
+    if logit.shape != labels.shape:
+        raise ValueError(f"labels must be (B, 1, *spatial) for logits {list(logits.shape)}, got {list(labels.shape)}")
+    return logit, labels.to(logit.dtype)

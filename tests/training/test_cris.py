@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from ignite.engine import Engine, Events
 from monai.data import DataLoader
 from monai.transforms import Identity
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from picture_runs import scalars
 from torch import nn
 
 from medseg3d.data.cache import CaseCache
@@ -30,6 +30,7 @@ from medseg3d.training import (
     attach_tensorboard,
     parameter_groups,
 )
+from medseg3d.training.progress import TensorBoardLog
 
 BATCHES = 2
 FINAL = Objective(FinalLoss(BinaryCrossEntropy()), "final")
@@ -191,12 +192,6 @@ def test_objectives_must_be_there_and_differ_in_name(objectives):
         AlternatingObjectives(objectives)
 
 
-def scalars(folder) -> dict[str, list[tuple[int, float]]]:
-    """Tag to (step, value) of the events in a folder."""
-    events = EventAccumulator(str(folder)).Reload()
-    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
-
-
 def test_tensorboard_shows_whose_turn_it_is_and_each_loss_by_itself(tmp_path):
     run = Run(epochs=2)
     attach_tensorboard(run.trainer, Engine(lambda *_: None), tmp_path / "cris")
@@ -235,3 +230,44 @@ def test_losses_are_those_of_torch_on_labels_of_any_type():
     assert ProbabilityError()(logits, labels) == pytest.approx(squares.item())
     assert FinalLoss(BinaryCrossEntropy())((logits, F.relu(logits)), labels) == pytest.approx(crosses.item())
     assert FinalLoss(BinaryCrossEntropy())(logits, labels) == pytest.approx(crosses.item())
+
+
+@pytest.mark.parametrize("loss", [BinaryCrossEntropy(), ProbabilityError()])
+def test_two_logits_are_those_of_background_and_foreground(loss):
+    logits, labels = torch.randn(2, 2, 4, 5), torch.randint(0, 2, (2, 1, 4, 5))
+    prob = logits.softmax(1)[:, 1:]
+    expected = {
+        BinaryCrossEntropy: F.binary_cross_entropy(prob, labels.float()),
+        ProbabilityError: (prob - labels).square().mean(),
+    }
+    assert loss(logits, labels) == pytest.approx(expected[type(loss)].item())
+
+
+@pytest.mark.parametrize("loss", [BinaryCrossEntropy(), ProbabilityError()])
+@pytest.mark.parametrize("shape", [(2, 4, 5), (2, 3, 4, 5), (1, 1, 4, 5)])
+def test_labels_of_another_shape_are_refused_and_not_broadcast(loss, shape):
+    with pytest.raises(ValueError, match=r"must be \(B, 1, \*spatial\) for logits \[2, 1, 4, 5\], got \["):
+        loss(torch.zeros(2, 1, 4, 5), torch.zeros(shape))
+
+
+def test_the_turns_in_tensorboard_survive_a_kill_in_the_middle_of_an_epoch(tmp_path):
+    def run(killed_in: int = 0, resume: bool = False) -> None:
+        run = Run(epochs=4)
+        scheduler = torch.optim.lr_scheduler.ConstantLR(run.optimizer, factor=1.0)
+        best = BestModel(run.network, tmp_path / "model.pt")
+        attach_checkpoints(run.trainer, best, run.stream, scheduler, tmp_path, resume)
+        log = TensorBoardLog(run.trainer, tmp_path)
+
+        @run.trainer.on(Events.ITERATION_COMPLETED)
+        def kill(engine: Engine) -> None:
+            if engine.state.iteration == killed_in:
+                log.writer.flush()
+                raise KeyboardInterrupt
+
+        run()
+
+    with pytest.raises(KeyboardInterrupt):
+        run(killed_in=3 * BATCHES - 1)  # of the third epoch no checkpoint is left
+    run(resume=True)
+    turns = [0] * BATCHES + [1] * BATCHES + [0] * BATCHES + [1] * BATCHES
+    assert scalars(tmp_path)["objective"] == list(enumerate(turns, start=1))
