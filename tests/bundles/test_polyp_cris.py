@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from commands import ROOT
 from commands import knobs as words
-from picture_runs import polyp_folder, run_bundle
+from picture_runs import (
+    LENGTH,
+    anonymous_config,
+    linked_pictures,
+    parsed,
+    run_bundle,
+    scalars,
+    split_knobs,
+    train_and_evaluate,
+)
 from PIL import Image
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from medseg3d.bundle import read_config
 from medseg3d.cli import main
 from medseg3d.data.score_files import read_scores, read_summary
 from medseg3d.data.splits import PARTS, read_split
 from medseg3d.faults import find_fault
+from medseg3d.training import Objective
 
 STRATEGIES = ("backbone", "fcn", "crf", "cris")
 SMALL = {
@@ -32,28 +39,11 @@ SMALL = {
     "refinement_channels": 4,
     "learning_rate": 0.01,
 }
-LENGTH = {"epochs": 2, "iterations_per_epoch": 2, "batch_size": 2, "num_workers": 0}
-
-
-@pytest.fixture(autouse=True)
-def _from_the_root(monkeypatch):
-    monkeypatch.chdir(ROOT)
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory) -> dict[str, object]:
-    """Overrides that name generated pictures and their split of 4, 1 and 1."""
-    folder = polyp_folder(tmp_path_factory.mktemp("pictures") / "polyps")
-    split = folder.parent / "split.json"
-    return {"dataset_dir": str(folder), "split_file": str(split), "test_cases": 1, "val_cases": 1}
 
 
 def trained(folder: Path, pictures: dict[str, object], overlays: tuple[str, ...] = (), **knobs: object) -> Path:
     """The folder of a run of the bundle, evaluated on the test part."""
-    knobs = {**SMALL, **LENGTH, **pictures, **knobs, "output_dir": str(folder)}
-    for run_id, config in (("training", "train"), ("evaluating", "evaluate")):
-        run_bundle("polyp_cris", run_id, config, overlays, **knobs)
-    return folder
+    return train_and_evaluate("polyp_cris", folder, overlays, **{**SMALL, **LENGTH, **pictures, **knobs})
 
 
 @pytest.fixture(scope="module")
@@ -61,27 +51,18 @@ def runs(pictures, tmp_path_factory) -> dict[str, Path]:
     """A run of each strategy, each backbone among them."""
     folder = tmp_path_factory.mktemp("runs")
     backbones = dict(zip(STRATEGIES, ("segnet", "unet_plus_plus", "segnet", "unet"), strict=True))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(ROOT)
-        return {
-            name: trained(folder / name, pictures, () if name == "cris" else (name,), backbone=backbone)
-            for name, backbone in backbones.items()
-        }
+    return {
+        name: trained(folder / name, pictures, () if name == "cris" else (name,), backbone=backbone)
+        for name, backbone in backbones.items()
+    }
 
 
-def parsed(*overlays: str, **knobs: object) -> Callable[[str], Any]:
-    """What a key of train.json comes to, on the CPU."""
-    parser = read_config(
-        [f"bundles/polyp_cris/{name}.json" for name in ("train", *overlays)], {"device": "cpu", **knobs}
-    )
-    parser.parse()
-    return parser.get_parsed_content
+train_json = partial(parsed, "polyp_cris", device="cpu")
 
 
-def scalars(folder: Path) -> dict[str, list[float]]:
-    """Tag to values of what a training logged."""
-    events = EventAccumulator(str(folder)).Reload()
-    return {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+def turns(folder: Path) -> list[float]:
+    """Whose turn it was in each iteration of a run: 0 the backbone's, 1 the final map's."""
+    return [value for _, value in scalars(folder)["objective"]]
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -103,13 +84,12 @@ def test_weights_are_those_of_the_strategys_network(runs, strategy):
 
 
 def test_only_cris_takes_turns(runs):
-    logged = {name: scalars(folder) for name, folder in runs.items()}
-    assert logged.pop("cris")["objective"] == [0, 0, 1, 1]
-    assert not any("objective" in tags for tags in logged.values())
+    assert turns(runs["cris"]) == [0, 0, 1, 1]
+    assert not any("objective" in scalars(folder) for name, folder in runs.items() if name != "cris")
 
 
 def test_the_final_map_is_what_is_validated():
-    knob = parsed(**SMALL)
+    knob = train_json(**SMALL)
     network, picture = knob("network").eval(), torch.rand(1, 3, 32, 32)
     with torch.inference_mode():
         seen = knob("validate#inferer")(picture, network)
@@ -150,7 +130,7 @@ def test_a_sound_bundle_passes_the_check(strategy, runs, pictures, capsys):
 
 def test_turns_by_the_step_may_end_anywhere(pictures, tmp_path):
     folder = trained(tmp_path, pictures, interleave="step", epochs=1, iterations_per_epoch=3)
-    assert scalars(folder)["objective"] == [0, 1, 0]
+    assert turns(folder) == [0, 1, 0]
 
 
 def test_an_end_in_the_backbones_turn_is_refused_before_anything_is_trained(pictures, tmp_path):
@@ -174,7 +154,7 @@ def test_the_check_finds_an_end_in_the_backbones_turn(pictures, tmp_path, capsys
 )
 def test_an_unknown_choice_is_refused_with_those_there_are(knob, known):
     with pytest.raises(Exception) as error:  # noqa: PT011 -- MONAI wraps it
-        parsed(**{knob: "pspnet"})("network_def")
+        train_json(**{knob: "pspnet"})("network_def")
     assert str(find_fault(error.value)) == f"BAD_VALUE --{knob}: found 'pspnet'; wanted one of {known}"
 
 
@@ -183,7 +163,7 @@ def test_an_unknown_choice_is_refused_with_those_there_are(knob, known):
 )
 def test_the_networks_have_their_parameters(backbone, count):
     with torch.device("meta"):
-        networks = {each: parsed(backbone=backbone, strategy=each)("network_def") for each in STRATEGIES}
+        networks = {each: train_json(backbone=backbone, strategy=each)("network_def") for each in STRATEGIES}
     counts = {each: sum(p.numel() for p in network.parameters()) for each, network in networks.items()}
     assert counts == {"backbone": count, "fcn": count + 76_193, "crf": count + 12, "cris": count + 76_193}
 
@@ -198,7 +178,7 @@ class TestStrategies:
         assert overlay["strategy"] == name
 
     def test_fcn_differs_from_cris_in_the_schedule_alone(self):
-        fcn, cris = parsed("fcn", **SMALL), parsed(**SMALL)
+        fcn, cris = train_json("fcn", **SMALL), train_json(**SMALL)
         networks = []
         for knob in (fcn, cris):
             torch.manual_seed(0)
@@ -212,16 +192,26 @@ class TestStrategies:
 
     @pytest.mark.parametrize("strategy", STRATEGIES)
     def test_the_field_alone_learns_at_a_rate_of_its_own(self, strategy):
-        groups = parsed(strategy=strategy, **SMALL, crf_learning_rate=0.5)("optimizer").param_groups
+        groups = train_json(strategy=strategy, **SMALL, crf_learning_rate=0.5)("optimizer").param_groups
         sizes = [(sum(parameter.numel() for parameter in group["params"]), group["lr"]) for group in groups]
         assert sizes[1:] == ([(12, 0.5)] if strategy == "crf" else [])
         assert sizes[0][1] == 0.01
         assert all(group["betas"] == (0.9, 0.999) for group in groups)
 
+    @pytest.mark.parametrize("strategy", STRATEGIES)
+    def test_a_backbone_of_two_logits_is_trained_too(self, strategy):
+        knob = train_json(**SMALL, strategy=strategy, out_channels=2, backbone="segnet")
+        network, loss = knob("network").train(), knob("loss")
+        picture, labels = torch.rand(2, 3, 32, 32), torch.randint(0, 2, (2, 1, 32, 32))
+        objectives = loss.objectives if strategy == "cris" else [Objective(loss)]
+        for each in objectives:
+            each.loss(network(picture, **each.network_arguments), labels).backward()
+        assert all(parameter.grad is not None for parameter in network.parameters())
+
     def test_every_combination_has_a_folder_of_its_own(self):
         overlays = [(), ("clinicdb",), ("clinicdb_sequences",), ("phantom",)]
         folders = {
-            parsed(*data, backbone=backbone, strategy=strategy)("output_dir")
+            train_json(*data, backbone=backbone, strategy=strategy)("output_dir")
             for data, backbone, strategy in itertools.product(overlays, ("unet", "segnet"), STRATEGIES)
         }
         assert len(folders) == 4 * 2 * 4
@@ -243,12 +233,8 @@ OWN = {
 class TestProtocol:
     """What is the paper's, and what must agree with the other polyp bundles."""
 
-    def read(self, bundle: str, name: str) -> dict:
-        """A config without its own name."""
-        return json.loads((ROOT / "bundles" / bundle / f"{name}.json").read_text().replace(bundle, "polyp"))
-
     def test_training_differs_in_the_papers_protocol_alone(self):
-        one, other = (self.read(bundle, "train") for bundle in ("polyp_resunetpp", "polyp_cris"))
+        one, other = (anonymous_config(bundle, "train") for bundle in ("polyp_resunetpp", "polyp_cris"))
         for key in (one.keys() | other.keys()) - OWN - {"validate"}:
             assert one[key] == other[key], key
         for key in one["validate"].keys() - {"handlers"}:  # the plateau's is there
@@ -256,7 +242,7 @@ class TestProtocol:
 
     @pytest.mark.parametrize("name", ["evaluate", "inference"])
     def test_evaluation_and_inference_differ_in_the_network_alone(self, name):
-        one, other = self.read("polyp_resunetpp", name), self.read("polyp_cris", name)
+        one, other = anonymous_config("polyp_resunetpp", name), anonymous_config("polyp_cris", name)
         for key in (one.keys() | other.keys()) - OWN - {"handlers"}:
             assert one[key] == other[key], key
 
@@ -269,7 +255,7 @@ class TestProtocol:
         ],
     )
     def test_the_committed_splits_are_the_default(self, overlays, name):
-        knob = parsed(*overlays)
+        knob = train_json(*overlays)
         split = read_split(knob("split_file"))
         assert Path(knob("split_file")).stem == name
         total = sum(split.count(part) for part in PARTS)
@@ -279,14 +265,14 @@ class TestProtocol:
 
     def test_a_picture_is_seen_as_it_is(self, pictures):
         """256 x 256, values in [0, 1], and nothing at random."""
-        data = parsed(**pictures, num_workers=0)("train#dataset")
+        data = train_json(**pictures, num_workers=0)("train#dataset")
         one, two = data[0], data[0]
         assert one["image"].shape == (3, 256, 256)
         assert 0 <= one["image"].min() < one["image"].max() <= 1
         assert torch.equal(one["image"], two["image"])
 
     def test_the_papers_numbers_are_the_default(self):
-        knob = parsed()
+        knob = train_json()
         assert (knob("batch_size"), knob("refinement_dropout"), knob("interleave")) == (4, 0.01, "epoch")
         assert (knob("test_cases"), knob("val_cases")) == (0.15, 0.15)
 
@@ -299,28 +285,29 @@ class TestRefinedResUNetPlusPlus:
             "picture_size": [32, 32],
             "features": [8, 8, 8, 16],
             "learning_rate": 0.01,
-            "output_dir": str(tmp_path),
         }
-        for run_id, config in (("training", "train"), ("evaluating", "evaluate")):
-            run_bundle("polyp_resunetpp", run_id, config, ("refined",), **knobs, **LENGTH, **pictures)
-        assert scalars(tmp_path)["objective"] == [0, 0, 1, 1]
+        train_and_evaluate("polyp_resunetpp", tmp_path, ("refined",), **knobs, **LENGTH, **pictures)
+        assert turns(tmp_path) == [0, 0, 1, 1]
         assert len(read_scores(tmp_path / "evaluation_test" / "scores.csv")) == 1
 
+    def test_the_refined_map_has_the_bundles_own_loss(self):
+        own, refined = (anonymous_config("polyp_resunetpp", name)["loss"] for name in ("train", "refined"))
+        assert [each["loss"] for each in refined["objectives"]] == [
+            {"_target_": "medseg3d.training.ProbabilityError"},
+            {"_target_": "medseg3d.training.FinalLoss", "loss": own},
+        ]
+
+    @pytest.mark.parametrize(("interleave", "by_epoch"), [("epoch", True), ("step", False)])
+    def test_how_long_a_turn_is_can_be_chosen(self, interleave, by_epoch):
+        assert parsed("polyp_resunetpp", "refined", interleave=interleave)("loss").by_epoch is by_epoch
+
     def test_it_has_the_parameters_of_both(self):
-        parser = read_config([f"bundles/polyp_resunetpp/{name}.json" for name in ("train", "refined")])
-        parser.parse()
-        network = parser.get_parsed_content("network_def")
+        network = parsed("polyp_resunetpp", "refined")("network_def")
         assert sum(parameter.numel() for parameter in network.parameters()) == 4_062_993 + 76_193
 
 
 @pytest.mark.parametrize(("overlays", "name"), [((), "kvasir-seg"), (("clinicdb", "crf"), "cvc-clinicdb")])
 def test_real_pictures_are_trained_on_and_scored(overlays, name, real_data, tmp_path):
-    folder = tmp_path / name
-    for part in ("images", "masks"):
-        (folder / part).mkdir(parents=True)
-        for path in sorted((real_data / name / part).iterdir())[:6]:
-            (folder / part / path.name).symlink_to(path)
-    data = {"dataset_dir": str(folder), "split_file": str(tmp_path / "split.json"), "test_cases": 1, "val_cases": 1}
-    run = trained(tmp_path / "run", data, overlays)
+    run = trained(tmp_path / "run", split_knobs(linked_pictures(real_data / name, tmp_path)), overlays)
     (row,) = read_scores(run / "evaluation_test" / "scores.csv")
     assert row["tp"] + row["fn"] > 0
