@@ -11,7 +11,7 @@ from monai.bundle import ConfigParser
 
 from medseg3d.faults import Fault
 from medseg3d.reports.document import Block, Bullets, Cell, ColumnKind, Picture, Table, Text
-from medseg3d.reports.paper_networks import PAPERS
+from medseg3d.reports.paper_networks import PAPERS, data_of
 from medseg3d.reports.paper_table import Column, PaperTable, side_by_side
 from medseg3d.reports.papers import TABLES
 from medseg3d.reports.parameter_figure import panels_of, parameter_figure
@@ -26,7 +26,8 @@ from medseg3d.reports.wording import interval, number
 def paper_blocks(runs: Sequence[EvaluatedRun]) -> list[Block]:
     """The tables of the papers that the runs' bundles rebuild, with the runs' scores below, each by its convention.
 
-    Scores on phantoms are never set beside published ones.
+    Scores on phantoms are never set beside published ones, and those on the training part only where a paper has its
+    own.
     """
     blocks: list[Block] = []
     placed: set[str] = set()
@@ -34,20 +35,28 @@ def paper_blocks(runs: Sequence[EvaluatedRun]) -> list[Block]:
         of_paper = [run for run in runs if run.bundle and table.paper in papers_of_bundle(run.bundle)]
         if of_paper:
             own = [run for run in of_paper if not run.is_phantom and table.is_of(run.knob("dataset_dir"))]
-            blocks += [_paper_table(table, own), Bullets(table.notes)]
             placed |= {run.name for run in own}
+            own = [run for run in own if "Train" in table.row_names or not _is_training_part(run)]
+            blocks += [_paper_table(table, own), Bullets(table.notes)]
     phantoms = [run.name for run in runs if run.is_phantom]
     if blocks and phantoms:
         blocks.append(Text(f"Scores on phantoms are not set beside these: {', '.join(phantoms)}."))
     elsewhere = [run.name for run in runs if papers_of_bundle(run.bundle) and run.name not in {*placed, *phantoms}]
     if blocks and elsewhere:
         blocks.append(Text(f"Trained on data that no table here is of: {', '.join(elsewhere)}."))
+    training = [run.name for run in runs if run.name in placed and _is_training_part(run)]
+    if training:
+        blocks.append(Text(f"Scores on the training part stand beside no test scores: {', '.join(training)}."))
     unknown = [run.name for run in runs if not run.bundle]
     if unknown:
         blocks.append(
             Text(f"No bundle is recorded of {', '.join(unknown)}: which paper to compare with is not known (--bundle).")
         )
     return blocks
+
+
+def _is_training_part(run: EvaluatedRun) -> bool:
+    return run.summary.get("part") == "train"
 
 
 def _paper_table(table: PaperTable, runs: Sequence[EvaluatedRun]) -> Table:
@@ -151,7 +160,14 @@ def _scored(run: EvaluatedRun, parameters: int) -> list[ScoredRun]:
     """The run as the figure shows it; nothing without a paper or a Dice, or of phantoms."""
     mean = run.scores(run.region).get("dice_mean", {})
     return [
-        ScoredRun(run.name, paper, parameters, mean["value"], str(mean.get("convention", "not recorded")))
+        ScoredRun(
+            run.name,
+            paper,
+            parameters,
+            mean["value"],
+            str(mean.get("convention", "not recorded")),
+            data_of(paper, run.knob("dataset_dir")),
+        )
         for paper in papers_of_bundle(run.bundle)
         if mean.get("value") is not None and not run.is_phantom
     ]

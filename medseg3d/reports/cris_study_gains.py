@@ -94,7 +94,8 @@ def gains_markdown(study: Study, name: str, table: PaperTable) -> str:
             each.dice.verdict,
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, "", conclusion(found, table), "", _how_to_read(study, name, found)])
+    blocks = ["\n".join(lines), conclusion(found, table), _how_to_read(study, name, found)]
+    return "\n\n".join(block for block in blocks if block)
 
 
 def _how_to_read(study: Study, name: str, found: Sequence[Gain]) -> str:

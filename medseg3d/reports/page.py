@@ -451,7 +451,13 @@ def _trainings(runs: Sequence[EvaluatedRun]) -> dict[str, TrainingCurves]:
             same.append(run.name)
         elif run.training:
             found.append(([run.name], run.training))
-    return {", ".join(names): logged for names, logged in found}
+    return {_common_name(names): logged for names, logged in found}
+
+
+def _common_name(names: Sequence[str]) -> str:
+    """What several evaluations of one training are called together: their run, where they differ in the part alone."""
+    runs = {name.rpartition(" (")[0] for name in names}
+    return runs.pop() if len(names) > 1 and len(runs) == 1 and "" not in runs else ", ".join(names)
 
 
 def _equal(one: TrainingCurves, other: TrainingCurves) -> bool:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+from medseg3d.reports.paper_table import is_called
+from medseg3d.reports.papers import CLINICDB, KVASIR_SEG
 
 
 @dataclass(frozen=True)
@@ -18,7 +22,7 @@ class PaperNetwork:
         input_shape: (channels, *spatial) of the paper's input, or of ours where the paper states none.
         paper_millions: the count that the paper prints, in millions; None where it prints none.
         note: what a reader must know to compare the two.
-        dice: where the paper has its Dice: key of `papers.TABLES`, row, key of the column.
+        dice: where the paper has its Dice, by what it is of: key of `papers.TABLES`, row, key of the column.
         printed_dice: key of the column that is printed, if `dice` is derived from it.
     """
 
@@ -28,24 +32,40 @@ class PaperNetwork:
     input_shape: tuple[int, ...]
     paper_millions: float | None = None
     note: str = ""
-    dice: tuple[str, str, str] | None = None
+    dice: Mapping[str, tuple[str, str, str]] = field(default_factory=dict)
     printed_dice: str | None = None
 
+
+PANCREAS = "pancreas in CT, MSD Task07"
+_POLYPS = "polyps in colonoscopy"
+KVASIR, CLINIC = f"{_POLYPS}, Kvasir-SEG", f"{_POLYPS}, CVC-ClinicDB"
+"""What a Dice is of."""
 
 PAPERS: dict[str, str] = {
     "pancreas": "SegResNet with non-local blocks, pancreas CT",
     "ann": "asymmetric non-local network, polyps",
     "resunetpp": "ResUNet++, polyps",
     "deeplabv3plus": "DeepLabv3+, polyps",
-    "cris": "conditional refinement (CRIS), polyps",
+    "cris": "collaborative refinement (CRIS), polyps",
 }
 """The five papers; each key is also the word that its bundle's name has: `pancreas_nl`, `polyp_ann`."""
 
-DATA: dict[str, str] = {
-    "pancreas": "pancreas in CT, MSD Task07",
-    **dict.fromkeys(("ann", "resunetpp", "deeplabv3plus", "cris"), "polyps in colonoscopy, Kvasir-SEG"),
-}
-"""What the Dice of a paper is of: only points of one kind may stand in one figure."""
+
+def data_of(paper: str, dataset_dir: str = "") -> str:
+    """What a Dice of a paper's bundle on the data in that folder is of: only points of one kind may stand together.
+
+    Without a folder it is of the data that the paper's name is tied to.
+
+    Example:
+        >>> data_of("cris", "data/CVC-ClinicDB"), data_of("ann"), data_of("ann", "data/ETIS")
+        ('polyps in colonoscopy, CVC-ClinicDB', 'polyps in colonoscopy, Kvasir-SEG', 'polyps in colonoscopy, ETIS')
+    """
+    if paper == "pancreas":
+        return PANCREAS
+    known = {KVASIR: KVASIR_SEG, CLINIC: CLINICDB}
+    name = Path(dataset_dir).name
+    return next((data for data, pattern in known.items() if is_called(pattern, name)), f"{_POLYPS}, {name}")
+
 
 _PANCREAS_2D = {"spatial_dims": 2, "in_channels": 3, "out_channels": 2}
 _SEGRESNET_2D = {"_target_": "medseg3d.networks.SegResNetNL", "init_filters": 32, **_PANCREAS_2D}
@@ -58,6 +78,12 @@ _CRF = {"_target_": "medseg3d.networks.CRFRefined"}
 _REFINEMENT_NOTE = "the refinement has 76,193 parameters; its channels and kernels are ours, the paper states neither"
 _CRF_NOTE = "CRF-as-RNN behind the backbone, 12 parameters; its ten steps in inference are counted"
 
+
+def _of_both(strategy: str, column: str) -> dict[str, tuple[str, str, str]]:
+    """A cell of both tables of the CRIS paper."""
+    return {KVASIR: ("cris_table_1", strategy, column), CLINIC: ("cris_table_2", strategy, column)}
+
+
 PAPER_NETWORKS: tuple[PaperNetwork, ...] = (
     PaperNetwork(
         "SegResNet, no non-local block (2-D, 32 filters)",
@@ -66,7 +92,7 @@ PAPER_NETWORKS: tuple[PaperNetwork, ...] = (
         (3, 96, 96),
         6.30,
         "the paper prints 6.30 M for SegResNet + 2 non-local blocks; that is the count without them",
-        ("pancreas_table_2", "0", "dice"),
+        {PANCREAS: ("pancreas_table_2", "0", "dice")},
     ),
     PaperNetwork(
         "SegResNet + 2 non-local blocks (2-D, 32 filters)",
@@ -75,7 +101,7 @@ PAPER_NETWORKS: tuple[PaperNetwork, ...] = (
         (3, 96, 96),
         6.30,
         "two blocks of inner width C/2 add 0.26 M to the printed figure, which makes 6.56 M",
-        ("pancreas_table_3", "SegResNet + 2 non-local", "dice"),
+        {PANCREAS: ("pancreas_table_3", "SegResNet + 2 non-local", "dice")},
     ),
     PaperNetwork(
         "SegResNet + 2 non-local blocks (3-D, 16 filters)",
@@ -90,7 +116,7 @@ PAPER_NETWORKS: tuple[PaperNetwork, ...] = (
         {"_target_": "monai.networks.nets.UNETR", **_PANCREAS_2D, "img_size": 96},
         (3, 96, 96),
         87.56,
-        dice=("pancreas_table_3", "UNETR", "dice"),
+        dice={PANCREAS: ("pancreas_table_3", "UNETR", "dice")},
     ),
     PaperNetwork(
         "SwinUNETR (2-D)",
@@ -98,7 +124,7 @@ PAPER_NETWORKS: tuple[PaperNetwork, ...] = (
         {"_target_": "monai.networks.nets.SwinUNETR", **_PANCREAS_2D, "feature_size": 48},
         (3, 96, 96),
         25.14,
-        dice=("pancreas_table_3", "SwinUNETR", "dice"),
+        dice={PANCREAS: ("pancreas_table_3", "SwinUNETR", "dice")},
     ),
     PaperNetwork(
         "UMambaEnc (2-D, 96×96)",
@@ -108,7 +134,7 @@ PAPER_NETWORKS: tuple[PaperNetwork, ...] = (
         39.26,
         "five stages of 64 to 1024 features, as in its public code; the count depends on the input's size, which the "
         "paper does not state: 39.12 M for 256×256, 39.26 M for 224×336, 39.38 M for 288×288",
-        ("pancreas_table_3", "UMambaEnc", "dice"),
+        {PANCREAS: ("pancreas_table_3", "UMambaEnc", "dice")},
     ),
     PaperNetwork(
         "asymmetric non-local net",
@@ -116,7 +142,7 @@ PAPER_NETWORKS: tuple[PaperNetwork, ...] = (
         {"_target_": "medseg3d.networks.AsymmetricNonLocalNet"},
         (3, 512, 1024),
         note="2,360,322 of them are the auxiliary head, which works in training only: GMAC and activations are without",
-        dice=("ann_table_1", "Proposed", "dice_foreground"),
+        dice={KVASIR: ("ann_table_1", "Proposed", "dice_foreground")},
         printed_dice="dice",
     ),
     PaperNetwork(
@@ -125,7 +151,7 @@ PAPER_NETWORKS: tuple[PaperNetwork, ...] = (
         {"_target_": "medseg3d.networks.ResUNetPlusPlus"},
         (3, 352, 352),
         note="as the published code has it; the paper rebuilt here breaks off before its results",
-        dice=("resunetpp_original", "Kvasir-SEG", "dice"),
+        dice={KVASIR: ("resunetpp_original", "Kvasir-SEG", "dice"), CLINIC: ("resunetpp_original", "CVC-612", "dice")},
     ),
     PaperNetwork(
         "ResUNet",
@@ -147,7 +173,7 @@ PAPER_NETWORKS: tuple[PaperNetwork, ...] = (
         {"_target_": "medseg3d.networks.DeepLabV3Plus"},
         (3, 352, 352),
         note="separable convolutions, as the paper's text has it; 40,347,298 with plain ones",
-        dice=("deeplab_table_2", "Test", "dice"),
+        dice={KVASIR: ("deeplab_table_2", "Test", "dice")},
     ),
     PaperNetwork(
         "DeepLabv3+, SE-ResNeXt-50",
@@ -162,7 +188,7 @@ PAPER_NETWORKS: tuple[PaperNetwork, ...] = (
         _UNET,
         (3, 256, 256),
         note="MONAI's BasicUNet with BatchNorm, 0.07 M more than the original",
-        dice=("cris_table_1", "Backbone", "unet_dice"),
+        dice=_of_both("Backbone", "unet_dice"),
     ),
     PaperNetwork(
         "U-Net + CRF",
@@ -170,7 +196,7 @@ PAPER_NETWORKS: tuple[PaperNetwork, ...] = (
         {**_CRF, "backbone": _UNET},
         (3, 256, 256),
         note=_CRF_NOTE,
-        dice=("cris_table_1", "Backbone+CRF", "unet_dice"),
+        dice=_of_both("Backbone+CRF", "unet_dice"),
     ),
     PaperNetwork(
         "U-Net + refinement",
@@ -178,7 +204,7 @@ PAPER_NETWORKS: tuple[PaperNetwork, ...] = (
         {**_REFINED, "backbone": _UNET},
         (3, 256, 256),
         note=_REFINEMENT_NOTE,
-        dice=("cris_table_1", "Proposed", "unet_dice"),
+        dice=_of_both("Proposed", "unet_dice"),
     ),
     PaperNetwork(
         "UNet++",
@@ -186,7 +212,7 @@ PAPER_NETWORKS: tuple[PaperNetwork, ...] = (
         _UNETPP,
         (3, 256, 256),
         note="MONAI's BasicUNetPlusPlus with BatchNorm, without the 99 parameters of its unused heads",
-        dice=("cris_table_1", "Backbone", "unetpp_dice"),
+        dice=_of_both("Backbone", "unetpp_dice"),
     ),
     PaperNetwork(
         "UNet++ + CRF",
@@ -194,7 +220,7 @@ PAPER_NETWORKS: tuple[PaperNetwork, ...] = (
         {**_CRF, "backbone": _UNETPP},
         (3, 256, 256),
         note=_CRF_NOTE,
-        dice=("cris_table_1", "Backbone+CRF", "unetpp_dice"),
+        dice=_of_both("Backbone+CRF", "unetpp_dice"),
     ),
     PaperNetwork(
         "UNet++ + refinement",
@@ -202,7 +228,7 @@ PAPER_NETWORKS: tuple[PaperNetwork, ...] = (
         {**_REFINED, "backbone": _UNETPP},
         (3, 256, 256),
         note=_REFINEMENT_NOTE,
-        dice=("cris_table_1", "Proposed", "unetpp_dice"),
+        dice=_of_both("Proposed", "unetpp_dice"),
     ),
     PaperNetwork(
         "SegNet",
@@ -210,7 +236,7 @@ PAPER_NETWORKS: tuple[PaperNetwork, ...] = (
         _SEGNET,
         (3, 256, 256),
         note="VGG-16's convolutions with BatchNorm, mirrored",
-        dice=("cris_table_1", "Backbone", "segnet_dice"),
+        dice=_of_both("Backbone", "segnet_dice"),
     ),
     PaperNetwork(
         "SegNet + CRF",
@@ -218,7 +244,7 @@ PAPER_NETWORKS: tuple[PaperNetwork, ...] = (
         {**_CRF, "backbone": _SEGNET},
         (3, 256, 256),
         note=_CRF_NOTE,
-        dice=("cris_table_1", "Backbone+CRF", "segnet_dice"),
+        dice=_of_both("Backbone+CRF", "segnet_dice"),
     ),
     PaperNetwork(
         "SegNet + refinement",
@@ -226,7 +252,7 @@ PAPER_NETWORKS: tuple[PaperNetwork, ...] = (
         {**_REFINED, "backbone": _SEGNET},
         (3, 256, 256),
         note=_REFINEMENT_NOTE,
-        dice=("cris_table_1", "Proposed", "segnet_dice"),
+        dice=_of_both("Proposed", "segnet_dice"),
     ),
 )
 """Every network of the papers, in the order of its paper's table; those that another paper compares with come again."""

@@ -132,8 +132,7 @@ class PaperTable:
             >>> table.is_of("data/CVC-ClinicDB"), table.is_of("/data/Kvasir-SEG/")
             (True, False)
         """
-        letters = re.sub("[^a-z0-9]", "", Path(dataset_dir).name.lower())
-        return not letters or re.search(self.data, letters) is not None
+        return is_called(self.data, Path(dataset_dir).name)
 
     @property
     def marks(self) -> dict[str, Flag]:
@@ -159,6 +158,17 @@ class PaperTable:
             return []
         best = (max if column.better == "high" else min)(known.values())
         return [row for row, value in known.items() if value == best]
+
+
+def is_called(pattern: str, name: str) -> bool:
+    """Whether the letters and digits of a folder's name, in lower case, have a pattern in them; an unknown name may.
+
+    Example:
+        >>> [is_called("kvasirseg", name) for name in ("Kvasir-SEG_880", "Kvasir-Sessile", "")]
+        [True, False, True]
+    """
+    letters = re.sub("[^a-z0-9]", "", name.lower())
+    return not letters or re.search(pattern, letters) is not None
 
 
 Ours = Mapping[str, Mapping[str, str]]

@@ -242,6 +242,7 @@ def _ann_epochs() -> PaperTable:
             "100 epochs, on which pictures is not said.",
         ),
         tuple(flags),
+        KVASIR_SEG,
     )
 
 
@@ -311,6 +312,7 @@ def _ann_table_1() -> PaperTable:
                 f"shown by the paper's own epoch figures; the polyp alone has Dice {dice:.3f} and IoU {iou:.3f}",
             ),
         ),
+        KVASIR_SEG,
     )
 
 
@@ -340,6 +342,7 @@ def _resunetpp_original() -> PaperTable:
                 "#39173), over background and polyp",
             ),
         ),
+        f"{KVASIR_SEG}|{CLINICDB}",
     )
 
 
@@ -365,6 +368,7 @@ def _deeplab_table_2() -> PaperTable:
         tuple(rows),
         () if flags else (f"{coherent}. This is the table to compare with.",),
         tuple(flags),
+        KVASIR_SEG,
     )
 
 

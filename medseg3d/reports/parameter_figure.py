@@ -14,7 +14,7 @@ from matplotlib.transforms import Bbox
 
 from medseg3d.data.colours import OKABE_ITO
 from medseg3d.reports.curves import new_figure, save_figure
-from medseg3d.reports.paper_networks import DATA, PAPER_NETWORKS, PAPERS
+from medseg3d.reports.paper_networks import PAPER_NETWORKS, PAPERS
 from medseg3d.reports.paper_table import PaperTable
 from medseg3d.reports.papers import TABLES
 from medseg3d.reports.parameters import ParameterRow
@@ -79,23 +79,19 @@ def panels_of(rows: Sequence[ParameterRow], runs: Sequence[ScoredRun] = ()) -> d
     counted = {(row.source, row.network): row for row in rows}
     for each in PAPER_NETWORKS:
         row = counted.get((PAPERS[each.paper], each.name))
-        if row is None or each.dice is None:
-            continue
-        table_name, table_row, column = each.dice
-        table = TABLES[table_name]
-        dice, printed = (_fraction(table, table_row, key) for key in (column, each.printed_dice or column))
-        if dice is None or printed is None:
-            continue
-        millions = row.parameters / 1e6
-        as_printed = (each.paper_millions or millions, printed)
-        differs = abs(as_printed[0] - millions) > 0.01 * millions or printed != dice
-        panels.setdefault(DATA[each.paper], []).append(
-            Point(each.name, each.paper, millions, dice, table.convention, as_printed if differs else None)
-        )
+        for data, (table_name, table_row, column) in each.dice.items() if row is not None else ():
+            table = TABLES[table_name]
+            dice, printed = (_fraction(table, table_row, key) for key in (column, each.printed_dice or column))
+            if row is None or dice is None or printed is None:
+                continue
+            millions = row.parameters / 1e6
+            as_printed = (each.paper_millions or millions, printed)
+            differs = abs(as_printed[0] - millions) > 0.01 * millions or printed != dice
+            panels.setdefault(data, []).append(
+                Point(each.name, each.paper, millions, dice, table.convention, as_printed if differs else None)
+            )
     for run in runs:
-        panels.setdefault(DATA[run.paper], []).append(
-            Point(run.name, "", run.parameters / 1e6, run.dice, run.convention)
-        )
+        panels.setdefault(run.data, []).append(Point(run.name, "", run.parameters / 1e6, run.dice, run.convention))
     return panels
 
 

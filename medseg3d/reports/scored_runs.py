@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from medseg3d.bundle import read_config
 from medseg3d.data.score_files import read_summary
 from medseg3d.faults import Fault
+from medseg3d.reports.paper_networks import data_of
 from medseg3d.reports.parameters import network_of, papers_of_bundle
 
 
@@ -22,6 +24,7 @@ class ScoredRun:
         parameters: number of parameters of its network.
         dice: `dice_mean` of its first class, 0 to 1.
         convention: how that mean is taken, as the summary states it.
+        data: what it is of, as `paper_networks.data_of` names it.
     """
 
     name: str
@@ -29,6 +32,7 @@ class ScoredRun:
     parameters: int
     dice: float
     convention: str
+    data: str
 
 
 def scored_runs(folders: Sequence[str | Path]) -> list[ScoredRun]:
@@ -46,7 +50,8 @@ def scored_runs(folders: Sequence[str | Path]) -> list[ScoredRun]:
 
 
 def _scored_run(folder: Path, name: str) -> ScoredRun:
-    entry = _mean_dice(folder / "summary.json")
+    summary = read_summary(folder / "summary.json")
+    entry = _mean_dice(folder / "summary.json", summary)
     config = folder / "config.json"
     parser = read_config([config])
     papers = papers_of_bundle(str(parser.get("bundle_root", "")))
@@ -61,15 +66,16 @@ def _scored_run(folder: Path, name: str) -> ScoredRun:
         sum(parameter.numel() for parameter in network.parameters()),
         entry["value"],
         entry["convention"],
+        data_of(papers[0], str(summary.get("dataset_dir") or parser.get("dataset_dir") or "")),
     )
 
 
-def _mean_dice(summary: Path) -> dict:
-    for entries in read_summary(summary).get("scores", {}).values():
+def _mean_dice(file: Path, summary: Mapping[str, Any]) -> dict:
+    for entries in summary.get("scores", {}).values():
         entry = entries.get("dice_mean", {})
         if entry.get("value") is not None:
             return entry
-    raise Fault("SCORE_FILE", summary, "no dice_mean with a value", "the scores of an evaluation", "evaluate again")
+    raise Fault("SCORE_FILE", file, "no dice_mean with a value", "the scores of an evaluation", "evaluate again")
 
 
 def _short_names(paths: Sequence[Path]) -> list[str]:

@@ -110,8 +110,28 @@ class TestCris:
         assert rows == {"Table 1.": {"ours: k"}, "Table 2.": {"ours: c"}}
         assert blocks[-1].text == "Trained on data that no table here is of: x."
 
+    def test_scores_on_the_training_part_stand_beside_no_test_scores(self, made):
+        run = made("a", "Kvasir-SEG", backbone="unet", strategy="cris", part="train")
+        blocks = paper_blocks([run])
+        assert self.own(blocks) == {"Table 1.": [], "Table 2.": []}
+        assert blocks[-1].text == "Scores on the training part stand beside no test scores: a."
+
     def test_a_run_of_no_recorded_backbone_stands_nowhere(self, made):
         assert self.own(paper_blocks([made("a", "Kvasir-SEG")])) == {"Table 1.": [], "Table 2.": []}
+
+
+@pytest.mark.parametrize(("part", "rows"), [("train", 1), ("test", 1)])
+def test_a_paper_that_has_scores_on_the_training_part_has_ours_beside(tmp_path, part, rows):
+    folder = make_pictures(tmp_path / "run", {"a": 1}, dataset_dir="data/Kvasir-SEG", part=part)
+    table = tables_of(paper_blocks([read_run(folder, bundle="polyp_deeplabv3plus")]))["Table 2."]
+    assert len([row for row in table.cells if row[0].own]) == rows
+
+
+def test_a_run_on_other_data_stands_beside_no_numbers_of_kvasir_seg(tmp_path):
+    folder = make_pictures(tmp_path / "run", {"a": 1}, dataset_dir="data/CVC-ClinicDB")
+    blocks = paper_blocks([read_run(folder, bundle="polyp_ann")])
+    assert not any(row[0].own for table in tables_of(blocks).values() for row in table.cells)
+    assert blocks[-1].text == "Trained on data that no table here is of: run."
 
 
 def recorded(bundle: str, *overlays: str, **knobs) -> dict:

@@ -10,7 +10,7 @@ from torch.utils.tensorboard import SummaryWriter
 from medseg3d.faults import Fault
 from medseg3d.reports.page import Goal, Remarks
 from medseg3d.reports.run_report import write_report
-from medseg3d.reports.runs import read_run
+from medseg3d.reports.runs import read_run, read_runs
 from medseg3d.reports.tables import Baseline
 
 HOSTILE = "<img src=x onerror=alert(1)>&\"'"
@@ -210,6 +210,15 @@ def test_training_that_was_evaluated_on_two_parts_is_drawn_once(tmp_path):
     page = page_of(tmp_path / "evaluation_test", tmp_path / "evaluation_val")
     assert page.text.count("raining loss over 1 iteration") == 1
     assert "evaluation_test, " in page.text
+
+
+def test_parts_of_one_training_go_by_the_name_of_its_run(tmp_path):
+    for part in ("test", "val"):
+        make_run(tmp_path / "net" / f"evaluation_{part}", {"ct_a": 1}, with_curves=False)
+    with SummaryWriter(str(tmp_path / "net")) as writer:
+        writer.add_scalar("train_loss", 1.5, 1)
+    page = write_report(read_runs([tmp_path / "net"]), tmp_path, title="A", with_networks=False, cases=0)
+    assert "net: training loss over 1 iteration" in Page(page.read_text(encoding="utf-8")).text
 
 
 def test_everything_from_outside_is_escaped(tmp_path):

@@ -143,6 +143,7 @@ def test_runs_of_cris_find_their_place_by_backbone_strategy_and_data():
     assert list(first.strategies.values()) == first.row_names
     assert [table.is_of("data/Kvasir-SEG") for table in (first, second)] == [True, False]
     assert [table.is_of("/mnt/cvc-clinicdb/") for table in (first, second)] == [False, True]
+    assert not any(table.is_of(f"data/{name}") for table in (first, second) for name in ("Kvasir-Sessile", "ETIS"))
     with pytest.raises(ValueError, match=r"has no rows \['D'\] for strategies"):
         dataclasses.replace(first, strategies={"d": "D"})
 

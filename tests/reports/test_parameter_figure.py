@@ -5,7 +5,7 @@ import itertools
 import pytest
 from PIL import Image
 
-from medseg3d.reports.paper_networks import DATA, PAPERS
+from medseg3d.reports.paper_networks import CLINIC, KVASIR, PANCREAS, PAPERS, data_of
 from medseg3d.reports.parameter_figure import Point, draw_parameters, panels_of, parameter_figure
 from medseg3d.reports.parameters import ParameterRow
 from medseg3d.reports.scored_runs import ScoredRun
@@ -18,24 +18,25 @@ def row(network: str, paper: str, parameters: int, printed: float | None = None)
 SEGRESNET = row("SegResNet + 2 non-local blocks (2-D, 32 filters)", "pancreas", 6_562_530, 6.30)
 UNETR = row("UNETR (2-D, 96×96)", "pancreas", 87_558_402, 87.56)
 ANN = row("asymmetric non-local net", "ann", 46_196_292)
-RUN = ScoredRun("pancreas_nl", "pancreas", 4_767_090, 0.8, "mean over cases")
+UNET = row("U-Net", "cris", 31_113_217)
+RUN = ScoredRun("pancreas_nl", "pancreas", 4_767_090, 0.8, "mean over cases", PANCREAS)
 
 
 def test_points_are_the_papers_numbers_as_fractions():
-    points = panels_of([SEGRESNET, UNETR])[DATA["pancreas"]]
+    points = panels_of([SEGRESNET, UNETR])[PANCREAS]
     assert [point.parameters for point in points] == [6.56253, 87.558402]
     assert [point.dice for point in points] == pytest.approx([0.9151, 0.911])
     assert "2-D slices" in points[0].convention
 
 
 def test_a_count_that_is_printed_otherwise_is_shown_beside():
-    first, second = panels_of([SEGRESNET, UNETR])[DATA["pancreas"]]
+    first, second = panels_of([SEGRESNET, UNETR])[PANCREAS]
     assert first.printed == pytest.approx((6.30, 0.9151))
     assert second.printed is None
 
 
 def test_a_mean_over_background_and_polyp_is_shown_beside_the_polyp_s_own():
-    (point,) = panels_of([ANN])[DATA["ann"]]
+    (point,) = panels_of([ANN])[KVASIR]
     assert point.dice == 0.911
     assert point.printed == (46.196292, 0.947)
 
@@ -50,8 +51,21 @@ def test_what_has_no_dice_is_left_out():
 
 def test_runs_stand_in_the_panel_of_their_data():
     panels = panels_of([UNETR, ANN], [RUN])
-    assert [point.name for point in panels[DATA["pancreas"]]] == ["UNETR (2-D, 96×96)", "pancreas_nl"]
-    assert [point.name for point in panels[DATA["ann"]]] == ["asymmetric non-local net"]
+    assert [point.name for point in panels[PANCREAS]] == ["UNETR (2-D, 96×96)", "pancreas_nl"]
+    assert [point.name for point in panels[KVASIR]] == ["asymmetric non-local net"]
+
+
+def test_a_run_stands_among_the_papers_numbers_of_its_own_data_alone():
+    runs = [
+        ScoredRun(name, "cris", 31_113_217, 0.8, "mean over cases", data_of("cris", folder))
+        for name, folder in (("k", "data/Kvasir-SEG"), ("c", "data/CVC-ClinicDB"), ("s", "data/Kvasir-Sessile"))
+    ]
+    panels = {data: [(point.name, point.dice) for point in points] for data, points in panels_of([UNET], runs).items()}
+    assert panels == {
+        KVASIR: [("U-Net", 0.7669), ("k", 0.8)],
+        CLINIC: [("U-Net", 0.9158), ("c", 0.8)],
+        "polyps in colonoscopy, Kvasir-Sessile": [("s", 0.8)],
+    }
 
 
 def test_every_convention_is_in_the_legend_and_parameters_are_on_a_log_axis():

@@ -6,6 +6,7 @@ import pytest
 from monai.networks.nets import SegResNet
 
 from medseg3d.faults import Fault
+from medseg3d.reports.paper_networks import CLINIC
 from medseg3d.reports.scored_runs import scored_runs
 
 CONFIG = {
@@ -50,6 +51,14 @@ def test_the_first_class_with_a_mean_counts(tmp_path):
     }
     (run,) = scored_runs([evaluation(tmp_path / "a", summary=summary)])
     assert run.dice == 0.75
+
+
+@pytest.mark.parametrize("where", ["summary", "config"])
+def test_a_run_is_of_the_data_that_it_was_scored_on(tmp_path, where):
+    recorded = {"summary": {}, "config": {}, where: {"dataset_dir": "data/CVC-ClinicDB"}}
+    config = {**CONFIG, "bundle_root": "bundles/polyp_cris", **recorded["config"]}
+    (run,) = scored_runs([evaluation(tmp_path / "a", config, {**SUMMARY, **recorded["summary"]})])
+    assert run.data == CLINIC
 
 
 @pytest.mark.parametrize(
