@@ -126,8 +126,10 @@ def test_the_tuned_rate_is_trained_with(study):
 def test_what_is_finished_is_not_run_again(study):
     commands = Commands()
     study(commands, strategies=["backbone"])
-    study(commands, strategies=["backbone", "cris"])
+    folder = study(commands, strategies=["backbone", "cris"])
     assert [knobs["strategy"] for knobs in commands.trained] == ["backbone", "cris"]
+    record = read_summary(folder / "study.json")
+    assert (len(record["asked"]), len(record["rows"]), record["jobs"], "CPUs" in record["machine"]) == (2, 2, 1, True)
 
 
 def test_a_failure_is_recorded_the_others_go_on_and_the_next_call_tries_again(study):

@@ -62,6 +62,7 @@ def write_record(folder, data=None, conditions=None, **settings):
         **{"study": "cris", "settings": {**SETTINGS, **settings}, "data": {"kvasir-seg": {**DATA, **(data or {})}}},
         "conditions": {"picture_size": [128, 128], "epochs": 80, "batch_size": 4, **(conditions or {})},
         "command": ["/venv/bin/medseg3d", "study", "cris", "-o", "runs/my study"],
+        **{"jobs": 2, "machine": "a machine without a GPU"},
         **{"asked": [["kvasir-seg", *cell, seed] for cell in grid for seed in (0, 1)]},
     }
     (folder / "study.json").write_text(json.dumps(record))
@@ -194,7 +195,7 @@ def test_the_conditions_name_split_time_versions_and_command(folder):
     write_record(folder, {"split_file": str(folder / "split.json")})
     text = conditions(read_study(folder))
     assert "- kvasir-seg: 700 train, 150 val, 150 test; split 0123456789abcdef (seed 7), split.json" in text
-    assert "summed over 3 runs: training 3 min 3 s, tuning 30 min 0 s" in text
+    assert "summed over 3 runs: training 3 min 3 s, tuning 30 min 0 s; 2 at a time, on a machine without a GPU." in text
     assert "Versions: torch 2.13.0." in text
     assert "\nmedseg3d study cris -o 'runs/my study'\n" in text
 
