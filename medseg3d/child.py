@@ -1,13 +1,15 @@
 """Processes that end with the one that started them, however that ends.
 
 A process that is killed cannot end what it started, but its pipes close with it, on every platform. So a child holds
-the reading end of a pipe as its standard input, and ends itself when that closes.
+the reading end of a pipe as its standard input, and ends itself when that closes; a process of `multiprocessing` has
+such a pipe already.
 
 `python -m medseg3d.child -m MODULE WORDS ...` is `python -m MODULE WORDS ...` as such a child.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import runpy
 import sys
@@ -15,7 +17,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from subprocess import PIPE, Popen
-from typing import IO
+from typing import IO, Any
 
 
 def end_with_parent(heard: Callable[[bytes], None] = lambda line: None) -> None:
@@ -54,6 +56,40 @@ def run_child(
         except BaseException:
             process.kill()
             raise
+
+
+def run_workers(work: Callable[..., None], *arguments: Any, number: int) -> list[int | None]:
+    """The exit codes of processes that run `work(*arguments)` side by side and do not outlive this one.
+
+    Args:
+        work: a function that can be imported.
+        arguments: what it is called with in each of them; what can be pickled.
+        number: of processes.
+    """
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=_work_with_parent, args=(work, arguments)) for _ in range(number)]
+    try:
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+    except BaseException:
+        for worker in workers:
+            if worker.is_alive():
+                worker.terminate()
+        raise
+    return [worker.exitcode for worker in workers]
+
+
+def _work_with_parent(work: Callable[..., None], arguments: Sequence[Any]) -> None:
+    def wait() -> None:
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+    work(*arguments)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import psutil
 import pytest
 from commands import ROOT
 
-from medseg3d.child import run_child
+from medseg3d.child import run_child, run_workers
 
 MODULE = """
 import json, os, sys, time
@@ -83,3 +83,40 @@ def test_an_interruption_ends_the_child(folder, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run_child(["-m", "telling", "wait"], cwd=folder, environment={**os.environ, "PYTHONPATH": str(ROOT)})
     assert gone(told(folder)[0])
+
+
+WORKERS = """
+from medseg3d.child import run_workers
+import telling_worker
+if __name__ == "__main__":
+    run_workers(telling_worker.tell, 60.0, number=1)
+"""
+
+WORKER = """
+import json, os, sys, time
+from pathlib import Path
+def tell(seconds):
+    Path("told.json").write_text(json.dumps([os.getpid()]))
+    time.sleep(seconds)
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_no_worker_outlives_a_caller_that_is_ended(folder, how):
+    (folder / "telling_worker.py").write_text(WORKER)
+    (folder / "workers.py").write_text(WORKERS)
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{folder}"}
+    command = [sys.executable, "workers.py"]
+    with subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE) as caller:
+        try:
+            pid = told(folder)[0]
+            assert psutil.pid_exists(pid)
+            caller.send_signal(how)
+            assert gone(pid)
+            assert caller.wait(timeout=30) == -how
+        finally:
+            caller.kill()
+
+
+def test_workers_side_by_side_tell_how_they_ended():
+    assert run_workers(sys.exit, 3, number=2) == [3, 3]

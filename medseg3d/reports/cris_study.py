@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import platform
 import shutil
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from medseg3d.bundle import absolute_paths, bundle_folder, bundle_root
+from medseg3d.child import run_workers
 from medseg3d.data.atomic import claimed
 from medseg3d.data.picture_folders import split_of_pictures
 from medseg3d.data.score_files import read_summary, read_thresholds, write_summary
@@ -239,14 +239,9 @@ def run_cris_study(
         if elsewhere:
             say(f"{elsewhere} combinations are worked on by other processes")
     else:
-        context = multiprocessing.get_context("spawn")
         threads = max(1, torch.get_num_threads() // jobs)
-        workers = [context.Process(target=_worker, args=(plan, grid, threads, command, tune)) for _ in range(jobs)]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
-        broken = [worker.exitcode for worker in workers if worker.exitcode]
+        codes = run_workers(_worker, plan, grid, threads, command, tune, number=jobs)
+        broken = [code for code in codes if code]
         if broken:
             raise Fault(
                 "RUN_FAILED", plan.folder, f"a worker with exit code {broken[0]}", "0", "read its message above"
