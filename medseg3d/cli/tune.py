@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 HELP = "choose knobs of a bundle (the learning rate, ...) by their validation scores over many trainings, with Optuna"
 TAKES_KNOBS = True
@@ -11,6 +14,7 @@ EPILOG = """\
 Further --key value pairs are knobs of the bundle, the same for all trials.
 The same command in another terminal, or on another machine with the same --storage, shares the trials. Stopped at any
 moment, it goes on with the same command. Only the validation part of the split is ever looked at.
+Each trial tells of its training in OUTPUT/trial_NNNN/run.log.
 """
 
 
@@ -49,6 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Work on the study until it is complete, then print its trials and the command that trains with the best."""
+    from tqdm import tqdm
+
     from medseg3d.faults import Fault
     from medseg3d.reports.wording import command_line
     from medseg3d.tuning.bundles import tune
@@ -61,27 +67,62 @@ def run(args: argparse.Namespace) -> int:
             raise Fault("BAD_VALUE", f"--search {text}", "a second range", "one for each knob", "leave one out")
         search[knob] = values
 
-    def say(text: str) -> None:
-        print(text, flush=True)
+    bar = tqdm(total=args.trials, desc="trials", unit="trial", dynamic_ncols=True, disable=None)
+    ended_before: int | None = None
+    with bar, _stopped_as_by_ctrl_c():
 
-    tuned = tune(
-        args.bundle,
-        args.output,
-        search,
-        n_trials=args.trials,
-        overlays=args.overlay,
-        knobs=args.knobs,
-        storage=args.storage,
-        study=args.study,
-        seed=args.seed,
-        pruner=args.pruner,
-        startup_trials=args.startup_trials,
-        say=say,
-    )
+        def say(text: str) -> None:
+            with bar.external_write_mode():
+                print(text, flush=True)
+
+        def progress(ended: int, running: str) -> None:
+            nonlocal ended_before
+            if ended_before is None:
+                bar.initial = ended_before = ended  # what was done before says nothing of the time that a trial takes
+            bar.n = ended
+            bar.set_postfix_str(running)
+
+        tuned = tune(
+            args.bundle,
+            args.output,
+            search,
+            n_trials=args.trials,
+            overlays=args.overlay,
+            knobs=args.knobs,
+            storage=args.storage,
+            study=args.study,
+            seed=args.seed,
+            pruner=args.pruner,
+            startup_trials=args.startup_trials,
+            say=say,
+            progress=progress,
+        )
     values = ", ".join(f"{knob} {value}" for knob, value in tuned.values.items())
     print(f"\n{trials_markdown(tuned.records, tuned.metric, list(tuned.values))}\n")
     print(f"best: {values}, with {tuned.metric} {tuned.score:.4f} in trial {tuned.best.number} ({tuned.best.folder})")
     print(f"chosen on the part {tuned.part} of the split alone; the test part was not looked at")
-    print(f"trials.csv and best.json in {args.output}. To train with it, from {tuned.root}:")
+    print(f"trials.csv and best.json in {args.output}. To train as this trial did, from {tuned.root}")
+    print("(leave out what only kept the trials short, --epochs for instance):")
     print(command_line(tuned.train_command))
     return 0
+
+
+@contextmanager
+def _stopped_as_by_ctrl_c() -> Iterator[None]:
+    """Context in which a batch system's TERM and a lost terminal's HUP stop as Ctrl-C does, so nothing stays running.
+
+    What is ignored (`nohup`) stays ignored.
+    """
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    taken = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
+    for number in taken:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)

@@ -114,6 +114,24 @@ def claimed(path: str | Path) -> Iterator[bool]:
         yield fcntl is None or _lock(file.fileno())
 
 
+def make_folder(path: str | Path) -> None:
+    """Make a folder, and those it lies in, where it is not there.
+
+    Raises:
+        Fault: NO_SPACE or NOT_WRITABLE.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Fault(
+            "NO_SPACE" if error.errno in _NO_SPACE else "NOT_WRITABLE",
+            path,
+            (error.strerror or str(error)).lower(),
+            "a folder that can be written to",
+            "choose another output folder or correct its permissions",
+        ) from error
+
+
 def remove_leftovers(folder: str | Path) -> list[Path]:
     """The temporary files in `folder` that a killed process left behind; they are removed.
 

@@ -24,16 +24,19 @@ from medseg3d.bundle import (
     monai_words,
     read_config,
 )
+from medseg3d.data.atomic import make_folder
 from medseg3d.data.score_files import write_summary
-from medseg3d.faults import Fault
+from medseg3d.faults import Fault, find_fault
 from medseg3d.tuning.records import TrialRecord, best_record, write_trials
-from medseg3d.tuning.search import Dimension, parse_search
-from medseg3d.tuning.study import HEARTBEAT_S, Report, run_study
+from medseg3d.tuning.search import Choice, Dimension, parse_search
+from medseg3d.tuning.study import HEARTBEAT_S, Progress, Report, run_study
 
 _OWN = {"seed", "output_dir", "model_file", "resume", "overwrite"}
 """Knobs that a study sets itself, for each trial."""
 
 _PROCESS = "medseg3d.tuning.trial_process"
+
+_LOG = "run.log"
 
 _JUDGE = {"val_part", "split_seed", "split_file", "dataset_dir", "test_cases", "val_cases"}
 """Knobs that change which cases a trial is judged by: fixed for a study, never searched."""
@@ -50,7 +53,7 @@ class Tuned:
         part: the part of the split that it is of.
         best: the trial.
         records: all trials.
-        train_command: the words of the command that trains with these values at full length.
+        train_command: the words of the command that trains with these values as the trial did, in `output_dir/best`.
         root: the directory it is run from.
     """
 
@@ -79,6 +82,7 @@ def tune(
     startup_trials: int = 5,
     heartbeat_s: int = HEARTBEAT_S,
     say: Callable[[str], None] = print,
+    progress: Progress = lambda ended, running: None,
 ) -> Tuned:
     """Choose knobs of a bundle by their validation scores, over many trainings.
 
@@ -103,19 +107,22 @@ def tune(
         startup_trials: complete trials before the first is pruned.
         heartbeat_s: seconds between signs of life, as in `run_study`.
         say: where messages for the user go.
+        progress: as in `run_study`.
 
     Returns:
         The best values, the trials, and the command that trains with them.
 
     Raises:
-        Fault: before any trial `UNKNOWN_KNOB`, `BAD_VALUE`, `TEST_PART`, `MISSING_BUNDLE`, `MISSING_OVERLAY`; those of
-            `run_study`; `NO_TRIAL` if none came to its end.
+        Fault: before any trial `UNKNOWN_KNOB`, `BAD_VALUE`, `TEST_PART`, `MISSING_BUNDLE`, `MISSING_OVERLAY`, those of
+            a network or a loss that cannot be built with a choice, those of a data set that is missing or does not fit
+            its split; those of `run_study`; `NO_TRIAL` if none came to its end.
     """
     dimensions = parse_search(search)
     folder = bundle_folder(bundle)
     fixed = absolute_paths(knobs or {})
     files = config_files(folder, "train.json", overlays)
     metric, part = _check_call(folder, files, dimensions, fixed)
+    _check_trials(folder, files, dimensions, fixed)
     root = bundle_root(folder)
     names = [str(path.relative_to(root)) for path in files]
     output = Path(output_dir).absolute()
@@ -127,7 +134,9 @@ def tune(
     settings = json.loads(json.dumps(settings, default=str))
 
     def train(values: dict[str, Any], trial: Path, report: Report) -> None:
-        words = {**fixed, **values, "seed": seed, "output_dir": trial, "resume": (trial / "checkpoints").is_dir()}
+        # with or without a checkpoint: there may be weights of a first epoch alone
+        begun = (trial / _LOG).is_file()
+        words = {**fixed, **values, "seed": seed, "output_dir": trial, "resume": begun}
         _train(metric, names, words, root, trial, report)
 
     def train_command(best: TrialRecord) -> list[str]:
@@ -164,13 +173,20 @@ def tune(
         startup_trials=startup_trials,
         heartbeat_s=heartbeat_s,
         say=say,
+        progress=progress,
         after_trial=write,
     )
     write(records)
     best = best_record(records)
     if best is None or best.score is None:
         states = ", ".join(sorted({record.state for record in records}))
-        raise Fault("NO_TRIAL", output, f"{len(records)} trials, all {states}", "one that came to its end")
+        raise Fault(
+            "NO_TRIAL",
+            output,
+            f"{len(records)} trials, all {states}",
+            "one that came to its end",
+            "mend what trials.csv gives as reasons and raise --trials, or begin anew with -o for another folder",
+        )
     return Tuned(dict(best.values), best.score, metric, part, best, records, train_command(best), root)
 
 
@@ -207,6 +223,40 @@ def _check_call(
         return next(iter(parser["validate::key_metric"])), part
 
 
+def _check_trials(
+    folder: Path, files: Sequence[Path], dimensions: Mapping[str, Dimension], fixed: Mapping[str, Any]
+) -> None:
+    """Find what would fail trial after trial: no data, or a choice that no network or loss can be built with."""
+    example = {**fixed, **{knob: each.example for knob, each in dimensions.items()}}
+    choices = [
+        (f"{knob}={text}", {**example, knob: each.value(text)})
+        for knob, each in dimensions.items()
+        if isinstance(each, Choice)
+        for text in each.options
+    ]
+    with bundle_directory(folder):
+        for text, knobs in choices:
+            _build(files, knobs, ("network_def", "loss"), f"--search {text}")
+        _build(files, example, ("train::dataset::data", "validate::dataset::data"), "the data set")
+
+
+def _build(files: Sequence[Path], knobs: Mapping[str, Any], names: Sequence[str], what: str) -> None:
+    """Build these parts of a config, where it has them."""
+    parser = read_config(files, knobs)
+    parser.parse()
+    for name in names:
+        if name not in parser:
+            continue
+        try:
+            parser.get_parsed_content(name)
+        except Exception as error:
+            fault = find_fault(error)
+            if fault is None:
+                said = " ".join(str(error.__cause__ or error).split())[:300]
+                fault = Fault("BAD_VALUE", what, said, f"what {name} can be built with", "correct it")
+            raise fault from error
+
+
 def _train(
     metric: str, names: Sequence[str], knobs: Mapping[str, Any], root: Path, trial: Path, report: Report
 ) -> None:
@@ -214,8 +264,8 @@ def _train(
 
     The process has a session of its own: Ctrl-C is for the study, which ends the training.
     """
-    trial.mkdir(parents=True, exist_ok=True)
-    log_file = trial / "run.log"
+    make_folder(trial)
+    log_file = trial / _LOG
     words = monai_words("training", names, knobs)
     fault = None
     with open(log_file, "a", encoding="utf-8") as log:

@@ -43,7 +43,6 @@ class TrialRecord:
 
     def sentence(self, metric: str) -> str:
         """What came of it."""
-        values = ", ".join(f"{knob} {shown(value)}" for knob, value in self.values.items())
         score = "no score" if self.score is None else f"{metric} {self.score:.4f} at epoch {self.best_epoch}"
         ends = {
             COMPLETE: f"{score} of {self.last_epoch}",
@@ -51,7 +50,7 @@ class TrialRecord:
             DIVERGED: f"diverged after epoch {self.last_epoch}, {score}: {self.reason}",
             FAILED: f"failed: {self.reason}",
         }
-        return f"trial {self.number}: {values}; {ends.get(self.state, self.state)}"
+        return f"trial {self.number}: {values_sentence(self.values)}; {ends.get(self.state, self.state)}"
 
 
 def best_record(records: Sequence[TrialRecord]) -> TrialRecord | None:
@@ -74,6 +73,16 @@ def shown(value: Any) -> str:
         ('0.000322', 'unet', '16')
     """
     return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def values_sentence(values: Mapping[str, Any]) -> str:
+    """Knobs and their values.
+
+    Example:
+        >>> values_sentence({"learning_rate": 0.000321987, "batch_size": 16})
+        'learning_rate 0.000322, batch_size 16'
+    """
+    return ", ".join(f"{knob} {shown(value)}" for knob, value in values.items())
 
 
 def trials_markdown(records: Sequence[TrialRecord], metric: str, knobs: Sequence[str]) -> str:

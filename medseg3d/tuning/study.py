@@ -26,8 +26,18 @@ import optuna
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from medseg3d.data.atomic import make_folder
 from medseg3d.faults import Fault
-from medseg3d.tuning.records import COMPLETE, DIVERGED, FAILED, PRUNED, RUNNING, TrialRecord, best_record
+from medseg3d.tuning.records import (
+    COMPLETE,
+    DIVERGED,
+    FAILED,
+    PRUNED,
+    RUNNING,
+    TrialRecord,
+    best_record,
+    values_sentence,
+)
 from medseg3d.tuning.search import Dimension
 from medseg3d.tuning.storage import DATABASE_ERRORS, begin_again, open_storage, quiet_optuna, storage_fault
 
@@ -36,6 +46,9 @@ Report = Callable[[int, float], bool]
 
 Train = Callable[[dict[str, Any], Path, Report], None]
 """Trains with the values of a trial in a folder, resuming what is there; a `Fault` ends the trial."""
+
+Progress = Callable[[int, str], None]
+"""Takes how many trials have ended, and what the one that runs has come to."""
 
 PRUNERS = ("median", "none")
 
@@ -75,6 +88,7 @@ def run_study(
     startup_trials: int = 5,
     heartbeat_s: int = HEARTBEAT_S,
     say: Callable[[str], None] = print,
+    progress: Progress = lambda ended, running: None,
     after_trial: Callable[[Sequence[TrialRecord]], None] = lambda records: None,
 ) -> list[TrialRecord]:
     """Work on a study until it has `n_trials` trials, then wait for those of other workers.
@@ -99,7 +113,8 @@ def run_study(
         pruner: "median" or "none".
         startup_trials: complete trials before the first is pruned.
         heartbeat_s: seconds between signs of life; a trial without one for three times as long is begun again.
-        say: where messages for the user go.
+        say: where messages for the user go: a line when a trial begins and one when it has ended.
+        progress: called when a trial begins, after each of its validations and when it has ended.
         after_trial: called with all records whenever a trial of this worker has ended.
 
     Returns:
@@ -107,8 +122,8 @@ def run_study(
 
     Raises:
         Fault: `BAD_VALUE`; `STORAGE` where the database cannot be used; `OTHER_STUDY` if the study has begun with other
-            settings; `NOT_EMPTY` if the folder has trials that the study does not know; `TRIALS_FAILED` after three
-            failures in a row.
+            settings; `NOT_EMPTY` if the folder has trials that the study does not know; `NOT_WRITABLE`; `TRIALS_FAILED`
+            after three failures in a row.
         KeyboardInterrupt: the trial that was running waits to be begun again.
     """
     if pruner not in PRUNERS:
@@ -118,7 +133,7 @@ def run_study(
         if value < least:
             raise Fault("BAD_VALUE", option, str(value), f"{least} or more", "correct it")
     folder = Path(output_dir).absolute()
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     url = storage or f"sqlite:///{folder / 'study.db'}"
     pruners = optuna.pruners
     with quiet_optuna():
@@ -133,7 +148,7 @@ def run_study(
                 pruner=pruners.MedianPruner(startup_trials) if pruner == "median" else pruners.NopPruner(),
             )
             _refuse_another_study(study, folder, dict(settings or {}))
-            worker = _Worker(study, database, train, search, folder, n_trials, metric, say, after_trial)
+            worker = _Worker(study, database, train, search, folder, n_trials, metric, say, progress, after_trial)
             worker.work(GRACE_HEARTBEATS * heartbeat_s)
             return study_records(study, search)
         except DATABASE_ERRORS as error:
@@ -160,12 +175,16 @@ class _Worker:
     n_trials: int
     metric: str
     say: Callable[[str], None]
+    progress: Progress
     after_trial: Callable[[Sequence[TrialRecord]], None]
     number: int = -1  # Optuna's, of the trial that runs
 
     def work(self, patience_s: float) -> None:
         """Run trials while some are to be begun, then wait for those of others."""
         failures = 0
+        known = study_records(self.study, self.search)
+        if known:
+            self.say(f"going on with {self.study.study_name}: {_ended(known)} of {self.n_trials} trials have ended")
         while True:
             trials = self.study.get_trials(deepcopy=False)
             again = _begun_again(trials)
@@ -177,9 +196,10 @@ class _Worker:
                     raise Fault(
                         "TRIALS_FAILED",
                         self.folder,
-                        f"{failures} failed trials in a row, the last with {record.reason}",
+                        f"{failures} failed trials in a row",
                         "trials that end",
-                        "mend that; the same command goes on",
+                        "mend what made them fail and give the same command again, with more --trials in their place, "
+                        f"as failed ones count; the last with {record.reason}",
                     )
             elif any(trial.state == TrialState.RUNNING for trial in counting):
                 self._wait([trial for trial in counting if trial.state == TrialState.RUNNING], patience_s)
@@ -205,10 +225,10 @@ class _Worker:
         record = next((record for record in records if record.number == draw), None)
         if record is None:
             return None
-        done = sum(record.state != RUNNING for record in records)
         best = best_record(records)
         so_far = f"; best so far {best.score:.4f}, trial {best.number}" if best else ""
-        self.say(f"[{done}/{self.n_trials}] {record.sentence(self.metric)}{so_far}")
+        self.say(f"[{_ended(records)}/{self.n_trials}] {record.sentence(self.metric)}{so_far}")
+        self.progress(_ended(records), f"trial {record.number} {record.state}")
         self.after_trial(records)
         return record
 
@@ -222,9 +242,13 @@ class _Worker:
         if sum(_counts(other, again) for other in trials if other.number < trial.number) >= self.n_trials:
             raise _NotNeededError
         frozen = trials[trial.number]
-        folder = self.folder / f"trial_{_draw(frozen, trials):04d}"
+        draw = _draw(frozen, trials)
+        folder = self.folder / f"trial_{draw:04d}"
         trial.set_user_attr("folder", str(folder))
         values = {knob: dimension.draw(trial, knob) for knob, dimension in self.search.items()}
+        self.say(f"trial {draw} {'goes on' if _history(frozen) else 'begins'} in {folder}: {values_sentence(values)}")
+        ended = _ended(study_records(self.study, self.search))
+        self.progress(ended, f"trial {draw}")
         scores = dict(frozen.intermediate_values)
         pruned = False
 
@@ -234,6 +258,7 @@ class _Worker:
                 scores[epoch] = score
                 trial.report(score, epoch)
                 pruned = trial.should_prune()
+            self.progress(ended, f"trial {draw}, epoch {epoch}, {self.metric} {score:.4f}")
             return not pruned
 
         try:
@@ -358,27 +383,41 @@ def _history(trial: FrozenTrial) -> list[int]:
     return RetryHeartbeatStaleTrialCallback.retry_history(trial)
 
 
+def _ended(records: Sequence[TrialRecord]) -> int:
+    return sum(record.state != RUNNING for record in records)
+
+
 def _refuse_another_study(study: optuna.Study, folder: Path, settings: dict[str, Any]) -> None:
-    folders = list(folder.glob("trial_*"))  # before the trials: a worker makes the trial first and then its folder
-    n_trials = len(study.get_trials(deepcopy=False))
-    if n_trials == 0:
-        if folders:
+    folders = {path.name for path in folder.glob("trial_*")}  # first: a worker makes the trial before its folder
+    trials = study.get_trials(deepcopy=False)
+    if trials:
+        before = _flat(study.user_attrs.get("settings", {}))
+        now = _flat(settings)
+        differ = [name for name in {**now, **before} if before.get(name) != now.get(name)]
+        if differ:
             raise Fault(
-                "NOT_EMPTY",
-                folder,
-                f"{folders[0].name} of another study",
-                f"only trials of the study {study.study_name}, which has none",
-                "-o for another folder",
+                "OTHER_STUDY",
+                study.study_name,
+                "; ".join(f"{name} {before.get(name, 'not given')}" for name in differ),
+                "; ".join(f"{name} {now.get(name, 'not given')}" for name in differ),
+                "-o for another folder, and --study for another name where --storage is the same",
             )
-        study.set_user_attr("settings", settings)
-        return
-    before = study.user_attrs.get("settings", {})
-    differ = [name for name, value in settings.items() if before.get(name) != value]
-    if differ:
+    strange = sorted(folders - {Path(trial.user_attrs.get("folder", "")).name for trial in trials})
+    if strange:
         raise Fault(
-            "OTHER_STUDY",
-            study.study_name,
-            "; ".join(f"{name} {before.get(name)}" for name in differ),
-            "; ".join(f"{name} {settings[name]}" for name in differ),
-            "--study for another name in the same storage, or -o for another folder",
+            "NOT_EMPTY",
+            folder,
+            f"{strange[0]} of another study",
+            f"only trials of the study {study.study_name}",
+            "-o for another folder",
         )
+    if not trials:
+        study.set_user_attr("settings", settings)
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by the words that they are told with: `knobs epochs` for that of `knobs`."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= {f"{name} {key}": value[key] for key in value} if isinstance(value, Mapping) else {name: value}
+    return flat

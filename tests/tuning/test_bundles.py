@@ -32,7 +32,8 @@ class Recorder:
 
     def __call__(self, metric, names, knobs, root, trial, report):
         self.calls.append({**knobs, "metric": metric, "names": list(names), "root": root})
-        (trial / "checkpoints").mkdir(parents=True, exist_ok=True)
+        trial.mkdir(parents=True, exist_ok=True)
+        (trial / "run.log").touch()
         report(1, 1 - knobs["learning_rate"])
         if len(self.calls) == self.interrupt_at:
             raise KeyboardInterrupt
@@ -40,9 +41,14 @@ class Recorder:
 
 @pytest.fixture
 def recorder(monkeypatch) -> Recorder:
-    recorder = Recorder()
-    monkeypatch.setattr(bundles, "_train", recorder)
-    return recorder
+    return replace_trainings(monkeypatch, Recorder())
+
+
+def replace_trainings(monkeypatch, training):
+    """Trainings that need no data."""
+    monkeypatch.setattr(bundles, "_train", training)
+    monkeypatch.setattr(bundles, "_check_trials", lambda *call: None)
+    return training
 
 
 def settings(**others):
@@ -83,9 +89,8 @@ def test_the_best_values_are_written_with_the_command_that_trains_with_them(reco
     assert len((tmp_path / "tuned" / "trials.csv").read_text().splitlines()) == 4
 
 
-def test_an_interrupted_trial_resumes_its_run(tmp_path, monkeypatch):
-    recorder = Recorder(interrupt_at=2)
-    monkeypatch.setattr(bundles, "_train", recorder)
+def test_an_interrupted_trial_resumes_its_run_with_or_without_a_checkpoint(tmp_path, monkeypatch):
+    recorder = replace_trainings(monkeypatch, Recorder(interrupt_at=2))
     with pytest.raises(KeyboardInterrupt):
         tune(BUNDLE, tmp_path, LOG, **settings())
     tune(BUNDLE, tmp_path, LOG, **settings())
@@ -127,17 +132,21 @@ def test_a_wrong_call_is_refused_before_any_trial(recorder, tmp_path, wrong, cod
 
 
 def test_other_knobs_are_another_study(recorder, tmp_path):
-    tune(BUNDLE, tmp_path, LOG, **settings(knobs={"epochs": 3}))
-    with pytest.raises(Fault, match=r"OTHER_STUDY.*found knobs {'epochs': 3}; wanted knobs {'epochs': 4}"):
-        tune(BUNDLE, tmp_path, LOG, **settings(knobs={"epochs": 4}))
+    tune(BUNDLE, tmp_path, LOG, **settings(knobs={"epochs": 3, "amp": False}))
+    with pytest.raises(Fault, match=r"found knobs epochs 3; knobs overlap not given; wanted knobs epochs 4; knobs ov"):
+        tune(BUNDLE, tmp_path, LOG, **settings(knobs={"epochs": 4, "overlap": 0.25, "amp": False}))
+    with pytest.raises(Fault, match=r"OTHER_STUDY .*: found knobs epochs 3; wanted knobs epochs not given; next"):
+        tune(BUNDLE, tmp_path, LOG, **settings(knobs={"amp": False}))
+    with pytest.raises(Fault, match=r"found search learning_rate log:1e-06:0.01; wanted search learning_rate uni"):
+        tune(BUNDLE, tmp_path, {"learning_rate": "uniform:0:1"}, **settings(knobs={"epochs": 3, "amp": False}))
 
 
 def test_a_study_in_which_nothing_came_to_its_end_has_no_best(tmp_path, monkeypatch):
     def diverge(*args):
         raise Fault("LOSS_NOT_FINITE", "iteration 1", "a loss of nan")
 
-    monkeypatch.setattr(bundles, "_train", diverge)
-    with pytest.raises(Fault, match=r"NO_TRIAL .*: found 3 trials, all diverged"):
+    replace_trainings(monkeypatch, diverge)
+    with pytest.raises(Fault, match=r"NO_TRIAL .*: found 3 trials, all diverged; .*raise --trials"):
         tune(BUNDLE, tmp_path, LOG, **settings())
     assert (tmp_path / "trials.csv").exists()
 
@@ -146,13 +155,59 @@ def test_the_verb_prints_the_trials_the_best_and_its_command(recorder, tmp_path,
     words = ["tune", str(BUNDLE), "-o", str(tmp_path), "--search", "learning_rate=log:1e-6:1e-2", "--trials", "2"]
     assert main([*words, "--epochs", "3"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("[1/2] trial 0: learning_rate ")
+    assert out.startswith(f"trial 0 begins in {tmp_path / 'trial_0000'}: learning_rate ")
+    assert "\n[1/2] trial 0: learning_rate " in out
     assert "best so far" in out
     assert "| trial | learning_rate | val_dice_mean | epoch | state | s |" in out
     assert "the part val of the split alone; the test part was not looked at" in out
     assert """--config_file "['bundles/polyp_resunetpp/train.json']" --epochs 3 --learning_rate """ in out
     assert main([*words, "--search", "learning_rate=log:1e-6:1e-2"]) == 2
     assert main(["tune", str(BUNDLE), "-o", str(tmp_path), "--search", "epochz=int:1:2"]) == 2
+
+
+def test_choices_that_cannot_be_built_and_data_that_is_missing_are_found_before_any_trial(tmp_path, monkeypatch, small):
+    monkeypatch.setattr(bundles, "_train", None)
+    cris, missing = ROOT / "bundles" / "polyp_cris", {"dataset_dir": str(tmp_path / "nosuch")}
+    for bundle, search, knobs, message in (
+        (cris, {"strategy": "choice:fcn,nosuch"}, small_cris(small), r"BAD_VALUE --strategy: found 'nosuch'; wanted"),
+        (cris, {"refinement_channels": "choice:4,x"}, small_cris(small), r"BAD_VALUE --search refinement_channels=x: "),
+        (BUNDLE, LOG, {**small, **missing}, r"MISSING_DATA .*nosuch: found no such folder"),
+        (ROOT / "bundles" / "pancreas_nl", LOG, missing, r"DATA.*nosuch"),
+    ):
+        with pytest.raises(Fault, match=message):
+            tune(bundle, tmp_path / "new", search, **settings(knobs=knobs))
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_the_verb_stops_for_a_batch_system_and_a_lost_terminal_as_for_ctrl_c(monkeypatch, tmp_path, capsys, name):
+    def stopped(*args):
+        signal.raise_signal(getattr(signal, name))
+        time.sleep(60)
+
+    before = signal.signal(getattr(signal, name), signal.SIG_DFL)
+    replace_trainings(monkeypatch, stopped)
+    words = ["tune", str(BUNDLE), "-o", str(tmp_path), "--search", "learning_rate=log:1e-6:1e-2", "--trials", "1"]
+    try:
+        assert main(words) == 130
+        assert signal.getsignal(getattr(signal, name)) is signal.SIG_DFL
+    finally:
+        signal.signal(getattr(signal, name), before)
+    assert capsys.readouterr().err.endswith("interrupted\n")
+    recorder = replace_trainings(monkeypatch, Recorder())
+    assert main(words) == 0  # at once: what was stopped waits, nothing is running
+    assert [call["output_dir"].name for call in recorder.calls] == ["trial_0000"]
+    assert "trial 0 goes on in" in capsys.readouterr().out
+
+
+def test_a_hang_up_that_is_ignored_stays_ignored(recorder, monkeypatch, tmp_path):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    monkeypatch.setattr(bundles, "_train", lambda *args: (signal.raise_signal(signal.SIGHUP), recorder(*args)))
+    words = ["tune", str(BUNDLE), "-o", str(tmp_path), "--search", "learning_rate=log:1e-6:1e-2", "--trials", "1"]
+    try:
+        assert main(words) == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_without_optuna_the_verb_says_what_to_install(monkeypatch, tmp_path, capsys):
@@ -255,6 +310,10 @@ def small(tmp_path_factory):
         **{"dataset_dir": str(data), "split_file": str(data / "split.json"), "test_cases": 1, "val_cases": 1},
         **{"picture_size": [32, 32], "features": [8, 8, 8, 8, 8], "batch_size": 2, "epochs": 3, "num_workers": 0},
     }
+
+
+def small_cris(small: dict) -> dict:
+    return {**{name: small[name] for name in small if name != "features"}, "unet_features": [4, 8, 8, 8, 8, 4]}
 
 
 def weights(folder: Path) -> dict[str, list]:

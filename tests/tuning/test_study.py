@@ -144,15 +144,16 @@ def test_a_loss_that_is_not_finite_ranks_last_and_a_fault_is_kept_with_its_reaso
         ("failed", "RUN_FAILED training: found exit code 1"),
         ("complete", ""),
     ]
-    assert "diverged" in said[0]
-    assert said[2].startswith("[3/3] trial 2: learning_rate")
+    ends = [text for text in said if text.startswith("[")]
+    assert "diverged" in ends[0]
+    assert ends[2].startswith("[3/3] trial 2: learning_rate")
     assert study(tmp_path, Training({}), n_trials=3) == records  # failed trials count
 
 
 def test_three_failures_in_a_row_end_the_worker_and_one_success_starts_the_count_anew(tmp_path):
     failure = Fault("MISSING_FILE", "data", "nothing")
     training = Training({(f"trial_{n:04d}", 1): failure for n in (0, 1, 3, 4, 5, 6)})
-    with pytest.raises(Fault, match=r"TRIALS_FAILED.*MISSING_FILE data: found nothing"):
+    with pytest.raises(Fault, match=r"TRIALS_FAILED.*with more --trials.*MISSING_FILE data: found nothing"):
         study(tmp_path, training, n_trials=10)
     assert list(training.events) == [("trial_0006", 1)]
 
@@ -190,6 +191,59 @@ def test_trials_of_another_study_are_not_written_over(tmp_path):
     (tmp_path / "trial_0000").mkdir()
     with pytest.raises(Fault, match="NOT_EMPTY"):
         study(tmp_path)
+    url = f"sqlite:///{tmp_path / 'shared.db'}"
+    study(tmp_path / "a", n_trials=2, storage=url, name="shared")
+    (tmp_path / "b" / "trial_0001").mkdir(parents=True)
+    assert len(study(tmp_path / "b", n_trials=2, storage=url, name="shared")) == 2  # its own, on another machine
+    (tmp_path / "b" / "trial_0002").mkdir()
+    with pytest.raises(Fault, match=r"NOT_EMPTY .*b: found trial_0002 of another study"):
+        study(tmp_path / "b", n_trials=3, storage=url, name="shared")
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    for folder in ("file", "file/within"):
+        with pytest.raises(Fault, match=rf"NOT_WRITABLE {tmp_path / folder}: "):
+            study(tmp_path / folder)
+
+
+def test_it_tells_of_what_has_begun_and_of_every_validation(tmp_path):
+    training = Training({("trial_0001", 2): KeyboardInterrupt()})
+    said: list[str] = []
+    moments: list[tuple[int, str]] = []
+    told = {"say": said.append, "progress": lambda *moment: moments.append(moment), "metric": "dice", "n_trials": 2}
+    with pytest.raises(KeyboardInterrupt):
+        study(tmp_path, training, **told)
+    assert [text.partition(": learning_rate")[0] for text in said] == [
+        f"trial 0 begins in {tmp_path / 'trial_0000'}",
+        "[1/2] trial 0",
+        f"trial 1 begins in {tmp_path / 'trial_0001'}",
+    ]
+    first = score(training.values["trial_0001"], 1)
+    assert moments[-2:] == [(1, "trial 1"), (1, f"trial 1, epoch 1, dice {first:.4f}")]
+    study(tmp_path, training, **told)
+    assert said[3] == f"going on with {tmp_path.name}: 1 of 2 trials have ended"
+    assert said[4].startswith(f"trial 1 goes on in {tmp_path / 'trial_0001'}: learning_rate ")
+    assert len(moments) == (1 + EPOCHS + 1) + (1 + 1) + (1 + EPOCHS + 1)
+    assert moments[EPOCHS + 1] == (1, "trial 0 complete")
+
+
+def test_signs_of_life_go_on_after_a_database_was_away(tmp_path, monkeypatch):
+    with quiet_optuna():
+        opened = open_storage(f"sqlite:///{tmp_path / 'study.db'}", 1, 3)
+        trial = optuna.create_study(storage=opened).ask()
+
+        def away(*args):
+            raise storage.SQLAlchemyError("server closed the connection")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(opened.engine.pool, "connect", away)
+            with pytest.raises(storage.DATABASE_ERRORS):
+                opened.get_all_trials(0)
+            opened.record_heartbeat(trial._trial_id)
+        opened.record_heartbeat(trial._trial_id)
+    heartbeats = sqlite3.connect(tmp_path / "study.db").execute("SELECT count(*) FROM trial_heartbeats").fetchone()
+    assert heartbeats == (1,)
 
 
 @pytest.mark.parametrize("wrong", [{"n_trials": 0}, {"startup_trials": -1}, {"seed": -1}, {"pruner": "mean"}])
@@ -218,7 +272,7 @@ def test_a_storage_that_cannot_be_used_is_named_without_its_password(tmp_path, m
 
 
 def test_making_the_tables_is_tried_again(tmp_path, monkeypatch):
-    real, calls = storage.RDBStorage, []
+    real, calls = storage._Storage, []
 
     def stumble(*args, **settings):
         calls.append(args)
@@ -226,7 +280,7 @@ def test_making_the_tables_is_tried_again(tmp_path, monkeypatch):
             raise storage.SQLAlchemyError("table studies already exists")
         return real(*args, **settings)
 
-    monkeypatch.setattr(storage, "RDBStorage", stumble)
+    monkeypatch.setattr(storage, "_Storage", stumble)
     assert len(study(tmp_path, n_trials=1)) == 1
     assert len(calls) == 2
 
@@ -266,15 +320,16 @@ def test_a_trial_killed_before_its_first_sign_of_life_is_replaced(tmp_path, monk
 
 def test_a_trial_that_was_given_to_another_worker_is_let_go(tmp_path):
     said: list[str] = []
+    losses: list[Path] = []
 
     def train(values, folder, report):
-        if not said:
-            said.append("first")
+        if not losses:
+            losses.append(folder)
             load(f"sqlite:///{tmp_path / 'study.db'}", tmp_path.name).tell(0, state=TrialState.FAIL)
         report(1, 0.5)
 
     records = study(tmp_path, train, n_trials=1, say=said.append)
-    assert "given to another worker" in said[1]
+    assert "given to another worker" in said[1]  # 0 is that it begins
     assert [(record.number, record.state) for record in records] == [(1, "complete")]
 
 
