@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from medseg3d.reports.curves import INK, line_style, new_figure
+from medseg3d.reports.curves import INK, line_style, make_room, new_figure, wrapped
 from medseg3d.reports.runs import EvaluatedRun
 
 _MARKERS = "osD^vP"
@@ -20,7 +20,7 @@ def draw_thresholds(runs: Sequence[EvaluatedRun]) -> Figure:
 
     Of one run both means are drawn, over cases and of the pooled counts, of several the mean over cases alone.
     """
-    figure, (axes,) = new_figure(5.4, 4.0 + 0.2 * len(runs))
+    figure, (axes,) = new_figure(5.4, 4.0)
     kinds = {"dice_mean": "mean over cases"} | ({"dice_pooled": "pooled"} if len(runs) == 1 else {})
     index = 0
     for run in runs:
@@ -29,13 +29,16 @@ def draw_thresholds(runs: Sequence[EvaluatedRun]) -> Figure:
             values = np.array([row[key] for row in run.thresholds])
             colour, dash = line_style(index)
             index += 1
-            axes.plot(thresholds, values, color=colour, linestyle=dash, label=kind if len(runs) == 1 else run.name)
+            axes.plot(
+                thresholds, values, color=colour, linestyle=dash, label=wrapped(kind if len(runs) == 1 else run.name)
+            )
             used = np.interp(run.threshold, thresholds, values)
             axes.plot([run.threshold], [used], marker="o", markersize=8, markerfacecolor="white",
                       markeredgecolor=colour, markeredgewidth=2, linestyle="none", zorder=4)  # fmt: skip
     axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="threshold of the probability")
     axes.set_ylabel("Dice" if len(runs) == 1 else "Dice, mean over cases")
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False, labelcolor=INK)
+    make_room(figure)
     return figure
 
 
@@ -44,7 +47,7 @@ def draw_sizes(runs: Sequence[EvaluatedRun], class_name: str) -> Figure | None:
 
     The size is in the unit of the first run's strata, on a scale of powers of ten.
     """
-    figure, (axes,) = new_figure(5.4, 4.0 + 0.2 * len(runs))
+    figure, (axes,) = new_figure(5.4, 4.0)
     unit = str(runs[0].scores(class_name).get("strata", {}).get("unit", "voxels"))
     drawn = 0
     for index, run in enumerate(runs):
@@ -64,7 +67,7 @@ def draw_sizes(runs: Sequence[EvaluatedRun], class_name: str) -> Figure | None:
             color=line_style(index)[0],
             markeredgewidth=0,
             alpha=0.65,
-            label=run.name,
+            label=wrapped(run.name),
         )
     if not drawn:
         return None
@@ -79,4 +82,5 @@ def draw_sizes(runs: Sequence[EvaluatedRun], class_name: str) -> Figure | None:
             axes.axvline(edge, color=INK, linestyle=(0, (1, 2)), linewidth=1)
     if len(runs) > 1:
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False, labelcolor=INK)
+    make_room(figure)
     return figure

@@ -67,7 +67,8 @@ def _of_data(study: Study, name: str) -> list[str]:
         f"### Precision and recall, {name}",
         f"![precision and recall, {name}](pr_{quote(name)}.png)",
         "As in the paper's Figures 3 and 4: a panel for each backbone, a line for each strategy and seed, of the part "
-        f"{parts[0]}, {parts[1]} pictures. {_AP} {_CIRCLE}",
+        f"{parts[0]}, {parts[1]} pictures. {_AP} {_CIRCLE} A flat piece: many pixels share one "
+        "probability.",
         f"### Every run, {name}",
         _scores(study, name),
         _trainings(study, name),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ TrainingCurves = Mapping[str, tuple[np.ndarray, np.ndarray]]
 """Tag of a logged scalar to its steps (int64, rising) and values (float64)."""
 
 INK = "#333333"
+_LEGEND_WIDTH = 54  # characters
 _LEVELS_OF_F = (0.2, 0.4, 0.6, 0.8)
 
 
@@ -112,8 +114,7 @@ def draw_pr_panels(panels: Mapping[str, Sequence[Sequence[PRSeries]]], title: st
         title: of the whole figure.
         note: below all panels.
     """
-    longest = max(len(lines) for lines in panels.values())
-    height = 4.9 + 0.2 * longest + 0.3 * bool(title) + 0.3 * bool(note)
+    height = 4.7 + 0.3 * bool(title) + 0.3 * bool(note)
     figure, all_axes = new_figure(5.4 * len(panels), height, columns=len(panels))
     for axes, (name, lines) in zip(all_axes, panels.items(), strict=True):
         _draw_pr(axes, lines)
@@ -124,6 +125,7 @@ def draw_pr_panels(panels: Mapping[str, Sequence[Sequence[PRSeries]]], title: st
         figure.suptitle(title, color=INK)
     if note:
         figure.supxlabel(note, color=INK, fontsize=9)
+    make_room(figure)
     return figure
 
 
@@ -135,9 +137,11 @@ def _draw_pr(axes: Axes, lines: Sequence[Sequence[PRSeries]]) -> None:
         colour, dash = line_style(index)
         known = [each for each in seeds if not np.isnan(each.average_precision)]
         if not known:
-            axes.plot([], [], color=colour, linestyle=dash, label=f"{seeds[0].name}: no foreground in the truth")
+            axes.plot(
+                [], [], color=colour, linestyle=dash, label=wrapped(f"{seeds[0].name}: no foreground in the truth")
+            )
             continue
-        label, alone = f"{known[0].name}, AP {_average_precisions(known)}", len(known) == 1
+        label, alone = wrapped(f"{known[0].name}, AP {_average_precisions(known)}"), len(known) == 1
         for each in known:
             # post: the curve runs from recall 1 down, and the area under such steps is the average precision
             axes.plot(each.recall, each.precision, color=colour, linestyle=dash, drawstyle="steps-post", label=label,
@@ -196,7 +200,7 @@ def draw_training(runs: Mapping[str, TrainingCurves], loss: str = "train_loss", 
         loss: tag of the upper panel; tags of losses that take turns begin with it and `_`.
         score: tag of the lower panel.
     """
-    figure, (loss_axes, score_axes) = new_figure(5.4, 5.4 + 0.2 * len(runs), rows=2, sharex=True)
+    figure, (loss_axes, score_axes) = new_figure(5.4, 5.6, rows=2, sharex=True)
     for index, (name, curves) in enumerate(runs.items()):
         colour, dash = line_style(index)
         for turn, (objective, (steps, values)) in enumerate(_losses_of(curves, loss).items()):
@@ -208,7 +212,7 @@ def draw_training(runs: Mapping[str, TrainingCurves], loss: str = "train_loss", 
             if window > 1 or len(runs) > 1:
                 label = f"mean over {window} iterations" if window > 1 else "each iteration"
                 means = running_mean(values, window)
-                loss_axes.plot(steps, means, color=own_colour, linestyle=own_dash, label=prefix + label)
+                loss_axes.plot(steps, means, color=own_colour, linestyle=own_dash, label=wrapped(prefix + label))
 
         steps, values = curves.get(score, (np.array([]), np.array([])))
         score_axes.plot(steps, values, color=colour, linestyle=dash, marker="o", markersize=3.5)
@@ -216,12 +220,18 @@ def draw_training(runs: Mapping[str, TrainingCurves], loss: str = "train_loss", 
             _mark_best(score_axes, steps, values, f"{name}, " if len(runs) > 1 else "", colour if len(runs) > 1 else "")
     loss_axes.set_ylabel("training loss (no unit)")
     loss_axes.set_ylim(bottom=0, top=1.08 * loss_axes.get_ylim()[1])
-    loss_axes.legend(loc="best", frameon=False, labelcolor=INK)
     score_axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     score_axes.set(xlabel="iteration", ylabel="validation Dice,\nmean over cases", ylim=(0, 1.02))
-    if score_axes.get_legend_handles_labels()[0]:
-        place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.25)} if len(runs) > 1 else {"loc": "best"}
-        score_axes.legend(frameon=False, labelcolor=INK, **place)
+    style = {"frameon": False, "labelcolor": INK}
+    if len(runs) == 1:
+        for axes in (loss_axes, score_axes):
+            if axes.get_legend_handles_labels()[0]:
+                axes.legend(loc="best", **style)
+        return figure
+    pairs = zip(*(axes.get_legend_handles_labels() for axes in (loss_axes, score_axes)), strict=True)
+    handles, labels = ([*one, *other] for one, other in pairs)
+    score_axes.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, -0.25), **style)
+    make_room(figure)
     return figure
 
 
@@ -280,6 +290,19 @@ def new_figure(
     return figure, panels
 
 
+def wrapped(label: str) -> str:
+    """An entry of a legend below a panel, in lines that are no longer than the panel is wide."""
+    return "\n".join(textwrap.wrap(label, _LEGEND_WIDTH))
+
+
+def make_room(figure: Figure) -> None:
+    """Make a figure as much higher as its longest legend below a panel needs."""
+    legends = [axes.get_legend() for axes in figure.axes]
+    lines = [sum(text.get_text().count("\n") + 1 for text in each.get_texts()) for each in legends if each is not None]
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, height + 0.2 * max(lines, default=0))
+
+
 def save_figure(figure: Figure, output_png: str | Path) -> Path:
     """Write a figure as PNG, whole or not at all; its path comes back. Equal figures are equal bytes."""
     with atomic_path(output_png) as temporary:
@@ -318,7 +341,7 @@ def _draw_prevalences(axes: Axes, series: Sequence[PRSeries]) -> None:
             levels.setdefault(each.prevalence, []).append(each.name)
     for level, names in levels.items():
         of_whom = f" ({', '.join(dict.fromkeys(names))})" if len(levels) > 1 else ""
-        label = f"guessing{of_whom}: precision {level:.2g}, the foreground's part of all"
+        label = wrapped(f"guessing{of_whom}: precision {level:.2g}, the foreground's part of all")
         axes.axhline(level, color="#555555", linestyle=(0, (1, 2)), linewidth=1, label=label)
 
 
@@ -347,4 +370,4 @@ def _mark_best(axes: Axes, steps: np.ndarray, values: np.ndarray, name: str, col
     best = int(np.nanargmax(values))
     axes.plot([steps[best]], [values[best]], marker="o", markersize=9, markerfacecolor="none",
               markeredgecolor=colour or OKABE_ITO["vermillion"], markeredgewidth=2, linestyle="none",
-              label=f"{name}best: {values[best]:.3f} at iteration {steps[best]}")  # fmt: skip
+              label=wrapped(f"{name}best: {values[best]:.3f} at iteration {steps[best]}"))  # fmt: skip

@@ -15,6 +15,7 @@ from medseg3d.reports.curves import (
     save_figure,
 )
 
+STEPS = {tag: (np.arange(1, 4), np.array([0.5, 0.25, 0.75])) for tag in ("train_loss", "val_dice_mean")}
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -110,6 +111,19 @@ def test_every_point_of_a_level_line_has_that_f1(noisy_curve):
 def test_runs_on_the_same_cases_share_one_line_of_guessing(noisy_curve):
     labels = [text.get_text() for text in draw_pr([pr_series(n, noisy_curve) for n in "ab"]).axes[0].get_legend().texts]
     assert [label[:8] for label in labels] == ["a, AP 0.", "b, AP 0.", "guessing"]
+
+
+def test_long_names_leave_the_curves_their_room(noisy_curve):
+    figure = draw_pr(
+        [pr_series(f"data_set_unet_plus_plus_strategy_seed_{n} (test)" * 2, noisy_curve) for n in range(3)]
+    )
+    runs = {f"data_set_unet_plus_plus_strategy_seed_{n} (test)" * 2: STEPS for n in range(3)}
+    for each in (figure, draw_training(runs)):
+        each.draw_without_rendering()
+        width, _ = each.canvas.get_width_height()
+        legend = each.axes[-1].get_legend().get_window_extent()
+        assert 0 <= legend.x0 < legend.x1 <= width
+        assert all(axes.get_window_extent().width > 0.7 * width for axes in each.axes)
 
 
 def test_no_curve_at_all_is_refused():

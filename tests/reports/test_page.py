@@ -213,6 +213,7 @@ def test_training_that_was_evaluated_on_two_parts_is_drawn_once(tmp_path):
 
 
 def test_parts_of_one_training_go_by_the_name_of_its_run(tmp_path):
+    (tmp_path / "net").mkdir()
     for part in ("test", "val"):
         make_run(tmp_path / "net" / f"evaluation_{part}", {"ct_a": 1}, with_curves=False)
     with SummaryWriter(str(tmp_path / "net")) as writer:
