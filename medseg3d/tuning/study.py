@@ -388,7 +388,7 @@ def _ended(records: Sequence[TrialRecord]) -> int:
 
 
 def _refuse_another_study(study: optuna.Study, folder: Path, settings: dict[str, Any]) -> None:
-    folders = {path.name for path in folder.glob("trial_*")}  # first: a worker makes the trial before its folder
+    folders = {path.name for path in folder.glob("trial_[0-9]*")}  # first: a worker makes the trial before its folder
     trials = study.get_trials(deepcopy=False)
     if trials:
         before = _flat(study.user_attrs.get("settings", {}))

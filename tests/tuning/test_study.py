@@ -194,6 +194,7 @@ def test_trials_of_another_study_are_not_written_over(tmp_path):
     url = f"sqlite:///{tmp_path / 'shared.db'}"
     study(tmp_path / "a", n_trials=2, storage=url, name="shared")
     (tmp_path / "b" / "trial_0001").mkdir(parents=True)
+    (tmp_path / "b" / "trial_notes").mkdir()
     assert len(study(tmp_path / "b", n_trials=2, storage=url, name="shared")) == 2  # its own, on another machine
     (tmp_path / "b" / "trial_0002").mkdir()
     with pytest.raises(Fault, match=r"NOT_EMPTY .*b: found trial_0002 of another study"):
