@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from medseg3d.bundle import absolute_paths, bundle_folder
+from medseg3d.data.atomic import make_folder
 from medseg3d.data.score_files import read_summary, write_summary
 from medseg3d.faults import Fault
 from medseg3d.reports.study_runs import (
@@ -106,7 +107,8 @@ def run_ablation(
 
     Raises:
         Fault: `OTHER_ABLATION` if `output_dir` holds one that has begun with other settings; `RUN_FAILED` with the log
-            of a run that failed; `BAD_VALUE`; `MISSING_BUNDLE`, `MISSING_OVERLAY`, `UNKNOWN_KNOB`.
+            of a run that failed; `BAD_VALUE`; `MISSING_BUNDLE`, `MISSING_OVERLAY`, `UNKNOWN_KNOB`;
+            `NOT_WRITABLE`, `NO_SPACE`.
     """
     plan = _plan(bundle, output_dir, overlays, knobs or {}, part, blocks, seeds, jobs)
     todo = [(k, seed) for seed in seeds for k in blocks]
@@ -162,7 +164,7 @@ def _plan(
         if all(before.get(name) == value for name, value in plain(plan.identity).items()):
             plan.rows = list(before["rows"])
             plan.parameters = {**before["parameters"], **parameters}
-    plan.folder.mkdir(parents=True, exist_ok=True)
+    make_folder(plan.folder)
     plan.write()
     return plan
 

@@ -15,7 +15,7 @@ import torch
 
 from medseg3d.bundle import absolute_paths, bundle_folder, bundle_root
 from medseg3d.child import run_workers
-from medseg3d.data.atomic import claimed
+from medseg3d.data.atomic import claimed, make_folder
 from medseg3d.data.picture_folders import split_of_pictures
 from medseg3d.data.score_files import read_summary, read_thresholds, write_summary
 from medseg3d.data.splits import PARTS
@@ -220,7 +220,8 @@ def run_cris_study(
 
     Raises:
         Fault: before anything runs `BAD_VALUE`, `TEST_PART`, `UNKNOWN_KNOB`, `MISSING_BUNDLE`, those of the data and
-            its split; `OTHER_STUDY` if `output_dir` holds one that has begun with other settings or another split.
+            its split; `NOT_WRITABLE`, `NO_SPACE`; `OTHER_STUDY` if `output_dir` holds one that has begun with other
+            settings or another split.
     """
     plan = _plan(output_dir, data, bundle, splits or {}, trials, tune_epochs, storage, threshold_part, part, knobs)
     for option, values, known in (("--backbones", backbones, BACKBONES), ("--strategies", strategies, STRATEGIES)):
@@ -342,7 +343,7 @@ def _check_configs(plan: StudyPlan, backbones: Sequence[str], strategies: Sequen
 
 def _begin(plan: StudyPlan, grid: Sequence[Combination], jobs: int) -> None:
     """Refuse a folder with another study, and record what this one is."""
-    plan.folder.mkdir(parents=True, exist_ok=True)
+    make_folder(plan.folder)
     record = plan.folder / RECORD
     before: dict[str, Any] = read_summary(record) if record.is_file() else {}
     begun = any(plan.folder.glob(f"*/{_ROW}")) or any(plan.folder.glob("*/checkpoints"))

@@ -102,6 +102,13 @@ def test_runs_with_other_knobs_are_refused_into_the_same_folder(recorder, tmp_pa
         run_ablation(BUNDLE, tmp_path, blocks=[1], seeds=[0], knobs={"epochs": 4}, say=lambda text: None)
 
 
+def test_a_folder_that_cannot_be_made_is_refused(recorder, tmp_path):
+    (tmp_path / "out").write_text("a file of somebody's")
+    with pytest.raises(Fault, match="NOT_WRITABLE"):
+        run_ablation(BUNDLE, tmp_path / "out", blocks=[0], seeds=[0], say=lambda text: None)
+    assert (tmp_path / "out").read_text() == "a file of somebody's"
+
+
 def test_settings_may_be_corrected_before_any_run_has_begun(tmp_path, monkeypatch):
     monkeypatch.setattr(study_runs, "run_monai", Recorder(fail_at=1))
     with pytest.raises(Fault, match="RUN_FAILED"):

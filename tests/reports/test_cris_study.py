@@ -226,6 +226,13 @@ def test_a_wrong_call_is_refused_before_anything_runs(study, tmp_path, wrong, co
     assert not (tmp_path / "out" / "study.json").exists()
 
 
+def test_a_folder_that_cannot_be_made_is_refused(study, tmp_path):
+    (tmp_path / "out").write_text("a file of somebody's")
+    with pytest.raises(Fault, match="NOT_WRITABLE"):
+        study(Commands(), splits={"own": tmp_path / "elsewhere.json"})
+    assert (tmp_path / "out").read_text() == "a file of somebody's"
+
+
 @pytest.mark.slow
 def test_two_combinations_are_tuned_trained_and_scored_on_phantoms(tmp_path):
     write_polyp_phantoms(tmp_path / "data", cases=12, seed=0)
