@@ -73,7 +73,8 @@ class RefinedSegmenter(nn.Module):
         ValueError: from a call, for a backbone of other channels or of several outputs.
 
     References:
-        "Conditional refinement" of polyp segmentations, https://arxiv.org/abs/2405.19672
+        Arudkar and Evans, *CRIS: Collaborative Refinement Integrated with Segmentation for Polyp Segmentation*,
+        https://arxiv.org/abs/2405.19672
 
     Example:
         >>> network = RefinedSegmenter(nn.Conv2d(3, 1, kernel_size=1))
