@@ -86,9 +86,11 @@ def test_an_interruption_ends_the_child(folder, monkeypatch):
 
 
 WORKERS = """
+import signal
 from medseg3d.child import run_workers
 import telling_worker
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     run_workers(telling_worker.tell, 60.0, number=1)
 """
 
