@@ -120,8 +120,19 @@ def make_folder(path: str | Path) -> None:
     Raises:
         Fault: NO_SPACE or NOT_WRITABLE.
     """
-    try:
+    with folder_faults(path):
         Path(path).mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def folder_faults(path: str | Path) -> Iterator[None]:
+    """Context for making a folder or something in it, whose errors of the system are those of the folder.
+
+    Raises:
+        Fault: NO_SPACE or NOT_WRITABLE.
+    """
+    try:
+        yield
     except OSError as error:
         raise Fault(
             "NO_SPACE" if error.errno in _NO_SPACE else "NOT_WRITABLE",

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from medseg3d.data.atomic import TEMPORARY_PREFIX, atomic_write
+from medseg3d.data.atomic import TEMPORARY_PREFIX, atomic_write, folder_faults
 from medseg3d.faults import Fault
 from medseg3d.reports.ablation_table import Ablation, read_ablation
 from medseg3d.reports.bundle_blocks import paper_blocks, parameter_blocks
@@ -127,17 +127,9 @@ def _staging(output_dir: Path) -> Iterator[Path]:
             "a new folder, or one that holds an older report",
             "-o for another folder",
         )
-    try:
+    with folder_faults(output_dir):
         output_dir.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=output_dir))
-    except OSError as error:
-        raise Fault(
-            "NOT_WRITABLE",
-            output_dir,
-            (error.strerror or str(error)).lower(),
-            "a folder that can be written to",
-            "choose another output folder or correct its permissions",
-        ) from error
     try:
         yield staging
     finally:
