@@ -26,3 +26,28 @@ def channels_last(value: _Layout) -> _Layout:
             parameter.data = channels_last(parameter.data)
         return value
     return value.contiguous(memory_format=_FORMATS[value.dim()]) if value.dim() in _FORMATS else value
+
+
+def contiguous_group_norms(network: nn.Module) -> None:
+    """Let every GroupNorm of a network on a CPU work in contiguous memory while gradients are taken.
+
+    torch's backward of it (2.13) is several times slower in channels-last memory: in bfloat16 it was half of a training
+    step of a 2-D SegResNet. The copies to contiguous memory and back cost less. Values, names and shapes stay; where no
+    gradients are taken nothing is done.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.GroupNorm):
+            module.register_forward_pre_hook(_contiguous_input)
+            module.register_forward_hook(_channels_last_output)
+
+
+def _contiguous_input(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...] | None:
+    if not torch.is_grad_enabled() or inputs[0].device.type != "cpu":
+        return None
+    return (inputs[0].contiguous(),)
+
+
+def _channels_last_output(
+    module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor
+) -> torch.Tensor | None:
+    return channels_last(output) if torch.is_grad_enabled() and output.device.type == "cpu" else None

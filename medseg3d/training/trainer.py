@@ -15,7 +15,7 @@ from monai.utils.enums import CommonKeys as Keys
 
 from medseg3d.faults import Fault
 from medseg3d.knobs import as_flag
-from medseg3d.networks.memory_format import channels_last
+from medseg3d.networks.memory_format import channels_last, contiguous_group_norms
 from medseg3d.training.objectives import AlternatingObjectives, Loss, Objective
 
 logger = logging.getLogger("medseg3d")
@@ -74,6 +74,7 @@ class SegmentationTrainer(SupervisedTrainer):
         self.micro_batch_size = micro_batch_size
         self.seed = seed
         self.network: torch.nn.Module = channels_last(kwargs["network"])
+        contiguous_group_norms(self.network)
         self.add_event_handler(Events.ITERATION_STARTED, self._seed_iteration)
 
     @property
