@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from monai.networks.nets.segresnet import SegResNet
@@ -10,6 +11,13 @@ from monai.utils import UpsampleMode
 from torch import nn
 
 from medseg3d.networks.nonlocal_block import NonLocalBlock
+
+ATTENTIONS: dict[str, dict[str, Any]] = {
+    "scaled": {},
+    "cosine": {"qk_norm": True},
+    "literal": {"norm": None, "act": None, "scale": 1.0},
+}
+"""What `nonlocal_attention` may be, as arguments of `NonLocalBlock`."""
 
 
 class SegResNetNL(SegResNet):
@@ -31,6 +39,10 @@ class SegResNetNL(SegResNet):
         blocks_down: residual blocks of each encoder stage.
         blocks_up: residual blocks of each decoder stage, one stage fewer than in the encoder.
         nonlocal_blocks: number of cascaded non-local blocks, 0 for the plain SegResNet.
+        nonlocal_attention: what a block compares. `scaled`: features that a parameter-free norm and a ReLU have passed,
+            times `1 / sqrt(d)`; `cosine`: cosines of the same features, times 10, which nothing can make larger;
+            `literal`: the raw features with a factor of 1, as the paper writes it, which runs away while it trains
+            (see `NonLocalBlock`) and is there to show that it does.
         dropout_prob: probability of an element to be zeroed after the first convolution.
         act: activation, as MONAI writes it.
         norm: feature normalization, as MONAI writes it.
@@ -66,6 +78,7 @@ class SegResNetNL(SegResNet):
         blocks_down: Sequence[int] = (1, 2, 2, 4),
         blocks_up: Sequence[int] = (1, 1, 1),
         nonlocal_blocks: int = 2,
+        nonlocal_attention: str = "scaled",
         dropout_prob: float | None = None,
         act: tuple | str = ("RELU", {"inplace": True}),
         norm: tuple | str = ("GROUP", {"num_groups": 8}),
@@ -74,6 +87,8 @@ class SegResNetNL(SegResNet):
     ) -> None:
         if nonlocal_blocks < 0:
             raise ValueError(f"nonlocal_blocks must be 0 or more, got {nonlocal_blocks}")
+        if nonlocal_attention not in ATTENTIONS:
+            raise ValueError(f"nonlocal_attention must be one of {list(ATTENTIONS)}, got {nonlocal_attention!r}")
         if len(blocks_up) != len(blocks_down) - 1:
             raise ValueError(
                 f"blocks_up must have one stage fewer than blocks_down, got {list(blocks_up)} and {list(blocks_down)}"
@@ -95,7 +110,10 @@ class SegResNetNL(SegResNet):
         bottleneck_channels = init_filters * self.size_divisor
         # after SegResNet's own layers, so that one seed gives both networks the same weights
         self.nonlocal_blocks = nn.Sequential(
-            *[NonLocalBlock(spatial_dims, bottleneck_channels) for _ in range(nonlocal_blocks)]
+            *[
+                NonLocalBlock(spatial_dims, bottleneck_channels, **ATTENTIONS[nonlocal_attention])
+                for _ in range(nonlocal_blocks)
+            ]
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

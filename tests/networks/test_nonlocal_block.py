@@ -17,25 +17,44 @@ def awake(block: NonLocalBlock) -> NonLocalBlock:
     return block
 
 
+LITERAL = {"norm": None, "act": None, "scale": 1.0}
+
+
 class BlockTester(NetworkTester):
     # adds the same to every likeness of one position, which softmax does not see
     gradient_free = ("phi.bias",)
 
 
 class TestBlockIn3D(BlockTester):
-    input_shape = (6, 5, 3, 7)
+    input_shape = (8, 5, 3, 7)
     other_spatial = (2, 4, 3)
 
     def make(self):
-        return awake(NonLocalBlock(spatial_dims=3, in_channels=6))
+        return awake(NonLocalBlock(spatial_dims=3, in_channels=8))
 
 
 class TestBlockIn2D(BlockTester):
+    input_shape = (16, 7, 3)
+    other_spatial = (2, 9)
+
+    def make(self):
+        return awake(NonLocalBlock(spatial_dims=2, in_channels=16, inner_channels=3))
+
+
+class TestCosineBlock(NetworkTester):
+    input_shape = (8, 5, 3, 7)
+    other_spatial = (2, 4, 3)
+
+    def make(self):
+        return awake(NonLocalBlock(spatial_dims=3, in_channels=8, qk_norm=True))
+
+
+class TestLiteralBlock(BlockTester):
     input_shape = (5, 7, 3)
     other_spatial = (2, 9)
 
     def make(self):
-        return awake(NonLocalBlock(spatial_dims=2, in_channels=5, inner_channels=3))
+        return awake(NonLocalBlock(spatial_dims=2, in_channels=5, inner_channels=3, **LITERAL))
 
 
 @pytest.mark.parametrize(
@@ -64,25 +83,74 @@ def test_swapping_two_positions_of_the_input_swaps_them_in_the_output():
     torch.testing.assert_close(block(swapped), expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("spatial", [(3, 4), (2, 3, 2)])
-@torch.no_grad()
-def test_equals_the_paper_s_formula_position_by_position(spatial):
-    block = awake(NonLocalBlock(len(spatial), 4, inner_channels=3)).double()
-    x = torch.randn(1, 4, *spatial, dtype=torch.float64)
+def _formula(block: NonLocalBlock, x: torch.Tensor, features: torch.Tensor, likeness) -> torch.Tensor:
+    """The block position by position, with `likeness(theta_i, phi_j)` in the exponent."""
 
     def project(conv: nn.Module, position: torch.Tensor) -> torch.Tensor:
         return conv.weight.flatten(1) @ position + conv.bias
 
-    positions = list(x[0].flatten(1).T)
+    positions = list(features[0].flatten(1).T)
     columns = []
-    for x_i in positions:
-        # theta(x_i)^T phi(x_j), not divided by sqrt(d)
-        likeness = torch.stack([project(block.theta, x_i) @ project(block.phi, x_j) for x_j in positions])
-        weight = likeness.exp() / likeness.exp().sum()
-        mean = sum(w * project(block.g, x_j) for w, x_j in zip(weight, positions, strict=True))
+    for x_i, u_i in zip(x[0].flatten(1).T, positions, strict=True):
+        likenesses = torch.stack([likeness(project(block.theta, u_i), project(block.phi, u_j)) for u_j in positions])
+        weight = likenesses.exp() / likenesses.exp().sum()
+        mean = sum(w * project(block.g, u_j) for w, u_j in zip(weight, positions, strict=True))
         columns.append(x_i + project(block.out, mean))
-    expected = torch.stack(columns, dim=1).reshape(x.shape)
+    return torch.stack(columns, dim=1).reshape(x.shape)
+
+
+@pytest.mark.parametrize("spatial", [(3, 4), (2, 3, 2)])
+@torch.no_grad()
+def test_the_literal_form_equals_the_paper_s_formula_position_by_position(spatial):
+    block = awake(NonLocalBlock(len(spatial), 4, inner_channels=3, **LITERAL)).double()
+    x = torch.randn(1, 4, *spatial, dtype=torch.float64)
+    expected = _formula(block, x, x, lambda theta, phi: theta @ phi)  # not divided by sqrt(d)
     torch.testing.assert_close(block(x), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "likeness"),
+    [
+        ({}, lambda theta, phi: theta @ phi / 3**0.5),
+        ({"scale": 2.0}, lambda theta, phi: 2 * theta @ phi),
+        ({"qk_norm": True}, lambda theta, phi: 10 * (theta / theta.norm()) @ (phi / phi.norm())),
+    ],
+    ids=["scaled", "own scale", "cosine"],
+)
+@pytest.mark.parametrize("spatial", [(3, 4), (2, 3, 2)])
+@torch.no_grad()
+def test_equals_the_formula_on_normed_and_rectified_features(spatial, arguments, likeness):
+    block = awake(NonLocalBlock(len(spatial), 16, inner_channels=3, **arguments)).double()
+    x = 5 + 3 * torch.randn(1, 16, *spatial, dtype=torch.float64)
+    groups = x.reshape(8, -1)  # 8 groups of 2 channels, each with mean 0 and variance 1
+    features = (groups - groups.mean(1, keepdim=True)) / (groups.var(1, keepdim=True, correction=0) + 1e-5).sqrt()
+    expected = _formula(block, x, features.relu().reshape(x.shape), likeness)
+    tolerance = 1e-6 if "qk_norm" in arguments else 1e-12  # unit vectors are made in float32
+    torch.testing.assert_close(block(x), expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("arguments", [{}, {"qk_norm": True}, LITERAL], ids=["scaled", "cosine", "literal"])
+@torch.no_grad()
+def test_attention_logits_are_those_that_the_block_weighs_with(arguments):
+    block = awake(NonLocalBlock(2, 8, **arguments))
+    x = torch.randn(2, 8, 3, 5)
+    logits = block.attention_logits(x, queries=15)
+    value = block.g(block.act(block.norm(x))).flatten(2).transpose(1, 2)
+    mean = (logits.softmax(-1) @ value).transpose(1, 2).reshape(2, 4, 3, 5)
+    torch.testing.assert_close(x + block.out(mean), block(x))
+    assert block.attention_logits(x, queries=4).shape == (2, 4, 15)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@torch.no_grad()
+def test_cosine_logits_have_a_bound_that_no_input_passes(dtype):
+    block = NonLocalBlock(2, 8, qk_norm=True)
+    x = 1e4 * torch.randn(1, 8, 6, 6)
+    x[:, :, 0, 0] = 0
+    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        logits, output = block.attention_logits(x), block(x)
+    assert logits.abs().max() <= 10.1
+    assert output.isfinite().all()
 
 
 class LargestTensor(TorchDispatchMode):
@@ -100,8 +168,8 @@ class LargestTensor(TorchDispatchMode):
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_the_map_of_all_pairs_is_never_stored(training, channels_last):
-    block = awake(NonLocalBlock(3, 4)).train(training)
-    x = torch.randn(1, 4, 8, 8, 8, requires_grad=training)
+    block = awake(NonLocalBlock(3, 8)).train(training)
+    x = torch.randn(1, 8, 8, 8, 8, requires_grad=training)
     positions = 8**3
     if channels_last:
         x = x.detach().to(memory_format=torch.channels_last_3d).requires_grad_(training)
@@ -110,7 +178,7 @@ def test_the_map_of_all_pairs_is_never_stored(training, channels_last):
         y = block(x)
         if training:
             y.sum().backward()
-    assert 4 * positions <= largest.elements < positions**2 // 16
+    assert 8 * positions <= largest.elements < positions**2 // 16
 
     with LargestTensor() as stored:  # the recorder does see such a map
         tokens = x.flatten(2)
@@ -124,6 +192,8 @@ def test_the_map_of_all_pairs_is_never_stored(training, channels_last):
         ({"spatial_dims": 1, "in_channels": 4}, "spatial_dims must be 2 or 3, got 1"),
         ({"spatial_dims": 3, "in_channels": 0}, "in_channels must be at least 1, got 0"),
         ({"spatial_dims": 3, "in_channels": 4, "inner_channels": 0}, "inner_channels must be at least 1, got 0"),
+        ({"spatial_dims": 3, "in_channels": 8, "scale": 0.0}, "scale must be positive, got 0.0"),
+        ({"spatial_dims": 3, "in_channels": 12}, "must be divisible by num_groups \\(8\\)"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, message):
@@ -132,9 +202,9 @@ def test_bad_arguments_are_refused(arguments, message):
 
 
 def test_one_channel_is_enough():
-    assert NonLocalBlock(2, 1)(torch.zeros(1, 1, 2, 2)).shape == (1, 1, 2, 2)
+    assert NonLocalBlock(2, 1, norm=None)(torch.zeros(1, 1, 2, 2)).shape == (1, 1, 2, 2)
 
 
 def test_input_without_batch_is_refused():
-    with pytest.raises(ValueError, match=r"3 spatial dimensions, got shape \[4, 2, 2, 2\]"):
-        NonLocalBlock(3, 4)(torch.zeros(4, 2, 2, 2))
+    with pytest.raises(ValueError, match=r"3 spatial dimensions, got shape \[8, 2, 2, 2\]"):
+        NonLocalBlock(3, 8)(torch.zeros(8, 2, 2, 2))
