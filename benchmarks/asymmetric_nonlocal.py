@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from harness import Arm, Report, Target, argument_parser, run_benchmark
 
-from medseg3d.networks.asymmetric_nonlocal import PyramidPool, attention_to_tokens
+from medseg3d.networks.asymmetric_nonlocal import PyramidPool, TokenAttention
 from medseg3d.networks.memory_format import channels_last
 
 CHANNELS = 256  # of queries, keys and values, in both blocks of AsymmetricNonLocalNet
@@ -37,7 +37,7 @@ class Checked(NamedTuple):
 
 
 def scaled_dot_product(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """`attention_to_tokens` by torch's own function, its last dimension contiguous as its fast path demands."""
+    """`TokenAttention` by torch's own function, its last dimension contiguous as its fast path demands."""
     heads = [each.transpose(1, 2).contiguous()[:, None] for each in (query.flatten(2), key, value)]
     attended = F.scaled_dot_product_attention(heads[0], heads[1], heads[2])[:, 0]
     return attended.transpose(1, 2).reshape(query.shape)
@@ -54,11 +54,11 @@ def adaptive_pool(x: torch.Tensor) -> torch.Tensor:
 
 
 ARMS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], Attention]] = {
-    STORED: (every_pixel, attention_to_tokens),
+    STORED: (every_pixel, TokenAttention()),
     TILED: (every_pixel, scaled_dot_product),
     POOLED_SDPA: (PyramidPool(), scaled_dot_product),
-    POOLED_BY_TORCH: (adaptive_pool, attention_to_tokens),
-    POOLED: (PyramidPool(), attention_to_tokens),
+    POOLED_BY_TORCH: (adaptive_pool, TokenAttention()),
+    POOLED: (PyramidPool(), TokenAttention()),
 }
 """How an arm makes tokens of the maps of keys and values, and how it attends to them."""
 

@@ -66,29 +66,42 @@ def averaging_matrix(length: int, cells: int, like: torch.Tensor) -> torch.Tenso
     return weights / weights.sum(1, keepdim=True)
 
 
-def attention_to_tokens(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+class TokenAttention(nn.Module):
     """At every pixel the mean of S values, weighted by softmax(Q^T K / sqrt(C)).
 
     Products and a softmax that store H W x S weights. With as few tokens as the pyramid has, torch's
     `scaled_dot_product_attention` is no faster and saves next to nothing: benchmarks/asymmetric_nonlocal.py.
 
-    Args:
-        query: (B, C, H, W).
-        key: (B, C, S).
-        value: (B, D, S).
-
-    Returns:
-        (B, D, H, W).
-
     Example:
         >>> query, key = torch.zeros(1, 2, 1, 2), torch.rand(1, 2, 4)
-        >>> attention_to_tokens(query, key, torch.tensor([[[1.0, 2, 3, 6]]])).tolist()
+        >>> TokenAttention()(query, key, torch.tensor([[[1.0, 2, 3, 6]]])).tolist()
         [[[[3.0, 3.0]]]]
     """
-    scaled = key * key.shape[1] ** -0.5  # rather than the weights, which are many more, and in half precision large
-    weights = torch.softmax(query.flatten(2).transpose(1, 2) @ scaled, -1)
-    attended = weights @ value.transpose(1, 2)  # (B, H W, D)
-    return attended.transpose(1, 2).reshape(query.shape[0], value.shape[1], query.shape[2], query.shape[3])
+
+    def forward(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        """(B, D, H, W) of queries (B, C, H, W), keys (B, C, S) and values (B, D, S)."""
+        scaled = key * key.shape[1] ** -0.5  # rather than the weights, which are many more, and in half precision large
+        weights = torch.softmax(query.flatten(2).transpose(1, 2) @ scaled, -1)
+        attended = weights @ value.transpose(1, 2)  # (B, H W, D)
+        return attended.transpose(1, 2).reshape(query.shape[0], value.shape[1], query.shape[2], query.shape[3])
+
+    @torch.jit.unused
+    @torch.no_grad()
+    def attention_logits(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, queries: int = 64
+    ) -> torch.Tensor:
+        """What the softmax gets, for looking at: (B, queries, S) float32 of pixels spread evenly over all H W.
+
+        Args:
+            query: as `forward` takes it.
+            key: as `forward` takes it.
+            value: as `forward` takes it; not used.
+            queries: how many pixels, at most H W.
+        """
+        vectors = query.flatten(2).transpose(1, 2)
+        chosen = torch.linspace(0, vectors.shape[1] - 1, min(queries, vectors.shape[1]), device=query.device).long()
+        with torch.autocast(query.device.type, enabled=False):
+            return vectors[:, chosen].float() @ key.float() * key.shape[1] ** -0.5
 
 
 class AsymmetricNonLocal(nn.Module):
@@ -132,6 +145,7 @@ class AsymmetricNonLocal(nn.Module):
         self.norm = nn.BatchNorm2d(query_channels)
         self.act = nn.ReLU(inplace=True) if relu else nn.Identity()
         self.pool = PyramidPool()
+        self.attention = TokenAttention()
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(torch.as_tensor(self.out.bias))
 
@@ -151,7 +165,7 @@ class AsymmetricNonLocal(nn.Module):
         query = self.query(query_map)
         key = self.pool(self.key(key_map))
         value = self.value(self.pool(key_map)[:, :, :, None])[:, :, :, 0]
-        return attention_to_tokens(query, key, value)
+        return self.attention(query, key, value)
 
 
 class AsymmetricNonLocalNet(nn.Module):

@@ -9,6 +9,55 @@ from monai.networks.layers.utils import get_act_layer, get_norm_layer
 from torch import nn
 
 
+class PositionAttention(nn.Module):
+    """At every position the mean of all positions' values, weighted by softmax(scale * query^T key).
+
+    Args:
+        scale: factor of the likenesses.
+        qk_norm: whether queries and keys are made unit vectors, so that a likeness is `scale` at most.
+    """
+
+    def __init__(self, scale: float, qk_norm: bool = False) -> None:
+        super().__init__()
+        if not scale > 0:
+            raise ValueError(f"scale must be positive, got {scale}")
+        self.scale = float(scale)
+        self.qk_norm = qk_norm
+
+    def forward(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        """`(B, D, *spatial)` of three such maps."""
+        mean = F.scaled_dot_product_attention(
+            self._vectors(query), self._vectors(key), _positions_first(value), scale=self.scale
+        )  # (B, 1, N, D)
+        mean = mean.squeeze(1).transpose(1, 2)  # (B, D, N)
+        return mean.reshape(mean.shape[:2] + value.shape[2:])
+
+    @torch.jit.unused
+    @torch.no_grad()
+    def attention_logits(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, queries: int = 64
+    ) -> torch.Tensor:
+        """What the softmax gets, for looking at: (B, queries, N) float32 of positions spread evenly over all N.
+
+        Args:
+            query: as `forward` takes it.
+            key: as `forward` takes it.
+            value: as `forward` takes it; not used.
+            queries: how many positions, at most N.
+        """
+        keys = self._vectors(key)[:, 0].float()
+        chosen = torch.linspace(0, keys.shape[1] - 1, min(queries, keys.shape[1]), device=keys.device).long()
+        with torch.autocast(keys.device.type, enabled=False):
+            return self.scale * (self._vectors(query)[:, 0, chosen].float() @ keys.transpose(1, 2))
+
+    def _vectors(self, projected: torch.Tensor) -> torch.Tensor:
+        """`(B, 1, N, D)` of `(B, D, *spatial)`, of length 1 with `qk_norm`."""
+        vectors = _positions_first(projected)
+        if self.qk_norm:  # in float32: in float16 the least length would be rounded to 0
+            vectors = F.normalize(vectors.float(), dim=-1).to(vectors.dtype)
+        return vectors
+
+
 class NonLocalBlock(nn.Module):
     r"""The input plus, at every position, a mean of all positions weighted by their likeness to it.
 
@@ -79,17 +128,14 @@ class NonLocalBlock(nn.Module):
             raise ValueError(f"inner_channels must be at least 1, got {inner_channels}")
         if scale is None:
             scale = 10.0 if qk_norm else inner_channels**-0.5
-        if not scale > 0:
-            raise ValueError(f"scale must be positive, got {scale}")
         self.spatial_dims = spatial_dims
-        self.qk_norm = qk_norm
-        self.scale = float(scale)
         self.norm = nn.Identity() if norm is None else get_norm_layer(norm, spatial_dims, in_channels)
         self.act = nn.Identity() if act is None else get_act_layer(act)
         conv = Conv[Conv.CONV, spatial_dims]
         self.theta = conv(in_channels, inner_channels, kernel_size=1)
         self.phi = conv(in_channels, inner_channels, kernel_size=1)
         self.g = conv(in_channels, inner_channels, kernel_size=1)
+        self.attention = PositionAttention(scale, qk_norm)
         self.out = conv(inner_channels, in_channels, kernel_size=1)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
@@ -102,36 +148,10 @@ class NonLocalBlock(nn.Module):
             )
         return x + self.out(self._mean_of_all_positions(x))
 
-    @torch.jit.unused
-    @torch.no_grad()
-    def attention_logits(self, x: torch.Tensor, queries: int = 64) -> torch.Tensor:
-        """Likenesses before the softmax of some positions to all, for looking at: (B, queries, N) float32.
-
-        Args:
-            x: what `forward` takes.
-            queries: positions spread evenly over all N; at most N.
-        """
-        features = self.act(self.norm(x))
-        query, key = self._vectors(self.theta(features)), self._vectors(self.phi(features))
-        chosen = torch.linspace(0, query.shape[2] - 1, min(queries, query.shape[2]), device=x.device).long()
-        return self.scale * (query[:, 0, chosen].float() @ key[:, 0].float().transpose(1, 2))
-
     def _mean_of_all_positions(self, x: torch.Tensor) -> torch.Tensor:
         """`(B, inner, *spatial)`; a method of its own, so that its tensors are freed before `out` makes larger ones."""
         features = self.act(self.norm(x))
-        query = self._vectors(self.theta(features))
-        key = self._vectors(self.phi(features))
-        value = _positions_first(self.g(features))
-        mean = F.scaled_dot_product_attention(query, key, value, scale=self.scale)  # (B, 1, N, inner)
-        mean = mean.squeeze(1).transpose(1, 2)  # (B, inner, N)
-        return mean.reshape(mean.shape[:2] + x.shape[2:])
-
-    def _vectors(self, projected: torch.Tensor) -> torch.Tensor:
-        """`(B, 1, N, inner)` of `(B, inner, *spatial)`, of length 1 with `qk_norm`."""
-        vectors = _positions_first(projected)
-        if self.qk_norm:  # in float32: in float16 the least length would be rounded to 0
-            vectors = F.normalize(vectors.float(), dim=-1).to(vectors.dtype)
-        return vectors
+        return self.attention(self.theta(features), self.phi(features), self.g(features))
 
 
 def _positions_first(features: torch.Tensor) -> torch.Tensor:

@@ -69,6 +69,15 @@ class BestModel:
             logger.warning("epoch %d: %s has no value (no case with foreground)", self.last_epoch, self.metric_name)
             return
         better = score > self.best
+        if score == 0 < self.best:
+            logger.warning(
+                "epoch %d: %s has fallen to 0 from %.4f (epoch %d): the network finds nothing any more. Look at the "
+                "gradient norm and the attention in TensorBoard; lower --learning_rate",
+                self.last_epoch,
+                self.metric_name,
+                self.best,
+                self.best_epoch,
+            )
         if better:
             self.best, self.best_epoch = score, self.last_epoch
             save_tensors(self.model_file, cpu_state_dict(self.network))

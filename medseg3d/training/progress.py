@@ -9,6 +9,7 @@ from ignite.engine import Engine, Events
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from medseg3d.training.attention import AttentionWatch
 from medseg3d.training.panels import picture_panel, three_plane_panel
 from medseg3d.training.trainer import SegmentationTrainer
 
@@ -37,7 +38,10 @@ def attach_progress_bar(trainer: SegmentationTrainer) -> None:
 
 
 class TensorBoardLog:
-    """Handler that logs loss and learning rate per iteration, validation scores and pictures per validation.
+    """Handler that logs loss and learning rate per iteration, attention per epoch, scores and pictures per validation.
+
+    Of every attention in the network `attention/<name>/entropy` is a share of the possible and
+    `attention/<name>/largest_logit` the largest absolute value before the softmax.
 
     Where several losses take turns, `objective` is the number of the one whose turn it is, and each has a tag of its
     own beside `train_loss`, such as `train_loss_final`.
@@ -59,7 +63,9 @@ class TensorBoardLog:
         self.writer = SummaryWriter(str(output_dir), purge_step=done + 1 if done else None)
         trainer.add_event_handler(Events.ITERATION_STARTED, self._log_learning_rate)
         trainer.add_event_handler(Events.ITERATION_COMPLETED, self._log_iteration)
-        trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda _: self.writer.flush())
+        self.watch = AttentionWatch(trainer.network)
+        self.watch.attach(trainer)
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, self._log_epoch)
         trainer.add_event_handler(Events.COMPLETED, lambda _: self.writer.close())
 
     def attach(self, evaluator: Engine) -> None:
@@ -79,6 +85,12 @@ class TensorBoardLog:
         if len(objectives) > 1:
             self.writer.add_scalar("objective", turn, step)
             self.writer.add_scalar(f"train_loss_{objectives[turn].name}", loss, step)
+
+    def _log_epoch(self, engine: Engine) -> None:
+        for name, found in self.watch.statistics.items():
+            self.writer.add_scalar(f"attention/{name}/entropy", found.entropy, engine.state.iteration)
+            self.writer.add_scalar(f"attention/{name}/largest_logit", found.largest_logit, engine.state.iteration)
+        self.writer.flush()
 
     def _log_validation(self, engine: Engine) -> None:
         for name, value in engine.state.metrics.items():

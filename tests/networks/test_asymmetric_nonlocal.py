@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from medseg3d.networks import AsymmetricNonLocalNet
-from medseg3d.networks.asymmetric_nonlocal import AsymmetricNonLocal, PyramidPool, attention_to_tokens
+from medseg3d.networks.asymmetric_nonlocal import AsymmetricNonLocal, PyramidPool, TokenAttention
 
 
 def parameters(module) -> int:
@@ -90,7 +90,10 @@ def test_attention_to_tokens_is_that_of_torch(layout):
     key, value = torch.randn(2, 16, 110), torch.randn(2, 12, 110)
     heads = [each.transpose(1, 2)[:, None] for each in (query.flatten(2), key, value)]
     expected = F.scaled_dot_product_attention(*heads)[:, 0].transpose(1, 2).reshape(2, 12, 9, 7)
-    torch.testing.assert_close(attention_to_tokens(query, key, value), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(TokenAttention()(query, key, value), expected, rtol=0, atol=1e-6)
+    logits = TokenAttention().attention_logits(query, key, value, queries=63)
+    mean = (logits.softmax(-1) @ value.transpose(1, 2)).transpose(1, 2).reshape(2, 12, 9, 7)
+    torch.testing.assert_close(mean, expected, rtol=0, atol=1e-6)
 
 
 def test_no_map_of_all_pairs_exists_forward_or_backward():

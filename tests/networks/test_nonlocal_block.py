@@ -8,6 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from medseg3d.networks import NonLocalBlock
+from medseg3d.networks.nonlocal_block import PositionAttention
 
 
 def awake(block: NonLocalBlock) -> NonLocalBlock:
@@ -134,23 +135,22 @@ def test_equals_the_formula_on_normed_and_rectified_features(spatial, arguments,
 def test_attention_logits_are_those_that_the_block_weighs_with(arguments):
     block = awake(NonLocalBlock(2, 8, **arguments))
     x = torch.randn(2, 8, 3, 5)
-    logits = block.attention_logits(x, queries=15)
-    value = block.g(block.act(block.norm(x))).flatten(2).transpose(1, 2)
-    mean = (logits.softmax(-1) @ value).transpose(1, 2).reshape(2, 4, 3, 5)
+    features = block.act(block.norm(x))
+    maps = [project(features) for project in (block.theta, block.phi, block.g)]
+    logits = block.attention.attention_logits(*maps, queries=15)
+    mean = (logits.softmax(-1) @ maps[2].flatten(2).transpose(1, 2)).transpose(1, 2).reshape(2, 4, 3, 5)
     torch.testing.assert_close(x + block.out(mean), block(x))
-    assert block.attention_logits(x, queries=4).shape == (2, 4, 15)
+    assert block.attention.attention_logits(*maps, queries=4).shape == (2, 4, 15)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @torch.no_grad()
 def test_cosine_logits_have_a_bound_that_no_input_passes(dtype):
-    block = NonLocalBlock(2, 8, qk_norm=True)
-    x = 1e4 * torch.randn(1, 8, 6, 6)
-    x[:, :, 0, 0] = 0
-    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-        logits, output = block.attention_logits(x), block(x)
-    assert logits.abs().max() <= 10.1
-    assert output.isfinite().all()
+    attention = PositionAttention(scale=10.0, qk_norm=True)
+    maps = 1e4 * torch.randn(3, 1, 8, 6, 6).to(dtype)
+    maps[:, :, :, 0, 0] = 0
+    assert attention.attention_logits(*maps).abs().max() <= 10.1
+    assert attention(*maps).isfinite().all()
 
 
 class LargestTensor(TorchDispatchMode):
