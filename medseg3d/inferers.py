@@ -437,6 +437,7 @@ class CasePredictor:
                 "file": Path(item["mask_file"]).name if "mask_file" in item else None,
                 "sha256": meta.get("mask_sha256"),
             },
+            **({"cleaned": meta["cleaned"]} if "cleaned" in meta else {}),
             **_files_beside(item, result),
             "model": {"class": type(self.network).__name__, "sha256": getattr(self.network, "weights_sha256", None)},
             "inference": {
