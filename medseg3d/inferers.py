@@ -138,6 +138,8 @@ class SliceWindows(SlidingWindow):
     Args:
         roi_size: the window, pixels along the two in-plane axes.
         neighbours: n, the slices on each side.
+        copies: how often these channels are given: 3 with no neighbours for a network of RGB pictures, which takes a
+            slice for a grey one.
         slices_per_batch: slices whose logits are stitched at a time; bounds the memory, not the result.
         kwargs: as in `SlidingWindow`.
 
@@ -150,13 +152,18 @@ class SliceWindows(SlidingWindow):
         tensor(True)
     """
 
-    def __init__(self, roi_size: Sequence[int], neighbours: int = 1, slices_per_batch: int = 8, **kwargs: Any) -> None:
+    def __init__(
+        self, roi_size: Sequence[int], neighbours: int = 1, slices_per_batch: int = 8, copies: int = 1, **kwargs: Any
+    ) -> None:
         if len(roi_size) != 2:
             raise ValueError(f"roi_size must have 2 axes, got {list(roi_size)}")
         if neighbours < 0 or slices_per_batch < 1:
             raise ValueError(f"neighbours must be >= 0 and slices_per_batch >= 1, got {neighbours}, {slices_per_batch}")
+        if copies < 1:
+            raise ValueError(f"copies must be >= 1, got {copies}: are there fewer in_channels than 2 * neighbours + 1?")
         super().__init__(roi_size=roi_size, **kwargs)
         self.neighbours = neighbours
+        self.copies = copies
         self.slices_per_batch = slices_per_batch
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -167,7 +174,7 @@ class SliceWindows(SlidingWindow):
             raise ValueError(f"inputs must be (1, 1, X, Y, Z) or (B, channels, H, W), found {tuple(inputs.shape)}")
         slices = inputs[0, 0].permute(2, 0, 1)  # (Z, X, Y)
         depth = len(slices)
-        offsets = torch.arange(-self.neighbours, self.neighbours + 1)
+        offsets = torch.arange(-self.neighbours, self.neighbours + 1).repeat(self.copies)
         logits: torch.Tensor | None = None
         for start in range(0, depth, self.slices_per_batch):
             middle = torch.arange(start, min(start + self.slices_per_batch, depth))

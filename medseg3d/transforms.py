@@ -3,6 +3,7 @@
 They stand at the two ends of a chain of MONAI's own:
 
     LoadNiftid, Orientationd, Spacingd(dtype=torch.float32), ... network ..., RestoreLabelsd, SaveMaskd
+    LoadNiftid, Orientationd, FitSlicesd, ... 2-D network ..., RestoreLabelsd, SaveMaskd
     LoadPictured, ResizePictured, ... network ..., RestoreLabelsd, SavePictureMaskd
 """
 
@@ -205,6 +206,55 @@ class FitPictured(MapTransform):
             item[key] = (
                 Resize(fitted, mode="nearest-exact")(item[key]) if is_label else resize_picture(item[key], fitted)
             )
+        return item
+
+
+class FitSlicesd(MapTransform):
+    """Volumes (1, H, W, D) whose slices (H, W) are resized as `FitPictured` resizes pictures, at a pixel size to match.
+
+    The longer side of a slice becomes `picture_size` pixels, its proportion in mm is kept, each slice is resized as
+    `resize_picture` does it, and the axis of slices stays as it is. A network trained on whole pictures has met the
+    fields of view of those pictures: a slice that shows more or less than `field_of_view_mm` gets the pixel size of the
+    nearest bound instead, and so more or fewer pixels than `picture_size`.
+
+    Args:
+        keys: volumes as `MetaTensor`, whose affine gives the mm.
+        picture_size: pixels of the longer side.
+        field_of_view_mm: shortest and longest of the longer side that are resized to it.
+
+    Raises:
+        Fault: BAD_VALUE for bounds that are none.
+
+    Example:
+        512 pixels of 0.8 mm are within the bounds, 250 of 0.8 mm are not: they are taken for a part of 320 mm.
+
+        >>> fit = FitSlicesd("image", 192, (320, 500))
+        >>> image = MetaTensor(torch.zeros(1, 512, 512, 3), affine=torch.diag(torch.tensor([0.8, 0.8, 5, 1])))
+        >>> fit({"image": image})["image"].shape, fit({"image": image[:, :250, :200]})["image"].shape
+        (torch.Size([1, 192, 192, 3]), torch.Size([1, 120, 96, 3]))
+    """
+
+    def __init__(self, keys: KeysCollection, picture_size: int, field_of_view_mm: Sequence[float]) -> None:
+        super().__init__(keys)
+        least, most = field_of_view_mm
+        if not 0 < least <= most:
+            raise Fault("BAD_VALUE", "--field_of_view_mm", str(list(field_of_view_mm)), "[shortest, longest] in mm")
+        self.picture_size = picture_size
+        self.least, self.most = least, most
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The item with the slices resized."""
+        item = dict(data)
+        for key in self.keys:
+            volume = item[key]
+            extent = np.linalg.norm(volume.affine.cpu().numpy()[:3, :2], axis=0) * volume.shape[1:3]
+            pixel_mm = min(max(extent.max(), self.least), self.most) / self.picture_size
+            fitted = [max(1, round(float(size))) for size in extent / pixel_mm]
+            # the slices as the channels of one picture; its affine is the volume's, whose first two axes change
+            meta = {name: value for name, value in volume.meta.items() if name != "affine"}
+            slices = MetaTensor(volume.as_tensor()[0].permute(2, 0, 1), affine=volume.affine, meta=dict(meta))
+            picture = resize_picture(slices, fitted)
+            item[key] = MetaTensor(picture.as_tensor().permute(1, 2, 0)[None], affine=picture.affine, meta=meta)
         return item
 
 

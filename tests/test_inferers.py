@@ -168,6 +168,12 @@ def test_without_neighbours_a_slice_stands_alone() -> None:
     assert torch.allclose(got, torch.cat([volume, -volume], 1), atol=1e-6)
 
 
+def test_a_slice_is_given_to_a_network_of_pictures_in_every_channel() -> None:
+    volume = torch.rand(1, 1, 8, 8, 3)
+    got = SliceWindows((8, 8), neighbours=0, copies=3)(volume, lambda window: window)
+    assert torch.allclose(got, volume.expand(1, 3, 8, 8, 3), atol=1e-6)
+
+
 def test_pictures_go_through_windows_as_they_are() -> None:
     network, pictures = small_network(spatial_dims=2, in_channels=3), torch.rand(2, 3, 24, 20)
     with torch.inference_mode():
@@ -181,7 +187,9 @@ def test_what_is_neither_a_volume_nor_pictures_is_refused(shape: tuple[int, ...]
         SliceWindows((8, 8))(torch.zeros(shape), lambda window: window)
 
 
-@pytest.mark.parametrize("options", [{"roi_size": (8, 8, 8)}, {"neighbours": -1}, {"slices_per_batch": 0}])
+@pytest.mark.parametrize(
+    "options", [{"roi_size": (8, 8, 8)}, {"neighbours": -1}, {"slices_per_batch": 0}, {"copies": 0}]
+)
 def test_windows_that_are_not_of_slices_are_refused(options: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
         SliceWindows(**{"roi_size": (8, 8), **options})

@@ -33,6 +33,7 @@ from medseg3d.data.pictures import read_grey
 from medseg3d.faults import Fault, find_fault
 from medseg3d.transforms import (
     FitPictured,
+    FitSlicesd,
     LoadNiftid,
     LoadPictured,
     ResizePictured,
@@ -530,6 +531,49 @@ def test_a_fitted_picture_keeps_its_proportion_and_finds_its_way_back(
     restored = RestoreLabelsd("pred")(small)["pred"]
     assert restored.shape == mask.shape
     assert (restored.as_tensor() != mask).sum() <= 2 * shape[1]  # at most the two rows beside the edge
+
+
+@pytest.mark.parametrize("shape", [(40, 60), (60, 40), (48, 48)], ids=str)
+def test_slices_are_fitted_as_pictures_are(shape: tuple[int, int]) -> None:
+    volume = MetaTensor(torch.rand(1, *shape, 3), affine=torch.diag(torch.tensor([7.0, 7.0, 2.0, 1.0])))
+    fitted = FitSlicesd("image", 32, (200, 500))({"image": volume})["image"]
+    for z in range(3):
+        picture = MetaTensor(volume[..., z].as_tensor(), affine=torch.eye(4, dtype=torch.float64))
+        expected = FitPictured("image", (32, 32))({"image": picture})["image"]
+        assert (fitted[..., z].as_tensor() - expected.as_tensor()).abs().max() < 1e-6
+        steps = (expected.affine.diag() * torch.tensor([7.0, 7.0, 1.0, 1.0]))[:2]
+        assert torch.allclose(fitted.affine.diag()[:2], steps)
+    assert fitted.affine[2, 2] == 2
+
+
+@pytest.mark.parametrize(
+    ("pixels", "pixel_mm", "fitted"),
+    [
+        ((100, 100), (4.0, 4.0), (50, 50)),  # 400 mm: the whole picture
+        ((100, 50), (4.0, 4.0), (50, 25)),
+        ((100, 100), (4.0, 2.0), (50, 25)),  # pixels that are no squares become such
+        ((100, 100), (3.0, 3.0), (50, 50)),  # 300 mm, the shortest
+        ((100, 80), (1.5, 1.5), (25, 20)),  # 150 mm: half of 300 mm, and half as many pixels
+        ((100, 100), (10.0, 10.0), (100, 100)),  # 1000 mm: twice 500 mm
+    ],
+)
+def test_a_field_of_view_unlike_the_trainings_keeps_the_size_of_a_pixel(
+    pixels: tuple[int, int], pixel_mm: tuple[float, float], fitted: tuple[int, int]
+) -> None:
+    affine = torch.diag(torch.tensor([*pixel_mm, 5.0, 1.0], dtype=torch.float64))
+    volume = MetaTensor(torch.zeros(1, *pixels, 2), affine=affine)
+    got = FitSlicesd("image", 50, (300, 500))({"image": volume})["image"]
+    assert got.shape == (1, *fitted, 2)
+    # the corners of the picture stay where they were
+    for axis in range(2):
+        assert got.affine[axis, axis] * fitted[axis] == pytest.approx(pixel_mm[axis] * pixels[axis])
+        assert got.affine[axis, 3] - got.affine[axis, axis] / 2 == pytest.approx(-pixel_mm[axis] / 2)
+
+
+@pytest.mark.parametrize("bounds", [(0, 500), (500, 300)])
+def test_bounds_of_the_field_of_view_are_refused(bounds: tuple[int, int]) -> None:
+    with pytest.raises(Fault, match="BAD_VALUE --field_of_view_mm"):
+        FitSlicesd("image", 192, bounds)
 
 
 def test_a_mask_of_a_picture_is_written_as_it_is(tmp_path: Path) -> None:
