@@ -79,7 +79,7 @@ class ShippedWeights:
         overlay: the overlay that names them, without `.json`, and the knobs they were trained with.
         file: the weights.
         sha256: of the file, as hexadecimal digits.
-        knobs: what the overlay sets besides `model_file`.
+        knobs: the values that the overlay sets, but for `model_file` and what it computes or takes from other files.
     """
 
     overlay: str
@@ -116,7 +116,8 @@ def shipped_weights(folder: Path) -> ShippedWeights | None:
             "get the repository whole, or name your own with --model_file",
         )
     sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
-    return ShippedWeights(overlay, file, sha256, {key: knobs[key] for key in knobs if key != "_desc_"})
+    values = {key: value for key, value in knobs.items() if key != "_desc_" and not str(value).startswith(("%", "$"))}
+    return ShippedWeights(overlay, file, sha256, values)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

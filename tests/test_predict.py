@@ -55,6 +55,8 @@ def bundle(tmp_path_factory) -> Path:
         "model_file": "bundles/polyp_resunetpp/models/tiny.safetensors",
         "picture_size": [32, 32],
         "features": FEATURES,
+        "roi_size": "$@picture_size",
+        "inferer": "%bundles/_shared/polyp.json::inferer",
     }
     (folder / "tiny.json").write_text(json.dumps(overlay))
     metadata = json.loads((folder / "metadata.json").read_text())
@@ -92,7 +94,7 @@ class TestShippedWeights:
         digest = hashlib.sha256(weights.read_bytes()).hexdigest()
         line = capsys.readouterr().out.splitlines()[0]
         assert line.startswith(f"weights tiny: {weights}, sha256 {digest[:12]}, picture_size [32, 32], features")
-        assert line.endswith("; for your own: --model_file runs/.../model.pt")
+        assert line.endswith(f"features {FEATURES}; for your own: --model_file runs/.../model.pt")
         record = json.loads(Path("masks/1_seg.json").read_text())
         assert (record["model"]["sha256"], record["settings"]["picture_size"]) == (digest, [32, 32])
         assert 0 < record["labels"]["1"]["percent"] < 100
