@@ -23,8 +23,11 @@ from medseg3d.faults import Fault
 LARGEST = 25 * 1024 * 1024
 """Bytes that a file of the repository may have."""
 
-KEPT = ("seed", "split_seed", "picture_size", "channel_mean", "channel_std", "batch_size", "learning_rate", "epochs")
-"""Knobs that the header keeps; paths of the machine are none of them."""
+KEPT = (
+    *("seed", "split_seed", "picture_size", "channel_mean", "channel_std", "batch_size", "learning_rate", "epochs"),
+    *("in_channels", "init_filters", "nonlocal_blocks", "nonlocal_attention"),
+)
+"""Knobs that the header keeps, of those that the run has; paths of the machine are none of them."""
 
 
 def main() -> None:
@@ -44,7 +47,7 @@ def ship(run: Path, output: Path) -> None:
     model_file = run / "model.pt"
     state = {name: _half(name, tensor) for name, tensor in read_tensors(model_file).items()}
     config = json.loads((run / "config.json").read_text(encoding="utf-8"))
-    knobs = {key: config[key] for key in KEPT}
+    knobs = {key: config[key] for key in KEPT if key in config}
     origin = {"source_sha256": hashlib.sha256(model_file.read_bytes()).hexdigest(), "knobs": json.dumps(knobs)}
     content = safetensors.torch.save(state, metadata=origin)
     if len(content) > LARGEST:
