@@ -46,8 +46,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-VERSIONS_OF = ("medseg3d", "torch", "monai", "numpy", "nibabel", "SimpleITK")
-"""Packages whose versions go into the report, where installed."""
+from medseg3d import __version__
+
+VERSIONS_OF = ("torch", "monai", "numpy", "nibabel", "SimpleITK")
+"""Packages whose versions go into the report beside Python's and this one's, where installed."""
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",  # torch obeys this one too
     "MKL_NUM_THREADS",
@@ -485,7 +487,7 @@ def _judge(target: Target, rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
+    versions = {"python": platform.python_version(), "medseg3d": __version__}
     for name in VERSIONS_OF:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import logging
 import platform
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from ignite.engine import Engine, Events
 from ignite.metrics import Metric
 
-from medseg3d import metrics
+from medseg3d import __version__, metrics
 from medseg3d.data.splits import read_split
 from medseg3d.evaluation import Evaluation
 
@@ -200,9 +201,21 @@ def command_line(argv: Sequence[str]) -> list[str]:
 def versions() -> dict[str, str]:
     """The versions of Python and of the packages that the numbers depend on.
 
+    This package's is that of the code that runs, installed or not; another's is "unknown" where neither its metadata
+    nor its module has one.
+
     Example:
         >>> sorted(versions())[:3]
         ['medseg3d', 'monai', 'nibabel']
     """
-    packages = ("medseg3d", "monai", "torch", "numpy", "nibabel", "pytorch-ignite")
-    return {"python": platform.python_version(), **{package: version(package) for package in packages}}
+    packages = ("monai", "torch", "numpy", "nibabel", "pytorch-ignite")
+    others = {package: _version_of(package) for package in packages}
+    return {"python": platform.python_version(), "medseg3d": __version__, **others}
+
+
+def _version_of(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # copied to its place, not installed
+        module = importlib.import_module({"pytorch-ignite": "ignite"}.get(package, package))
+        return str(getattr(module, "__version__", "unknown"))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.metadata
 import math
 from types import SimpleNamespace
 
@@ -9,9 +10,11 @@ from monai.data import MetaTensor
 from monai.metrics import DiceMetric
 from monai.networks.utils import one_hot
 
+import medseg3d
 from medseg3d.data.score_files import read_curve, read_files, read_scores, read_summary
 from medseg3d.data.splits import make_split, write_split
 from medseg3d.training import CaseScores, ScoreFiles
+from medseg3d.training.evaluation import versions
 
 SPACING = torch.diag(torch.tensor([2.0, 2.0, 5.0, 1.0]))
 
@@ -123,3 +126,16 @@ def test_the_files_hold_what_was_scored(tmp_path):
     (curve,) = read_curve(tmp_path / "out/pr.npz").values()
     assert curve.histogram.sum() == 8
     assert read_files(tmp_path / "out/files.json") == {"a": {"truth": "labels/a.nii.gz", "pred": "masks/a_seg.nii.gz"}}
+
+
+def test_versions_need_no_metadata_of_what_is_run_from_its_source(monkeypatch):
+    installed = versions()
+
+    def absent(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "distribution", absent)
+    assert versions() == {**installed, "medseg3d": medseg3d.__version__}
+    assert installed["torch"] == torch.__version__
+    monkeypatch.delattr("nibabel.__version__")
+    assert versions()["nibabel"] == "unknown"
