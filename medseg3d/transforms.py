@@ -22,7 +22,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.data.utils import to_affine_nd
 from monai.networks.layers.convutils import gaussian_1d
-from monai.transforms import MapTransform, Resize, SpatialPadd
+from monai.transforms import MapTransform, SpatialPadd
 from monai.transforms.utils import scale_affine
 
 from medseg3d.data.nifti import MAX_VOXELS, NiftiHeader, check_labels, check_pair, read_nifti
@@ -155,30 +155,36 @@ class LoadPictured(MapTransform):
 
 
 class ResizePictured(MapTransform):
-    """Pictures (C, H, W) stretched to one size, bilinear and antialiased, as `resize_picture` does it.
+    """Pictures (C, H, W) stretched to one size: pictures as `resize_picture` does it, masks as `resize_mask`.
 
     Args:
-        keys: pictures; masks are MONAI's `Resized`'s, with mode "nearest-exact".
+        keys: pictures and masks.
         spatial_size: rows and columns that come out.
+        label_key: key of the mask.
 
     Example:
         >>> ResizePictured("image", (32, 64))({"image": MetaTensor(torch.zeros(3, 40, 60))})["image"].shape
         torch.Size([3, 32, 64])
     """
 
-    def __init__(self, keys: KeysCollection, spatial_size: Sequence[int]) -> None:
+    def __init__(self, keys: KeysCollection, spatial_size: Sequence[int], label_key: str = "label") -> None:
         super().__init__(keys)
         self.spatial_size = spatial_size
+        self.label_key = label_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """The item with the pictures resized."""
-        return {**data, **{key: resize_picture(data[key], self.spatial_size) for key in self.keys}}
+        item = dict(data)
+        for key in self.keys:
+            resize = resize_mask if key == self.label_key else resize_picture
+            item[key] = resize(item[key], self.spatial_size)
+        return item
 
 
 class FitPictured(MapTransform):
     """Pictures (C, H, W) resized to fit into a frame, their proportion kept: one side is the frame's, no side larger.
 
-    Pictures as `resize_picture` does it, masks by nearest neighbour.
+    Pictures as `resize_picture` does it, masks as `resize_mask`.
 
     Args:
         keys: pictures and masks.
@@ -202,10 +208,8 @@ class FitPictured(MapTransform):
             shape = item[key].shape[1:]
             scale = min(wanted / size for wanted, size in zip(self.spatial_size, shape, strict=True))
             fitted = [max(1, round(scale * size)) for size in shape]
-            is_label = key == self.label_key
-            item[key] = (
-                Resize(fitted, mode="nearest-exact")(item[key]) if is_label else resize_picture(item[key], fitted)
-            )
+            resize = resize_mask if key == self.label_key else resize_picture
+            item[key] = resize(item[key], fitted)
         return item
 
 
@@ -580,22 +584,45 @@ def resize_picture(picture: MetaTensor, spatial_size: Sequence[int]) -> MetaTens
         spatial_size: rows and columns that come out.
 
     Example:
+        >>> from monai.transforms import Resize
         >>> picture = MetaTensor(torch.rand(3, 40, 60))
         >>> stock = Resize((10, 90), mode="bilinear", anti_aliasing=True)(picture)
         >>> bool((resize_picture(picture, (10, 90)) - stock).abs().max() < 1e-6)
         True
     """
-    shape, wanted = tuple(picture.shape[1:]), tuple(int(size) for size in spatial_size)
-    values = picture.as_tensor().float()
-    for size, new_size in zip(shape, wanted, strict=True):  # each turn shortens the first axis and makes it the last
-        channels, _, other = values.shape
-        index, weight = _resize_taps(size, new_size)
-        rows = values.transpose(0, 1).reshape(size, channels * other)
-        rows = F.embedding_bag(index, rows, mode="sum", per_sample_weights=weight)
-        values = rows.view(new_size, channels, other).permute(1, 2, 0)
-    scaling = to_affine_nd(len(picture.affine) - 1, scale_affine(shape, wanted))
+    channels, height, width = picture.shape
+    rows, columns = (int(size) for size in spatial_size)
+    index, weight = _resize_taps(height, rows)
+    of_channels = (height * torch.arange(channels)[:, None, None] + index).flatten(0, 1)
+    lines = picture.as_tensor().float().reshape(channels * height, width)  # no copy of what is largest
+    lines = F.embedding_bag(of_channels, lines, mode="sum", per_sample_weights=weight.repeat(channels, 1))
+    index, weight = _resize_taps(width, columns)
+    lines = F.embedding_bag(index, lines.T.contiguous(), mode="sum", per_sample_weights=weight)
+    return _resized(picture, lines.T.contiguous().view(channels, rows, columns))
+
+
+def resize_mask(mask: MetaTensor, spatial_size: Sequence[int]) -> MetaTensor:
+    """A mask (1, H, W) in another size: what MONAI's `Resize(mode="nearest-exact")` makes of it, float32, to the bit.
+
+    As with `resize_picture`, what was done is noted in the affine alone.
+
+    Args:
+        mask: labels.
+        spatial_size: rows and columns that come out.
+
+    Example:
+        >>> resize_mask(MetaTensor(torch.tensor([[[0, 1, 1, 0]]], dtype=torch.uint8)), (1, 2)).tolist()
+        [[[1.0, 0.0]]]
+    """
+    size = [int(size) for size in spatial_size]
+    return _resized(mask, F.interpolate(mask.as_tensor()[None], size, mode="nearest-exact")[0].float())
+
+
+def _resized(picture: MetaTensor, values: torch.Tensor) -> MetaTensor:
+    """`values` with the meta of the picture that they are a resized form of, and the affine that follows."""
+    scaling = to_affine_nd(len(picture.affine) - 1, scale_affine(picture.shape[1:], values.shape[1:]))
     meta = {name: value for name, value in picture.meta.items() if name != "affine"}
-    return MetaTensor(values.contiguous(), affine=picture.affine @ torch.from_numpy(scaling), meta=meta)
+    return MetaTensor(values, affine=picture.affine @ torch.from_numpy(scaling), meta=meta)
 
 
 def restore_labels(

@@ -500,7 +500,7 @@ def test_labels_of_a_picture_are_those_of_monais_inverse(tmp_path: Path, classes
     ],
     ids=str,
 )
-def test_a_resized_picture_is_monais(shape: tuple[int, int], size: tuple[int, int]) -> None:
+def test_a_resized_picture_and_its_mask_are_monais(shape: tuple[int, int], size: tuple[int, int]) -> None:
     affine = torch.diag(torch.tensor([2.0, 3.0, 1.0, 1.0], dtype=torch.float64))
     picture = MetaTensor(torch.rand(3, *shape), affine=affine, meta={"filename_or_obj": "a.png"})
     expected = Resize(size, mode="bilinear", anti_aliasing=True)(picture)
@@ -511,6 +511,11 @@ def test_a_resized_picture_is_monais(shape: tuple[int, int], size: tuple[int, in
         assert (got - expected).abs().max() < 1e-6
         assert torch.allclose(got.affine, expected.affine, atol=1e-12)
     assert torch.equal(picture.affine, affine)
+    mask = MetaTensor((picture[:1] > 0.5).to(torch.uint8), affine=affine)
+    expected = Resize(size, mode="nearest-exact")(mask)
+    got = ResizePictured(["image", "label"], size)({"image": picture, "label": mask})["label"]
+    assert torch.equal(got.as_tensor(), expected.as_tensor())
+    assert torch.allclose(got.affine, expected.affine, atol=1e-12)
 
 
 @pytest.mark.parametrize(
