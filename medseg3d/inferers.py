@@ -9,9 +9,7 @@ import logging
 import platform
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from monai.inferers import SlidingWindowInfererAdapt
 from torch import nn
 
 from medseg3d import __version__
+from medseg3d.data.ahead import map_ahead
 from medseg3d.data.atomic import atomic_write, remove_leftovers
 from medseg3d.data.outputs import record_file
 from medseg3d.data.tensors import read_tensors
@@ -356,30 +355,14 @@ class CasePredictor:
     def _outcomes(self, items: Sequence[Any]) -> Generator[dict[str, Any] | Failure, None, None]:
         """What became of each case, in the order of the items."""
         workers = min(self.workers, len(items))
-        if workers <= 1:
-            for index, item in enumerate(items):
-                self._announce(index, items)
-                yield self._attempt(index, item)
-            return
-        threads = torch.get_num_threads()
-        share = max(1, threads // workers)
-        pool = ThreadPoolExecutor(workers, "medseg3d", initializer=torch.set_num_threads, initargs=(share,))
-        under_way: deque[Future] = deque()
-        try:
-            for index, item in enumerate(items):
-                if len(under_way) == 2 * workers:
-                    yield under_way.popleft().result()
-                self._announce(index, items)
-                under_way.append(pool.submit(self._attempt, index, item))
-            while under_way:
-                yield under_way.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-            torch.set_num_threads(threads)  # the workers' share would be that of every thread started from now on
+        cases = self._announced(items)
+        return map_ahead(lambda case: self._attempt(*case), cases, workers if workers > 1 else 0)
 
-    def _announce(self, index: int, items: Sequence[Any]) -> None:
-        if self.progress is not None:
-            self.progress(index + 1, len(items), items[index])
+    def _announced(self, items: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+        for index, item in enumerate(items):
+            if self.progress is not None:
+                self.progress(index + 1, len(items), item)
+            yield index, item
 
     def _attempt(self, index: int, item: Mapping[str, Any]) -> dict[str, Any] | Failure:
         try:

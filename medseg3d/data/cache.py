@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from monai.data import CacheDataset
 from monai.transforms import Compose
 from tqdm import tqdm
 
+from medseg3d.data.ahead import map_ahead
 from medseg3d.faults import Fault, find_fault
 
 logger = logging.getLogger("medseg3d")
@@ -61,7 +62,7 @@ class CaseCache(CacheDataset):
         data: one dictionary per case, as `transform` expects it.
         transform: a `Compose`; what precedes its first random transform is cached.
         memory_fraction: share of the memory available now that the cache may take, 0 (no cache) to 1.
-        num_workers: threads that fill the cache.
+        num_workers: threads that fill the cache; 0 for none.
         name: what the messages call this data set.
 
     Raises:
@@ -83,13 +84,13 @@ class CaseCache(CacheDataset):
                 "NO_CASES", f"{name} part", "no case", "at least one", "look at the split file and the data set"
             )
         self.memory_fraction = memory_fraction
+        self.workers = num_workers
         self.name = name
         # the crop that follows the cache copies what it takes, so the cached volumes need not be copied for it
         super().__init__(
             data=data,
             # MONAI takes a Compose within a Compose for a random transform and would cache nothing from there on
             transform=Compose(transform).flatten(),
-            num_workers=max(1, num_workers),
             cache_rate=1.0 if memory_fraction > 0 else 0.0,
             copy_cache=False,
         )
@@ -100,13 +101,13 @@ class CaseCache(CacheDataset):
         budget = int(self.memory_fraction * psutil.virtual_memory().available)
         kept: list = []
         taken = 0
-        prepared = self._prepared(wanted)
-        # disable=None: silent where nobody watches, as in a log file
-        for item in tqdm(prepared, total=len(wanted), desc=f"loading the {self.name} cases", disable=None):
-            taken += size_in_memory(item)
-            if taken > budget:
-                break
-            kept.append(item)
+        with contextlib.closing(map_ahead(self._load_or_refuse, wanted, self.workers)) as prepared:
+            # disable=None: silent where nobody watches, as in a log file
+            for item in tqdm(prepared, total=len(wanted), desc=f"loading the {self.name} cases", disable=None):
+                taken += size_in_memory(item)
+                if taken > budget:
+                    break
+                kept.append(item)
         if len(kept) < len(wanted):
             logger.warning(
                 "%d of the %d %s cases fit in memory (%.1f GiB of %.1f GiB available, cache_memory %.2f); "
@@ -122,13 +123,6 @@ class CaseCache(CacheDataset):
             )
         self.cache_num: int = len(kept)
         return kept
-
-    def _prepared(self, indices: list[int]) -> Iterator[Any]:
-        """Items in order, a few prepared ahead by threads, so that stopping early wastes little."""
-        ahead = max(1, self.num_workers or 1)
-        with ThreadPoolExecutor(ahead) as pool:
-            for start in range(0, len(indices), ahead):
-                yield from pool.map(self._load_or_refuse, indices[start : start + ahead])
 
     def _load_or_refuse(self, index: int) -> Any:
         with unwrapped_faults():
