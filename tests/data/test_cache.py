@@ -1,12 +1,27 @@
 from __future__ import annotations
 
 import logging
+from copy import deepcopy
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
-from monai.data import DataLoader
-from monai.transforms import Compose, Lambdad, RandGaussianNoised, RandSpatialCropd
+from monai.data import CacheDataset, DataLoader, MetaTensor, get_track_meta
+from monai.transforms import (
+    Compose,
+    Lambdad,
+    MapTransform,
+    NormalizeIntensityd,
+    RandAffined,
+    RandFlipd,
+    RandGaussianNoised,
+    Randomizable,
+    RandomOrder,
+    RandScaleIntensityd,
+    RandShiftIntensityd,
+    RandSpatialCropd,
+)
 
 from medseg3d.data.cache import CaseCache, CaseKey
 from medseg3d.faults import Fault
@@ -53,6 +68,73 @@ def test_a_chain_within_a_chain_is_cached():
     nested = Compose([Compose([Lambdad("image", prepare)]), RandGaussianNoised("image", prob=1.0)])
     cache = CaseCache(DATA, nested)
     assert torch.equal(torch.as_tensor(cache._cache[2]["image"]), torch.full((1, 8, 8, 8), 2.0))
+
+
+class Twice(Randomizable, MapTransform):
+    """A transform that seeds what it holds in a way of its own."""
+
+    def __init__(self) -> None:
+        super().__init__("image")
+        self.noise = RandGaussianNoised("image", prob=1.0)
+
+    def set_random_state(self, seed=None, state=None):
+        super().set_random_state(seed, state)
+        self.noise.set_random_state(seed=2 * seed)
+        return self
+
+    def __call__(self, data):
+        return self.noise(data)
+
+
+AUGMENTATIONS = [
+    RandSpatialCropd(["image", "label"], 6, random_size=False),
+    RandFlipd(["image", "label"], prob=0.5, spatial_axis=0),
+    RandAffined(["image", "label"], prob=0.7, rotate_range=1.0, mode=["bilinear", "nearest"]),
+    Compose([RandScaleIntensityd("image", factors=0.2, prob=0.5)]),
+    RandomOrder([RandShiftIntensityd("image", offsets=0.1, prob=0.5), RandGaussianNoised("image", prob=0.5)]),
+    Twice(),
+    NormalizeIntensityd("image", subtrahend=0.5, divisor=2.0),
+]
+
+
+def picture(value: float) -> MetaTensor:
+    rng = np.random.default_rng(int(value))
+    return MetaTensor(
+        torch.from_numpy(rng.random((1, 8, 8, 8), np.float32)), affine=torch.diag(torch.tensor([2.0, 2, 3, 1]))
+    )
+
+
+@pytest.mark.parametrize("memory_fraction", [0.0, 0.5])
+def test_samples_are_those_of_monais_seeds_and_tensors_to_the_bit(memory_fraction):
+    data = [{"image": float(index), "label": float(index)} for index in range(3)]
+    chain = [Lambdad(["image", "label"], picture, track_meta=False), *AUGMENTATIONS]
+    cache = CaseCache(data, deepcopy(chain), memory_fraction=memory_fraction)
+    stock = CacheDataset(data, Compose(deepcopy(chain)).flatten(), copy_cache=False, progress=False)
+    for key in [CaseKey(index, seed) for seed in (0, 7, 2**32 - 1) for index in range(3)]:
+        stock.transform.set_random_state(seed=key.seed)
+        expected = stock[key.index]
+        got = cache[key]
+        assert isinstance(expected["image"], MetaTensor)
+        for name in ("image", "label"):
+            assert type(got[name]) is torch.Tensor
+            assert got[name].dtype == expected[name].dtype
+            assert torch.equal(got[name], expected[name].as_tensor())
+    assert get_track_meta()
+
+
+def test_what_a_sample_raises_leaves_monais_tracking_on():
+    def fail(image):
+        raise OSError
+
+    cache = CaseCache(DATA, [Lambdad("image", prepare), RandGaussianNoised("image", prob=1.0), Lambdad("image", fail)])
+    with pytest.raises(RuntimeError):
+        cache[CaseKey(0, 0)]
+    assert get_track_meta()
+
+
+def test_samples_without_a_random_step_keep_their_meta():
+    cache = CaseCache(DATA, [Lambdad("image", picture, track_meta=False)])
+    assert torch.equal(cache[CaseKey(1, seed=0)]["image"].affine, picture(1).affine)
 
 
 def test_the_cached_volumes_stay_as_they_were():
