@@ -130,7 +130,8 @@ class LoadPictured(MapTransform):
             if key == self.label_key:
                 array = read_picture_mask(path, self.upright).astype(np.uint8)[None]
             else:
-                array = np.moveaxis(read_picture(path, self.upright), -1, 0).astype(np.float32, order="C") / 255
+                array = np.moveaxis(read_picture(path, self.upright), -1, 0).astype(np.float32, order="C")
+                array /= 255
             shape = array.shape[1:]
             if first is None:
                 first = path, shape
@@ -148,9 +149,7 @@ class LoadPictured(MapTransform):
                 "filename_or_obj": str(path),
                 "sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest(),
             }
-            item[key] = MetaTensor(
-                torch.from_numpy(np.ascontiguousarray(array)), affine=torch.eye(4, dtype=torch.float64), meta=meta
-            )
+            item[key] = MetaTensor(torch.from_numpy(array), affine=torch.eye(4, dtype=torch.float64), meta=meta)
         return item
 
 

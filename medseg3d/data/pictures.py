@@ -95,7 +95,8 @@ class GreyPicture:
         """
         # 16 bits may hold the levels of 8
         levels = self.levels if self.levels.max() <= 255 else _eight_bits(self.levels)
-        counts = np.bincount(levels.reshape(-1), minlength=256)
+        # bincount would widen every pixel to 64 bits
+        counts = np.array(Image.fromarray(levels.astype(np.uint8, copy=False)).histogram())
         self._check_mask(counts)
         mask = levels > (0 if counts[1] and not counts[2:].any() else MASK_THRESHOLD)
         share = np.count_nonzero(mask) / mask.size
@@ -159,7 +160,7 @@ def read_picture(path: str | Path, upright: bool = False) -> np.ndarray:
             logger.warning("%s: TRANSPARENCY: dropped, the colours below are kept", path)
         if image.mode == "CMYK":
             logger.warning("%s: CMYK: converted to RGB without a colour profile", path)
-        return np.array(image.convert("RGB"))
+        return np.array(_as_rgb(image))
 
 
 def read_picture_mask(path: str | Path, upright: bool = False) -> np.ndarray:
@@ -223,7 +224,7 @@ def read_levels(path: str | Path, upright: bool = False) -> GreyPicture:
                 "write the mask as grey levels without an alpha channel",
             )
         if image.mode not in ("1", "L", "LA"):
-            image = image.convert("RGB")
+            image = _as_rgb(image)
             spread = _channel_spread(image)
             if spread > _COLOURED:
                 raise Fault(
@@ -389,6 +390,10 @@ def _eight_bits(levels: np.ndarray) -> np.ndarray:
 def _see_through(image: Image.Image) -> bool:
     """Whether a pixel is not opaque, by an alpha channel, a palette entry or a transparent colour."""
     return image.has_transparency_data and bool(np.asarray(image.convert("RGBA").getchannel("A")).min() < 255)
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
 
 
 def _channel_spread(image: Image.Image) -> int:
