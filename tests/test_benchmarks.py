@@ -289,6 +289,36 @@ def test_the_loop_that_prediction_is_measured_against_makes_the_same_masks(tmp_p
     assert numbers["other label, ppm"] < 100
 
 
+def test_the_loader_of_before_gives_the_same_pictures_and_samples(tmp_path):
+    import loader as benchmark
+
+    folder = benchmark.data_sets(argparse.Namespace(phantom=True, cases=3), tmp_path)["generated"]
+    knobs = {"dataset_dir": str(folder), "split_file": str(tmp_path / "split.json"), "test_cases": 1, "val_cases": 1}
+    knobs["picture_size"] = [48, 64]
+    before, ours = (
+        benchmark.filling("polyp_resunetpp", knobs, 3, 2, arm)() for arm in (benchmark.BEFORE, benchmark.OURS)
+    )
+    assert [item["image"].shape for item in before] == [(3, 48, 64)] * 3
+    found = benchmark.differences(before, ours)
+    assert 0 < found["largest difference of an image"] < 1e-6
+    assert found["other labels"] == 0
+    before, ours = (
+        benchmark.drawing("polyp_resunetpp", knobs, 3, 32, arm)() for arm in (benchmark.BEFORE, benchmark.OURS)
+    )
+    assert before[0]["image"].shape == (16, 3, 48, 64)
+    assert set(benchmark.differences(before, ours).values()) == {0}
+    assert benchmark.decoding("polyp_resunetpp", knobs, 3, 2)() is None
+
+
+def test_cases_per_second_are_those_of_their_case():
+    import loader as benchmark
+
+    row = Row("case", "arm", [2.0], [1.0], 2.0, 1.0, 1.0, 1.0, 1.0, 1.0)
+    report = Report("", "", "", "", "", 1, None, {}, {}, "", [row], [])
+    assert benchmark.add_rates(report, {"case": 8}) == "case: arm: 4 per second"
+    assert row.comparison == {"per s": 4, "CPU ms each": 125}
+
+
 @pytest.mark.parametrize("script", sorted(path.name for path in BENCHMARKS.glob("*.py") if path.name != "harness.py"))
 def test_every_benchmark_explains_its_options(script):
     command = [sys.executable, str(BENCHMARKS / script), "--help"]
