@@ -22,7 +22,6 @@ from PIL import Image
 
 from medseg3d.bundle import bundle_directory, config_files, read_config
 from medseg3d.data.cache import CaseCache, CaseKey
-from medseg3d.data.phantoms import write_phantom_dataset
 from medseg3d.data.polyp_phantoms import write_polyp_phantoms
 from medseg3d.training import CaseStream
 
@@ -177,7 +176,9 @@ def add_rates(report: Report, numbers: Mapping[str, int]) -> str:
 
 
 def data_sets(arguments: argparse.Namespace, folder: Path) -> dict[str, Path]:
-    """The folders of pictures by name: real ones, or generated on the spot."""
+    """The folders of pictures by name: the one asked for, real ones, or generated on the spot."""
+    if arguments.pictures is not None:
+        return {arguments.pictures.name: arguments.pictures.resolve()}
     if arguments.phantom:
         write_polyp_phantoms(folder / "polyps", cases=arguments.cases + 2, seed=0)
         return {"generated": folder / "polyps"}
@@ -191,11 +192,12 @@ def main() -> None:
     """Run the benchmark from the command line."""
     parser = argument_parser(__doc__)
     parser.add_argument("--cases", type=int, default=120, help="pictures of each data set (default: %(default)s)")
-    parser.add_argument("--volumes", type=int, default=6, help="generated CTs (default: %(default)s)")
+    parser.add_argument("--volumes", type=int, default=6, help="generated CTs, 0 for none (default: %(default)s)")
     parser.add_argument("--samples", type=int, default=160, help="drawn from the cache (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="threads that fill (default: %(default)s)")
     parser.add_argument("--sizes", type=int, nargs="+", default=[128, 256], help="sides of a picture")
     parser.add_argument("--phantom", action="store_true", help="generated pictures instead of real ones")
+    parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="this data set of pictures instead")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -224,17 +226,20 @@ def main() -> None:
                 Arm(OURS, partial(draw, arm=OURS), case),
             ]
             numbers[case] = arguments.samples
-        write_phantom_dataset(folder / "volumes", cases=arguments.volumes + 2, seed=0)
-        knobs = {
-            "dataset_dir": str(folder / "volumes"),
-            "split_file": str(folder / "volumes.json"),
-            "test_cases": 1,
-            "val_cases": 1,
-        }
-        case = f"into the cache: {arguments.volumes} generated CTs"
-        fill = partial(filling, "pancreas_nl", knobs, arguments.volumes, arguments.workers)
-        arms += [Arm(arm, partial(fill, arm=arm), case) for arm in (BEFORE, OURS)]
-        numbers[case] = arguments.volumes
+        if arguments.volumes:
+            from medseg3d.data.phantoms import write_phantom_dataset  # draws with SimpleITK
+
+            write_phantom_dataset(folder / "volumes", cases=arguments.volumes + 2, seed=0)
+            knobs = {
+                "dataset_dir": str(folder / "volumes"),
+                "split_file": str(folder / "volumes.json"),
+                "test_cases": 1,
+                "val_cases": 1,
+            }
+            case = f"into the cache: {arguments.volumes} generated CTs"
+            fill = partial(filling, "pancreas_nl", knobs, arguments.volumes, arguments.workers)
+            arms += [Arm(arm, partial(fill, arm=arm), case) for arm in (BEFORE, OURS)]
+            numbers[case] = arguments.volumes
         report = run_benchmark(
             "The loader alone",
             arms,

@@ -49,7 +49,7 @@ ARMS: dict[str, dict[str, tuple[torch.dtype | None, bool]]] = {
         "bfloat16": (torch.bfloat16, False),
         "bfloat16, channels last": (torch.bfloat16, True),
     },
-    "cuda": {
+    "cuda": {  # convolutions may round float32 to tf32, as they do in a training
         PLAIN: (None, False),
         "float32, channels last": (None, True),
         "float16, channels last": (torch.float16, True),
@@ -218,12 +218,15 @@ def main() -> None:
     )
     parser.add_argument("--picture", type=Path, help="a picture instead of a generated one")
     parser.add_argument("--batch-size", type=int, default=1, help="pictures per forward pass (default: %(default)s)")
+    parser.add_argument(
+        "--devices", nargs="+", choices=ARMS, help="where to run (default: on the CPU, and on a GPU where there is one)"
+    )
     arguments = parser.parse_args()
     try:
         runs = named_runs(arguments.runs)
     except ValueError as error:
         parser.error(str(error))
-    devices = ["cpu"] + ["cuda"] * torch.cuda.is_available()
+    devices = arguments.devices or ["cpu"] + ["cuda"] * torch.cuda.is_available()
     arms = [
         Arm(arm, partial(make_call, subject, arm, device), case=case)
         for device in devices

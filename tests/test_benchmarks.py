@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path[:0] = [str(BENCHMARKS), str(Path(__file__).parent)]  # as python does for a script there
@@ -195,7 +196,6 @@ def test_the_loop_that_the_pr_curve_is_measured_against_gives_the_average_precis
 def small_polyp_run(tmp_path_factory):
     """A run folder of ResUNet++ with random weights whose last bias finds polyps in about a third of the pixels."""
     import polyp_inference as benchmark
-    import torch
 
     folder = tmp_path_factory.mktemp("run")
     subject = benchmark.Subject("polyp_resunetpp", None, None, (64, 64), 1)
@@ -292,7 +292,7 @@ def test_the_loop_that_prediction_is_measured_against_makes_the_same_masks(tmp_p
 def test_the_loader_of_before_gives_the_same_pictures_and_samples(tmp_path):
     import loader as benchmark
 
-    folder = benchmark.data_sets(argparse.Namespace(phantom=True, cases=3), tmp_path)["generated"]
+    folder = benchmark.data_sets(argparse.Namespace(phantom=True, pictures=None, cases=3), tmp_path)["generated"]
     knobs = {"dataset_dir": str(folder), "split_file": str(tmp_path / "split.json"), "test_cases": 1, "val_cases": 1}
     knobs["picture_size"] = [48, 64]
     before, ours = (
@@ -317,6 +317,31 @@ def test_cases_per_second_are_those_of_their_case():
     report = Report("", "", "", "", "", 1, None, {}, {}, "", [row], [])
     assert benchmark.add_rates(report, {"case": 8}) == "case: arm: 4 per second"
     assert row.comparison == {"per s": 4, "CPU ms each": 125}
+
+
+def test_every_way_to_run_a_window_gives_its_labels():
+    import window as benchmark
+
+    options = {"edge": 16, "batch": 2, "passes": 1, "filters": 8}
+    plain = benchmark.make_call(benchmark.PLAIN, "cpu", **options)()
+    assert plain.shape == (2, 16, 16, 16)
+    assert 0.2 < plain.mean() < 0.8
+    for arm, way in benchmark.ARMS["cpu"].items():
+        found = benchmark.agreement(plain, benchmark.make_call(arm, "cpu", **options)())
+        assert found["other label, ppm"] <= (1000 if way.dtype is None else 100_000)
+        assert (found["other label, ppm"] > 0) >= (way.dtype == torch.bfloat16)
+    assert benchmark.agreement(np.array([True, False]), np.array([True, True])) == {
+        "foreground %": 50,
+        "other label, ppm": 500_000,
+    }
+
+
+def test_milliseconds_are_those_of_one_window():
+    import window as benchmark
+
+    row = Row("case", "arm", [2.0], [2.0], 2.0, 1.0, 2.0, 1.0, 1.0, 1.0)
+    report = Report("", "", "", "", "", 1, None, {}, {}, "", [row], [])
+    assert benchmark.add_milliseconds(report, {"case": 40}) == "case: arm: 50 ms per window"
 
 
 @pytest.mark.parametrize("script", sorted(path.name for path in BENCHMARKS.glob("*.py") if path.name != "harness.py"))
