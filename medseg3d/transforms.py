@@ -322,7 +322,13 @@ class AsLabelsd(MapTransform):
 
     Args:
         keys: the logits.
+        image_key: the image, whose file a fault names.
+        fault_key: where to put a `Fault`, beside labels of background, instead of raising it: for a validation that
+            must not end a training. None to raise.
         allow_missing_keys: pass over keys that an item lacks.
+
+    Raises:
+        Fault: `NON_FINITE`: a logit is NaN or infinite.
 
     Example:
         >>> AsLabelsd("pred")({"pred": torch.tensor([[-1.0, 0.0, 0.1]])})["pred"].tolist()
@@ -331,12 +337,30 @@ class AsLabelsd(MapTransform):
         [[0, 0, 1]]
     """
 
+    def __init__(
+        self,
+        keys: KeysCollection,
+        image_key: str = "image",
+        fault_key: str | None = None,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.image_key = image_key
+        self.fault_key = fault_key
+
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """The item with labels in place of logits."""
         item = dict(data)
         for key in self.key_iterator(item):
             logits = item[key]
             labels = logits > 0 if len(logits) == 1 else logits.argmax(0, keepdim=True)
+            try:
+                _refuse_non_finite(logits, item, self.image_key)
+            except Fault as fault:
+                if self.fault_key is None:
+                    raise
+                item[self.fault_key] = fault
+                labels = torch.zeros_like(labels)
             item[key] = labels.to(torch.uint8)
         return item
 
@@ -366,6 +390,7 @@ class RestoreLabelsd(MapTransform):
         allow_missing_keys: pass over keys that an item lacks.
 
     Raises:
+        Fault: `NON_FINITE`: a logit is NaN or infinite, and no mask comes of it.
         ValueError: the two grids do not fit together; more than two classes and a threshold other than 0.5.
     """
 
@@ -396,6 +421,7 @@ class RestoreLabelsd(MapTransform):
                     f"{key} must have the spatial shape {tuple(image.shape[1:])} of {self.image_key}, "
                     f"found {tuple(logits.shape[1:])}"
                 )
+            _refuse_non_finite(logits, item, self.image_key)
             with_probability = self.prob_key is not None and key == self.keys[0]
             labels, probability = restore_labels(
                 logits,
@@ -409,6 +435,20 @@ class RestoreLabelsd(MapTransform):
             if probability is not None:
                 item[self.prob_key] = _on_original_grid(probability, image, original_affine)
         return item
+
+
+def _refuse_non_finite(logits: torch.Tensor, item: Mapping[Hashable, Any], image_key: str) -> None:
+    # a sum is one pass without a copy, and finite but where a logit is not or the sum itself overflows
+    if torch.isfinite(logits.sum(dtype=torch.float32)) or torch.isfinite(logits).all():
+        return
+    strange = logits.numel() - int(torch.isfinite(logits).sum())
+    raise Fault(
+        "NON_FINITE",
+        str(getattr(item.get(image_key), "meta", {}).get("filename_or_obj") or item.get("case", "an image")),
+        f"{strange} of {logits.numel()} logits that are NaN or infinite",
+        "numbers that a mask can be made of",
+        "--precision float32; where that gives the same, the weights are at fault: take an earlier model.pt",
+    )
 
 
 class SaveMaskd(MapTransform):

@@ -32,6 +32,7 @@ from medseg3d.data.overlays import draw_overlay
 from medseg3d.data.pictures import read_grey
 from medseg3d.faults import Fault, find_fault
 from medseg3d.transforms import (
+    AsLabelsd,
     FitPictured,
     FitSlicesd,
     LoadNiftid,
@@ -621,3 +622,34 @@ def test_a_slab_becomes_channels_and_its_middle_slice_the_truth() -> None:
 def test_a_slab_without_a_middle_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="odd D"):
         SlicesToChannelsd("image")({"image": torch.zeros(shape)})
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("channels", [1, 2, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_no_mask_comes_of_logits_that_are_not_finite(bad: float, channels: int, dtype: torch.dtype) -> None:
+    image = image_of(AFFINES["oblique"])
+    image.meta["filename_or_obj"] = "scans/ct.nii.gz"
+    logits = torch.zeros(channels, *SHAPE, dtype=dtype)
+    logits[0, 3, 4, 5] = logits[-1, 6, 7, 8] = bad
+    words = (
+        rf"NON_FINITE scans/ct\.nii\.gz: found 2 of {logits.numel()} logits .*; next: --precision float32; .*model\.pt"
+    )
+    for transform in (RestoreLabelsd("pred"), AsLabelsd("pred")):
+        with pytest.raises(Fault, match=words):
+            transform({"image": image, "pred": logits})
+
+
+def test_large_logits_are_finite_though_their_sum_is_not() -> None:
+    image = image_of(AFFINES["oblique"])
+    logits = torch.stack([torch.full(SHAPE, 3e38), torch.full(SHAPE, -3e38)])
+    for transform in (RestoreLabelsd("pred"), AsLabelsd("pred")):
+        assert transform({"image": image, "pred": logits})["pred"].max() == 0
+
+
+def test_a_validation_has_the_fault_beside_labels_of_background() -> None:
+    item = {"case": "b", "pred": torch.tensor([[1.0, float("nan"), 1.0]])}
+    got = AsLabelsd("pred", fault_key="fault")(item)
+    assert got["pred"].tolist() == [[0, 0, 0]]
+    assert str(got["fault"]).startswith("NON_FINITE b: found 1 of 3 logits")
+    assert "fault" not in AsLabelsd("pred", fault_key="fault")({"pred": torch.ones(1, 3)})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import logging
+import math
 import platform
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from ignite.metrics import Metric
 from medseg3d import __version__, metrics
 from medseg3d.data.splits import read_split
 from medseg3d.evaluation import Evaluation
+from medseg3d.faults import Fault
 
 logger = logging.getLogger("medseg3d")
 
@@ -28,10 +30,14 @@ class CaseScores(Metric):
 
     Feeds an `medseg3d.evaluation.Evaluation`. Reads from each decollated item of the engine: `case` (name), `label` and
     `pred` (integer labels, (1, *spatial), on one grid) and, if there, `prob` (foreground probability, (1, *spatial)),
-    `group` (patient or sequence), and of the files `image` (its meta), `label` (its meta) and `mask_file`.
+    `group` (patient or sequence) and `fault` (why there is no prediction), and of the files `image` (its meta), `label`
+    (its meta) and `mask_file`.
 
     Nothing slow happens during a training: `compute` and what goes into the engine's metrics are sums of counts.
     Distances, maps of pictures and slices are only measured where an argument asks for them.
+
+    A case with a `fault` has no score, and an evaluation with such a case none either: it would be that of other cases.
+    The engine then gets NaN for the mean and nothing else, and the log says which cases failed.
 
     Args:
         class_names: names of the foreground classes 1, 2, ... in order.
@@ -46,6 +52,7 @@ class CaseScores(Metric):
 
     Attributes:
         evaluation: what all cases since the last reset amount to.
+        faults: of the cases that failed since then.
     """
 
     def __init__(
@@ -75,6 +82,7 @@ class CaseScores(Metric):
     def reset(self) -> None:
         """Forget all cases."""
         self.evaluation = self._new_evaluation()
+        self.faults: list[Fault] = []
 
     def iteration_completed(self, engine: Engine) -> None:
         """Add the engine's current cases."""
@@ -83,6 +91,9 @@ class CaseScores(Metric):
 
     def update(self, output: Mapping[str, Any]) -> None:
         """Add one case."""
+        if "fault" in output:
+            self.faults.append(output["fault"])
+            return
         case, truth, pred = output["case"], output["label"], output["pred"]
         if truth.shape != pred.shape:
             raise ValueError(f"{case}: pred {tuple(pred.shape)} and label {tuple(truth.shape)} are on different grids")
@@ -98,7 +109,12 @@ class CaseScores(Metric):
         )
 
     def compute(self) -> float:
-        """The mean over classes of the mean over cases of Dice; NaN when no case has foreground in truth or pred."""
+        """The mean over classes of the mean over cases of Dice.
+
+        NaN when no case has foreground in truth or pred, and when a case failed.
+        """
+        if self.faults:
+            return math.nan
         means = [
             metrics.mean_score(metrics.dice(counts) for counts in self.evaluation.counts[name].values()).mean
             for name in self.class_names
@@ -108,6 +124,9 @@ class CaseScores(Metric):
     def completed(self, engine: Engine, name: str) -> None:
         """Put the mean under `name` into the engine's metrics, and the single scores of each class beside it."""
         super().completed(engine, name)
+        if self.faults:
+            failed = f"{len(self.faults)} case{'s' * (len(self.faults) > 1)}"
+            logger.warning("no score: %s failed, first of all %s", failed, self.faults[0])
         for class_name, cases in self.evaluation.counts.items():
             for score, entry in metrics.summarise(cases).items():
                 if not isinstance(entry, Mapping):
@@ -117,7 +136,7 @@ class CaseScores(Metric):
                     continue
                 # the engine of a training keeps the scores of its last validation
                 engine.state.metrics.pop(label, None)
-                if entry["value"] is not None:
+                if entry["value"] is not None and not self.faults:
                     engine.state.metrics[label] = float(entry["value"])
 
 
