@@ -66,6 +66,7 @@ class CaseScores(Metric):
         seed: int = 0,
     ) -> None:
         self.class_names = list(class_names)
+        self._labels: list[str] = []
         self.prefix = prefix
         self._new_evaluation = partial(
             Evaluation,
@@ -124,20 +125,21 @@ class CaseScores(Metric):
     def completed(self, engine: Engine, name: str) -> None:
         """Put the mean under `name` into the engine's metrics, and the single scores of each class beside it."""
         super().completed(engine, name)
+        for label in self._labels:  # the engine of a training keeps the scores of its last validation
+            engine.state.metrics.pop(label, None)
+        self._labels.clear()
         if self.faults:
             failed = f"{len(self.faults)} case{'s' * (len(self.faults) > 1)}"
             logger.warning("no score: %s failed, first of all %s", failed, self.faults[0])
+            return
         for class_name, cases in self.evaluation.counts.items():
             for score, entry in metrics.summarise(cases).items():
                 if not isinstance(entry, Mapping):
                     continue
                 label = f"{self.prefix}{score}" + (f"_{class_name}" if len(self.class_names) > 1 else "")
-                if label == name:
-                    continue
-                # the engine of a training keeps the scores of its last validation
-                engine.state.metrics.pop(label, None)
-                if entry["value"] is not None and not self.faults:
+                if label != name and entry["value"] is not None:
                     engine.state.metrics[label] = float(entry["value"])
+                    self._labels.append(label)
 
 
 class ScoreFiles:

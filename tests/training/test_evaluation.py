@@ -13,6 +13,7 @@ from monai.networks.utils import one_hot
 import medseg3d
 from medseg3d.data.score_files import read_curve, read_files, read_scores, read_summary
 from medseg3d.data.splits import make_split, write_split
+from medseg3d.faults import Fault
 from medseg3d.training import CaseScores, ScoreFiles
 from medseg3d.training.evaluation import versions
 
@@ -75,14 +76,30 @@ def test_single_scores_stand_beside_the_mean():
 
 def test_every_validation_has_scores_of_its_own():
     engine, truth = SimpleNamespace(state=SimpleNamespace(metrics={})), masks(0, 1)
-    seen = []
+    scores, seen = CaseScores(["pancreas"], prefix="val_"), []
     for pred in (masks(0, 2, 3, 4), masks(0, 1), masks()):
-        scores = CaseScores(["pancreas"], prefix="val_")
+        scores.reset()
         scores.update(item("a", truth, pred))
         scores.completed(engine, "val_dice_mean")
         metrics = engine.state.metrics
         seen.append([metrics.get(f"val_{score}") for score in ("dice_mean", "recall_pooled", "precision_mean")])
     assert seen == [[pytest.approx(1 / 3), 0.5, 0.25], [1, 1, 1], [0, 0, None]]  # nothing predicted: no precision
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_an_evaluation_in_which_a_case_failed_has_no_score(others, caplog):
+    scores, engine = CaseScores(["pancreas"], prefix="val_"), SimpleNamespace(state=SimpleNamespace(metrics={}))
+    scores.update(item("a", masks(0, 1), masks(0, 1)))
+    scores.completed(engine, "val_dice_mean")
+    assert engine.state.metrics["val_recall_mean"] == 1
+    scores.reset()
+    for _ in range(others):
+        scores.update(item("a", masks(0, 1), masks(0, 1)))
+    scores.update(item("b", masks(0, 1), masks(), fault=Fault("NON_FINITE", "b.nii.gz", "NaN")))
+    scores.completed(engine, "val_dice_mean")
+    assert list(engine.state.metrics) == ["val_dice_mean"]
+    assert math.isnan(engine.state.metrics["val_dice_mean"])
+    assert caplog.messages == ["no score: 1 case failed, first of all NON_FINITE b.nii.gz: found NaN"]
 
 
 def test_a_training_measures_nothing_slow_and_an_evaluation_does(monkeypatch):
