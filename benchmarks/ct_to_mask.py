@@ -106,7 +106,7 @@ def chains(arm: str, paths: tuple[Path, Path], knobs: dict) -> Chains:
     resample = Spacingd("image", knobs["spacing"], dtype=torch.float32)
     before = Compose([LoadNiftid("image"), orient, resample, window])
     after = Compose([RestoreLabelsd("pred"), SaveMaskd("pred")])
-    inferer = SlidingWindow(roi_size, overlap, batch, amp=arm == BFLOAT16)
+    inferer = SlidingWindow(roi_size, overlap, batch, precision="bfloat16" if arm == BFLOAT16 else "float32")
     return before, inferer, after, folder / arm / f"{stem}_seg.nii.gz"
 
 

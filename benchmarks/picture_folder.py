@@ -62,7 +62,7 @@ def network_alone(pictures: list[Path], masks: Path, size: int, weights: Path | 
 
 
 def ours(
-    pictures: list[Path], masks: Path, size: int, weights: Path | None, workers: int | None, amp: bool
+    pictures: list[Path], masks: Path, size: int, weights: Path | None, workers: int | None, precision: str
 ) -> Callable[[], Path]:
     """A call that writes the masks as `medseg3d predict` does, records included, and gives their folder."""
     network = channels_last(trained_or_random(weights))
@@ -80,7 +80,7 @@ def ours(
         predictor = CasePredictor(
             dataset=input_items(pictures, masks, overwrite=True, mask_suffix=".png"),
             network=network,
-            inferer=SlidingWindow((size, size), sw_batch_size=4, amp=amp),
+            inferer=SlidingWindow((size, size), sw_batch_size=4, precision=precision),
             preprocessing=preprocessing,
             postprocessing=postprocessing,
             workers=workers,
@@ -163,9 +163,9 @@ def main() -> None:
             ways: dict[str, Callable] = {
                 LOOP: plain_loop,
                 NETWORK: network_alone,
-                ONE: partial(ours, workers=1, amp=False),
-                OURS: partial(ours, workers=None, amp=False),
-                BFLOAT16: partial(ours, workers=None, amp=True),
+                ONE: partial(ours, workers=1, precision="float32"),
+                OURS: partial(ours, workers=None, precision="float32"),
+                BFLOAT16: partial(ours, workers=None, precision="bfloat16"),
             }
             for name, way in ways.items():
                 masks = folder / f"{size} {name}"

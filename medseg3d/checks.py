@@ -203,7 +203,7 @@ def _check_device(parser: ConfigParser) -> list[str]:
         raise Fault(
             "DEVICE", f"--device {device}", f"{torch.cuda.device_count()} CUDA devices", "that device", "--device cpu"
         )
-    return [f"device {device} is there"]
+    return [f"device {device} is there", f"it computes in {parser.get_parsed_content('chosen_precision')}"]
 
 
 def _check_network(parser: ConfigParser) -> list[str]:

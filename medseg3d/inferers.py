@@ -28,8 +28,8 @@ from medseg3d.data.atomic import atomic_write, remove_leftovers
 from medseg3d.data.outputs import record_file
 from medseg3d.data.tensors import read_tensors
 from medseg3d.faults import Fault, find_fault
-from medseg3d.knobs import as_flag
 from medseg3d.networks.memory_format import channels_last
+from medseg3d.precision import Precision, precision_on
 
 logger = logging.getLogger("medseg3d")
 
@@ -65,7 +65,7 @@ def load_weights(network: nn.Module, path: str | Path, device: str | torch.devic
 
 
 class SlidingWindow(SlidingWindowInfererAdapt):
-    """MONAI's sliding windows, run in channels-last memory and, if asked for, in half precision.
+    """MONAI's sliding windows, run in channels-last memory and, if asked for, in reduced precision.
 
     A volume smaller than a window is padded with `cval` on both sides and the logits are cropped back, as MONAI does:
     after ScaleIntensityRanged a `cval` of 0 is what lies below the window of intensities, air. On a GPU the logits are
@@ -76,7 +76,8 @@ class SlidingWindow(SlidingWindowInfererAdapt):
         overlap: share of the window that neighbours have in common, 0 to 1.
         sw_batch_size: windows per forward pass.
         mode: how windows are blended, `gaussian` or `constant`.
-        amp: bfloat16 autocast on CPUs, float16 on GPUs; the logits are stitched in float32.
+        precision: of the network, as `medseg3d.precision.choose_precision` takes or gives it; logits are stitched in
+            float32.
         channels_last: whether windows are handed to the network in channels-last memory; the network stays as it is.
         device: where the logits are stitched; None as above.
         padding_mode: how small volumes are padded.
@@ -95,7 +96,7 @@ class SlidingWindow(SlidingWindowInfererAdapt):
         overlap: Sequence[float] | float = 0.5,
         sw_batch_size: int = 1,
         mode: str = "gaussian",
-        amp: bool | str = False,
+        precision: Precision | str = "float32",
         channels_last: bool = True,
         device: str | torch.device | None = None,
         padding_mode: str = "constant",
@@ -112,7 +113,7 @@ class SlidingWindow(SlidingWindowInfererAdapt):
             device=device,
             progress=progress,
         )
-        self.amp = as_flag(amp, "amp")
+        self.precision = precision
         self.channels_last = channels_last
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -120,7 +121,7 @@ class SlidingWindow(SlidingWindowInfererAdapt):
 
         def forward(window: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
             window = _channels_last(window) if self.channels_last else window
-            with _autocast(window.device, self.amp):
+            with _resolved(self.precision, window.device).autocast(window.device.type):
                 output = network(window, *args, **kwargs)
             return output.float() if isinstance(output, torch.Tensor) else output
 
@@ -264,7 +265,8 @@ class CasePredictor:
         postprocessing: takes the item with `pred`, logits (C, x, y, z) on the grid of the preprocessed `image`.
         preprocessing: from an item to one whose `image` is a MetaTensor (1, x, y, z); None for the data set's own.
         device: where the network runs.
-        amp: half precision around the inferer; needless when the inferer has it.
+        precision: around the inferer, as `medseg3d.precision.choose_precision` takes or gives it; needless when the
+            inferer has one.
         settings: further numbers worth keeping in the record, such as knobs.
         progress: called with the number of the case from 1, the total and the item before each case, by several
             workers up to twice their number ahead.
@@ -272,7 +274,7 @@ class CasePredictor:
             with them: 1 for volumes, whose windows keep every core busy anyway.
 
     Raises:
-        Fault: BAD_VALUE for `amp` or `workers`.
+        Fault: BAD_VALUE for `precision` or `workers`.
 
     Example:
         >>> import tempfile
@@ -303,7 +305,7 @@ class CasePredictor:
         postprocessing: Callable[[dict], Any],
         preprocessing: Callable[[dict], Any] | None = None,
         device: str | torch.device = "cpu",
-        amp: bool | str = False,
+        precision: Precision | str = "float32",
         settings: Mapping[str, Any] | None = None,
         progress: Callable[[int, int, dict], None] | None = None,
         workers: int | None = 1,
@@ -318,7 +320,7 @@ class CasePredictor:
         self.preprocessing = preprocessing
         self.postprocessing = postprocessing
         self.device = torch.device(device)
-        self.amp = as_flag(amp, "amp")
+        self.precision = _resolved(precision, self.device)
         self.settings = dict(settings or {})
         self.progress = progress
         self.workers = workers
@@ -394,7 +396,7 @@ class CasePredictor:
     def _logits(self, image: torch.Tensor) -> torch.Tensor:
         if isinstance(image, MetaTensor):
             image = image.as_tensor()
-        with self._turn, _autocast(self.device, self.amp):
+        with self._turn, self.precision.autocast(self.device.type):
             return self.inferer(image[None].to(self.device), self.network)[0].float()
 
     def _content(self, item: Mapping[str, Any], result: Mapping[str, Any], seconds: dict[str, float]) -> dict[str, Any]:
@@ -433,7 +435,8 @@ class CasePredictor:
             "inference": {
                 "class": type(self.inferer).__name__,
                 "device": str(self.device),
-                "amp": bool(self.amp or getattr(self.inferer, "amp", False)),
+                # the inferer's is the inner one
+                "precision": str(_resolved(getattr(self.inferer, "precision", self.precision), self.device)),
                 **{
                     name: getattr(self.inferer, name) for name in ("roi_size", "overlap") if hasattr(self.inferer, name)
                 },
@@ -498,9 +501,8 @@ def _channels_last(window: torch.Tensor) -> torch.Tensor:
     return window.as_strided(window.shape, strides)
 
 
-def _autocast(device: torch.device, enabled: bool) -> torch.autocast:
-    dtype = torch.bfloat16 if device.type == "cpu" else torch.float16
-    return torch.autocast(device.type, dtype=dtype, enabled=enabled)
+def _resolved(precision: Precision | str, device: torch.device) -> Precision:
+    return precision if isinstance(precision, Precision) else precision_on(precision, device)
 
 
 def _case_name(item: Mapping[str, Any]) -> str:

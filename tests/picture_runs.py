@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from commands import ROOT
 from monai.bundle import ConfigWorkflow
 from PIL import Image
@@ -53,6 +54,16 @@ def parsed(bundle: str, *overlays: str, **knobs: object) -> Callable[[str], Any]
 def anonymous_config(bundle: str, name: str) -> dict:
     """A config of a polyp bundle without the bundle's own name, to be compared with another's."""
     return json.loads((ROOT / "bundles" / bundle / f"{name}.json").read_text().replace(bundle, "polyp"))
+
+
+def overflowing(model_file: Path, folder: Path) -> Path:
+    """Weights of the same network, each of them finite, whose logits are not."""
+    state = torch.load(model_file, weights_only=True)
+    for value in state.values():
+        if value.ndim > 1:
+            value.copy_(torch.where(value < 0, -3e38, 3e38))
+    torch.save(state, folder / "overflowing.pt")
+    return folder / "overflowing.pt"
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:

@@ -282,7 +282,7 @@ def test_the_loop_that_prediction_is_measured_against_makes_the_same_masks(tmp_p
     for folder in folders:
         folder.mkdir()
     loop = benchmark.plain_loop(pictures, folders[0], 64, None)()
-    own = benchmark.ours(pictures, folders[1], 64, None, workers=2, amp=False)()
+    own = benchmark.ours(pictures, folders[1], 64, None, workers=2, precision="float32")()
     assert len(list(own.glob("*.json"))) == 2
     numbers = benchmark.compare(loop, own)
     assert 1 < numbers["foreground %"] < 99

@@ -136,7 +136,7 @@ def test_half_precision_is_for_the_network_alone() -> None:
         inside.append(torch.is_autocast_enabled("cpu"))
         return window.bfloat16()
 
-    got = SlidingWindow((8, 8, 8), overlap=0, amp=True)(torch.full((1, 1, 8, 8, 16), 1 / 3), network)
+    got = SlidingWindow((8, 8, 8), overlap=0, precision="bfloat16")(torch.full((1, 1, 8, 8, 16), 1 / 3), network)
     assert inside == [True, True]
     assert got.dtype == torch.float32
     assert not torch.is_autocast_enabled("cpu")
@@ -237,21 +237,22 @@ def test_mask_marks_the_very_voxels_of_the_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("inferer", [SimpleInferer(), SlidingWindow((8, 8, 8))])
-@pytest.mark.parametrize("amp", [False, True])
-def test_any_inferer_serves(tmp_path: Path, inferer: Callable, amp: bool) -> None:
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_any_inferer_serves(tmp_path: Path, inferer: Callable, precision: str) -> None:
     values = write_ct(tmp_path / "in/ct.nii.gz")
-    predictor(input_items(tmp_path / "in", tmp_path / "out"), inferer=inferer, amp=amp).run().check()
+    predictor(input_items(tmp_path / "in", tmp_path / "out"), inferer=inferer, precision=precision).run().check()
     assert np.array_equal(np.asarray(nib.load(tmp_path / "out/ct_seg.nii.gz").dataobj), values > 0)
 
 
-@pytest.mark.parametrize("amp", [False, True])
-def test_half_precision_is_used_when_asked_for(tmp_path: Path, amp: bool) -> None:
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_half_precision_is_used_when_asked_for(tmp_path: Path, precision: str) -> None:
     def inferer(batch: torch.Tensor, network: Callable) -> torch.Tensor:
-        assert torch.is_autocast_enabled("cpu") == amp
+        enabled = torch.is_autocast_enabled("cpu")
+        assert (str(torch.get_autocast_dtype("cpu")) if enabled else "torch.float32") == f"torch.{precision}"
         return network(batch)
 
     write_ct(tmp_path / "ct.nii.gz")
-    predictor(input_items(tmp_path / "ct.nii.gz", tmp_path / "out"), inferer=inferer, amp=amp).run().check()
+    predictor(input_items(tmp_path / "ct.nii.gz", tmp_path / "out"), inferer=inferer, precision=precision).run().check()
 
 
 def test_faulty_cases_do_not_stop_the_others(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -271,6 +272,21 @@ def test_faulty_cases_do_not_stop_the_others(tmp_path: Path, caplog: pytest.LogC
         name = f"{number}_seg.nii.gz"
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "clean" / name).read_bytes()
     assert [record.message for record in caplog.records if record.levelname == "ERROR"] == list(map(str, report.failed))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("inferer", [SimpleInferer(), SlidingWindow((8, 8, 8)), SliceWindows((8, 8), neighbours=0)])
+def test_a_scan_whose_logits_are_not_finite_gets_no_mask(tmp_path: Path, inferer: Callable, workers: int) -> None:
+    values = [write_ct(tmp_path / f"in/{number}.nii.gz", seed=number) for number in range(3)]
+    voxel = int(np.setdiff1d(values[1], [values[0], values[2]])[0])  # the scan in the middle alone has it
+
+    def network(window: torch.Tensor) -> torch.Tensor:
+        return above_zero(torch.where(window == voxel, torch.inf, window))
+
+    report = predictor(input_items(tmp_path / "in", tmp_path / "out"), network, inferer=inferer, workers=workers).run()
+    assert [str(failure).split(":")[0] for failure in report.failed] == [f"NON_FINITE {tmp_path / 'in/1.nii.gz'}"]
+    assert report.exit_code == 3
+    assert names(tmp_path / "out") == [f"{number}_seg.{kind}" for number in (0, 2) for kind in ("json", "nii.gz")]
 
 
 def test_all_faulty_is_another_exit_code(tmp_path: Path) -> None:
@@ -348,7 +364,7 @@ def test_record_tells_what_was_done(tmp_path: Path) -> None:
     report = predictor(
         input_items(tmp_path / "secret/ct.nii.gz", tmp_path / "out"),
         network,
-        inferer=SlidingWindow((8, 8, 8), amp=True),
+        inferer=SlidingWindow((8, 8, 8), precision="bfloat16"),
         settings={"window_hu": (-100, 240)},
     ).run()
     text = record_file(tmp_path / "out/ct_seg.nii.gz").read_text()
@@ -361,7 +377,7 @@ def test_record_tells_what_was_done(tmp_path: Path) -> None:
     assert record["geometry"]["spacing_mm"] == pytest.approx([2, 2, 3])
     assert record["geometry"]["orientation"] == "LPS"
     assert record["inference"] == {
-        "class": "SlidingWindow", "device": "cpu", "amp": True, "roi_size": [8, 8, 8], "overlap": 0.5
+        "class": "SlidingWindow", "device": "cpu", "precision": "bfloat16", "roi_size": [8, 8, 8], "overlap": 0.5
     }  # fmt: skip
     assert record["settings"] == {"window_hu": [-100, 240]}
     assert record["warnings"] == []
@@ -559,12 +575,13 @@ def test_network_infers_without_dropout_and_without_gradients(tmp_path: Path) ->
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("stitch_on", [None, "cpu"])
 @pytest.mark.parametrize("workers", [1, 2])
-def test_gpu_marks_the_same_voxels(tmp_path: Path, stitch_on: str | None, workers: int) -> None:
+@pytest.mark.parametrize("precision", ["auto", "float16"])
+def test_gpu_marks_the_same_voxels(tmp_path: Path, stitch_on: str | None, workers: int, precision: str) -> None:
     write_ct(tmp_path / "in/other.nii.gz", seed=1)
     values = write_ct(tmp_path / "in/ct.nii.gz")
     predictor(
         input_items(tmp_path / "in", tmp_path / "out"),
-        inferer=SlidingWindow((8, 8, 8), amp=True, device=stitch_on),
+        inferer=SlidingWindow((8, 8, 8), precision=precision, device=stitch_on),
         device="cuda",
         workers=workers,
     ).run().check()

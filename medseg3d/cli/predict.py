@@ -10,8 +10,9 @@ EPILOG = """\
 Masks are named <scan>_seg.nii.gz or <picture>_seg.png; of folders, sub-folders are kept. Existing masks are skipped
 unless --overwrite. --probabilities DIR also writes <scan>_prob.nii.gz (float32) or <picture>_prob.png (16-bit) there,
 --overlays DIR <picture>_overlay.png, the picture with the border of its mask.
-Further --key value pairs are knobs of the bundle: --model_file runs/a/model.pt --device cpu --amp true --overlap 0.25
---workers 4. Without --model_file, --output_dir and --overlay the weights that come with the bundle are used, if any do.
+Further --key value pairs are knobs of the bundle: --model_file runs/a/model.pt --device cpu --precision bfloat16
+--overlap 0.25 --workers 4. Without --model_file, --output_dir and --overlay the weights that come with the bundle are
+used, if any do.
 exit codes: 0 all done, 1 all failed, 2 nothing to do or a wrong call, 3 some failed
 Research only, not for clinical use.
 """

@@ -34,7 +34,7 @@ KNOB = "nonlocal_blocks"
 
 _BUDGET = (
     *("epochs", "iterations_per_epoch", "batch_size", "crops_per_case", "roi_size", "spacing", "picture_size"),
-    *("init_filters", "learning_rate", "weight_decay", "warmup_epochs", "patience", "amp", "split_seed"),
+    *("init_filters", "learning_rate", "weight_decay", "warmup_epochs", "patience", "chosen_precision", "split_seed"),
 )
 """Knobs worth printing beside the result, where the bundle uses them."""
 

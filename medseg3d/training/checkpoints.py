@@ -66,7 +66,7 @@ class BestModel:
         score = engine.state.metrics[self.metric_name]
         self.last_epoch = engine.state.epoch
         if math.isnan(score):
-            logger.warning("epoch %d: %s has no value (no case with foreground)", self.last_epoch, self.metric_name)
+            logger.warning("epoch %d: %s has no value", self.last_epoch, self.metric_name)
             return
         better = score > self.best
         if score == 0 < self.best:
@@ -157,7 +157,7 @@ class RunCheckpoint:
 
     Args:
         folder: where the checkpoints are kept.
-        trainer: the trainer; its network, optimizer, scaler and position are saved.
+        trainer: the trainer; its network, optimizer, precision, scaler, position and skipped steps are saved.
         lr_scheduler: its state is saved.
         best_model: its state is saved.
         stream: told at which epoch to start when a run is resumed.
@@ -183,18 +183,23 @@ class RunCheckpoint:
 
     def __call__(self, engine: Engine) -> None:
         """Write this epoch's checkpoint, then remove all but the newest two."""
+        path = self.folder / f"epoch_{engine.state.epoch:05d}.pt"
         save_tensors(
-            self.folder / f"epoch_{engine.state.epoch:05d}.pt",
+            path,
             {
                 "epoch": engine.state.epoch,
                 "epoch_length": engine.state.epoch_length,
                 "network": cpu_state_dict(self.trainer.network),
                 "optimizer": self.trainer.optimizer.state_dict(),
                 "lr_scheduler": self.lr_scheduler.state_dict(),
+                "precision": self.trainer.precision.name,
                 "scaler": self.trainer.scaler.state_dict(),
+                "skipped_steps": self.trainer.skipped_steps,
+                "skipped_in_row": self.trainer.skipped_in_row,
                 "best_model": self.best_model.state_dict(),
             },
         )
+        self.trainer.last_checkpoint = path
         for old in find_checkpoints(self.folder)[KEPT_CHECKPOINTS:]:
             old.unlink()
             old.with_name(old.name + ".sha256").unlink(missing_ok=True)
@@ -248,7 +253,13 @@ class RunCheckpoint:
                 "resume with the same network knobs, or choose another --output_dir",
             ) from error
         self.lr_scheduler.load_state_dict(state["lr_scheduler"])
-        trainer.scaler.load_state_dict(state["scaler"])
+        trainer.go_on_in(
+            state.get("precision", trainer.precision.name),  # older checkpoints do not say it, and count no steps
+            state["scaler"],
+            state.get("skipped_steps", 0),
+            state.get("skipped_in_row", 0),
+        )
+        trainer.last_checkpoint = path
         self.best_model.load_state_dict(state["best_model"])
         trainer.load_state_dict(
             {

@@ -38,13 +38,16 @@ def attach_progress_bar(trainer: SegmentationTrainer) -> None:
 
 
 class TensorBoardLog:
-    """Handler that logs loss and learning rate per iteration, attention per epoch, scores and pictures per validation.
+    """Handler that logs loss, learning rate and gradient per iteration, attention per epoch, scores per validation.
 
     Of every attention in the network `attention/<name>/entropy` is a share of the possible and
     `attention/<name>/largest_logit` the largest absolute value before the softmax.
 
     Where several losses take turns, `objective` is the number of the one whose turn it is, and each has a tag of its
     own beside `train_loss`, such as `train_loss_final`.
+
+    `gradient_norm` is the L2 norm before clipping; `skipped_steps`, once an epoch, the share of its steps that were
+    skipped because the loss or the gradient was not finite.
 
     Every step is the trainer's iteration, so that a resumed run can tell TensorBoard which events it repeats. The
     learning rate of an iteration is the one that its step is taken with: it is read before the iteration, after which
@@ -81,6 +84,7 @@ class TensorBoardLog:
         step = engine.state.iteration
         loss = engine.state.output["loss"].item()
         self.writer.add_scalar("train_loss", loss, step)
+        self.writer.add_scalar("gradient_norm", engine.state.output["gradient_norm"].item(), step)
         objectives, turn = self.trainer.schedule.objectives, self.trainer.turn
         if len(objectives) > 1:
             self.writer.add_scalar("objective", turn, step)
@@ -90,6 +94,7 @@ class TensorBoardLog:
         for name, found in self.watch.statistics.items():
             self.writer.add_scalar(f"attention/{name}/entropy", found.entropy, engine.state.iteration)
             self.writer.add_scalar(f"attention/{name}/largest_logit", found.largest_logit, engine.state.iteration)
+        self.writer.add_scalar("skipped_steps", self.trainer.skipped_share, engine.state.iteration)
         self.writer.flush()
 
     def _log_validation(self, engine: Engine) -> None:

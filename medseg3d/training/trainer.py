@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,8 +16,8 @@ from monai.engines.workflow import Workflow
 from monai.utils.enums import CommonKeys as Keys
 
 from medseg3d.faults import Fault
-from medseg3d.knobs import as_flag
 from medseg3d.networks.memory_format import channels_last, contiguous_group_norms
+from medseg3d.precision import Precision, choose_precision
 from medseg3d.training.objectives import AlternatingObjectives, Loss, Objective
 
 logger = logging.getLogger("medseg3d")
@@ -24,23 +26,36 @@ logger = logging.getLogger("medseg3d")
 class SegmentationTrainer(SupervisedTrainer):
     """MONAI's `SupervisedTrainer` with mixed precision on any device, channels-last tensors and a restorable scaler.
 
-    Differences from the parent (monai 1.6.1): autocast follows the device (float16 with loss scaling on CUDA, bfloat16
-    without on CPU; the parent's is CUDA only); the loss is computed in float32; the gradient scaler is made with the
-    trainer, not in `run`, so that its state survives a resume; torch's seed is set anew before every iteration, so that
-    dropout too is a function of (seed, iteration); a loss that is not finite stops the training; a batch may go
-    through the network in parts, and the network may return a tuple (logits, auxiliary logits, ...); several losses
-    may take turns.
+    Differences from the parent (monai 1.6.1): any precision on any device (the parent's is autocast on CUDA only); the
+    loss is computed in float32; the gradient scaler is made with the trainer, not in `run`, so that its state survives
+    a resume; torch's seed is set anew before every iteration, so that dropout too is a function of (seed, iteration);
+    a step whose loss or gradient is not finite is skipped; a batch may go through the network in parts, and the network
+    may return a tuple (logits, auxiliary logits, ...); several losses may take turns.
+
+    A skipped step leaves no trace: weights, the optimizer's state and the network's buffers, as BatchNorm's running
+    statistics are, stay those of the step before. In float16 the loss scale falls, and with the first scale of 65,536
+    a few steps may go so.
+
+    The engine's output of an iteration also holds `gradient_norm`, the L2 norm of all gradients before they are
+    clipped, float32 on the network's device, and `skipped`, a bool.
 
     Args:
-        amp: mixed precision.
+        precision: as `medseg3d.precision.choose_precision` takes or gives it.
         micro_batch_size: cases that go through the network at a time, their gradients summed up to the step of the
             whole batch; 0 for all at once. Each part weighs as many cases as it has. Less memory; the same gradient
             where the loss is a mean over cases and nothing in the network looks across cases (BatchNorm does: its
             statistics are then the part's).
         max_grad_norm: gradients are clipped to this L2 norm; 0 or None leaves them alone.
+        max_skipped_steps: how many steps in a row may be skipped; one more ends the training. So does a last epoch of
+            which every step was skipped.
         seed: seed of what the network draws at random.
         loss_function: a loss, or `AlternatingObjectives`.
         kwargs: as in `monai.engines.SupervisedTrainer`.
+
+    Attributes:
+        skipped_steps: how many steps have been skipped since the training began.
+        skipped_in_row: how many in a row up to now.
+        last_checkpoint: the newest checkpoint that a stopped training can go on from, if there is any.
 
     Raises:
         Fault: `BAD_VALUE` where the epochs end out of turn; from `run`, `BATCH_PART` as `part_of_batch` has it, and
@@ -50,15 +65,18 @@ class SegmentationTrainer(SupervisedTrainer):
     def __init__(
         self,
         *,
-        amp: bool | str = False,
+        precision: Precision | str = "float32",
         max_grad_norm: float | None = None,
+        max_skipped_steps: int = 20,
         micro_batch_size: int = 0,
         seed: int = 0,
         loss_function: Loss | AlternatingObjectives,
         **kwargs: Any,
     ) -> None:
-        if micro_batch_size < 0:
-            raise ValueError(f"micro_batch_size must be 0 (the whole batch) or more, got {micro_batch_size}")
+        for name, value in (("micro_batch_size", micro_batch_size), ("max_skipped_steps", max_skipped_steps)):
+            if value < 0:
+                what = "the whole batch" if name == "micro_batch_size" else "none"
+                raise ValueError(f"{name} must be 0 ({what}) or more, got {value}")
         super().__init__(amp=False, decollate=False, loss_function=loss_function, **kwargs)
         self.schedule = (
             loss_function
@@ -67,15 +85,34 @@ class SegmentationTrainer(SupervisedTrainer):
         )
         self.schedule.check_epochs(self.state.max_epochs)
         self.device_type = torch.device(self.state.device).type
-        self.autocast_dtype = torch.float16 if self.device_type == "cuda" else torch.bfloat16
-        self.use_amp = as_flag(amp, "amp")
-        self.scaler = torch.amp.GradScaler(self.device_type, enabled=self.use_amp and self.device_type == "cuda")
+        self.precision = (
+            precision if isinstance(precision, Precision) else choose_precision(precision, self.state.device)
+        )
+        self.scaler = self.precision.scaler(self.device_type)
         self.max_grad_norm = max_grad_norm
+        self.max_skipped_steps = max_skipped_steps
         self.micro_batch_size = micro_batch_size
         self.seed = seed
         self.network: torch.nn.Module = channels_last(kwargs["network"])
         contiguous_group_norms(self.network)
+        self.skipped_steps = self.skipped_in_row = self._skipped_before_epoch = 0
+        self.last_checkpoint: Path | None = None
+        self.add_event_handler(Events.EPOCH_STARTED, self._count_from_here)
         self.add_event_handler(Events.ITERATION_STARTED, self._seed_iteration)
+
+    @property
+    def skipped_share(self) -> float:
+        """Which share of the steps of the current epoch has been skipped, 0 to 1."""
+        return (self.skipped_steps - self._skipped_before_epoch) / self.state.epoch_length
+
+    def go_on_in(self, precision: str, scaler: dict[str, Any], skipped_steps: int, skipped_in_row: int) -> None:
+        """Take up the precision, the state of the scaler and the counts of a training that is resumed."""
+        self.precision.go_on_from(precision)
+        self.scaler = self.precision.scaler(self.device_type)
+        self.skipped_steps = skipped_steps
+        if self.precision.name == precision:
+            self.scaler.load_state_dict(scaler)
+            self.skipped_in_row = skipped_in_row
 
     @property
     def turn(self) -> int:
@@ -88,11 +125,16 @@ class SegmentationTrainer(SupervisedTrainer):
             logger.info("all %d epochs are done; raise --epochs to go on", self.state.epoch)
             return
         Workflow.run(self)
+        if self.skipped_in_row >= self.state.epoch_length:  # a short training may end before it has skipped too many
+            raise self._not_finite("a last epoch that trains")
 
     def _seed_iteration(self) -> None:
         # not once per epoch: making a data loader's iterator draws from the same generator, and a resumed run makes one
         # where the uninterrupted run does not
         torch.manual_seed(self.seed * 1_000_003 + self.state.iteration)
+
+    def _count_from_here(self) -> None:
+        self._skipped_before_epoch = self.skipped_steps
 
     def _iteration(self, engine: Any, batchdata: dict[str, torch.Tensor]) -> dict:
         inputs, targets = engine.prepare_batch(batchdata, engine.state.device, engine.non_blocking, **engine.to_kwargs)
@@ -100,41 +142,78 @@ class SegmentationTrainer(SupervisedTrainer):
 
         engine.network.train()
         engine.optimizer.zero_grad(set_to_none=True)
+        buffers = [(buffer, buffer.clone()) for buffer in engine.network.buffers()]
         at_a_time = self.micro_batch_size or len(inputs)
         parts = zip(inputs.split(at_a_time), targets.split(at_a_time), strict=True)
         results = [self._backward(engine, *part, len(inputs)) for part in parts]
-        if self.max_grad_norm:
-            engine.scaler.unscale_(engine.optimizer)
-            torch.nn.utils.clip_grad_norm_(engine.network.parameters(), self.max_grad_norm)
-        engine.scaler.step(engine.optimizer)
-        engine.scaler.update()
         logits = torch.cat([part for part, _ in results])
         loss = torch.stack([part for _, part in results]).sum()
-        return {Keys.IMAGE: inputs, Keys.LABEL: targets, Keys.PRED: logits, Keys.LOSS: loss}
+
+        engine.scaler.unscale_(engine.optimizer)
+        parameters = [parameter for group in engine.optimizer.param_groups for parameter in group["params"]]
+        norm = torch.nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
+        numbers = torch.stack([loss, norm]).tolist()  # the one time that the CPU waits for a GPU here
+        skipped = not all(map(math.isfinite, numbers))
+        if skipped:
+            for buffer, before in buffers:
+                buffer.copy_(before)
+        else:
+            if self.max_grad_norm:
+                torch.nn.utils.clip_grads_with_norm_(parameters, self.max_grad_norm, norm)
+            engine.scaler.step(engine.optimizer)
+        engine.scaler.update()
+        self._count(skipped, *numbers)
+        return {
+            **{Keys.IMAGE: inputs, Keys.LABEL: targets, Keys.PRED: logits, Keys.LOSS: loss},
+            **{"gradient_norm": norm, "skipped": skipped},
+        }
 
     def _backward(
         self, engine: Any, inputs: torch.Tensor, targets: torch.Tensor, batch: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Add the gradients of a part of a batch; its logits and its share of the loss, detached."""
         objective = self.schedule.objectives[self.turn]
-        with (
-            part_of_batch(len(inputs), batch, self.micro_batch_size),
-            torch.autocast(self.device_type, dtype=self.autocast_dtype, enabled=self.use_amp),
-        ):
+        with part_of_batch(len(inputs), batch, self.micro_batch_size), self.precision.autocast(self.device_type):
             output = engine.inferer(channels_last(inputs), engine.network, **objective.network_arguments)
         heads = (output,) if isinstance(output, torch.Tensor) else output
         heads = tuple(head.float() for head in heads)
         loss = objective.loss(heads[0] if len(heads) == 1 else heads, targets) * (len(inputs) / batch)
-        if not torch.isfinite(loss):
-            raise Fault(
-                "LOSS_NOT_FINITE",
-                f"iteration {engine.state.iteration}",
-                f"a loss of {loss.item()}",
-                "a finite number",
-                "lower --learning_rate, or --amp false",
-            )
         engine.scaler.scale(loss).backward()
         return heads[0].detach(), loss.detach()
+
+    def _count(self, skipped: bool, loss: float, norm: float) -> None:
+        """Count and log a skipped step; a `Fault` where there are too many in a row."""
+        if not skipped:
+            self.skipped_in_row = 0
+            return
+        self.skipped_steps += 1
+        self.skipped_in_row += 1
+        logger.warning(
+            "iteration %d: step skipped, %d in a row: the loss is %g, the norm of the gradient %g%s",
+            *(self.state.iteration, self.skipped_in_row, loss, norm),
+            f"; the loss scale falls to {self.scaler.get_scale():g}" if self.scaler.is_enabled() else "",
+        )
+        if self.skipped_in_row > self.max_skipped_steps:
+            raise self._not_finite(f"no more than --max_skipped_steps {self.max_skipped_steps}")
+
+    def _not_finite(self, wanted: str) -> Fault:
+        return Fault(
+            "LOSS_NOT_FINITE",
+            f"iteration {self.state.iteration}",
+            f"{self.skipped_in_row} steps in a row without a finite loss and gradient",
+            wanted,
+            self._remedy(),
+        )
+
+    def _remedy(self) -> str:
+        reduced = self.precision.dtype is not None
+        if self.last_checkpoint is None:
+            return "--precision float32" if reduced else "lower --learning_rate"
+        if reduced:
+            change = "--precision float32"
+        else:
+            change = f"--seed {self.seed + 1} (other batches; or begin anew with a lower --learning_rate)"
+        return f"the same command with --resume true {change} goes on from {self.last_checkpoint}, which is whole"
 
 
 @contextmanager

@@ -47,6 +47,27 @@ def test_evaluation_and_inference_hold_no_number_of_their_own(path):
     assert set(numbers(json.loads(path.read_text()))) <= allowed
 
 
+@pytest.mark.parametrize("path", RUNS, ids=identity)
+def test_one_knob_is_the_precision_of_every_run(path):
+    parser = read_config([path])
+    config = parser.get()
+    assert (config["precision"], config["amp"]) == ("auto", None)
+    inferers = [config["validate"]["inferer"], config["train"]["trainer"]] if path.stem == "train" else []
+    for each in inferers or [config["inferer"]]:
+        assert each["precision"] == "@chosen_precision"
+
+
+@pytest.mark.parametrize("path", [path for path in RUNS if path.stem == "train"], ids=identity)
+def test_no_validation_takes_logits_that_are_not_finite_for_a_mask(path):
+    config = read_config([path]).get()
+    assert config["validate"]["postprocessing"] == {
+        "_target_": "medseg3d.transforms.AsLabelsd",
+        "keys": "pred",
+        "fault_key": "fault",
+    }
+    assert config["train"]["trainer"]["max_skipped_steps"] == "@max_skipped_steps"
+
+
 @pytest.mark.parametrize("path", [*RUNS, *OVERLAYS], ids=identity)
 def test_every_config_says_what_it_is(path):
     assert json.loads(path.read_text())["_desc_"]

@@ -89,7 +89,7 @@ def test_only_cris_takes_turns(runs):
 
 
 def test_the_final_map_is_what_is_validated():
-    knob = train_json(**SMALL)
+    knob = train_json(**SMALL, precision="float32")
     network, picture = knob("network").eval(), torch.rand(1, 3, 32, 32)
     with torch.inference_mode():
         seen = knob("validate#inferer")(picture, network)

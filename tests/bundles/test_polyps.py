@@ -16,6 +16,7 @@ from picture_runs import (
     LENGTH,
     anonymous_config,
     linked_pictures,
+    overflowing,
     parsed,
     polyp_folder,
     run_bundle,
@@ -110,6 +111,15 @@ def test_one_bad_picture_does_not_stop_the_others(bundle, run_dir, pictures, tmp
     assert predict(bundle, run_dir, str(tmp_path / "in"), "-o", str(tmp_path / "out")) == 3
     assert "cut.jpg" in capsys.readouterr().err
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"good_seg.png", "good_seg.json"}
+
+
+def test_no_mask_is_made_of_logits_that_are_not_finite(bundle, run_dir, pictures, tmp_path, capsys):
+    image = str(Path(pictures["dataset_dir"]) / "images" / "1.jpg")
+    knobs = words(**SMALL[bundle], model_file=overflowing(run_dir / "model.pt", tmp_path))
+    assert main(["predict", str(ROOT / "bundles" / bundle), image, "-o", str(tmp_path / "out"), *knobs]) == 1
+    assert f"error: NON_FINITE {image}: found " in (err := capsys.readouterr().err)
+    assert "next: --precision float32" in err
+    assert list((tmp_path / "out").glob("*")) == []
 
 
 def test_windows_smaller_than_the_picture_are_one_knob(bundle, run_dir, pictures, tmp_path):

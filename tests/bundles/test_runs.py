@@ -17,9 +17,11 @@ import pytest
 import torch
 from commands import ROOT, knobs, monai_bundle
 from monai.bundle import ConfigWorkflow
+from picture_runs import overflowing, parsed
 from sklearn.metrics import average_precision_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from medseg3d.bundle import read_config
 from medseg3d.cli import main
 from medseg3d.data.score_files import read_curve, read_files, read_scores, read_slices, read_summary
 from medseg3d.data.splits import read_split
@@ -43,7 +45,9 @@ def test_a_training_leaves_weights_checkpoints_events_and_its_config(trained):
     assert sorted(path.name for path in (trained / "checkpoints").glob("*.pt")) == ["epoch_00001.pt", "epoch_00002.pt"]
     assert json.loads((trained / "config.json").read_text())["epochs"] == 2
     events = EventAccumulator(str(trained)).Reload()
-    assert {"train_loss", "learning_rate", "val_dice_mean", "val_dice_pooled"} <= set(events.Tags()["scalars"])
+    assert {"train_loss", "learning_rate", "gradient_norm", "skipped_steps", "val_dice_mean", "val_dice_pooled"} <= set(
+        events.Tags()["scalars"]
+    )
     assert len(events.Scalars("train_loss")) == 6
     assert events.Tags()["images"]
 
@@ -89,6 +93,47 @@ def test_the_curve_is_of_all_voxels(evaluated, phantom_dir):
     assert curve.histogram.sum(axis=0).tolist() in ([(~truth).sum(), truth.sum()], [truth.sum(), (~truth).sum()])
     assert 0 < curve.average_precision() <= 1
     assert average_precision_score([0, 1], [0.1, 0.9]) == 1  # the judge of the curve itself sits in tests/metrics
+
+
+class TestPrecision:
+    """One knob, in training, evaluation and inference."""
+
+    @pytest.mark.parametrize("words", [{"precision": "float16"}, {"amp": "true"}, {"amp": "false"}])
+    def test_training_and_validation_share_it(self, words, small_knobs, tmp_path):
+        get = parsed("pancreas_nl", **small_knobs, **words, device="cpu", output_dir=str(tmp_path))
+        chosen = get("train#trainer").precision
+        assert chosen.name == words.get("precision", "bfloat16" if words.get("amp") == "true" else "float32")
+        assert get("validate#inferer").precision is chosen  # so that it follows a checkpoint's, too
+
+    @pytest.mark.parametrize("name", ["evaluate", "inference"])
+    def test_evaluation_and_inference_have_it(self, name, trained, small_knobs):
+        knobs = {**small_knobs, "output_dir": str(trained), "precision": "float16"}
+        parser = read_config([f"bundles/pancreas_nl/{name}.json"], knobs)
+        parser.parse()
+        assert parser.get_parsed_content("inferer").precision.name == "float16"
+
+    def test_a_record_says_it(self, trained, small_knobs, phantom_dir, tmp_path):
+        extra = {key: small_knobs[key] for key in ("spacing", "roi_size", "init_filters")}
+        scan = str(next((phantom_dir / "imagesTs").glob("*.nii.gz")))
+        words = knobs(**extra, model_file=trained / "model.pt", amp="true", device="cpu")
+        assert main(["predict", str(ROOT / "bundles/pancreas_nl"), scan, "-o", str(tmp_path), *words]) == 0
+        record = json.loads(next(tmp_path.glob("*_seg.json")).read_text())
+        assert record["inference"]["precision"] == "bfloat16"
+
+
+def test_no_mask_is_made_of_logits_that_are_not_finite(trained, small_knobs, phantom_dir, tmp_path, capsys):
+    model_file = overflowing(trained / "model.pt", tmp_path)
+    done = monai_bundle(*EVALUATE, *knobs(**small_knobs, output_dir=tmp_path / "run", model_file=model_file))
+    assert done.returncode == 1
+    (case,) = read_split(small_knobs["split_file"]).test
+    assert f"error: NON_FINITE {phantom_dir / 'imagesTr' / case}.nii.gz: found " in done.stderr
+    assert not (tmp_path / "run/evaluation_test/summary.json").exists()
+    extra = {key: small_knobs[key] for key in ("spacing", "roi_size", "init_filters")}
+    scan = str(next((phantom_dir / "imagesTs").glob("*.nii.gz")))
+    words = ["-o", str(tmp_path / "masks"), *knobs(**extra, model_file=model_file)]
+    assert main(["predict", str(ROOT / "bundles/pancreas_nl"), scan, *words]) == 1
+    assert f"error: NON_FINITE {scan}: found " in capsys.readouterr().err
+    assert list((tmp_path / "masks").glob("*")) == []
 
 
 def test_inference_writes_uint8_masks_in_the_geometry_of_each_scan(trained, small_knobs, phantom_dir):

@@ -149,7 +149,7 @@ def test_a_batch_in_parts_takes_one_turn(size):
 
 
 def test_half_precision_rests_and_moves_the_same(cris):
-    run = Run(amp=True)()
+    run = Run(precision="bfloat16")()
     assert run.moved("refinement") == cris.moved("refinement")
     assert run.losses != cris.losses
 

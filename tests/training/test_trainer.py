@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from ignite.engine import Events
 from monai.data import DataLoader, Dataset
 from torch import nn
 
@@ -109,3 +111,175 @@ def test_another_error_of_a_network_stays_what_it_is() -> None:
     network.register_forward_pre_hook(refuse)
     with pytest.raises(ValueError, match="must be divisible by 32"):
         trained(network, nn.BCEWithLogitsLoss())
+
+
+class Normed(nn.Module):
+    """A convolution, BatchNorm and another convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.end = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Conv2d(4, 1, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.end(self.norm(self.conv(x)).relu())
+
+
+def picture(fill: float | None = None, seed: int = 0) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.rand(3, 8, 8, generator=generator)
+    if fill is not None:
+        image[0, 0, 0] = fill
+    return {"image": image, "label": torch.rand(1, 8, 8, generator=generator).round()}
+
+
+def training(cases: list[dict], batch_size: int = 1, network: nn.Module | None = None, **settings: Any):
+    torch.manual_seed(0)
+    network = network or Normed()
+    trainer = SegmentationTrainer(
+        device=torch.device("cpu"),
+        max_epochs=1,
+        train_data_loader=DataLoader(Dataset(cases), batch_size=batch_size),
+        network=network,
+        optimizer=torch.optim.AdamW(network.parameters(), lr=0.1),
+        **{"loss_function": nn.BCEWithLogitsLoss(), **settings},
+    )
+    trainer.outputs = []
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: trainer.outputs.append(engine.state.output))
+    return trainer
+
+
+def state_of(trainer: SegmentationTrainer) -> dict[str, torch.Tensor]:
+    moments = trainer.optimizer.state_dict()["state"]
+    state = {f"{number}.{name}": value for number, each in moments.items() for name, value in each.items()}
+    return {**trainer.network.state_dict(), **state}
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize(
+    ("batch_size", "settings"), [(1, {}), (2, {"micro_batch_size": 1}), (2, {"max_grad_norm": 0.1})]
+)
+def test_a_step_that_is_not_finite_leaves_no_trace(
+    bad: float, precision: str, batch_size: int, settings: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    good = [picture(seed=number) for number in range(6)]
+    spoiled = [*good[:2], *[picture(bad)] * batch_size, *good[2:]]
+    if batch_size == 2:
+        spoiled[2] = good[0]  # the other half of a spoiled batch is sound
+    with_it = training(spoiled, batch_size, precision=precision, **settings)
+    without = training(good, batch_size, precision=precision, **settings)
+    for trainer in (with_it, without):
+        trainer.run()
+    expected = state_of(without)
+    for name, value in state_of(with_it).items():
+        # in float16 the scale has halved, and small gradients are rounded elsewhere
+        assert torch.allclose(value.float(), expected[name].float(), atol=2e-2 if precision == "float16" else 0), name
+    place = 2 // batch_size
+    assert [output["skipped"] for output in with_it.outputs] == [
+        number == place for number in range(len(with_it.outputs))
+    ]
+    assert (with_it.skipped_steps, with_it.skipped_in_row, without.skipped_steps) == (1, 0, 0)
+    assert with_it.skipped_share == pytest.approx(1 / len(with_it.outputs))
+    lines = [line for line in caplog.messages if "skipped" in line]
+    assert len(lines) == 1
+    assert lines[0].startswith(f"iteration {place + 1}: step skipped, 1 in a row: the loss is nan")
+    assert lines[0].endswith("the loss scale falls to 32768" if precision == "float16" else "nan")
+
+
+def test_a_gradient_that_is_not_finite_is_as_bad_as_a_loss() -> None:
+    network = nn.Conv2d(3, 1, 1)
+    before = copy.deepcopy(network)
+    network.weight.register_hook(lambda gradient: gradient * float("inf"))
+    trainer = training([picture()], network=network)
+    with pytest.raises(Fault, match="LOSS_NOT_FINITE"):
+        trainer.run()
+    assert torch.isfinite(trainer.outputs[0]["loss"])
+    assert trainer.skipped_steps == 1
+    assert torch.equal(network.bias, before.bias)
+
+
+def test_float16_halves_its_scale_until_the_gradient_fits() -> None:
+    trainer = training([picture(seed=number) for number in range(12)], precision="float16")
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**24)
+    trainer.run()
+    skipped = [output["skipped"] for output in trainer.outputs]
+    halvings = sum(skipped)
+    assert skipped[0]
+    assert not skipped[-1]
+    assert trainer.scaler.get_scale() == 2.0 ** (24 - halvings)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_the_network_computes_in_the_precision_and_the_loss_in_float32(precision: str) -> None:
+    seen = []
+    network = Normed()
+    network.conv.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+
+    def loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        seen.append(logits.dtype)
+        return nn.functional.binary_cross_entropy_with_logits(logits, labels)
+
+    training([picture()], network=network, precision=precision, loss_function=loss).run()
+    assert seen == [getattr(torch, precision), torch.float32]
+
+
+def test_many_skipped_steps_in_a_row_end_the_training_and_others_do_not() -> None:
+    good, bad = picture(), picture(float("nan"))
+    between = training([bad, bad, good] * 3, max_skipped_steps=2)
+    between.run()
+    assert between.skipped_steps == 6
+    in_a_row = training([good, bad, bad, bad, good], max_skipped_steps=2)
+    with pytest.raises(Fault, match="LOSS_NOT_FINITE iteration 4: found 3 steps in a row without a finite loss"):
+        in_a_row.run()
+
+
+@pytest.mark.parametrize(
+    ("precision", "checkpoint", "words"),
+    [
+        ("float16", None, "next: --precision float32$"),
+        ("float32", None, "next: lower --learning_rate$"),
+        (
+            "bfloat16",
+            "runs/a/epoch_00007.pt",
+            "next: the same command with --resume true --precision float32 goes on from runs/a/epoch_00007.pt",
+        ),
+        (
+            "float32",
+            "runs/a/epoch_00007.pt",
+            r"--resume true --seed 4 \(other batches; .*--learning_rate\) goes on from runs/a/epoch_00007.pt",
+        ),
+    ],
+)
+def test_its_end_says_how_to_go_on(precision: str, checkpoint: str | None, words: str) -> None:
+    trainer = training([picture(float("nan"))], precision=precision, max_skipped_steps=0, seed=3)
+    trainer.last_checkpoint = checkpoint and Path(checkpoint)
+    with pytest.raises(Fault, match=words):
+        trainer.run()
+
+
+@pytest.mark.parametrize("max_grad_norm", [0, 0.01])
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_the_gradients_norm_is_that_before_clipping_and_scaling(max_grad_norm: float, precision: str) -> None:
+    trainer = training([picture()], max_grad_norm=max_grad_norm, precision=precision)
+    network, case = copy.deepcopy(trainer.network), picture()
+    trainer.run()
+    nn.functional.binary_cross_entropy_with_logits(network(case["image"][None]), case["label"][None]).backward()
+    norm = sum(each.grad.square().sum().item() for each in network.parameters()) ** 0.5
+    assert trainer.outputs[0]["gradient_norm"].item() == pytest.approx(
+        norm, rel=1e-5 if precision == "float32" else 0.01
+    )
+    clipped = sum(each.grad.square().sum().item() for each in trainer.network.parameters()) ** 0.5
+    assert clipped == pytest.approx(max_grad_norm or norm, rel=0.01)
+
+
+def test_a_training_that_ends_in_an_epoch_of_skipped_steps_fails() -> None:
+    with pytest.raises(
+        Fault, match=r"LOSS_NOT_FINITE iteration 2: found 2 steps in a row .*wanted a last epoch that trains"
+    ):
+        training([picture(float("nan"))] * 2).run()
+    training([picture(), picture(float("nan"))]).run()
+
+
+def test_fewer_skipped_steps_than_none_are_refused() -> None:
+    with pytest.raises(ValueError, match="max_skipped_steps must be 0"):
+        training([picture()], max_skipped_steps=-1)
