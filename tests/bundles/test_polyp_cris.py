@@ -220,7 +220,7 @@ class TestStrategies:
 OWN = {
     *("_desc_", "bundle_root", "output_dir", "test_cases", "val_cases", "split_file", "picture_size", "features"),
     *("unet_features", "unet_plus_plus_features", "segnet_features", "backbone", "strategy"),
-    *("refinement_channels", "refinement_dropout", "interleave"),
+    *("refinement_channels", "refinement_dropout", "refinement_init", "interleave"),
     *("crf_training_iterations", "crf_iterations", "crf_alpha", "crf_beta", "crf_gamma", "crf_learning_rate"),
     *("flip_prob", "affine_prob", "intensity_prob", "noise_prob"),
     *("batch_size", "epochs", "learning_rate", "plateau_patience", "patience"),

@@ -29,6 +29,7 @@ class FinalOutput(nn.Module):
 class TestRefinedSegmenter(NetworkTester):
     input_shape = (3, 16, 24)
     other_spatial = (11, 7)
+    bf16_error = 0.06  # of logits near 0: what the channels give cancels out
 
     def make(self):
         return small()
@@ -40,6 +41,7 @@ class TestRefinedSegmenter(NetworkTester):
 class TestRefinedVolumes(NetworkTester):
     input_shape = (1, 8, 8, 12)
     other_spatial = (7, 5, 6)
+    bf16_error = 0.06  # of logits near 0: what the channels give cancels out
 
     def make(self):
         return RefinedSegmenter(nn.Conv3d(1, 3, 3, padding=1), channels=4, out_channels=3, spatial_dims=3)
@@ -54,7 +56,7 @@ def test_parameters_of_the_refinement(channels, parameters):
 
 
 def test_a_pixel_of_the_refinement_sees_13_by_13():
-    refinement = Refinement().eval()
+    refinement = Refinement(init="default").eval()
     prob = torch.rand(1, 1, 31, 31, requires_grad=True)
     refinement(prob)[0, 0, 15, 15].backward()
     rows, columns = prob.grad[0, 0].nonzero(as_tuple=True)
@@ -66,6 +68,99 @@ def test_dropout_stands_between_trainable_layers_and_not_at_the_end():
     assert kinds == ["Conv2d", "ReLU", "Dropout"] * 3 + ["Conv2d"]
     assert [layer.kernel_size[0] for layer in Refinement().layers if isinstance(layer, nn.Conv2d)] == [1, 7, 5, 3]
     assert {layer.p for layer in Refinement().layers if isinstance(layer, nn.Dropout)} == {0.01}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_the_refined_map_begins_as_the_backbone_s(spatial_dims):
+    refinement = Refinement(spatial_dims=spatial_dims).eval()
+    prob = torch.rand(1, 1, *[9] * spatial_dims, generator=torch.Generator().manual_seed(0))
+    logits = refinement(prob)
+    torch.testing.assert_close(logits, 5 * (prob - 0.5), rtol=0, atol=1e-5)
+    assert torch.equal(logits > 0, prob > 0.5)
+    assert (logits.sigmoid() - prob).abs().max() < 0.076
+    inner = (prob > 0.08) & (prob < 0.92)
+    assert (logits.sigmoid() - prob)[inner].abs().max() < 0.032
+
+
+@torch.no_grad()
+def test_a_new_network_finds_the_polyps_that_its_backbone_finds():
+    network = RefinedSegmenter(nn.Conv2d(3, 1, 1)).eval()
+    x = torch.randn(2, 3, 16, 16)
+    assert torch.equal(network(x) > 0, network(x, refine=False) > 0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("init", "least", "most"), [("identity", 3.49, 3.51), ("default", 0.0, 0.1)])
+def test_a_gap_of_probability_arrives_in_the_logits(init, least, most):
+    prob = torch.full((1, 1, 41, 41), 0.15)
+    prob[..., 10:31, 10:31] = 0.85
+    for seed in range(5):
+        torch.manual_seed(seed)
+        logits = Refinement(init=init).eval()(prob)
+        gap = logits[..., 20, 20] - logits[..., 2, 20]
+        assert least <= gap.abs().item() <= most
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("maps", [2, 3, 4])
+def test_the_classes_begin_in_the_order_of_the_backbone_s(maps):
+    prob = torch.randn(2, maps, 9, 9, generator=torch.Generator().manual_seed(0)).softmax(1)
+    logits = Refinement(channels=5, maps=maps).eval()(prob)
+    assert torch.equal(logits.argsort(1), prob.argsort(1))
+
+
+@pytest.mark.parametrize("level", [0.0, 0.01, 0.5, 0.99, 1.0])
+def test_no_relu_is_shut_and_no_two_channels_are_alike_at_the_start(level):
+    refinement = Refinement()
+    logits = refinement(torch.full((1, 1, 15, 15), level))
+    logits.sum().backward()
+    for name, parameter in refinement.named_parameters():
+        if level > 0 or name != "layers.0.weight":  # a map of zeros has nothing to scale
+            assert (parameter.grad.abs() > 0).all(), name
+    rows = refinement.layers[3].weight.grad.flatten(1)
+    assert torch.unique(rows, dim=0).shape[0] == 32
+
+
+def test_the_first_steps_of_adam_do_not_throw_the_refined_map_away():
+    torch.manual_seed(0)
+    prob = torch.full((1, 1, 41, 41), 0.2)
+    prob[..., 14:27, 14:27] = 0.3
+    label = (prob > 0.25).float()
+    refinement = Refinement()
+    optimizer = torch.optim.Adam(refinement.parameters(), lr=3e-4)
+    losses = []
+    for _ in range(20):
+        optimizer.zero_grad()
+        loss = nn.functional.binary_cross_entropy_with_logits(refinement(prob), label)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert max(losses) < 1.1 * losses[0]
+    assert losses[-1] < 0.9 * losses[0]
+    activations = prob
+    for layer in refinement.eval().layers:
+        activations = layer(activations)
+        if isinstance(layer, nn.ReLU):
+            assert (activations.amax((0, 2, 3)) > 0).all()
+
+
+def test_a_state_dict_of_either_start_loads_into_the_other():
+    network, other = RefinedSegmenter(nn.Conv2d(3, 1, 1)), RefinedSegmenter(nn.Conv2d(3, 1, 1), init="default")
+    assert list(network.state_dict()) == list(other.state_dict())
+    network.load_state_dict(other.state_dict())
+
+
+def test_it_is_built_without_memory_too():
+    with torch.device("meta"):
+        assert sum(parameter.numel() for parameter in Refinement().parameters()) == 76_193
+
+
+def test_another_start_and_too_few_channels_are_refused():
+    with pytest.raises(ValueError, match="init must be identity or default, got dirac"):
+        Refinement(init="dirac")
+    with pytest.raises(ValueError, match="channels must be at least the 3 maps, got 2"):
+        Refinement(channels=2, maps=3)
 
 
 @torch.no_grad()
