@@ -55,6 +55,7 @@ _OWN = {
 
 _CONDITIONS = (
     *("picture_size", "epochs", "iterations_per_epoch", "batch_size", "learning_rate", "crf_learning_rate"),
+    "refinement_init",
     *("interleave", "val_interval", "selection", "patience", "flip_prob", "affine_prob", "intensity_prob"),
     *("noise_prob", "split_seed", "patient_pattern", "chosen_precision"),
 )
