@@ -19,7 +19,7 @@ from medseg3d.bundle import CONFIGS, bundle_directory, bundle_folder, config_fil
 from medseg3d.data.fetch import verify_msd
 from medseg3d.data.msd import read_msd
 from medseg3d.data.nifti import read_header
-from medseg3d.data.picture_folders import split_pictures
+from medseg3d.data.picture_folders import data_sets, split_pictures
 from medseg3d.data.splits import PARTS, Split, load_or_make_split, read_split
 from medseg3d.faults import Fault, find_fault
 from medseg3d.inferers import load_weights
@@ -289,12 +289,13 @@ def _check_pictures(parser: ConfigParser) -> list[str]:
             problems.append(fault)
     if problems:
         raise CheckFailed(problems)
+    folders, split_files = zip(*data_sets(knob("dataset_dir"), knob("split_file")), strict=True)
     size = knob("picture_size")
     pixels = math.prod(size) if isinstance(size, Sequence) else size**2
     needed = len(cases) * 13 * pixels  # three channels of float32 and a uint8 label
     return [
-        f"{len(cases)} pictures in {knob('dataset_dir')} are sound",
-        _split_sentence(read_split(knob("split_file"))),
+        f"{len(cases)} pictures in {', '.join(map(str, folders))} are sound",
+        *(_split_sentence(read_split(split_file)) for split_file in split_files),
         _cache_sentence("pictures", needed, knob("cache_memory")),
     ]
 

@@ -121,6 +121,7 @@ class Evaluation:
         self._slices: dict[str, dict[str, list[ConfusionCounts]]] = {name: {} for name in names}
         self._voxel_mm3: dict[str, float | None] = {}
         self._groups: dict[str, str | None] = {}
+        self._data_sets: dict[str, str] = {}
         self._files: dict[str, dict[str, str]] = {}
         self._ndim = 0
         self._n_prob = 0
@@ -136,6 +137,7 @@ class Evaluation:
         prob: Any = None,
         affine: Any = None,
         group: str | None = None,
+        data_set: str | None = None,
         files: Mapping[str, str | Path] | None = None,
         warnings: Sequence[str] = (),
     ) -> None:
@@ -148,6 +150,7 @@ class Evaluation:
             prob: (*spatial), probability of the foreground, 0 to 1, where there is one.
             affine: (4, 4), voxel to world in mm, of a volume; without it there are no millilitres and no distances.
             group: the patient or sequence it belongs to; given for every case or for none.
+            data_set: which of several data sets it is of; the scores of each are given too.
             files: where its "image", "truth" and "pred" lie, whichever are known.
             warnings: what is odd about it.
 
@@ -190,6 +193,8 @@ class Evaluation:
         self._ndim = truth.ndim
         self._voxel_mm3[case] = None if matrix is None else abs(float(np.linalg.det(matrix[:3, :3])))
         self._groups[case] = group
+        if data_set is not None:
+            self._data_sets[case] = data_set
         self._files[case] = {kind: str(path) for kind, path in (files or {}).items()}
         self.warnings += [f"{case}: {warning}" for warning in warnings]
         for name in counts:
@@ -226,7 +231,8 @@ class Evaluation:
         Returns:
             `scores`: for each class `<score>_mean` (over cases), `_pooled`, `_slice_mean`, `_group_mean`, the two-class
             scores `..._mmseg` and all else, each a dictionary of value, n, convention and, where they exist, n_nan, sd
-            and ci95; n_cases and how many were empty or missed; `strata`, the same for small, medium and large cases.
+            and ci95; n_cases and how many were empty or missed; `strata`, the same for small, medium and large cases;
+            `data_sets`, the same for each data set, where cases name theirs.
             Beside the classes `average_precision`, pooled. `intervals`: how they were made. None is undefined.
 
         Raises:
@@ -237,6 +243,8 @@ class Evaluation:
             scores[name] = self._scores_of(name, list(self._groups))
             scores[name] |= self._slice_means(name) | self._group_means(name) | self._two_class(name)
             scores[name]["strata"] = self._strata(name)
+            if self._data_sets:
+                scores[name]["data_sets"] = self._by_data_set(name)
         if self.curve is not None:
             scores["average_precision"] = {
                 "value": _or_none(self.curve.average_precision()),
@@ -496,6 +504,12 @@ class Evaluation:
         }
         how = "given" if self.edges is not None else "tertiles of the truths' sizes"
         return {"edges": list(strata.edges), "unit": unit, "edges_are": how, **entries}
+
+    def _by_data_set(self, name: str) -> dict[str, Any]:
+        cases: dict[str, list[str]] = {}
+        for case, data_set in self._data_sets.items():
+            cases.setdefault(data_set, []).append(case)
+        return {data_set: self._scores_of(name, own) for data_set, own in cases.items()}
 
     def _slice_rows(self) -> list[dict[str, Any]]:
         return [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -130,6 +131,22 @@ class TestConventions:
         assert [strata[name]["n_cases"] for name in ("small", "medium", "large")] == [1, 1, 1]
         assert value(strata["small"], "dice_mean") == 1
         assert value(strata["large"], "dice_mean") == pytest.approx(2 / 5)
+
+    def test_each_of_several_data_sets_has_its_scores(self, tmp_path):
+        evaluation = Evaluation(["polyp"])
+        for case, n in (("kvasir/a", 1), ("kvasir/b", 4), ("clinic/c", 2)):
+            evaluation.add(case, line(0), line(*range(n)), data_set=case.split("/")[0])
+        summary = evaluation.write(tmp_path)
+        scores = summary["scores"]["polyp"]["data_sets"]
+        assert {name: each["n_cases"] for name, each in scores.items()} == {"kvasir": 2, "clinic": 1}
+        assert value(scores["kvasir"], "dice_mean") == pytest.approx((1 + 2 / 5) / 2)
+        assert value(scores["clinic"], "dice_pooled") == pytest.approx(2 / 3)
+        page = (tmp_path / "summary.md").read_text(encoding="utf-8")
+        assert "| score | kvasir (2 cases) | clinic (1 cases) |" in page
+        assert re.search(r"\| dice_mean \| 0\.7000 .*\| 0\.6667 \|", page)
+
+    def test_cases_of_one_data_set_have_no_scores_by_data_set(self):
+        assert "data_sets" not in of_soft(soft_cases()).summary()["scores"]["polyp"]
 
 
 class TestJudges:

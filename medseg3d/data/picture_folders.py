@@ -7,9 +7,10 @@ which patient or sequence a picture is, because a random split of near-copies pr
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 from medseg3d.data.clinicdb import clinicdb_sequence
 from medseg3d.data.splits import PARTS, Split, load_or_make_split
@@ -96,23 +97,28 @@ def find_pictures(dataset_dir: str | Path) -> tuple[list[dict[str, str]], list[F
 
 
 def split_pictures(
-    dataset_dir: str | Path,
-    split_file: str | Path,
+    dataset_dir: str | Path | Sequence[str | Path],
+    split_file: str | Path | Sequence[str | Path],
     part: str,
-    test_cases: int | float | None,
-    val_cases: int | float | None,
+    test_cases: int | float | Sequence[int | float | None] | None,
+    val_cases: int | float | Sequence[int | float | None] | None,
     seed: int = 0,
-    group_pattern: str | None = None,
+    group_pattern: str | Sequence[str | None] | None = None,
     mask_dir: str | Path | None = None,
     train_list: str | Path | None = None,
 ) -> list[dict[str, str]]:
-    """The pictures of one part of a folder, as `read_picture_folder` gives them, groups never parted.
+    """The pictures of one part of a folder, as `read_picture_folder` gives them, groups never parted; or of several.
 
     What `medseg3d.data.split_cases` is for volumes: the bundles call it, and the manifest is written on first use.
 
+    Several data sets keep a split and a manifest each, the ones they have on their own, so that scores stay comparable.
+    Their cases come one data set after the other, named `<folder>/<case>`, with the folder under `"data_set"`. If one
+    of them has groups, the pictures of those without are a group each.
+
     Args:
-        dataset_dir: as in `read_picture_folder`.
-        split_file: the manifest.
+        dataset_dir: as in `read_picture_folder`, or a list of such folders. Of a list, every argument below but `part`,
+            `seed` and `mask_dir` may be a list too, of one value for each folder; otherwise all have the same.
+        split_file: the manifest; one for each of several folders.
         part: "train", "val" or "test".
         test_cases: number of groups in the test part, or their share, a float below 1; of pictures without
             `group_pattern`. None for what the manifest has, which then must be there.
@@ -126,16 +132,93 @@ def split_pictures(
 
     Raises:
         ValueError: unknown part.
-        Fault: as `split_of_pictures`.
+        Fault: as `split_of_pictures`; DATA_SETS for lists that do not fit together, folders of the same name, or one
+            manifest for several.
     """
     if part not in PARTS:
         raise ValueError(f"part must be one of {PARTS}, got {part!r}")
-    cases, split = split_of_pictures(dataset_dir, split_file, test_cases, val_cases, seed, group_pattern, train_list)
-    wanted = set(getattr(split, part))
-    chosen = [case for case in cases if case["case"] in wanted]
+    several = not isinstance(dataset_dir, (str, Path))
+    chosen: list[dict[str, str]] = []
+    for folder, *arguments in data_sets(dataset_dir, split_file, test_cases, val_cases, group_pattern, train_list):
+        file, test, val, pattern, listed = arguments
+        cases, split = split_of_pictures(folder, file, test, val, seed, pattern, listed)
+        wanted = set(getattr(split, part))
+        own = [case for case in cases if case["case"] in wanted]
+        chosen += [_within(case, data_set_name(folder)) for case in own] if several else own
+    if several and any("group" in case for case in chosen):
+        chosen = [{"group": case["case"], **case} for case in chosen]
     if mask_dir is None:
         return chosen
     return [{**case, "mask_file": str(Path(mask_dir) / f"{case['case']}_seg.png")} for case in chosen]
+
+
+def _within(case: dict[str, str], data_set: str) -> dict[str, str]:
+    """A case as it is called among those of several data sets."""
+    named = {key: f"{data_set}/{value}" for key, value in case.items() if key in ("case", "group")}
+    return {**case, **named, "data_set": data_set}
+
+
+def data_sets(dataset_dir: Any, split_file: Any, *others: Any) -> list[tuple[Any, ...]]:
+    """The arguments of `split_pictures` for each data set: its folder, its manifest, and the others.
+
+    Raises:
+        Fault: DATA_SETS.
+
+    Example:
+        >>> data_sets(["data/a", "data/b"], ["a.json", "b.json"], 0.1, [None, "P_([0-9]+)"])
+        [('data/a', 'a.json', 0.1, None), ('data/b', 'b.json', 0.1, 'P_([0-9]+)')]
+    """
+    if isinstance(dataset_dir, (str, Path)):
+        return [(dataset_dir, split_file, *others)]
+    folders = list(dataset_dir)
+    names = [data_set_name(folder) for folder in folders]
+    files = [split_file] if isinstance(split_file, (str, Path)) else list(split_file)
+    remedy = "give --dataset_dir and --split_file as lists of one length, as in --dataset_dir \"['data/a','data/b']\""
+    for found, wrong, wanted in (
+        (f"{len(folders)} folders", not folders, "one or more"),
+        (f"folders named {', '.join(names)}", len(set(names)) < len(names), "folders of different names"),
+        (f"{len(set(map(str, files)))} manifests", len(set(map(str, files))) != len(folders), "one for each folder"),
+    ):
+        if wrong:
+            raise Fault("DATA_SETS", ", ".join(map(str, folders)), found, wanted, remedy)
+    columns = [files]
+    for value in others:
+        column = list(value) if isinstance(value, (list, tuple)) else [value] * len(folders)
+        if len(column) != len(folders):
+            raise Fault(
+                "DATA_SETS", str(value), f"{len(column)} values", f"one, or {len(folders)}, one a folder", remedy
+            )
+        columns.append(column)
+    return list(zip(folders, *columns, strict=True))
+
+
+def data_set_name(dataset_dir: str | Path | Sequence[str | Path]) -> str:
+    """What a data set is called: its folder's name; of several those of all.
+
+    Example:
+        >>> data_set_name("data/kvasir-seg/"), data_set_name(["data/kvasir-seg", "data/cvc-clinicdb"])
+        ('kvasir-seg', 'kvasir-seg+cvc-clinicdb')
+    """
+    folders = [dataset_dir] if isinstance(dataset_dir, (str, Path)) else dataset_dir
+    return "+".join(Path(folder).absolute().name for folder in folders)
+
+
+def split_files(dataset_dir: str | Path | Sequence[str | Path], rule: str) -> str | list[str]:
+    """Where the bundles look for the manifest of a data set; of a list of data sets the manifests of each.
+
+    Example:
+        >>> split_files("/data/kvasir-seg", "80-10-10"), split_files(["a", "b"], "80-10-10")[1]
+        ('data/splits/kvasir-seg_80-10-10.json', 'data/splits/b_80-10-10.json')
+    """
+    if isinstance(dataset_dir, (str, Path)):
+        return f"data/splits/{data_set_name(dataset_dir)}_{rule}.json"
+    return [f"data/splits/{data_set_name(folder)}_{rule}.json" for folder in dataset_dir]
+
+
+def image_folders(dataset_dir: str | Path | Sequence[str | Path]) -> list[str]:
+    """The folder `images` of a data set, or of each of several."""
+    folders = [dataset_dir] if isinstance(dataset_dir, (str, Path)) else dataset_dir
+    return [str(Path(folder) / "images") for folder in folders]
 
 
 def split_of_pictures(
@@ -156,7 +239,7 @@ def split_of_pictures(
     cases = read_picture_folder(dataset_dir, group_pattern)
     ids = [case["case"] for case in cases]
     groups = {case["case"]: case["group"] for case in cases if "group" in case}
-    name = Path(dataset_dir).absolute().name
+    name = data_set_name(dataset_dir)
     test = test_cases if train_list is None else _left_for_testing(ids, train_list)
     return cases, load_or_make_split(split_file, ids, test, val_cases, seed, name, groups or None)
 

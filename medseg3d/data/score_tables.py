@@ -7,13 +7,14 @@ from typing import Any
 
 
 def as_markdown(summary: Mapping[str, Any]) -> str:
-    """The summary as a page: for each class a table of score, value, interval, n and convention, and one by size."""
+    """The summary as a page: for each class tables of score, value, interval, n, convention; by size; by data set."""
     lines = ["# Scores", ""]
     for name, scores in summary["scores"].items():
         if "value" in scores:
             continue
         lines += [f"## {_plain_line(name)}", "", _emptiness(scores), "", *_score_table(scores)]
         lines += _strata_table(scores["strata"])
+        lines += _data_set_table(scores.get("data_sets", {}))
     overall = {name: entry for name, entry in summary["scores"].items() if "value" in entry}
     if overall:
         lines += ["## All cases together", "", *_score_table(overall)]
@@ -60,10 +61,22 @@ def _strata_table(strata: Mapping[str, Any]) -> list[str]:
     low, high = (f"{edge:.3g}" for edge in strata["edges"])
     bounds = {"small": f"below {low}", "medium": f"{low} to {high}", "large": f"from {high}"}
     heads = [f"{name}: {bounds[name]} {strata['unit']} ({strata[name]['n_cases']} cases)" for name in names]
-    lines = [f"By the size of the truth; edges: {strata['edges_are']}.", "", f"| score | {' | '.join(heads)} |"]
-    lines.append("|---" * (1 + len(names)) + "|")
-    for key in dict.fromkeys(key for name in names for key in _entries(strata[name])):
-        entries = [strata[name].get(key) for name in names]
+    columns = {head: strata[name] for head, name in zip(heads, names, strict=True)}
+    return [f"By the size of the truth; edges: {strata['edges_are']}.", "", *_side_by_side(columns)]
+
+
+def _data_set_table(data_sets: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    if not data_sets:
+        return []
+    columns = {f"{_plain_line(name)} ({scores['n_cases']} cases)": scores for name, scores in data_sets.items()}
+    return ["By data set.", "", *_side_by_side(columns)]
+
+
+def _side_by_side(columns: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A table of the scores of several parts of the cases, a column each."""
+    lines = [f"| score | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
+    for key in dict.fromkeys(key for scores in columns.values() for key in _entries(scores)):
+        entries = [scores.get(key) for scores in columns.values()]
         cells = [f"{_number(entry['value'])} {_interval(entry)}".strip() if entry else "" for entry in entries]
         lines.append(f"| {key} | {' | '.join(cells)} |")
     return [*lines, ""]

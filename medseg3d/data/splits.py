@@ -195,6 +195,18 @@ def read_split(split_file: str | Path) -> Split:
     return split
 
 
+def split_record(split_file: str | Path | Sequence[str | Path]) -> dict[str, Any]:
+    """What a summary says of the split: `split_file` and `split_hash`; of several manifests all, the hashes as a sum.
+
+    Raises:
+        Fault: as `read_split`.
+    """
+    if isinstance(split_file, (str, Path)):
+        return {"split_file": str(split_file), "split_hash": read_split(split_file).hash}
+    files = [str(file) for file in split_file]
+    return {"split_file": files, "split_hash": "+".join(read_split(file).hash for file in files)}
+
+
 def load_or_make_split(
     split_file: str | Path,
     ids: Sequence[str],

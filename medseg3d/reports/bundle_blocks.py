@@ -34,7 +34,7 @@ def paper_blocks(runs: Sequence[EvaluatedRun]) -> list[Block]:
     for table in TABLES.values():
         of_paper = [run for run in runs if run.bundle and table.paper in papers_of_bundle(run.bundle)]
         if of_paper:
-            own = [run for run in of_paper if not run.is_phantom and table.is_of(run.knob("dataset_dir"))]
+            own = [run for run in of_paper if not run.is_phantom and table.is_of(*run.data_sets)]
             placed |= {run.name for run in own}
             own = [run for run in own if "Train" in table.row_names or not _is_training_part(run)]
             blocks += [_paper_table(table, own), Bullets(table.notes)]
@@ -166,7 +166,7 @@ def _scored(run: EvaluatedRun, parameters: int) -> list[ScoredRun]:
             parameters,
             mean["value"],
             str(mean.get("convention", "not recorded")),
-            data_of(paper, run.knob("dataset_dir")),
+            data_of(paper, *run.data_sets),
         )
         for paper in papers_of_bundle(run.bundle)
         if mean.get("value") is not None and not run.is_phantom

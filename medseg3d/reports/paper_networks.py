@@ -51,19 +51,23 @@ PAPERS: dict[str, str] = {
 """The five papers; each key is also the word that its bundle's name has: `pancreas_nl`, `polyp_ann`."""
 
 
-def data_of(paper: str, dataset_dir: str = "") -> str:
-    """What a Dice of a paper's bundle on the data in that folder is of: only points of one kind may stand together.
+def data_of(paper: str, *data_sets: str) -> str:
+    """What a Dice of a paper's bundle on the data in these folders is of: only points of one kind may stand together.
 
     Without a folder it is of the data that the paper's name is tied to.
 
     Example:
         >>> data_of("cris", "data/CVC-ClinicDB"), data_of("ann"), data_of("ann", "data/ETIS")
         ('polyps in colonoscopy, CVC-ClinicDB', 'polyps in colonoscopy, Kvasir-SEG', 'polyps in colonoscopy, ETIS')
+        >>> data_of("cris", "data/Kvasir-SEG", "data/CVC-ClinicDB")
+        'polyps in colonoscopy, Kvasir-SEG + CVC-ClinicDB'
     """
     if paper == "pancreas":
         return PANCREAS
     known = {KVASIR: KVASIR_SEG, CLINIC: CLINICDB}
-    name = Path(dataset_dir).name
+    name = " + ".join(Path(folder).name for folder in data_sets)
+    if len(data_sets) > 1:
+        return f"{_POLYPS}, {name}"
     return next((data for data, pattern in known.items() if is_called(pattern, name)), f"{_POLYPS}, {name}")
 
 

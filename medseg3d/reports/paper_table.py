@@ -123,8 +123,8 @@ class PaperTable:
         """The first cell of each row."""
         return [str(row[self.columns[0].key]) for row in self.rows]
 
-    def is_of(self, dataset_dir: str) -> bool:
-        """Whether a run on the data in that folder may be set beside the numbers; it may where no folder is known.
+    def is_of(self, *data_sets: str) -> bool:
+        """Whether a run on the data in these folders may be set beside the numbers; it may where no folder is known.
 
         Example:
             >>> columns = (Column("strategy", "Strategy"),)
@@ -132,7 +132,7 @@ class PaperTable:
             >>> table.is_of("data/CVC-ClinicDB"), table.is_of("/data/Kvasir-SEG/")
             (True, False)
         """
-        return is_called(self.data, Path(dataset_dir).name)
+        return all(is_called(self.data, Path(folder).name) for folder in data_sets)
 
     @property
     def marks(self) -> dict[str, Flag]:

@@ -82,9 +82,14 @@ class EvaluatedRun:
         return str(self.summary.get(name) or self.config.get(name) or "")
 
     @property
+    def data_sets(self) -> list[str]:
+        """The folders of its data sets; none where nothing was recorded."""
+        return data_sets_of(self.summary.get("dataset_dir") or self.config.get("dataset_dir"))
+
+    @property
     def is_phantom(self) -> bool:
-        """Whether the images were generated, as the data set itself says."""
-        return is_phantom_data(self.knob("dataset_dir"))
+        """Whether images were generated, as the data sets themselves say."""
+        return any(is_phantom_data(folder) for folder in self.data_sets)
 
     def cases(self, class_name: str) -> list[Mapping[str, Any]]:
         """The lines of one class."""
@@ -172,6 +177,18 @@ def find_evaluations(path: str | Path) -> list[Path]:
             f"evaluate first: {_evaluating(folder)}, or medseg3d evaluate on a folder of predictions",
         )
     return found
+
+
+def data_sets_of(dataset_dir: str | Sequence[str] | None) -> list[str]:
+    """The folders that a run's `dataset_dir` names, one or several.
+
+    Example:
+        >>> data_sets_of("data/a"), data_sets_of(["data/a", "data/b"]), data_sets_of(None)
+        (['data/a'], ['data/a', 'data/b'], [])
+    """
+    if not dataset_dir:
+        return []
+    return [dataset_dir] if isinstance(dataset_dir, str) else [str(folder) for folder in dataset_dir]
 
 
 def is_phantom_data(dataset_dir: str | Path) -> bool:

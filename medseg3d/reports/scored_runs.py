@@ -12,6 +12,7 @@ from medseg3d.data.score_files import read_summary
 from medseg3d.faults import Fault
 from medseg3d.reports.paper_networks import data_of
 from medseg3d.reports.parameters import network_of, papers_of_bundle
+from medseg3d.reports.runs import data_sets_of
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def _scored_run(folder: Path, name: str) -> ScoredRun:
         sum(parameter.numel() for parameter in network.parameters()),
         entry["value"],
         entry["convention"],
-        data_of(papers[0], str(summary.get("dataset_dir") or parser.get("dataset_dir") or "")),
+        data_of(papers[0], *data_sets_of(summary.get("dataset_dir") or parser.get("dataset_dir"))),
     )
 
 

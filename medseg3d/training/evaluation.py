@@ -18,7 +18,7 @@ from ignite.engine import Engine, Events
 from ignite.metrics import Metric
 
 from medseg3d import __version__, metrics
-from medseg3d.data.splits import read_split
+from medseg3d.data.splits import split_record
 from medseg3d.evaluation import Evaluation
 from medseg3d.faults import Fault
 
@@ -30,8 +30,8 @@ class CaseScores(Metric):
 
     Feeds an `medseg3d.evaluation.Evaluation`. Reads from each decollated item of the engine: `case` (name), `label` and
     `pred` (integer labels, (1, *spatial), on one grid) and, if there, `prob` (foreground probability, (1, *spatial)),
-    `group` (patient or sequence) and `fault` (why there is no prediction), and of the files `image` (its meta), `label`
-    (its meta) and `mask_file`.
+    `group` (patient or sequence), `data_set` (of several) and `fault` (why there is no prediction), and of the files
+    `image` (its meta), `label` (its meta) and `mask_file`.
 
     Nothing slow happens during a training: `compute` and what goes into the engine's metrics are sums of counts.
     Distances, maps of pictures and slices are only measured where an argument asks for them.
@@ -105,6 +105,7 @@ class CaseScores(Metric):
             prob=output["prob"][0] if "prob" in output else None,
             affine=getattr(truth, "affine", None),
             group=output.get("group"),
+            data_set=output.get("data_set"),
             files=_files_of(output),
             warnings=[line for key in ("image", "label") for line in _meta(output, key, "warnings").splitlines()],
         )
@@ -148,7 +149,7 @@ class ScoreFiles:
     Args:
         scores: the scores of the engine.
         output_dir: where the files are written.
-        split_file: manifest of the split; its hash is stated.
+        split_file: manifest of the split; its hash is stated. Of several data sets a list of theirs.
         model_file: the weights; their SHA-256 is stated.
         context: what else the summary shall state (seed, part, ...).
     """
@@ -157,13 +158,13 @@ class ScoreFiles:
         self,
         scores: CaseScores,
         output_dir: str | Path,
-        split_file: str | Path,
+        split_file: str | Path | Sequence[str | Path],
         model_file: str | Path,
         context: Mapping[str, Any] | None = None,
     ) -> None:
         self.scores = scores
         self.output_dir = Path(output_dir)
-        self.split_file = Path(split_file)
+        self.split_file = split_file
         self.model_file = Path(model_file)
         self.context = dict(context or {})
 
@@ -177,8 +178,7 @@ class ScoreFiles:
             self.output_dir,
             {
                 **self.context,
-                "split_file": str(self.split_file),
-                "split_hash": read_split(self.split_file).hash,
+                **split_record(self.split_file),
                 "model_file": str(self.model_file),
                 "model_sha256": hashlib.sha256(self.model_file.read_bytes()).hexdigest(),
                 "command": command_line(sys.argv),

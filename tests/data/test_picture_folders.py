@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from medseg3d.data.picture_folders import read_picture_folder, split_pictures
+from medseg3d.data.picture_folders import read_picture_folder, split_files, split_pictures
 from medseg3d.data.splits import PARTS, read_split
 from medseg3d.faults import Fault
 
@@ -187,3 +187,70 @@ def test_frames_of_clinicdb_are_split_by_sequence(tmp_path):
     groups = [{case["group"] for case in parts[part]} for part in PARTS]
     assert [len(each) for each in groups] == [21, 4, 4]
     assert len(set.union(*groups)) == 29
+
+
+class TestSeveralDataSets:
+    @pytest.fixture
+    def folders(self, tmp_path) -> list[str]:
+        stills = [f"still{number:02d}" for number in range(20)]
+        frames = [str(frame) for frame in range(1, 613, 6)]
+        return [
+            str(folder_of(tmp_path / "stills", *pairs(*stills))),
+            str(folder_of(tmp_path / "frames", *pairs(*frames))),
+        ]
+
+    @pytest.fixture
+    def manifests(self, tmp_path) -> list[str]:
+        return [str(tmp_path / "stills.json"), str(tmp_path / "frames.json")]
+
+    def test_each_has_the_split_that_it_has_alone(self, folders, manifests, tmp_path):
+        rules = {"test_cases": [2, 0.15], "val_cases": [3, 0.15], "group_pattern": ["", "clinicdb-sequence"]}
+        together = {part: split_pictures(folders, manifests, part, **rules) for part in PARTS}
+        for index, name in enumerate(("stills", "frames")):
+            alone = tmp_path / f"alone_{name}.json"
+            for part in PARTS:
+                own = split_pictures(
+                    folders[index], alone, part, *(rules[key][index] for key in ("test_cases", "val_cases")),
+                    group_pattern=rules["group_pattern"][index],
+                )  # fmt: skip
+                among = [case for case in together[part] if case["data_set"] == name]
+                assert [case["case"] for case in among] == [f"{name}/{case['case']}" for case in own]
+                assert [case["image"] for case in among] == [case["image"] for case in own]
+            assert read_split(alone).hash == read_split(manifests[index]).hash
+
+    def test_a_picture_without_group_is_a_group_beside_those_that_have_one(self, folders, manifests):
+        cases = split_pictures(folders, manifests, "val", 2, 2, group_pattern=["", "clinicdb-sequence"])
+        groups = {case["case"]: case["group"] for case in cases}
+        assert all(groups[case] == case for case in groups if case.startswith("stills/"))
+        assert {group for case, group in groups.items() if case.startswith("frames/")} <= {
+            f"frames/clinicdb-{number:02d}" for number in range(1, 30)
+        }
+
+    def test_without_groups_there_are_none(self, folders, manifests):
+        assert all("group" not in case for case in split_pictures(folders, manifests, "train", 2, 2))
+
+    def test_masks_lie_in_a_folder_for_each(self, folders, manifests):
+        cases = split_pictures(folders, manifests, "test", 1, 1, mask_dir="masks")
+        assert {Path(case["mask_file"]).parent for case in cases} == {Path("masks/stills"), Path("masks/frames")}
+
+    def test_one_folder_in_a_list_is_several_too(self, folders, manifests):
+        cases = split_pictures(folders[:1], manifests[:1], "test", 1, 1)
+        assert [case["data_set"] for case in cases] == ["stills"]
+
+    @pytest.mark.parametrize(
+        ("change", "words"),
+        [
+            ({"split_file": "one.json"}, "1 manifests"),
+            ({"split_file": ["one.json", "one.json"]}, "1 manifests"),
+            ({"test_cases": [1, 1, 1]}, "3 values"),
+            ({"dataset_dir": []}, "0 folders"),
+            ({"dataset_dir": ["data/a", "elsewhere/a"]}, "folders named a, a"),
+        ],
+    )
+    def test_what_does_not_fit_together_is_refused(self, folders, manifests, change, words):
+        arguments = {"dataset_dir": folders, "split_file": manifests, "test_cases": 1, "val_cases": 1, **change}
+        with pytest.raises(Fault, match=f"DATA_SETS.*{words}"):
+            split_pictures(part="train", **arguments)
+
+    def test_manifests_have_the_names_of_their_data_sets(self):
+        assert split_files("/data/kvasir-seg/", "80-10-10") == "data/splits/kvasir-seg_80-10-10.json"
