@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import logging
 import platform
@@ -83,6 +84,13 @@ class SlidingWindow(SlidingWindowInfererAdapt):
         padding_mode: how small volumes are padded.
         cval: the value they are padded with.
         progress: whether to show a bar over the windows.
+        mirror_axes: test-time augmentation: the logits are the mean over the windows mirrored along every combination
+            of these spatial axes (0 the first), mirrored back; 2 ** len(mirror_axes) times the work, in one batch, as
+            nnU-Net has it (Isensee et al. 2021, https://doi.org/10.1038/s41592-020-01008-z).
+
+    Raises:
+        Fault: BAD_VALUE for axes that are not different ones of 0, 1 and 2; when called, for an axis that the windows
+            have not.
 
     Example:
         >>> volume = torch.rand(1, 1, 10, 40, 24)
@@ -102,6 +110,7 @@ class SlidingWindow(SlidingWindowInfererAdapt):
         padding_mode: str = "constant",
         cval: float = 0.0,
         progress: bool = False,
+        mirror_axes: Sequence[int] = (),
     ) -> None:
         super().__init__(
             roi_size=roi_size,
@@ -115,6 +124,9 @@ class SlidingWindow(SlidingWindowInfererAdapt):
         )
         self.precision = precision
         self.channels_last = channels_last
+        self.mirror_axes = list(mirror_axes)
+        if len(set(self.mirror_axes)) < len(self.mirror_axes) or not {*self.mirror_axes} <= {0, 1, 2}:
+            raise Fault("BAD_VALUE", "--mirror_axes", repr(mirror_axes), "different spatial axes out of 0, 1 and 2")
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Logits (B, C, *spatial) float32 of a batch (B, channels, *spatial)."""
@@ -125,7 +137,35 @@ class SlidingWindow(SlidingWindowInfererAdapt):
                 output = network(window, *args, **kwargs)
             return output.float() if isinstance(output, torch.Tensor) else output
 
-        return super().__call__(inputs, forward, *args, **kwargs)
+        seen = mirrored(forward, self.mirror_axes) if self.mirror_axes else forward
+        return super().__call__(inputs, seen, *args, **kwargs)
+
+
+def mirrored(network: Callable[..., torch.Tensor], axes: Sequence[int]) -> Callable[..., torch.Tensor]:
+    """A network whose logits are the mean over all mirror images of what it sees, each mirrored back.
+
+    Args:
+        network: logits (B, C, *spatial) of a batch (B, channels, *spatial).
+        axes: spatial axes; the images are mirrored along every combination of them, none of them included.
+
+    Raises:
+        Fault: BAD_VALUE when called, for an axis that the batch has not.
+
+    Example:
+        >>> network = mirrored(lambda batch: batch.cumsum(-1), axes=[1])
+        >>> network(torch.ones(1, 1, 1, 3)).flatten().tolist()
+        [2.0, 2.0, 2.0]
+    """
+    combinations = [dims for number in range(len(axes) + 1) for dims in itertools.combinations(axes, number)]
+
+    def mean(batch: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if max(axes) >= batch.ndim - 2:
+            raise Fault("BAD_VALUE", "--mirror_axes", f"{list(axes)}", f"axes of windows {tuple(batch.shape[2:])}")
+        flips = [[axis + 2 for axis in combination] for combination in combinations]
+        logits = network(torch.cat([batch.flip(dims) for dims in flips]), *args, **kwargs).chunk(len(flips))
+        return torch.stack([part.flip(dims) for part, dims in zip(logits, flips, strict=True)]).mean(0)
+
+    return mean
 
 
 class SliceWindows(SlidingWindow):

@@ -144,6 +144,42 @@ def test_half_precision_is_for_the_network_alone() -> None:
     assert torch.allclose(got, torch.tensor(1 / 3).bfloat16().float(), atol=1e-6)
 
 
+@pytest.mark.parametrize(("axes", "seen"), [([0], 2), ([1, 0], 4)])
+def test_mirrored_windows_are_averaged_in_one_batch(axes: list[int], seen: int) -> None:
+    picture = torch.rand(1, 3, 16, 8)
+    batches = []
+
+    def network(batch: torch.Tensor) -> torch.Tensor:
+        batches.append(len(batch))
+        return batch.cumsum(2) + batch.cumsum(3)  # a mirror image has other sums
+
+    dims = [[], [2]] if axes == [0] else [[], [2], [3], [2, 3]]
+    wanted = sum(network(picture.flip(each)).flip(each) for each in dims) / len(dims)
+    batches.clear()
+    found = SlidingWindow((16, 8), mirror_axes=axes)(picture, network)
+    assert batches == [seen]
+    assert (found - wanted).abs().max() < 1e-5
+
+
+def test_windows_of_a_batch_are_mirrored_each() -> None:
+    pictures = torch.rand(3, 1, 24, 16)
+    inferer = SlidingWindow((16, 16), sw_batch_size=4, mirror_axes=[0, 1])
+    together = inferer(pictures, lambda batch: batch.cumsum(2))
+    for picture, logits in zip(pictures, together, strict=True):
+        assert (inferer(picture[None], lambda batch: batch.cumsum(2))[0] - logits).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("axes", [[0, 0], [3], [-1], ["x"]])
+def test_axes_that_no_window_has_are_refused(axes: list) -> None:
+    with pytest.raises(Fault, match="mirror_axes"):
+        SlidingWindow((16, 16), mirror_axes=axes)
+
+
+def test_an_axis_that_pictures_have_not_is_refused() -> None:
+    with pytest.raises(Fault, match=r"mirror_axes.*\(16, 16\)"):
+        SlidingWindow((16, 16), mirror_axes=[2])(torch.rand(1, 1, 16, 16), lambda batch: batch)
+
+
 def test_geometry_of_the_image_passes_through() -> None:
     affine = torch.from_numpy(AFFINE)
     volume = MetaTensor(torch.rand(1, 1, 8, 9, 10), affine=affine)
