@@ -1,6 +1,7 @@
 """Training: the only floor that knows epochs, optimizers and checkpoints."""
 
 from medseg3d.training.augmentation import RandPhotometricd, RandVariedCropd
+from medseg3d.training.averaging import WeightAverage
 from medseg3d.training.checkpoints import (
     BestModel,
     EarlyStop,
@@ -19,7 +20,7 @@ from medseg3d.training.losses import (
 )
 from medseg3d.training.objectives import AlternatingObjectives, Objective
 from medseg3d.training.parameter_groups import parameter_groups
-from medseg3d.training.pretrained import with_pretrained_encoder
+from medseg3d.training.pretrained import with_initial_weights, with_pretrained_encoder
 from medseg3d.training.progress import attach_progress_bar, attach_tensorboard
 from medseg3d.training.schedules import learning_rate_factor
 from medseg3d.training.selection import LastModel, kept_model
@@ -45,6 +46,7 @@ __all__ = [
     "ScoreFiles",
     "SegmentationTrainer",
     "Validation",
+    "WeightAverage",
     "attach_checkpoints",
     "attach_progress_bar",
     "attach_tensorboard",
@@ -52,5 +54,6 @@ __all__ = [
     "kept_model",
     "learning_rate_factor",
     "parameter_groups",
+    "with_initial_weights",
     "with_pretrained_encoder",
 ]

@@ -21,6 +21,7 @@ from medseg3d.data.atomic import remove_leftovers
 from medseg3d.data.tensors import read_tensors, save_tensors
 from medseg3d.faults import Fault
 from medseg3d.knobs import as_flag
+from medseg3d.training.averaging import WeightAverage
 from medseg3d.training.stream import CaseStream
 from medseg3d.training.trainer import SegmentationTrainer
 
@@ -161,6 +162,7 @@ class RunCheckpoint:
         lr_scheduler: its state is saved.
         best_model: its state is saved.
         stream: told at which epoch to start when a run is resumed.
+        average: its state is saved; None for a training without.
     """
 
     def __init__(
@@ -170,12 +172,14 @@ class RunCheckpoint:
         lr_scheduler: Any,
         best_model: BestModel,
         stream: CaseStream,
+        average: WeightAverage | None = None,
     ) -> None:
         self.folder = Path(folder)
         self.trainer = trainer
         self.lr_scheduler = lr_scheduler
         self.best_model = best_model
         self.stream = stream
+        self.average = average or WeightAverage(trainer.network, decay=0.0)
 
     def attach(self, engine: Engine) -> None:
         """Save after each epoch; attach it last, so that validation and schedule have had their turn."""
@@ -197,6 +201,7 @@ class RunCheckpoint:
                 "skipped_steps": self.trainer.skipped_steps,
                 "skipped_in_row": self.trainer.skipped_in_row,
                 "best_model": self.best_model.state_dict(),
+                "average": self.average.state_dict(),
             },
         )
         self.trainer.last_checkpoint = path
@@ -244,13 +249,14 @@ class RunCheckpoint:
         try:
             trainer.network.load_state_dict(state["network"])
             trainer.optimizer.load_state_dict(state["optimizer"])
+            self.average.load_state_dict(state.get("average", {}))
         except (RuntimeError, ValueError) as error:
             raise Fault(
                 "CHECKPOINT",
                 path,
                 " ".join(str(error).split())[:300],
-                "the state of this run's network and optimizer",
-                "resume with the same network knobs, or choose another --output_dir",
+                "the state of this run's network, optimizer and average of weights",
+                "resume with the same network knobs and --ema_decay, or choose another --output_dir",
             ) from error
         self.lr_scheduler.load_state_dict(state["lr_scheduler"])
         trainer.go_on_in(
@@ -289,9 +295,10 @@ def attach_checkpoints(
     lr_scheduler: Any,
     output_dir: str | Path,
     resume: bool | str = False,
+    average: WeightAverage | None = None,
 ) -> RunCheckpoint:
     """Let `trainer` write checkpoints to `output_dir/checkpoints`, and first go back to the newest one if asked to."""
-    checkpoint = RunCheckpoint(Path(output_dir) / "checkpoints", trainer, lr_scheduler, best_model, stream)
+    checkpoint = RunCheckpoint(Path(output_dir) / "checkpoints", trainer, lr_scheduler, best_model, stream, average)
     if as_flag(resume, "resume"):
         checkpoint.resume()
     checkpoint.attach(trainer)

@@ -1,4 +1,4 @@
-"""A network that begins with somebody else's encoder."""
+"""A network that begins with weights from elsewhere: an encoder's, or all."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import nn
 
 from medseg3d.data.tensors import read_tensors
 from medseg3d.faults import Fault
+from medseg3d.inferers import load_weights
 from medseg3d.networks.pretrained import load_pretrained
 
 logger = logging.getLogger("medseg3d")
@@ -50,6 +51,26 @@ def with_pretrained_encoder(
         report.layout,
     )
     return network.to(device)
+
+
+def with_initial_weights(
+    network: nn.Module, weights: str | Path | None = None, device: str | torch.device = "cpu"
+) -> nn.Module:
+    """The network itself on `device`, with all the weights in a file for a training to begin with.
+
+    Args:
+        network: the network that the file is of.
+        weights: a file as `medseg3d.inferers.load_weights` takes it, an earlier run's `model.pt` for instance; None
+            leaves the network as it was made.
+        device: where the network goes.
+
+    Raises:
+        Fault: as `load_weights`.
+    """
+    if weights is None:
+        return network.to(device)
+    logger.info("the training begins with the weights in %s", weights)
+    return load_weights(network, weights, device)
 
 
 def find_weights(weights: str | Path) -> Path:

@@ -16,6 +16,7 @@ from monai.engines.workflow import Workflow
 from monai.utils.enums import CommonKeys as Keys
 
 from medseg3d.faults import Fault
+from medseg3d.knobs import as_flag
 from medseg3d.networks.memory_format import channels_last, contiguous_group_norms
 from medseg3d.precision import Precision, choose_precision
 from medseg3d.training.objectives import AlternatingObjectives, Loss, Objective
@@ -45,6 +46,8 @@ class SegmentationTrainer(SupervisedTrainer):
             whole batch; 0 for all at once. Each part weighs as many cases as it has. Less memory; the same gradient
             where the loss is a mean over cases and nothing in the network looks across cases (BatchNorm does: its
             statistics are then the part's).
+        compile: the network goes through `torch.compile`: faster from the second iteration on, after a minute or so.
+            Needs a C++ compiler on a CPU, and Triton on a GPU.
         max_grad_norm: gradients are clipped to this L2 norm; 0 or None leaves them alone.
         max_skipped_steps: how many steps in a row may be skipped; one more ends the training. So does a last epoch of
             which every step was skipped.
@@ -69,6 +72,7 @@ class SegmentationTrainer(SupervisedTrainer):
         max_grad_norm: float | None = None,
         max_skipped_steps: int = 20,
         micro_batch_size: int = 0,
+        compile: bool | str = False,
         seed: int = 0,
         loss_function: Loss | AlternatingObjectives,
         **kwargs: Any,
@@ -95,6 +99,8 @@ class SegmentationTrainer(SupervisedTrainer):
         self.seed = seed
         self.network: torch.nn.Module = channels_last(kwargs["network"])
         contiguous_group_norms(self.network)
+        if as_flag(compile, "compile"):
+            self.network.compile(dynamic=False)  # in place: names of weights and the object stay what they are
         self.skipped_steps = self.skipped_in_row = self._skipped_before_epoch = 0
         self.last_checkpoint: Path | None = None
         self.add_event_handler(Events.EPOCH_STARTED, self._count_from_here)

@@ -24,6 +24,7 @@ from medseg3d.training import (
     EarlyStop,
     SegmentationTrainer,
     Validation,
+    WeightAverage,
     attach_checkpoints,
     claim_run_folder,
 )
@@ -60,12 +61,14 @@ class SmallRun:
         workers=0,
         spoiled="",
         spoiled_validation="",
+        ema_decay=0.0,
         **settings,
     ):
         torch.manual_seed(0)
         self.network = nn.Sequential(
             nn.Conv3d(1, channels, 3, padding=1), nn.ReLU(), nn.Dropout(0.2), nn.Conv3d(channels, 2, 1)
         )
+        self.average = WeightAverage(self.network, ema_decay)
         optimizer = torch.optim.AdamW(self.network.parameters(), lr=0.01)
         scheduler = WarmupCosineSchedule(optimizer, warmup_steps=1, t_total=epochs, warmup_multiplier=0.1)
         tensors = EnsureTyped(["image", "label"])
@@ -76,11 +79,11 @@ class SmallRun:
         self.evaluator = SupervisedEvaluator(
             device="cpu",
             val_data_loader=DataLoader(CaseCache(cases(spoiled_validation), Compose([tensors])), batch_size=1),
-            network=self.network,
+            network=self.average.network,
             postprocessing=AsLabelsd("pred", fault_key="fault"),
             key_val_metric={"val_dice_mean": self.scores},
         )
-        self.best = BestModel(self.network, folder / "model.pt")
+        self.best = BestModel(self.average.network, folder / "model.pt")
         self.best.attach(self.evaluator)
         self.trainer = SegmentationTrainer(
             device="cpu",
@@ -89,7 +92,7 @@ class SmallRun:
             network=self.network,
             optimizer=optimizer,
             loss_function=DiceCELoss(to_onehot_y=True, softmax=True),
-            train_handlers=[Validation(self.evaluator, 1), EarlyStop(self.best, patience)],
+            train_handlers=[self.average, Validation(self.evaluator, 1), EarlyStop(self.best, patience)],
             precision=precision,
             **settings,
         )
@@ -98,7 +101,7 @@ class SmallRun:
         self.trainer.add_event_handler(
             Events.ITERATION_COMPLETED, lambda engine: self.losses.append(engine.state.output["loss"].item())
         )
-        attach_checkpoints(self.trainer, self.best, self.stream, scheduler, folder, resume)
+        attach_checkpoints(self.trainer, self.best, self.stream, scheduler, folder, resume, self.average)
 
     def run(self, interrupt_at: int | None = None) -> SmallRun:
         if interrupt_at is None:
@@ -271,6 +274,32 @@ def test_a_validation_that_fails_is_no_score_and_keeps_no_weights(tmp_path, spoi
 
 def engine_with(score: float, epoch: int) -> SimpleNamespace:
     return SimpleNamespace(state=SimpleNamespace(metrics={"val_dice_mean": score}, epoch=epoch))
+
+
+def test_a_resumed_run_goes_on_with_the_average_of_weights_which_is_kept(tmp_path):
+    whole = SmallRun(tmp_path / "whole", ema_decay=0.9).run()
+    SmallRun(tmp_path / "cut", ema_decay=0.9).run(interrupt_at=8)
+    resumed = SmallRun(tmp_path / "cut", ema_decay=0.9, resume=True).run()
+    assert equal(resumed.average.network.state_dict(), whole.average.network.state_dict())
+    kept = torch.load(whole.best.model_file, weights_only=True)
+    assert equal(torch.load(resumed.best.model_file, weights_only=True), kept)
+    if whole.best.best_epoch == 4:
+        assert equal(kept, whole.average.network.state_dict())
+    assert not equal(whole.weights(), whole.average.network.state_dict())
+
+
+@pytest.mark.parametrize(("before", "after"), [(0.9, 0.0), (0.0, 0.9)])
+def test_a_run_is_not_resumed_with_an_average_that_it_had_not(tmp_path, before, after):
+    SmallRun(tmp_path, epochs=1, ema_decay=before).run()
+    with pytest.raises(Fault, match=r"CHECKPOINT.*--ema_decay"):
+        SmallRun(tmp_path, epochs=2, ema_decay=after, resume=True)
+
+
+@pytest.mark.slow
+def test_a_compiled_network_trains_as_it_does_without(tmp_path, whole):
+    compiled = SmallRun(tmp_path, compile=True).run()
+    assert compiled.weights().keys() == whole.weights().keys()
+    assert compiled.losses == pytest.approx(whole.losses, abs=0.02)
 
 
 def test_only_a_better_model_is_kept(tmp_path):
