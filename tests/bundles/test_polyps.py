@@ -142,8 +142,8 @@ OWN = {
     *("_desc_", "bundle_root", "output_dir", "out_channels", "features", "backbone", "separable", "output_stride"),
     *("pretrained", "channel_mean", "channel_std", "batch_size", "epochs", "learning_rate"),
     *("lr_power", "min_learning_rate", "lr_drop_epochs", "plateau_patience", "patience"),
-    *("auxiliary_weight", "momentum", "weight_decay"),
-    *("network_def", "network", "loss", "optimizer", "lr_scheduler"),
+    *("auxiliary_weight", "momentum", "weight_decay", "initial_weights"),
+    *("network_def", "network", "loss", "optimizer", "lr_schedule", "lr_schedules", "lr_scheduler"),
     *("train", "validate"),
 }
 """Keys of train.json in which the bundles may differ."""
