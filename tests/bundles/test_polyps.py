@@ -349,6 +349,43 @@ class TestResUNetPlusPlus:
         assert state["epoch"] == 3
         assert state["optimizer"]["param_groups"][0]["lr"] == pytest.approx(1e-5)
 
+    def test_with_the_power_schedule_the_learning_rate_falls_to_nothing_whatever_the_score(
+        self, pictures, tmp_path, monkeypatch
+    ):
+        monkeypatch.setattr(CaseScores, "compute", lambda self: 0.5)
+        knobs = {**SMALL["polyp_resunetpp"], **pictures, **LENGTH, "lr_schedule": "power", "plateau_patience": 0}
+        run_bundle("polyp_resunetpp", "training", "train", **knobs, output_dir=str(tmp_path / "run"))
+        state = torch.load(max((tmp_path / "run" / "checkpoints").glob("epoch_*.pt")), weights_only=True)
+        assert state["lr_scheduler"]["last_epoch"] == 4  # 2 epochs of 2 iterations
+        assert state["optimizer"]["param_groups"][0]["lr"] == 0
+
+    def test_both_data_sets_together_have_an_average_that_is_kept_and_scores_of_each(self, tmp_path):
+        folders = [polyp_folder(tmp_path / name) for name in ("Kvasir-SEG", "CVC-ClinicDB")]
+        earlier = tmp_path / "earlier.pt"
+        knobs = {**SMALL["polyp_resunetpp"], **LENGTH, "test_cases": 1, "val_cases": 1, "mirror_axes": [0, 1]}
+        knobs |= {
+            "patient_pattern": "",
+            "dataset_dir": list(map(str, folders)),
+            "split_file": [f"{folder}.json" for folder in folders],
+        }
+        torch.save(self.parsed(**SMALL["polyp_resunetpp"])("network_def").state_dict(), earlier)
+        run = train_and_evaluate(
+            "polyp_resunetpp", tmp_path / "run", ("kvasir_clinicdb",), **knobs, initial_weights=str(earlier)
+        )
+        rows = read_scores(run / "evaluation_test" / "scores.csv")
+        assert {row["case"].split("/")[0] for row in rows} == {"Kvasir-SEG", "CVC-ClinicDB"}
+        summary = json.loads((run / "evaluation_test" / "summary.json").read_text())
+        assert {name: each["n_cases"] for name, each in summary["scores"]["polyp"]["data_sets"].items()} == {
+            "Kvasir-SEG": 1,
+            "CVC-ClinicDB": 1,
+        }
+        assert summary["split_hash"] == "+".join(read_split(file).hash for file in knobs["split_file"])
+        state = torch.load(max((run / "checkpoints").glob("epoch_*.pt")), weights_only=True)
+        assert state["average"]["n_averaged"] == 4
+        average = {name.removeprefix("module."): value for name, value in state["average"].items()}
+        kept = torch.load(run / "model.pt", weights_only=True)
+        assert all(torch.equal(kept[name], average[name]) for name in kept)
+
     def test_clinicdb_by_sequence_parts_no_sequence(self, tmp_path):
         folder = polyp_folder(tmp_path / "CVC-ClinicDB", cases=3)
         for part in ("images", "masks"):
