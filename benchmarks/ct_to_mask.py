@@ -1,4 +1,4 @@
-"""CT file to mask file on a CPU, against the chain of MONAI's bundles with the same network, windows and overlap."""
+"""CT file to mask file, against the chain of MONAI's bundles with the same network, windows, overlap and device."""
 
 from __future__ import annotations
 
@@ -36,6 +36,8 @@ from medseg3d.transforms import LoadNiftid, RestoreLabelsd, SaveMaskd
 STOCK = "MONAI's chain"
 OURS = "ours, float32"
 BFLOAT16 = "ours, bfloat16"
+FLOAT16 = "ours, float16"
+PRECISIONS = {OURS: "float32", BFLOAT16: "bfloat16", FLOAT16: "float16"}
 WHOLE, NO_NETWORK = "CT file to mask file", "the same, without a network"
 BEFORE, AFTER = "CT file to network", "logits to mask file"
 WINDOW_HU = (-100, 240)
@@ -49,12 +51,13 @@ def whole_case(arm: str, network: bool, paths: tuple[Path, Path], knobs: dict) -
     before, inferer, after, mask = chains(arm, paths, knobs)
     model = no_network
     if network:
-        model = random_network(knobs) if arm == STOCK else channels_last(random_network(knobs))
+        model = random_network(knobs).to(knobs["device"])
+        model = model if arm == STOCK else channels_last(model)
 
     def call() -> Path:
         with torch.inference_mode():
             item = before({"image": str(paths[0]), "mask_file": mask})
-            item["pred"] = inferer(item["image"][None], model)[0]
+            item["pred"] = inferer(item["image"][None].to(knobs["device"]), model)[0]
             after(item)
         return mask
 
@@ -106,7 +109,7 @@ def chains(arm: str, paths: tuple[Path, Path], knobs: dict) -> Chains:
     resample = Spacingd("image", knobs["spacing"], dtype=torch.float32)
     before = Compose([LoadNiftid("image"), orient, resample, window])
     after = Compose([RestoreLabelsd("pred"), SaveMaskd("pred")])
-    inferer = SlidingWindow(roi_size, overlap, batch, precision="bfloat16" if arm == BFLOAT16 else "float32")
+    inferer = SlidingWindow(roi_size, overlap, batch, precision=PRECISIONS[arm])
     return before, inferer, after, folder / arm / f"{stem}_seg.nii.gz"
 
 
@@ -165,16 +168,20 @@ def main() -> None:
     parser.add_argument("--overlap", type=float, default=0.5)
     parser.add_argument("--sw-batch-size", type=int, default=2, help="windows per forward pass, in every arm")
     parser.add_argument("--init-filters", type=int, default=16)
+    parser.add_argument(
+        "--device", choices=["cpu", "cuda"], default="cpu", help="of the network (default: %(default)s)"
+    )
     arguments = parser.parse_args()
-    knobs = {
-        name: getattr(arguments, name) for name in ("spacing", "roi_size", "overlap", "sw_batch_size", "init_filters")
-    }
+    names = ("spacing", "roi_size", "overlap", "sw_batch_size", "init_filters", "device")
+    knobs = {name: getattr(arguments, name) for name in names}
+    ways = (STOCK, OURS, BFLOAT16) if arguments.device == "cpu" else (STOCK, OURS, BFLOAT16, FLOAT16)
+    place = "the CPU" if arguments.device == "cpu" else torch.cuda.get_device_name()
     with tempfile.TemporaryDirectory() as temporary:
         paths = (ct_file(arguments, Path(temporary)), Path(temporary))
         shape = " x ".join(map(str, nib.load(paths[0]).shape))
         options = {"paths": paths, "knobs": knobs}
         arms = [
-            *(Arm(arm, partial(whole_case, arm, True, **options), WHOLE) for arm in (STOCK, OURS, BFLOAT16)),
+            *(Arm(arm, partial(whole_case, arm, True, **options), WHOLE) for arm in ways),
             *(Arm(arm, partial(whole_case, arm, False, **options), NO_NETWORK) for arm in (STOCK, OURS)),
             *(Arm(arm, partial(before_the_network, arm, **options), BEFORE) for arm in (STOCK, OURS)),
             *(Arm(arm, partial(after_the_network, arm, **options), AFTER) for arm in (STOCK, OURS)),
@@ -193,7 +200,7 @@ def main() -> None:
             description=(
                 f"One CT of {shape} voxels to {' x '.join(map(str, knobs['spacing']))} mm, windows of "
                 f"{' x '.join(map(str, knobs['roi_size']))} with overlap {knobs['overlap']}, SegResNetNL with "
-                f"{knobs['init_filters']} filters and random weights, {knobs['sw_batch_size']} windows "
+                f"{knobs['init_filters']} filters and random weights on {place}, {knobs['sw_batch_size']} windows "
                 f"per forward pass in every arm. *{STOCK}*: LoadImaged, EnsureChannelFirstd, "
                 "Orientationd, Spacingd, ScaleIntensityRanged, SlidingWindowInferer, softmax, Invertd without "
                 "nearest_interp, argmax, SaveImaged, all with their defaults, as the model zoo's bundles have it. "

@@ -158,7 +158,7 @@ def differences(base: list[dict] | None, own: list[dict] | None) -> dict[str, fl
     pairs = list(zip(base, own, strict=True))
     return {
         "largest difference of an image": max(float(np.abs(a["image"] - b["image"]).max()) for a, b in pairs),
-        "other labels": sum(np.count_nonzero(a["label"] != b["label"]) for a, b in pairs),
+        "other labels": sum(int(np.count_nonzero(a["label"] != b["label"])) for a, b in pairs),
     }
 
 
