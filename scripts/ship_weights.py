@@ -3,6 +3,7 @@
 python scripts/ship_weights.py runs/polyp_resunetpp bundles/polyp_resunetpp/models/kvasir128.safetensors
 
 The header keeps where they come from: the knobs of the run, and the SHA-256 of the model they were halved from.
+With `--any-size` the file may be larger than a bundle's: to carry weights from one machine to another.
 Statistics of BatchNorm stay float32, because a variance can exceed what float16 holds.
 """
 
@@ -35,22 +36,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="folder of a training")
     parser.add_argument("output", type=Path, help="the .safetensors file")
+    parser.add_argument("--any-size", action="store_true", help=f"also above {LARGEST // 2**20} MiB")
     args = parser.parse_args()
     try:
-        ship(args.run, args.output)
+        ship(args.run, args.output, args.any_size)
     except Fault as fault:
         parser.exit(1, f"error: {fault}\n")
 
 
-def ship(run: Path, output: Path) -> None:
-    """Write `output` and `output.sha256` from `run/model.pt`."""
+def ship(run: Path, output: Path, any_size: bool = False) -> None:
+    """Write `output` and `output.sha256` from `run/model.pt`; larger than a bundle's weights only with `any_size`."""
     model_file = run / "model.pt"
     state = {name: _half(name, tensor) for name, tensor in read_tensors(model_file).items()}
     config = json.loads((run / "config.json").read_text(encoding="utf-8"))
     knobs = {key: config[key] for key in KEPT if key in config}
     origin = {"source_sha256": hashlib.sha256(model_file.read_bytes()).hexdigest(), "knobs": json.dumps(knobs)}
     content = safetensors.torch.save(state, metadata=origin)
-    if len(content) > LARGEST:
+    if len(content) > LARGEST and not any_size:
         raise Fault("BAD_VALUE", model_file, f"{len(content)} bytes in float16", f"at most {LARGEST}")
     with atomic_write(output) as file:
         file.write(content)
