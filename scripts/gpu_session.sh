@@ -21,11 +21,13 @@ set -m  # jobs of their own process groups, which an interrupt reaches: without 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 SESSION=${SESSION:-gpu} DEVICE=${DEVICE:-cuda} JOBS=${JOBS:-4} WORKERS=${WORKERS:-4} MINUTES=${MINUTES:-8} SMOKE=${SMOKE:-}
+mkdir -p "$SESSION/runs"
+SESSION=$(cd "$SESSION" && pwd)
 OUT=${OUT:-$SESSION/out}
 DATA=$SESSION/data
 BUNDLES=${BUNDLES:-pancreas_nl pancreas_nl_2d polyp_resunetpp polyp_deeplabv3plus polyp_ann polyp_cris}
-export PYTHONPATH=$PWD/$SESSION/site:$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
-mkdir -p "$OUT/logs" "$OUT/benchmarks" "$SESSION/runs"
+export PYTHONPATH=$SESSION/site:$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
+mkdir -p "$OUT/logs" "$OUT/benchmarks"
 
 say() { printf '%(%H:%M:%S)T %s\n' -1 "$*"; }
 
@@ -151,7 +153,7 @@ train() {
 
 benchmark() {
     local window=() polyp=() ct=(--ct small) loader=(--pictures "$DATA/Kvasir-SEG")
-    export MEDSEG3D_DATA=$PWD/$DATA
+    export MEDSEG3D_DATA=$DATA
     if [[ $SMOKE ]]; then
         window=(--edge 16 --passes 1 --filters 8 --batches 1)
         polyp=(--networks unet)

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from picture_runs import polyp_folder
+from PIL import Image
+
+from medseg3d.bundle import config_files, read_config
+from medseg3d.data.picture_folders import read_picture_folder
+from medseg3d.data.pictures import read_picture_mask
+from medseg3d.faults import Fault
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = ROOT / "scripts"
+SESSION = SCRIPTS / "gpu_session.sh"
+sys.path.insert(0, str(SCRIPTS))
+
+from pack_pictures import pack  # noqa: E402
+
+
+def test_a_packed_data_set_has_the_same_pictures_and_masks(tmp_path):
+    source = polyp_folder(tmp_path / "polyps")
+    pack(source, tmp_path / "packed")
+    cases, packed = (read_picture_folder(folder) for folder in (source, tmp_path / "packed"))
+    assert [case["case"] for case in packed] == [case["case"] for case in cases]
+    for case, small in zip(cases, packed, strict=True):
+        assert Path(small["image"]).read_bytes() == Path(case["image"]).read_bytes()
+        assert np.array_equal(read_picture_mask(small["label"]), read_picture_mask(case["label"]))
+        with Image.open(small["label"]) as mask:
+            assert (mask.format, mask.mode) == ("PNG", "1")
+
+
+def test_packed_pictures_shrink_with_their_masks(tmp_path):
+    source = polyp_folder(tmp_path / "polyps")
+    pack(source, tmp_path / "packed", side=24)
+    for case, small in zip(read_picture_folder(source), read_picture_folder(tmp_path / "packed"), strict=True):
+        with Image.open(case["image"]) as large, Image.open(small["image"]) as picture:
+            assert max(picture.size) == 24
+            assert picture.size[0] * large.size[1] == pytest.approx(picture.size[1] * large.size[0], rel=0.05)
+            shape = picture.size[::-1]
+        mask = read_picture_mask(small["label"])
+        assert mask.shape == shape
+        assert mask.mean() == pytest.approx(read_picture_mask(case["label"]).mean(), abs=0.02)
+
+
+def test_nothing_is_packed_over_a_folder(tmp_path):
+    source = polyp_folder(tmp_path / "polyps")
+    with pytest.raises(Fault, match="OUTPUT_EXISTS"):
+        pack(source, source)
+
+
+bash = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+
+
+@bash
+def test_the_gpu_session_tells_its_steps_and_refuses_others(tmp_path):
+    def run(*steps: str) -> subprocess.CompletedProcess:
+        environment = {"PATH": "/usr/bin:/bin", "SESSION": str(tmp_path / "gpu")}
+        return subprocess.run(["bash", str(SESSION), *steps], capture_output=True, text=True, env=environment)
+
+    told = run()
+    assert told.returncode == 2
+    for step in ("pack", "prove", "train", "benchmark"):
+        assert f"gpu_session.sh {step}" in told.stdout or f"setup {step}" in told.stdout
+    refused = run("trian")
+    assert refused.returncode == 2
+    assert "unknown step trian: pack, setup, prove, train or benchmark" in refused.stderr
+
+
+def test_the_gpu_session_names_knobs_and_options_that_there_are():
+    words = set(re.findall(r"(?<=\s|\()--(\w[\w-]*)", SESSION.read_text(encoding="utf-8")))
+    known = {"config_file"}
+    for bundle in (ROOT / "bundles").glob("[a-z]*"):
+        known |= set(read_config(config_files(bundle, "train.json", ())).get())
+    options = " ".join(path.read_text(encoding="utf-8") for path in [*(ROOT / "benchmarks").glob("*.py")])
+    options += " ".join(path.read_text(encoding="utf-8") for path in (ROOT / "medseg3d/cli").glob("*.py"))
+    options += " ".join(path.read_text(encoding="utf-8") for path in SCRIPTS.glob("*.py"))
+    known |= set(re.findall(r'"--(\w[\w-]*)"', options))
+    pip = {"quiet", "no-deps", "no-index", "constraint", "dest", "upgrade", "target"}
+    others = {"foreground", "query-gpu"}  # of timeout and nvidia-smi
+    assert words - known <= pip | others
