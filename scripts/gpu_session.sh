@@ -44,11 +44,11 @@ limited() { timeout --foreground -s INT -k 30 "$((60 * MINUTES))" "$@"; }
 
 # job NAME COMMAND...: in the background once fewer than $JOBS are; how it ended is printed, and its log kept
 job() {
-    local name=$1 start=$SECONDS
+    local name=$1
     shift
     while (($(jobs -rp | wc -l) >= JOBS)); do wait -n || true; done
     (
-        code=0
+        code=0 start=$SECONDS
         "$@" >"$OUT/logs/$name.log" 2>&1 </dev/null || code=$?
         say "$name: exit $code after $((SECONDS - start)) s: $(grep -v '^$' "$OUT/logs/$name.log" | tail -n 1 | cut -c1-200)"
         exit $code
@@ -125,8 +125,8 @@ training() {
 # ablation WORDS...: as far as its time goes; the same command goes on
 ablation() {
     local folder=$SESSION/runs/ablation code=0
-    limited python -m medseg3d ablation bundles/pancreas_nl_2d --overlay pictures -o "$folder" --blocks 0 2 4 \
-        --seeds 0 1 2 --jobs 3 --device "$DEVICE" --num_workers "$WORKERS" "$@" || code=$?
+    limited python -m medseg3d ablation bundles/pancreas_nl_2d --overlay pictures -o "$folder" --jobs 3 \
+        --device "$DEVICE" --num_workers "$WORKERS" "$@" || code=$?
     mkdir -p "$OUT/ablation"
     cp "$folder"/ablation.* "$OUT/ablation/"
     return $code
@@ -134,18 +134,18 @@ ablation() {
 
 train() {
     local polyps=(--dataset_dir "$DATA/Kvasir-SEG") slices=(--dataset_dir "$DATA/nih-pancreas-2d")
-    local square="[256,256]" wide="[256,512]" side=256 filters=32
+    local square="[256,256]" wide="[256,512]" side=256 filters=32 runs=(--blocks 0 2 4 --seeds 0 1 2)
     if [[ $SMOKE ]]; then
         local few=(--epochs 1 --iterations_per_epoch 1 --batch_size 2 --val_interval 1 --test_cases 2 --val_cases 2)
         polyps=(--dataset_dir "$DATA/phantom_polyps" --split_file "$DATA/split.json" "${few[@]}")
         slices=("${polyps[@]}" --patient_pattern "")
-        square="[64,64]" wide="[32,64]" side=64 filters=8
+        square="[64,64]" wide="[32,64]" side=64 filters=8 runs=(--blocks 0 2 --seeds 0)
     else
         slices+=(--split_file "$DATA/nih-pancreas-2d/split.json")
     fi
     job resunetpp training resunetpp polyp_resunetpp "" --batch_size 16 --learning_rate 0.0005 --picture_size "$square" \
         "${polyps[@]}"
-    job ablation ablation --picture_size "$side" --init_filters "$filters" "${slices[@]}"
+    job ablation ablation "${runs[@]}" --picture_size "$side" --init_filters "$filters" "${slices[@]}"
     job deeplabv3plus training deeplabv3plus polyp_deeplabv3plus "" --picture_size "$square" "${polyps[@]}"
     job asymmetric training asymmetric polyp_ann "" --picture_size "$wide" "${polyps[@]}"
     finish
