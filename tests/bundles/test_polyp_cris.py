@@ -224,6 +224,7 @@ OWN = {
     *("crf_training_iterations", "crf_iterations", "crf_alpha", "crf_beta", "crf_gamma", "crf_learning_rate"),
     *("flip_prob", "affine_prob", "intensity_prob", "noise_prob"),
     *("batch_size", "epochs", "learning_rate", "plateau_patience", "patience"),
+    *("initial_weights", "network", "weight_decay", "lr_schedule", "lr_schedules", "lr_power"),
     *("backbones", "chosen_backbone", "backbone_def", "refined", "with_crf", "networks", "network_def"),
     *("final_loss", "turns", "losses", "loss", "parameters", "optimizer", "lr_scheduler"),
 }
@@ -235,10 +236,11 @@ class TestProtocol:
 
     def test_training_differs_in_the_papers_protocol_alone(self):
         one, other = (anonymous_config(bundle, "train") for bundle in ("polyp_resunetpp", "polyp_cris"))
-        for key in (one.keys() | other.keys()) - OWN - {"validate"}:
+        for key in (one.keys() | other.keys()) - OWN - {"train", "validate"}:
             assert one[key] == other[key], key
-        for key in one["validate"].keys() - {"handlers"}:  # the plateau's is there
-            assert one["validate"][key] == other["validate"][key], key
+        for part in ("train", "validate"):
+            for key in one[part].keys() - {"handlers"}:  # the schedules' are there
+                assert one[part][key] == other[part][key], key
 
     @pytest.mark.parametrize("name", ["evaluate", "inference"])
     def test_evaluation_and_inference_differ_in_the_network_alone(self, name):
