@@ -32,7 +32,7 @@ class StoredMapBlock(NonLocalBlock):
 def make_call(block_type: type[NonLocalBlock], edge: int, backward: bool) -> Callable[[], np.ndarray]:
     """A call of the block on a cube of `edge`³ positions; gives the output, or the gradient of the input."""
     torch.manual_seed(0)
-    block = block_type(spatial_dims=3, in_channels=CHANNELS)
+    block = block_type(spatial_dims=3, in_channels=CHANNELS, norm=None, act=None, scale=1.0)  # the paper's literal form
     nn.init.normal_(block.out.weight, std=0.1)
     x = torch.randn(1, CHANNELS, edge, edge, edge)
 
