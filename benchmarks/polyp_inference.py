@@ -246,7 +246,7 @@ def main() -> None:
             "in eval and inference mode, from a normalized float32 batch in memory to float32 logits; resized, "
             "restored or written is nothing. Every network at its bundle's size of picture and at 352×352. Parameters "
             "include heads that work in training only, GMAC do not. *bfloat16* and *float16*: autocast. The bundles "
-            "infer channels last, on a CPU in float32 and on a GPU in float16. "
+            "infer channels last, in what `--precision auto` chooses for the device. "
             "*other label*, *1 - Dice*: against plain float32, on "
             + ("a generated picture" if arguments.picture is None else arguments.picture.name)
             + ". Where a case does not say *trained*, weights are random (seed 0, BatchNorm with the statistics of the "
