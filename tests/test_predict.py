@@ -168,7 +168,8 @@ class TestWorkers:
         assert first == second == [f"[{n}/6] {pictures / f'{n}.jpg'}" for n in range(1, 7)]
 
     def test_masks_maps_and_overlays_agree(self, bundle, pictures, windows):
-        out = self.predict(bundle, pictures, 2, windows)
+        # in bfloat16 some logits of such weights are exactly 0, and 16 bits have no level for a probability of 0.5
+        out = self.predict(bundle, pictures, 2, [*windows, "--precision", "float32"])
         for path in pictures.iterdir():
             mask = np.asarray(Image.open(out / "masks" / f"{path.stem}_seg.png"))
             assert set(np.unique(mask)) == {0, 255}
