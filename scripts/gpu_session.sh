@@ -119,8 +119,8 @@ training() {
     python -m monai.bundle run evaluating --config_file "$(config evaluate "$bundle" $overlays)" \
         --output_dir "$run" --device "$DEVICE" "$@" &&
         python scripts/ship_weights.py "$run" "$OUT/$name/model.safetensors" --any-size &&
-        find "$run/config.json" "$run/evaluation_test" -maxdepth 1 -type f -regex '.*\.\(json\|csv\|npz\)' \
-            -exec cp -t "$OUT/$name" {} +
+        mkdir -p "$OUT/$name/evaluation_test" && cp "$run/config.json" "$OUT/$name/" &&
+        find "$run/evaluation_test" -maxdepth 1 -type f -not -name '*.png' -exec cp -t "$OUT/$name/evaluation_test" {} +
 }
 
 # ablation WORDS...: as far as its time goes; the same command goes on

@@ -64,7 +64,7 @@ def ship(run: Path, output: Path, any_size: bool = False) -> None:
 
 def _half(name: str, tensor: torch.Tensor) -> torch.Tensor:
     if not tensor.is_floating_point() or ".running_" in name:
-        return tensor.contiguous()
+        return tensor.clone(memory_format=torch.contiguous_format)  # safetensors refuses what two names share
     half = tensor.half().contiguous()
     if not torch.isfinite(half).all():
         raise Fault("NON_FINITE", name, f"a weight of {tensor.abs().max():.3g}", "weights that float16 can hold")

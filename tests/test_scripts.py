@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from picture_runs import polyp_folder
 from PIL import Image
 
 from medseg3d.bundle import config_files, read_config
 from medseg3d.data.picture_folders import read_picture_folder
 from medseg3d.data.pictures import read_picture_mask
+from medseg3d.data.tensors import read_tensors, save_tensors
 from medseg3d.faults import Fault
 
 ROOT = Path(__file__).parents[1]
@@ -21,6 +23,7 @@ SCRIPTS = ROOT / "scripts"
 SESSION = SCRIPTS / "gpu_session.sh"
 sys.path.insert(0, str(SCRIPTS))
 
+import ship_weights  # noqa: E402
 from pack_pictures import pack  # noqa: E402
 
 
@@ -53,6 +56,23 @@ def test_nothing_is_packed_over_a_folder(tmp_path):
     source = polyp_folder(tmp_path / "polyps")
     with pytest.raises(Fault, match="OUTPUT_EXISTS"):
         pack(source, source)
+
+
+def test_shipped_weights_may_share_statistics_and_are_small_unless_any_size_will_do(tmp_path, monkeypatch):
+    statistics = torch.rand(4)
+    state = {"query.running_mean": statistics, "key.running_mean": statistics, "weight": torch.rand(4)}
+    save_tensors(tmp_path / "model.pt", state)
+    (tmp_path / "config.json").write_text('{"seed": 3, "dataset_dir": "/home/me"}')
+    ship_weights.ship(tmp_path, tmp_path / "model.safetensors")
+    shipped = read_tensors(tmp_path / "model.safetensors")
+    assert torch.equal(shipped["query.running_mean"], statistics)
+    assert torch.equal(shipped["key.running_mean"], statistics)
+    assert torch.equal(shipped["weight"], state["weight"].half())
+    monkeypatch.setattr(ship_weights, "LARGEST", 10)
+    with pytest.raises(Fault, match="at most 10"):
+        ship_weights.ship(tmp_path, tmp_path / "large.safetensors")
+    ship_weights.ship(tmp_path, tmp_path / "large.safetensors", any_size=True)
+    assert (tmp_path / "large.safetensors").read_bytes() == (tmp_path / "model.safetensors").read_bytes()
 
 
 bash = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
