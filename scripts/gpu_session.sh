@@ -157,7 +157,7 @@ benchmark() {
     export MEDSEG3D_DATA=$DATA
     if [[ $SMOKE ]]; then
         window=(--edge 16 --passes 1 --filters 8 --batches 1)
-        polyp=(--networks unet)
+        polyp=(--networks unet --batch-size 1)
         ct=(--phantom --spacing 8 8 8 --roi-size 32 32 32 --init-filters 8)
         loader=(--pictures "$DATA/phantom_polyps" --cases 4 --samples 16 --sizes 32)
     fi
