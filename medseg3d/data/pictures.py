@@ -264,7 +264,8 @@ def write_picture_mask(path: str | Path, mask: np.ndarray) -> None:
 def write_grey(path: str | Path, prob: np.ndarray) -> None:
     """Write probabilities as 16-bit grey PNG, which appears whole or not at all.
 
-    What `read_grey` gives back is within half a level, 1/131070, of what was written.
+    What `read_grey` gives back is within half a level, 1/131070, of what was written, and above 0.5 where that was: 0.5
+    itself, the tie that a mask counts as background, lies between two levels and becomes the lower one.
 
     Args:
         path: the file, `.png`; an existing one is replaced once the new one is whole.
@@ -283,7 +284,7 @@ def write_grey(path: str | Path, prob: np.ndarray) -> None:
     """
     if prob.ndim != 2 or prob.dtype.kind != "f" or not np.all((prob >= 0) & (prob <= 1)):
         raise ValueError(f"prob must be (H, W) of floats in [0, 1], found {prob.dtype} of shape {prob.shape}")
-    write_png(Path(path), np.rint(prob.astype(np.float64) * 65535).astype(np.uint16))
+    write_png(Path(path), np.ceil(prob.astype(np.float64) * 65535 - 0.5).astype(np.uint16))
 
 
 def write_png(path: Path, pixels: np.ndarray) -> None:

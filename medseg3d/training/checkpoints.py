@@ -297,10 +297,15 @@ def attach_checkpoints(
     resume: bool | str = False,
     average: WeightAverage | None = None,
 ) -> RunCheckpoint:
-    """Let `trainer` write checkpoints to `output_dir/checkpoints`, and first go back to the newest one if asked to."""
+    """Let `trainer` write checkpoints to `output_dir/checkpoints`, and first go back to the newest one if asked to.
+
+    An `average` is attached to the trainer too. (Among the trainer's handlers in a config it would stand as a
+    reference, which MONAI's `check_properties` takes for a dictionary.)
+    """
     checkpoint = RunCheckpoint(Path(output_dir) / "checkpoints", trainer, lr_scheduler, best_model, stream, average)
     if as_flag(resume, "resume"):
         checkpoint.resume()
+    checkpoint.average.attach(trainer)
     checkpoint.attach(trainer)
     return checkpoint
 

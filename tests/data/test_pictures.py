@@ -534,3 +534,10 @@ def test_some_real_pictures_read_as_the_usual_recipe_reads_them(real_data: Path,
 @pytest.mark.parametrize("name", FOLDERS)
 def test_all_real_pictures_read_as_the_usual_recipe_reads_them(real_data: Path, name: str) -> None:
     check_real(real_data / name, step=1)
+
+
+def test_a_written_probability_is_above_one_half_where_the_mask_is_foreground(tmp_path):
+    half = np.float32(0.5)
+    prob = np.array([[np.nextafter(half, np.float32(0)), half, np.nextafter(half, np.float32(1))]])
+    write_grey(tmp_path / "prob.png", prob)
+    assert (read_grey(tmp_path / "prob.png") > 0.5).tolist() == (prob > 0.5).tolist() == [[False, False, True]]

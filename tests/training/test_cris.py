@@ -208,7 +208,7 @@ def test_a_single_loss_has_no_tag_but_its_own(tmp_path):
     run = Run(FINAL, epochs=1)
     attach_tensorboard(run.trainer, Engine(lambda *_: None), tmp_path)
     run()
-    assert scalars(tmp_path).keys() == {"train_loss", "learning_rate"}
+    assert scalars(tmp_path).keys() == {"train_loss", "learning_rate", "gradient_norm", "skipped_steps"}
 
 
 def test_a_part_of_a_network_learns_at_its_own_rate():
