@@ -30,14 +30,14 @@ BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
 NETWORKS: dict[str, tuple[str, tuple[str, ...]]] = {
     "polyp_ann": ("polyp_ann", ()),
     "polyp_resunetpp": ("polyp_resunetpp", ()),
-    "kvasir128": ("polyp_resunetpp", ("kvasir128",)),
+    "kvasir_clinicdb128": ("polyp_resunetpp", ("kvasir_clinicdb128",)),
     "unet": ("polyp_resunetpp", ("unet",)),
     "resunet": ("polyp_resunetpp", ("resunet",)),
     "polyp_deeplabv3plus": ("polyp_deeplabv3plus", ()),
     "seresnext50": ("polyp_deeplabv3plus", ("seresnext50",)),
 }
 """Bundle and overlays of every network."""
-SHIPPED = {"kvasir128"}
+SHIPPED = {"kvasir_clinicdb128"}
 """Those whose weights come with the bundle."""
 COMMON_SIZE = (352, 352)
 

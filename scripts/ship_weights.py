@@ -1,6 +1,6 @@
 """Turn a run's best model into the weights that a bundle ships: float16, safetensors, with its SHA-256.
 
-python scripts/ship_weights.py runs/polyp_resunetpp bundles/polyp_resunetpp/models/kvasir128.safetensors
+python scripts/ship_weights.py runs/polyp_resunetpp bundles/polyp_resunetpp/models/kvasir_clinicdb128.safetensors
 
 The header keeps where they come from: the knobs of the run, and the SHA-256 of the model they were halved from.
 With `--any-size` the file may be larger than a bundle's: to carry weights from one machine to another.

@@ -248,10 +248,10 @@ def test_weights_are_those_of_the_run_or_of_the_bundle_or_random():
         subject = benchmark.Subject(name, run, None, (64, 64), 1)
         return benchmark.weights_of(subject, benchmark.config_of(name, None))
 
-    shipped = weights("kvasir128", None)
+    shipped = weights("kvasir_clinicdb128", None)
     assert shipped.is_file()
     assert shipped.parent == BENCHMARKS.parent / "bundles/polyp_resunetpp/models"
-    assert weights("kvasir128", Path("runs/a")) == Path("runs/a/model.pt")
+    assert weights("kvasir_clinicdb128", Path("runs/a")) == Path("runs/a/model.pt")
     assert weights("polyp_resunetpp", None) is None
 
 
