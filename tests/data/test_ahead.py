@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import _thread
+import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -79,8 +80,13 @@ def test_an_interrupt_ends_the_work():
             _thread.interrupt_main()
         threading.Event().wait(0.01)
 
-    with pytest.raises(KeyboardInterrupt):
-        list(map_ahead(work, range(1000), workers=2))
+    # a shell that runs the tests in the background has SIGINT ignored
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            list(map_ahead(work, range(1000), workers=2))
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert len(begun) < 100
 
 
