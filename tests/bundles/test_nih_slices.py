@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from commands import ROOT
 from nibabel.orientations import axcodes2ornt, ornt_transform
@@ -15,6 +17,8 @@ from PIL import Image
 from scipy.ndimage import label
 
 from medseg3d import predict
+from medseg3d.bundle import shipped_weights
+from medseg3d.cli import main
 from medseg3d.data.pictures import read_grey
 from medseg3d.networks import SegResNetNL
 
@@ -110,3 +114,34 @@ def test_the_overlay_asks_for_the_largest_component(hounsfield, weights, tmp_pat
     assert (cleaned["largest_component"], cleaned["fill_holes"]) == (1, True)
     assert cleaned["components_kept"] == 1
     assert label(nib.load(tmp_path / "ct_seg.nii.gz").get_fdata(), np.ones((3, 3, 3)))[1] == 1
+
+
+def test_the_shipped_weights_are_whole_small_and_have_a_card():
+    weights = shipped_weights(BUNDLE)
+    content = weights.file.read_bytes()
+    digest = weights.file.with_name(f"{weights.file.name}.sha256").read_text().split()[0]
+    assert hashlib.sha256(content).hexdigest() == digest == weights.sha256
+    assert len(content) <= 25_000_000
+    tensors = safetensors.torch.load(content).values()
+    assert {tensor.dtype for tensor in tensors} == {torch.float16}
+    assert sum(tensor.numel() for tensor in tensors) == 6_562_530
+    assert all(torch.isfinite(tensor).all() for tensor in tensors)
+    first = weights.file.with_name("README.md").read_text(encoding="utf-8").splitlines()[0]
+    assert first.count("Dice") == 2, first
+
+
+def test_a_bundle_and_a_ct_are_a_whole_command(hounsfield, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    scan = stored(hounsfield, "LPS")
+    nib.save(scan, "ct.nii.gz")
+    assert main(["predict", str(BUNDLE), "ct.nii.gz", "--device", "cpu"]) == 0
+    weights = shipped_weights(BUNDLE)
+    said = capsys.readouterr().out.splitlines()[0]
+    assert said.startswith(f"weights nih_slices: {weights.file}, sha256 {weights.sha256[:12]}, window_hu [0, 255], ")
+    assert "%" not in said
+    mask = nib.load("masks/ct_seg.nii.gz")
+    assert mask.shape == scan.shape
+    assert np.array_equal(mask.affine, scan.affine)
+    record = json.loads(Path("masks/ct_seg.json").read_text())
+    assert record["model"] == {"class": "SegResNetNL", "sha256": weights.sha256}
+    assert record["cleaned"]["largest_component"] == 1
