@@ -21,7 +21,7 @@ from medseg3d.faults import Fault
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ROOT / "scripts"
 SESSION = SCRIPTS / "gpu_session.sh"
-sys.path.insert(0, str(SCRIPTS))
+sys.path.append(str(SCRIPTS))  # after tests, where a module has the name of a script
 
 import ship_weights  # noqa: E402
 from pack_pictures import pack  # noqa: E402

@@ -67,11 +67,10 @@ class NonLocalBlock(nn.Module):
 
     `norm`, `act` and `scale` keep the attention alive. The stream that a pre-activation network such as SegResNet hands
     over has passed no norm since it began, and grows while it trains; taken as it is, with `scale=1.0`, likenesses grow
-    with its square until the softmax is an argmax, its gradient is gone, and the block adds several times its input
-    (docs/results/pancreas_nl_2d_ablation.md looks inside).
-    That is what `norm=None, act=None, scale=1.0` do, the paper's formula to the letter; Wang et al. put their block
-    behind a norm and a ReLU, and mmcv's scales by default. `qk_norm` bounds the likenesses by construction: they are
-    `scale` times cosines.
+    with its square until the softmax is an argmax and its gradient is gone (docs/results/pancreas_nl_2d_ablation.md
+    looks inside). That is what `norm=None, act=None, scale=1.0` do, the paper's formula to the letter; Wang et al. put
+    their block behind a norm and a ReLU, and mmcv's scales by default. `qk_norm` bounds the likenesses by construction:
+    they are `scale` times cosines.
 
     Where we differ from Wang et al.: no batch norm after `W_z` (zero weights do what its zero gamma did) and no
     subsampling of `phi` and `g`. The result is the same as with a stored map, up to rounding; the map of N×N
