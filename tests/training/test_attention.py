@@ -42,7 +42,7 @@ class TestAttentionStatistics:
 
 @pytest.fixture(scope="module")
 def phantoms() -> list[dict[str, torch.Tensor]]:
-    drawn = [make_polyp_phantom(seed, size=(64, 64)) for seed in range(8)]
+    drawn = [make_polyp_phantom(seed, size=(32, 32)) for seed in range(8)]
     return [
         {
             "image": torch.tensor(phantom.picture).permute(2, 0, 1) / 255,
@@ -63,7 +63,7 @@ def trainer_of(network: nn.Module, cases: list[dict[str, torch.Tensor]], epochs:
     )
 
 
-def trained_attention(cases, attention: str, dtype: torch.dtype, iterations: int = 24) -> list[AttentionStatistics]:
+def trained_attention(cases, attention: str, dtype: torch.dtype, iterations: int = 12) -> list[AttentionStatistics]:
     """What the two blocks' attention does after a short training, by a plain loop in the type asked for."""
     torch.manual_seed(0)
     network = SegResNetNL(2, init_filters=8, in_channels=3, nonlocal_attention=attention)
