@@ -72,7 +72,9 @@ def test_shipped_weights_may_share_statistics_and_are_small_unless_any_size_will
     with pytest.raises(Fault, match="at most 10"):
         ship_weights.ship(tmp_path, tmp_path / "large.safetensors")
     ship_weights.ship(tmp_path, tmp_path / "large.safetensors", any_size=True)
-    assert (tmp_path / "large.safetensors").read_bytes() == (tmp_path / "model.safetensors").read_bytes()
+    again = read_tensors(tmp_path / "large.safetensors")  # not byte by byte: safetensors orders its metadata at random
+    assert again.keys() == shipped.keys()
+    assert all(torch.equal(again[name], shipped[name]) for name in shipped)
 
 
 bash = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")

@@ -94,7 +94,7 @@ def test_conditioned_attention_stays_alive_in_training(phantoms, attention, dtyp
 def test_the_literal_form_collapses_within_a_dozen_steps(phantoms):
     for found in trained_attention(phantoms, "literal", torch.float32, iterations=12):
         assert found.collapsed
-        assert found.largest_logit > 65_504  # which float16 could not hold
+        assert found.largest_logit > 5_000  # 24,000 to 90,000, by the processor; conditioned ones stay below 100
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
