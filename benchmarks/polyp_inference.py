@@ -5,6 +5,7 @@ layouts, and how far their labels agree with plain float32.
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,9 +22,8 @@ from medseg3d.bundle import bundle_directory, config_files, read_config
 from medseg3d.data.pictures import read_picture
 from medseg3d.data.polyp_phantoms import make_polyp_phantom
 from medseg3d.inferers import load_weights
+from medseg3d.networks.costs import network_costs
 from medseg3d.networks.memory_format import channels_last
-from medseg3d.reports.network_costs import network_costs
-from medseg3d.reports.parameters import network_of
 from medseg3d.reports.runs import split_name
 
 BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
@@ -89,12 +89,22 @@ class Subject(NamedTuple):
 
 
 def config_of(name: str, run: Path | None) -> ConfigParser:
-    """The config of a network: a run's own, or the bundle's."""
+    """The bundle's config of a network, with a run's knobs; what a run recorded that is code stays unread."""
     bundle, overlays = NETWORKS[name]
+    files = config_files(BUNDLES / bundle, "train.json", overlays)
     with bundle_directory(BUNDLES / bundle):
-        if run is not None:
-            return read_config([run / "config.json"])
-        return read_config(config_files(BUNDLES / bundle, "train.json", overlays))
+        parser = read_config(files)
+        if run is None:
+            return parser
+        recorded = json.loads((run / "config.json").read_text(encoding="utf-8"))
+        return read_config(files, {key: value for key, value in recorded.items() if key in parser and is_plain(value)})
+
+
+def is_plain(value: object) -> bool:
+    """Whether a value is a number, a word or a list of such, nothing that a ConfigParser resolves."""
+    if isinstance(value, list):
+        return all(map(is_plain, value))
+    return isinstance(value, (int, float)) or (isinstance(value, str) and not value.startswith(("$", "@", "%")))
 
 
 def make_call(subject: Subject, arm: str, device: str) -> Callable[[], Margins]:
@@ -140,7 +150,7 @@ def weights_of(subject: Subject, parser: ConfigParser) -> Path | None:
 def make_network(subject: Subject, parser: ConfigParser, weights: Path | None) -> nn.Module:
     """The network in eval mode with the weights of a file, or with random ones of seed 0."""
     torch.manual_seed(0)
-    network = network_of(parser, BUNDLES / NETWORKS[subject.name][0] / "train.json")
+    network = parser.get_parsed_content("network_def")
     if weights is not None:
         load_weights(network, weights)
         return network.to(memory_format=torch.contiguous_format).eval()
@@ -177,7 +187,7 @@ def subjects(arguments: argparse.Namespace, runs: Mapping[str, Path]) -> list[Su
 def case_name(subject: Subject, device: str) -> str:
     """How a network at a size is called in the table, with its parameters and its work for one picture."""
     parser = config_of(subject.name, subject.run)
-    network = network_of(parser, BUNDLES / NETWORKS[subject.name][0] / "train.json")
+    network = parser.get_parsed_content("network_def")
     costs = network_costs(network, (parser.get_parsed_content("in_channels"), *subject.size))
     return (
         f"{subject.name} {subject.size[0]}×{subject.size[1]}, {costs.parameters / 1e6:.2f} M, "

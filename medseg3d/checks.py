@@ -29,8 +29,25 @@ from medseg3d.training.pretrained import find_weights, with_pretrained_encoder
 from medseg3d.training.trainer import part_of_batch
 from medseg3d.transforms import LoadPictured, check_patch_fill
 
-ALLOWED_TARGETS = ("medseg3d.", "monai.", "torch.", "ignite.")
-"""Prefixes of what a config may call; a short name is MONAI's."""
+_MONAI = (
+    "data",
+    "engines",
+    "handlers",
+    "inferers",
+    "losses",
+    "metrics",
+    "networks",
+    "optimizers",
+    "transforms",
+    "visualize",
+)
+ALLOWED_TARGETS = (
+    *("medseg3d.", "torch.nn.", "torch.optim.", "ignite."),
+    *(f"monai.{room}." for room in _MONAI),
+    "monai.utils.misc.set_determinism",
+)
+"""Prefixes of what a config may call; a short name is MONAI's. Missing on purpose: what loads code (`torch.hub`) or
+starts programs (`monai.bundle`)."""
 
 REFERENCE = re.compile(r"@([\w#:]+)")
 
@@ -42,14 +59,19 @@ class CheckReport:
     Attributes:
         passed: one sentence per check that passed.
         problems: everything that is wrong.
+        expressions: each `$` expression, Python that runs when the bundle is used, with the file and the key of it.
     """
 
     passed: list[str] = field(default_factory=list)
     problems: list[Fault] = field(default_factory=list)
+    expressions: list[str] = field(default_factory=list)
 
 
 def check_bundle(
-    bundle: str | Path, overlays: Sequence[str] = (), overrides: Mapping[str, Any] | None = None
+    bundle: str | Path,
+    overlays: Sequence[str] = (),
+    overrides: Mapping[str, Any] | None = None,
+    allow: Sequence[str] = (),
 ) -> CheckReport:
     """Check the configs of a bundle, its data, split, network and weights, and collect every problem.
 
@@ -63,6 +85,7 @@ def check_bundle(
         bundle: the bundle's folder.
         overlays: names of overlays beside train.json, without `.json`.
         overrides: knob -> value.
+        allow: packages besides `ALLOWED_TARGETS` that a `_target_` may be of, for instance `mylab`.
 
     Raises:
         Fault: only `MISSING_BUNDLE` and `MISSING_OVERLAY`; all else is in the report.
@@ -84,7 +107,12 @@ def check_bundle(
                 if fault.code == "UNKNOWN_KNOB":
                     return report  # the same for every file
                 continue
-            problems = list(check_config(parsers[name], name))
+            problems = list(check_config(parsers[name], name, allow))
+            report.expressions += [
+                f"{name} {key}: {value}"
+                for key, value in _leaves(parsers[name].get())
+                if isinstance(value, str) and value.startswith("$")
+            ]
             report.problems += problems
             if not problems:
                 report.passed.append(f"{name}: every knob, reference and target is known")
@@ -93,17 +121,19 @@ def check_bundle(
     return report
 
 
-def check_config(parser: ConfigParser, name: str) -> Iterator[Fault]:
+def check_config(parser: ConfigParser, name: str, allow: Sequence[str] = ()) -> Iterator[Fault]:
     """What is wrong with a merged config by itself: references, targets and their arguments.
 
     Args:
         parser: as `medseg3d.bundle.read_config` gives it.
         name: the config's name, for the messages.
+        allow: as for `check_bundle`.
 
     Yields:
         `BAD_REFERENCE`, `BAD_TARGET` and `BAD_ARGUMENT` faults.
     """
     locator = ComponentLocator()
+    allowed = (*ALLOWED_TARGETS, *(f"{package.rstrip('.')}." for package in allow))
     for key, value in _leaves(parser.get()):
         if isinstance(value, str):
             if value.startswith("%"):
@@ -115,11 +145,11 @@ def check_config(parser: ConfigParser, name: str) -> Iterator[Fault]:
                             "BAD_REFERENCE", f"{name} {key}", f"@{reference}", "the id of something in the config"
                         )
         elif isinstance(value, Mapping) and "_target_" in value:
-            yield from _target_problems(parser, locator, f"{name} {key}", value)
+            yield from _target_problems(allowed, locator, f"{name} {key}", value)
 
 
 def _target_problems(
-    parser: ConfigParser, locator: ComponentLocator, where: str, config: Mapping[str, Any]
+    allowed: tuple[str, ...], locator: ComponentLocator, where: str, config: Mapping[str, Any]
 ) -> Iterator[Fault]:
     target = str(config["_target_"])
     component = ConfigComponent(config=dict(config), id=where, locator=locator)
@@ -132,8 +162,10 @@ def _target_problems(
     if function is None or not callable(function):
         yield Fault("BAD_TARGET", where, f"_target_ {target}", "a class or function that can be imported", "correct it")
         return
-    if not dotted.startswith(ALLOWED_TARGETS):
-        yield Fault("BAD_TARGET", where, f"_target_ {target}", f"something of {', '.join(ALLOWED_TARGETS)}")
+    home = f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', '')}"  # not where it is passed on
+    if not (home if dotted.startswith("monai.") else dotted).startswith(allowed):
+        wanted = f"something of {', '.join(prefix.rstrip('.') for prefix in allowed)}"
+        yield Fault("BAD_TARGET", where, f"_target_ {target}", wanted, "if you trust its package: --allow PACKAGE")
         return
     arguments = [argument for argument in config if not argument.startswith("_")]
     try:

@@ -15,6 +15,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--overlay", nargs="+", default=[], metavar="NAME", help="overlays beside train.json: phantom, unetr"
     )
+    parser.add_argument(
+        "--allow",
+        nargs="+",
+        default=[],
+        metavar="PACKAGE",
+        help="your own packages that the bundle may call, besides medseg3d, MONAI, torch and ignite",
+    )
+    parser.add_argument("--expressions", action="store_true", help="list the Python ($) that using the bundle runs")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -23,9 +31,14 @@ def run(args: argparse.Namespace) -> int:
 
     from medseg3d.checks import check_bundle
 
-    report = check_bundle(args.bundle, args.overlay, args.knobs)
+    report = check_bundle(args.bundle, args.overlay, args.knobs, args.allow)
     for sentence in report.passed:
         print(f"ok     {sentence}")
+    if args.expressions:
+        for expression in report.expressions:
+            print(f"runs   {expression}")
+    else:
+        print(f"note   using it runs {len(report.expressions)} Python expressions; see them with --expressions")
     for fault in report.problems:
         print(f"error  {fault}", file=sys.stderr)
     if not report.problems:

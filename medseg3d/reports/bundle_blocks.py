@@ -7,8 +7,6 @@ from pathlib import Path
 from string import ascii_lowercase
 from typing import Any
 
-from monai.bundle import ConfigParser
-
 from medseg3d.faults import Fault
 from medseg3d.reports.document import Block, Bullets, Cell, ColumnKind, Picture, Table, Text
 from medseg3d.reports.paper_networks import PAPERS, data_of
@@ -16,7 +14,7 @@ from medseg3d.reports.paper_table import Column, PaperTable, side_by_side
 from medseg3d.reports.papers import TABLES
 from medseg3d.reports.parameter_figure import panels_of, parameter_figure
 from medseg3d.reports.parameter_tables import COLUMNS, HOW_COUNTED
-from medseg3d.reports.parameters import ParameterRow, config_row, paper_report, papers_of_bundle
+from medseg3d.reports.parameters import ParameterRow, paper_report, papers_of_bundle, recorded_row
 from medseg3d.reports.runs import EvaluatedRun
 from medseg3d.reports.scored_runs import ScoredRun
 from medseg3d.reports.tables import KINDS, common_parts, split_key
@@ -117,7 +115,8 @@ def parameter_blocks(runs: Sequence[EvaluatedRun], figures: Path) -> list[Block]
     missing = []
     for run in runs:
         try:
-            own.append(_row_of(run))
+            file = run.folder / "summary.json"
+            own.append(recorded_row(run.summary, file, f"{run.name}: {run.bundle}", f"bundle {run.bundle}"))
             scored += _scored(run, own[-1].parameters)
         except Fault as fault:
             missing.append(f"{run.name}: its network was not counted: {fault}")
@@ -146,14 +145,6 @@ def parameter_blocks(runs: Sequence[EvaluatedRun], figures: Path) -> list[Block]
             Bullets(HOW_COUNTED),
         ]
     return [*blocks, *(Text(sentence) for sentence in missing)]
-
-
-def _row_of(run: EvaluatedRun) -> ParameterRow:
-    """The network of a run, as its recorded config builds it."""
-    file = run.folder / "config.json"
-    if not run.config:
-        raise Fault("BAD_CONFIG", file, "no recorded config", "the one that an evaluation by a bundle leaves")
-    return config_row(ConfigParser(dict(run.config)), file, f"{run.name}: {run.bundle}", f"bundle {run.bundle}")
 
 
 def _scored(run: EvaluatedRun, parameters: int) -> list[ScoredRun]:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser
-from torch import nn
 
 from medseg3d.bundle import CONFIGS, bundle_directory, bundle_folder, config_files, read_config
 from medseg3d.faults import Fault
-from medseg3d.reports.network_costs import ModuleCosts, network_costs
+from medseg3d.networks.costs import ModuleCosts, NetworkCosts, network_costs
 from medseg3d.reports.paper_networks import PAPER_NETWORKS, PAPERS
 
 ABLATION = range(5)
@@ -70,7 +69,9 @@ def paper_report(papers: Sequence[str] = ()) -> list[ParameterRow]:
             raise Fault("BAD_VALUE", f"--paper {paper}", "no paper of that name", f"one of {', '.join(PAPERS)}")
     return [
         _row(
-            ConfigParser({"network": dict(each.definition)}).get_parsed_content("network"),
+            network_costs(
+                ConfigParser({"network": dict(each.definition)}).get_parsed_content("network"), each.input_shape
+            ),
             each.name,
             PAPERS[each.paper],
             each.input_shape,
@@ -111,23 +112,37 @@ def bundle_report(
     with bundle_directory(folder):
         for name, overlays, knobs in settings:
             parser = read_config(config_files(folder, config.name, overlays), knobs)
-            rows.append(config_row(parser, config, f"{folder.name}, {name}", f"bundle {folder.name}"))
+            shape = _input_shape(parser, config)
+            costs = network_costs(parser.get_parsed_content("network_def"), shape)
+            rows.append(_row(costs, f"{folder.name}, {name}", f"bundle {folder.name}", shape))
     return rows
 
 
-def config_row(parser: ConfigParser, config: Path, name: str, source: str) -> ParameterRow:
-    """The network that a config builds, for one input of the config's `roi_size`.
+def recorded_row(summary: Mapping[str, Any], file: Path, name: str, source: str) -> ParameterRow:
+    """The network of a run, by the plain values that its evaluation has recorded; its config is code and stays unread.
 
     Args:
-        parser: the config, of a bundle or as a run has recorded it.
-        config: its file, for messages.
+        summary: content of summary.json, with the `network_record` of the network under `network`.
+        file: that file, for messages.
         name: what to call the network.
         source: where it comes from.
 
     Raises:
-        Fault: `BAD_CONFIG` without a `network_def` or a `roi_size`.
+        Fault: `SCORE_FILE` without such a record, or with a value in it that is no number.
     """
-    return _row(network_of(parser, config), name, source, _input_shape(parser, config))
+    record = summary.get("network")
+    if not isinstance(record, Mapping):
+        raise Fault("SCORE_FILE", file, "no record of the network", "its size under network", "evaluate the run again")
+    shape = record.get("input_shape")
+    if not isinstance(shape, list) or not all(isinstance(size, int) for size in shape):
+        raise Fault("SCORE_FILE", f"{file}, network#input_shape", repr(shape), "a list of whole numbers")
+    numbers: dict[str, int] = {}
+    for key in (each.name for each in fields(NetworkCosts) if each.name != "modules"):
+        value = record.get(key)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise Fault("SCORE_FILE", f"{file}, network#{key}", repr(value), "a whole number, not negative")
+        numbers[key] = value
+    return _row(NetworkCosts(modules=(), **numbers), name, source, tuple(shape))
 
 
 def papers_of_bundle(bundle: str | Path) -> list[str]:
@@ -140,28 +155,17 @@ def papers_of_bundle(bundle: str | Path) -> list[str]:
     return [paper for paper in PAPERS if paper in Path(bundle).resolve().name.split("_")]
 
 
-def network_of(parser: ConfigParser, config: Path) -> nn.Module:
-    """The network that a config builds under `network_def`.
-
-    Args:
-        parser: the config.
-        config: its file, for the message.
-
-    Raises:
-        Fault: `BAD_CONFIG` without a `network_def`.
-    """
-    if "network_def" not in parser:
-        raise Fault("BAD_CONFIG", config, "no network_def", "the network's _target_ and arguments under that key")
-    return parser.get_parsed_content("network_def")
-
-
 def _config(folder: Path) -> str:
     return next(name for name in CONFIGS if (folder / name).is_file())
 
 
 def _input_shape(parser: ConfigParser, config: Path) -> tuple[int, ...]:
-    if "roi_size" not in parser:
-        raise Fault("BAD_CONFIG", config, "no roi_size", "the spatial size of the network's input")
+    for key, wanted in (
+        ("network_def", "the network's _target_ and arguments under that key"),
+        ("roi_size", "the spatial size of the network's input"),
+    ):
+        if key not in parser:
+            raise Fault("BAD_CONFIG", config, f"no {key}", wanted)
     if "in_channels" in parser["network_def"]:
         channels = parser.get_parsed_content("network_def::in_channels")
     elif "in_channels" in parser:
@@ -173,14 +177,13 @@ def _input_shape(parser: ConfigParser, config: Path) -> tuple[int, ...]:
 
 
 def _row(
-    network: nn.Module,
+    costs: NetworkCosts,
     name: str,
     source: str,
     input_shape: tuple[int, ...],
     paper_millions: float | None = None,
     note: str = "",
 ) -> ParameterRow:
-    costs = network_costs(network, input_shape)
     return ParameterRow(
         network=name,
         source=source,

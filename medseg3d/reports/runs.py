@@ -140,7 +140,7 @@ def read_run(folder: str | Path, name: str = "", bundle: str = "") -> EvaluatedR
         file = folder / ("scores.csv" if not rows else "summary.json")
         raise Fault("SCORE_FILE", file, "no case in it", "the scores of each case", "evaluate some cases")
     around = [folder, folder.resolve().parent] if folder.resolve().name.startswith(_PREFIX) else [folder]
-    config = next((found for each in around if (found := _read_json(each / "config.json"))), {})
+    config = next((found for each in around if (found := read_json(each / "config.json"))), {})
     recorded = summary.get("bundle") or Path(str(config.get("bundle_root", ""))).name
     return EvaluatedRun(
         name=name or folder.resolve().name,
@@ -194,7 +194,16 @@ def data_sets_of(dataset_dir: str | Sequence[str] | None) -> list[str]:
 def is_phantom_data(dataset_dir: str | Path) -> bool:
     """Whether a data set says of itself that it was generated."""
     folder = Path(dataset_dir)
-    return (folder / MARKER).is_file() or _read_json(folder / "dataset.json").get("reference") == "medseg3d phantom"
+    return (folder / MARKER).is_file() or read_json(folder / "dataset.json").get("reference") == "medseg3d phantom"
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object as plain values: nothing in it is resolved or run. Empty where there is none."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def is_ablation(path: str | Path) -> bool:
@@ -265,20 +274,12 @@ def _short_name(path: Path, depth: int) -> str:
 
 
 def _evaluating(folder: Path) -> str:
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
     bundle = Path(str(config.get("bundle_root") or "bundles/pancreas_nl")).name
     return (
         f"python -m monai.bundle run evaluating --config_file bundles/{bundle}/evaluate.json --output_dir {folder} "
         "(with the knobs of the training)"
     )
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _read_training(folder: Path) -> TrainingCurves:

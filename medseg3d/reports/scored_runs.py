@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medseg3d.bundle import read_config
 from medseg3d.data.score_files import read_summary
 from medseg3d.faults import Fault
 from medseg3d.reports.paper_networks import data_of
-from medseg3d.reports.parameters import network_of, papers_of_bundle
-from medseg3d.reports.runs import data_sets_of
+from medseg3d.reports.parameters import papers_of_bundle, recorded_row
+from medseg3d.reports.runs import data_sets_of, read_json
 
 
 @dataclass(frozen=True)
@@ -37,14 +36,14 @@ class ScoredRun:
 
 
 def scored_runs(folders: Sequence[str | Path]) -> list[ScoredRun]:
-    """The runs of some evaluation folders, each with the parameters of the network that its recorded config builds.
+    """The runs of some evaluation folders, each with the parameters of its network as the evaluation has recorded them.
 
     Args:
         folders: with the `summary.json` and the `config.json` of an evaluation.
 
     Raises:
-        Fault: `SCORE_FILE` without a summary or a mean Dice, `BAD_CONFIG` without a config that builds a network,
-            `BAD_VALUE` for a run of no paper's bundle.
+        Fault: `SCORE_FILE` without a summary, a mean Dice or a record of the network, `BAD_VALUE` for a run of no
+            paper's bundle.
     """
     paths = [Path(folder).resolve() for folder in folders]
     return [_scored_run(path, name) for path, name in zip(paths, _short_names(paths), strict=True)]
@@ -53,21 +52,19 @@ def scored_runs(folders: Sequence[str | Path]) -> list[ScoredRun]:
 def _scored_run(folder: Path, name: str) -> ScoredRun:
     summary = read_summary(folder / "summary.json")
     entry = _mean_dice(folder / "summary.json", summary)
-    config = folder / "config.json"
-    parser = read_config([config])
-    papers = papers_of_bundle(str(parser.get("bundle_root", "")))
+    config = read_json(folder / "config.json")
+    papers = papers_of_bundle(str(config.get("bundle_root", "")))
     if not papers:
-        raise Fault(
-            "BAD_VALUE", config, "no paper in the name of its bundle_root", "a run of one of the papers' bundles"
-        )
-    network = network_of(parser, config)
+        wanted = "a run of one of the papers' bundles"
+        raise Fault("BAD_VALUE", folder / "config.json", "no paper in the name of its bundle_root", wanted)
+    network = recorded_row(summary, folder / "summary.json", name, f"run {name}")
     return ScoredRun(
         name,
         papers[0],
-        sum(parameter.numel() for parameter in network.parameters()),
+        network.parameters,
         entry["value"],
         entry["convention"],
-        data_of(papers[0], *data_sets_of(summary.get("dataset_dir") or parser.get("dataset_dir"))),
+        data_of(papers[0], *data_sets_of(summary.get("dataset_dir") or config.get("dataset_dir"))),
     )
 
 

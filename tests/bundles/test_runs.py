@@ -84,6 +84,11 @@ def test_the_summary_states_conventions_split_and_weights(evaluated, phantom_dir
     assert summary["split_hash"] == read_split(phantom_dir / "split.json").hash
     assert summary["model_sha256"] == (trained / "model.pt.sha256").read_text().split()[0]
     assert summary["versions"]["monai"]
+    weights = torch.load(trained / "model.pt", weights_only=True)
+    network = summary["network"]
+    assert network["class"] == "medseg3d.networks.segresnet_nl.SegResNetNL"
+    assert network["parameters"] == sum(tensor.numel() for tensor in weights.values())  # GroupNorm has no buffers
+    assert network["input_shape"][0] == 1
 
 
 def test_the_curve_is_of_all_voxels(evaluated, phantom_dir):
@@ -379,6 +384,9 @@ class TestCheck:
             (["--network_def#nonlocal_block", "3"], "BAD_ARGUMENT", 1),
             (["--optimizer#_target_", "torch.optim.AdamV"], "BAD_TARGET", 1),
             (["--optimizer#_target_", "os.getcwd"], "BAD_TARGET", 1),
+            (["--optimizer#_target_", "torch.hub.load"], "BAD_TARGET", 1),
+            (["--optimizer#_target_", "monai.bundle.run"], "BAD_TARGET", 1),
+            (["--optimizer#_target_", "monai.utils.misc.run_cmd"], "BAD_TARGET", 1),
             (["--loss", "@los"], "BAD_REFERENCE", 1),
             (["--device", "cuda:7"], "DEVICE", 1),
             (["--test_cases", "9"], "TOO_FEW_CASES", 1),
@@ -391,6 +399,17 @@ class TestCheck:
         settings.pop(words[0][2:], None)
         assert self.check(*knobs(**settings), *words) == exit_code
         assert code in capsys.readouterr().err
+
+    def test_python_that_a_bundle_runs_is_listed(self, small_knobs, capsys):
+        self.check(*knobs(**small_knobs, loss="$print"), "--expressions")
+        assert "runs   train.json loss: $print\n" in capsys.readouterr().out
+
+    def test_a_package_that_is_allowed_may_be_called(self, small_knobs, capsys):
+        words = [*knobs(**small_knobs), "--lr_scheduler#_target_", "numpy.zeros"]
+        self.check(*words)
+        assert "BAD_TARGET train.json lr_scheduler" in capsys.readouterr().err
+        self.check(*words, "--allow", "numpy")
+        assert "BAD_TARGET" not in capsys.readouterr().err
 
 
 class TestInterruption:

@@ -1,12 +1,10 @@
-import json
 from dataclasses import replace
 
 import pytest
-from commands import ROOT
 from report_runs import make_pictures, make_run
 
-from medseg3d.bundle import bundle_directory, config_files, read_config
 from medseg3d.networks import SegNet
+from medseg3d.networks.costs import network_record
 from medseg3d.reports.bundle_blocks import paper_blocks, parameter_blocks
 from medseg3d.reports.document import Table
 from medseg3d.reports.runs import read_run
@@ -134,41 +132,23 @@ def test_a_run_on_other_data_stands_beside_no_numbers_of_kvasir_seg(tmp_path):
     assert blocks[-1].text == "Trained on data that no table here is of: run."
 
 
-def recorded(bundle: str, *overlays: str, **knobs) -> dict:
-    """The config.json of a run, as `medseg3d.bundle.start_run` leaves it."""
-    folder = ROOT / "bundles" / bundle
-    with bundle_directory(folder):
-        return json.loads(json.dumps(read_config(config_files(folder, "evaluate.json", overlays), knobs).get()))
+def recorded(network, *input_shape: int) -> dict:
+    """What an evaluation keeps of its network."""
+    return {"network": network_record(network, input_shape[0], input_shape[1:])}
 
 
-def test_network_of_a_run_is_counted_by_its_own_knobs(run, tmp_path, monkeypatch):
+def test_network_of_a_run_is_counted_by_its_own_record(run, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr("medseg3d.reports.bundle_blocks.paper_report", lambda papers: asked.extend(papers) or [])
-    config = recorded("pancreas_nl", init_filters=8, nonlocal_blocks=0)
-    blocks = parameter_blocks([replace(run, config=config)], tmp_path)
-    (small,) = tables_of(blocks).popitem()[1].cells
-    assert small[0].text.startswith("ours: pancreas_nl")
-    assert int(small[1].text.replace(",", "")) < 2_000_000
+    summary = {**run.summary, **recorded(SegNet(features=[4] * 5), 3, 64, 32)}
+    (row,) = tables_of(parameter_blocks([replace(run, summary=summary)], tmp_path)).popitem()[1].cells
+    assert row[0].text.startswith("ours: pancreas_nl")
+    parameters = sum(parameter.numel() for parameter in SegNet(features=[4] * 5).parameters())
+    assert row[1].text == f"{parameters:,}"
+    assert any(getattr(cell, "text", cell) == "3×64×32" for cell in row)
     assert asked == ["pancreas"]
 
 
-def test_overlays_of_a_run_count_too(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("medseg3d.reports.bundle_blocks.paper_report", lambda papers: [])
-    config = recorded("pancreas_nl_2d", "pictures", init_filters=8, picture_size=64)
-    (row,) = tables_of(parameter_blocks([replace(run, config=config)], tmp_path)).popitem()[1].cells
-    assert any(getattr(cell, "text", cell) == "3×64×64" for cell in row)
-
-
-def test_a_field_behind_a_network_counts_too(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("medseg3d.reports.bundle_blocks.paper_report", lambda papers: [])
-    config = recorded("polyp_cris", backbone="segnet", strategy="crf", segnet_features=[4] * 5, picture_size=[32, 32])
-    polyps = replace(run, bundle="polyp_cris", config=config)
-    (row,) = tables_of(parameter_blocks([polyps], tmp_path)).popitem()[1].cells
-    network = SegNet(features=[4] * 5)
-    assert row[1].text == f"{sum(parameter.numel() for parameter in network.parameters()) + 12:,}"
-    assert any(getattr(cell, "text", cell) == "3×32×32" for cell in row)
-
-
-def test_run_without_a_recorded_config_has_no_count_and_says_so(run, tmp_path):
+def test_run_without_a_record_of_its_network_has_no_count_and_says_so(run, tmp_path):
     (words,) = parameter_blocks([replace(run, bundle="")], tmp_path)
-    assert "its network was not counted: BAD_CONFIG" in words.text
+    assert "its network was not counted: SCORE_FILE" in words.text

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from medseg3d.reports.network_costs import ModuleCosts
+from medseg3d.networks.costs import ModuleCosts
 from medseg3d.reports.parameter_tables import COLUMNS, HOW_COUNTED, as_csv, as_json, as_markdown, as_text
 from medseg3d.reports.parameters import ParameterRow
 

@@ -3,22 +3,19 @@ from __future__ import annotations
 import json
 
 import pytest
-from monai.networks.nets import SegResNet
 
 from medseg3d.faults import Fault
 from medseg3d.reports.paper_networks import CLINIC
 from medseg3d.reports.scored_runs import scored_runs
 
-CONFIG = {
-    "bundle_root": "bundles/pancreas_nl",
-    "init_filters": 8,
-    "network_def": {
-        "_target_": "medseg3d.networks.SegResNetNL",
-        "init_filters": "@init_filters",
-        "nonlocal_blocks": 0,
-    },
+CONFIG = {"bundle_root": "bundles/pancreas_nl"}
+DICE = {"dice_mean": {"value": 0.75, "n": 3, "convention": "mean over 3 cases"}}
+NETWORK = {
+    **{"class": "monai.networks.nets.segresnet.SegResNet", "input_shape": [1, 16, 16, 16]},
+    **{"parameters": 300, "trainable": 200, "checkpoint_bytes": 1200, "macs": 5000},
+    **{"activation_bytes": 64, "backward_bytes": 128},
 }
-SUMMARY = {"scores": {"pancreas": {"dice_mean": {"value": 0.75, "n": 3, "convention": "mean over 3 cases"}}}}
+SUMMARY = {"scores": {"pancreas": DICE}, "network": NETWORK}
 
 
 def evaluation(folder, config=CONFIG, summary=SUMMARY):
@@ -28,11 +25,10 @@ def evaluation(folder, config=CONFIG, summary=SUMMARY):
     return folder
 
 
-def test_a_run_has_the_parameters_of_its_recorded_config(tmp_path):
+def test_a_run_has_the_parameters_that_its_evaluation_recorded(tmp_path):
     (run,) = scored_runs([evaluation(tmp_path / "runs" / "a" / "evaluation_test")])
     assert (run.name, run.paper, run.dice, run.convention) == ("a", "pancreas", 0.75, "mean over 3 cases")
-    expected = SegResNet(init_filters=8, out_channels=2)
-    assert run.parameters == sum(parameter.numel() for parameter in expected.parameters())
+    assert run.parameters == 300
 
 
 def test_runs_are_called_by_what_tells_them_apart(tmp_path):
@@ -46,8 +42,9 @@ def test_the_first_class_with_a_mean_counts(tmp_path):
         "scores": {
             "pancreas": nothing,
             "average_precision": {"value": 0.5},
-            **{"tumour": SUMMARY["scores"]["pancreas"]},
-        }
+            **{"tumour": DICE},
+        },
+        "network": NETWORK,
     }
     (run,) = scored_runs([evaluation(tmp_path / "a", summary=summary)])
     assert run.dice == 0.75
@@ -65,7 +62,10 @@ def test_a_run_is_of_the_data_that_it_was_scored_on(tmp_path, where):
     ("config", "summary", "message"),
     [
         (CONFIG, {"scores": {}}, "SCORE_FILE .*no dice_mean with a value"),
-        ({"bundle_root": "bundles/pancreas_nl"}, SUMMARY, "BAD_CONFIG .*no network_def"),
+        (CONFIG, {"scores": {"pancreas": DICE}}, "SCORE_FILE .*no record of the network"),
+        (CONFIG, {**SUMMARY, "network": {**NETWORK, "macs": "$1 + 1"}}, r"SCORE_FILE .*network#macs: found '\$1 \+ 1'"),
+        (CONFIG, {**SUMMARY, "network": {**NETWORK, "macs": -1}}, "SCORE_FILE .*network#macs: found -1"),
+        (CONFIG, {**SUMMARY, "network": {**NETWORK, "input_shape": "$1"}}, "SCORE_FILE .*network#input_shape"),
         ({**CONFIG, "bundle_root": "bundles/mine"}, SUMMARY, "BAD_VALUE .*no paper in the name of its bundle_root"),
     ],
 )

@@ -8,7 +8,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from medseg3d.networks import CRFRefined, SegResNetNL, UMambaEnc, crf, mamba
-from medseg3d.reports.network_costs import network_costs
+from medseg3d.networks.costs import network_costs
 
 
 class Chain(nn.Module):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 from unittest.mock import patch
 
@@ -106,6 +107,29 @@ def network_costs(network: nn.Module, input_shape: Sequence[int]) -> NetworkCost
         backward_bytes=backward_bytes,
         modules=tuple(_module_costs(network, counter)),
     )
+
+
+def network_record(network: nn.Module, in_channels: int, input_size: Sequence[int]) -> dict[str, Any]:
+    """What a run keeps of its network: plain values, so that nobody must build it again to know them.
+
+    Args:
+        network: any module of one tensor, on any device; it stays as it is.
+        in_channels: channels of its input.
+        input_size: spatial size of its input, that of a window.
+
+    Returns:
+        `class`, its dotted name; `input_shape`, (channels, *spatial); and the numbers of `NetworkCosts`.
+
+    Example:
+        >>> record = network_record(nn.Conv2d(3, 8, kernel_size=3, padding=1), 3, (16, 16))
+        >>> record["class"], record["input_shape"], record["parameters"]
+        ('torch.nn.modules.conv.Conv2d', [3, 16, 16], 224)
+    """
+    shape = [in_channels, *input_size]
+    numbers = asdict(network_costs(copy.deepcopy(network).cpu(), shape))
+    del numbers["modules"]
+    kind = type(network)
+    return {"class": f"{kind.__module__}.{kind.__qualname__}", "input_shape": shape, **numbers}
 
 
 def _inference(
