@@ -240,6 +240,14 @@ class TestPictures:
 class TestVolumes:
     """Distances and slices."""
 
+    def test_the_volume_of_an_oblique_scan_is_that_of_its_voxels(self):
+        turn = np.array([[0.8, -0.6, 0, 0], [0.6, 0.8, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+        truth = np.zeros((4, 4, 4), np.uint8)
+        truth[1:3, 1:3, 1:3] = 1
+        evaluation = Evaluation(["pancreas"])
+        evaluation.add("a", truth, truth, affine=turn @ SPACING)
+        assert evaluation.rows[0]["truth_ml"] == pytest.approx(8 * 0.02)
+
     def volumes(self) -> Evaluation:
         evaluation = Evaluation(["pancreas"], surface=True, surface_tolerance_mm=1.0, slice_axis="axial")
         cube = np.zeros((9, 9, 4), np.uint8)

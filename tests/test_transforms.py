@@ -653,3 +653,12 @@ def test_a_validation_has_the_fault_beside_labels_of_background() -> None:
     assert got["pred"].tolist() == [[0, 0, 0]]
     assert str(got["fault"]).startswith("NON_FINITE b: found 1 of 3 logits")
     assert "fault" not in AsLabelsd("pred", fault_key="fault")({"pred": torch.ones(1, 3)})
+
+
+@pytest.mark.parametrize(("size", "refused"), [(240, False), (239, True)])
+def test_a_volume_must_fill_a_quarter_of_the_patch(size, refused):
+    if refused:
+        with pytest.raises(Fault, match=f"PATCH_SIZE ct.nii.gz: found 960x960x{size} voxels"):
+            transforms.check_patch_fill((960, 960, size), (960, 960, 960), "ct.nii.gz")
+    else:
+        transforms.check_patch_fill((960, 960, size), (960, 960, 960), "ct.nii.gz")

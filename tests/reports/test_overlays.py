@@ -66,6 +66,12 @@ def test_title_states_case_dice_and_volumes_in_ml():
     assert overlay_case().title == "ct_1: pancreas, Dice 0.800, truth 6.4 ml, prediction 6.4 ml"
 
 
+def test_volumes_of_an_oblique_scan_are_those_of_its_voxels():
+    turn = np.array([[0.8, -0.6, 0, 0], [0.6, 0.8, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    case = OverlayCase("ct_1", np.zeros(SHAPE, np.int16), turn @ AFFINE, PRED, TRUTH, "pancreas")
+    assert case.voxel_ml == pytest.approx(0.02)
+
+
 def test_title_without_truth_claims_no_dice():
     title = overlay_case(truth=None).title
     assert title == "ct_1: pancreas, no truth to compare with, prediction 6.4 ml"
