@@ -25,7 +25,7 @@ from monai.networks.layers.convutils import gaussian_1d
 from monai.transforms import MapTransform, SpatialPadd
 from monai.transforms.utils import scale_affine
 
-from medseg3d.data.nifti import MAX_VOXELS, NiftiHeader, check_labels, check_pair, read_nifti
+from medseg3d.data.nifti import GRID_TOLERANCE, MAX_VOXELS, NiftiHeader, check_labels, check_pair, read_nifti
 from medseg3d.data.outputs import write_mask, write_probabilities
 from medseg3d.data.overlays import write_overlay
 from medseg3d.data.pictures import read_picture, read_picture_mask, write_grey, write_picture_mask
@@ -54,6 +54,7 @@ class LoadNiftid(MapTransform):
         labels: values a label may hold; None allows every integer from 0 to 255.
         check_hu: whether images that do not look like Hounsfield units get a warning.
         max_voxels: larger volumes are refused.
+        grid_tolerance: voxels that a corner of the label may lie from that of its image.
         allow_missing_keys: pass over keys that an item lacks.
 
     Raises:
@@ -68,6 +69,7 @@ class LoadNiftid(MapTransform):
         labels: Sequence[int] | None = None,
         check_hu: bool = True,
         max_voxels: int = MAX_VOXELS,
+        grid_tolerance: float = GRID_TOLERANCE,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
@@ -76,6 +78,7 @@ class LoadNiftid(MapTransform):
         self.labels = labels
         self.check_hu = check_hu
         self.max_voxels = max_voxels
+        self.grid_tolerance = grid_tolerance
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """The item with the volumes in place of their paths."""
@@ -85,11 +88,11 @@ class LoadNiftid(MapTransform):
             is_label = key == self.label_key
             array, header = read_nifti(item[key], self.max_voxels, check_hu=self.check_hu and not is_label)
             if is_label:
-                array = check_labels(array, self.labels, item[key])
+                array = check_labels(array, self.labels, item[key], header)
             item[key] = _as_meta_tensor(array, header, torch.uint8 if is_label else torch.float32)
             headers[key] = header
         if self.image_key in headers and self.label_key in headers:
-            check_pair(headers[self.image_key], headers[self.label_key])
+            check_pair(headers[self.image_key], headers[self.label_key], self.grid_tolerance)
             # to the last bit, or the two could be resampled to different shapes
             item[self.label_key].affine = item[self.image_key].affine.clone()
         return item

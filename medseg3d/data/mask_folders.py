@@ -12,7 +12,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from medseg3d.data.nifti import NiftiHeader, check_labels, check_pair, read_header, read_nifti
+from medseg3d.data.nifti import (
+    GRID_TOLERANCE,
+    NiftiHeader,
+    check_labels,
+    check_pair,
+    holds_integers,
+    read_header,
+    read_nifti,
+    stored_scaled,
+)
 from medseg3d.data.pictures import GreyPicture, read_levels
 from medseg3d.faults import Fault
 
@@ -175,7 +184,9 @@ def prediction_kind(pairs: Sequence[MaskPair]) -> str:
     return _kind_of_pictures(map(read_levels, files))
 
 
-def read_pair(pair: MaskPair, pred_kind: str = "auto", threshold: float = 0.5) -> LoadedPair:
+def read_pair(
+    pair: MaskPair, pred_kind: str = "auto", threshold: float = 0.5, grid_tolerance: float = GRID_TOLERANCE
+) -> LoadedPair:
     """The prediction and the truth of one case as labels on one grid; nothing is resized or resampled.
 
     The truth is always a mask: integer labels of a NIfTI volume, or a picture as `read_picture_mask` takes it, in the
@@ -185,10 +196,11 @@ def read_pair(pair: MaskPair, pred_kind: str = "auto", threshold: float = 0.5) -
         pair: as `paired_masks` gives it.
         pred_kind: "mask", "probability", or "auto", which decides by this one file as `prediction_kind` does by all.
         threshold: foreground is where the probability is at least this.
+        grid_tolerance: voxels that a corner of the prediction may lie from that of the truth.
 
     Raises:
         Fault: as `read_nifti` or `read_picture`; LABEL_SET (values that are no labels, or no probabilities);
-            PAIR_GEOMETRY (shapes differ, or a corner lies more than `check_pair` tolerates from where it should).
+            PAIR_GEOMETRY (shapes differ, or a corner lies further than that from where it should).
     """
     if pred_kind not in _KINDS:
         raise ValueError(f"pred_kind must be one of {_KINDS}, found {pred_kind!r}")
@@ -203,7 +215,7 @@ def read_pair(pair: MaskPair, pred_kind: str = "auto", threshold: float = 0.5) -
         loaded.prob = np.zeros(truth.shape, np.float32) if pred_kind == "probability" else None
         loaded.warnings.append("MISSING_PREDICTION: counted as an empty mask")
     elif header is not None:
-        _read_volume(loaded, pair, header, pred_kind)
+        _read_volume(loaded, pair, header, pred_kind, grid_tolerance)
     else:
         _read_picture(loaded, pair, pred_kind)
     if loaded.kind == "probability":
@@ -373,33 +385,36 @@ def _listed(names: Sequence[str]) -> str:
 
 def _truth_volume(path: Path) -> tuple[np.ndarray, NiftiHeader, list[str]]:
     array, header = read_nifti(path)
-    return check_labels(array, None, path), header, [f"{warning} (truth)" for warning in header.warnings]
+    return check_labels(array, None, path, header), header, [f"{warning} (truth)" for warning in header.warnings]
 
 
-def _read_volume(loaded: LoadedPair, pair: MaskPair, truth: NiftiHeader, pred_kind: str) -> None:
+def _read_volume(loaded: LoadedPair, pair: MaskPair, truth: NiftiHeader, pred_kind: str, grid_tolerance: float) -> None:
     assert pair.pred is not None
     array, header = read_nifti(pair.pred)
     loaded.warnings += [f"{warning} (prediction)" for warning in header.warnings]
-    _check_grid(pair, truth, header)
+    loaded.warnings += _check_grid(pair, truth, header, grid_tolerance)
     if pred_kind == "auto":
-        pred_kind = "probability" if _has_fractions(array) else "mask"
+        pred_kind = "mask" if holds_integers(array) else "probability"
     loaded.kind = pred_kind
     if pred_kind == "mask":
-        loaded.pred = check_labels(array, None, pair.pred)
+        loaded.pred = check_labels(array, None, pair.pred, header)
     else:
-        loaded.prob = _probabilities(array, pair.pred)
+        loaded.prob = _probabilities(array, header)
 
 
-def _check_grid(pair: MaskPair, truth: NiftiHeader, pred: NiftiHeader) -> None:
+def _check_grid(pair: MaskPair, truth: NiftiHeader, pred: NiftiHeader, grid_tolerance: float) -> tuple[str, ...]:
     try:
-        check_pair(truth, pred)
+        return check_pair(truth, pred, grid_tolerance)
     except Fault as fault:
+        if fault.code != "PAIR_GEOMETRY":
+            raise
         raise _off_grid(pair, fault.found, fault.wanted.replace("its image", "its truth", 1)) from None
 
 
 def _off_grid(pair: MaskPair, found: str, wanted: str) -> Fault:
     assert pair.pred is not None
-    remedy = "write the prediction on the grid of its truth; nothing is resized or resampled silently"
+    remedy = "write the prediction on the grid of its truth; nothing is resized or resampled silently; "
+    remedy += "where the difference is harmless, raise --grid_tolerance"
     return Fault("PAIR_GEOMETRY", pair.pred, found, wanted, remedy)
 
 
@@ -407,21 +422,16 @@ def _is_fractional(path: Path) -> bool:
     header = read_header(path)
     if header.dtype.kind in "iu" and header.slope == int(header.slope) and header.intercept == int(header.intercept):
         return False
-    return _has_fractions(read_nifti(path)[0])
+    return not holds_integers(read_nifti(path)[0])
 
 
-def _has_fractions(array: np.ndarray) -> bool:
-    # slice by slice: no second volume in memory, and a map is known by its first one with foreground
-    return array.dtype.kind == "f" and any(bool((part != np.rint(part)).any()) for part in array.T)
-
-
-def _probabilities(array: np.ndarray, path: Path) -> np.ndarray:
+def _probabilities(array: np.ndarray, header: NiftiHeader) -> np.ndarray:
     low, high = float(array.min()), float(array.max())
     if low < -_ROUNDING or high > 1 + _ROUNDING:
         raise Fault(
             "LABEL_SET",
-            path,
-            f"values from {low:g} to {high:g}, taken for probabilities",
+            header.path,
+            f"values from {low:g} to {high:g}, taken for probabilities{stored_scaled(header)}",
             "foreground probabilities from 0 to 1, or integer labels",
             "write the output of the sigmoid or softmax, not logits, and do not resample it with splines",
         )
