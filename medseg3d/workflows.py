@@ -183,6 +183,7 @@ def evaluate(
         )
     except ValueError as error:
         raise Fault("BAD_VALUE", "the evaluation", str(error)) from error
+    evaluation.warnings += pairs.warnings
     if pairs.left_out:
         left_out, total = len(pairs.left_out), len(pairs.left_out) + len(pairs)
         evaluation.warnings.append(f"LEFT_OUT: {left_out} of {total} truths have no prediction and are in no score")

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from medseg3d.data.archives import check_empty, check_space, download, unpack
-from medseg3d.data.msd import MSDDataset, case_id, missing_files, read_msd
+from medseg3d.data.folders import files_below, not_read
+from medseg3d.data.msd import MSDDataset, missing_files, read_msd
 from medseg3d.data.nifti import GRID_TOLERANCE, check_labels, check_pair, read_nifti
 from medseg3d.faults import Fault
 
@@ -116,7 +117,7 @@ def verify_msd(
                 "fetch the data set again",
             )
         )
-    report.faults += missing_files(dataset) + _unnamed_files(dataset)
+    report.faults += missing_files(dataset) + _unnamed_files(dataset, report.warnings)
     entries = [*dataset.cases, *dataset.test]
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
         results = pool.map(lambda entry: _check_case(entry, dataset.labels, grid_tolerance), entries)
@@ -158,16 +159,23 @@ def _check_case(
     return faults, warnings + [(entry["label"], warning) for warning in off_grid], values
 
 
-def _unnamed_files(dataset: MSDDataset) -> list[Fault]:
-    """A volume in one of the layout's folders that `dataset.json` does not name is a case that nobody would miss."""
+def _unnamed_files(dataset: MSDDataset, warnings: list[tuple[str, str]]) -> list[Fault]:
+    """A volume in one of the layout's folders that `dataset.json` does not name is a case that nobody would miss.
+
+    Files there that may be images of another format are added to the warnings.
+    """
     named = {
         Path(entry[key]) for entry in (*dataset.cases, *dataset.test) for key in ("image", "label") if key in entry
     }
     faults = []
     for part in ("imagesTr", "labelsTr", "imagesTs"):
-        for path in sorted((dataset.folder / part).glob("*")):
-            volume = case_id(path) != path.name and not path.name.startswith(".")
-            if volume and path not in named:
+        if not (dataset.folder / part).is_dir():
+            continue
+        below = files_below(dataset.folder / part, (".nii.gz", ".nii"))
+        unread = not_read(dataset.folder / part, below.unread, (".nii.gz", ".nii"))
+        warnings += [(str(dataset.folder), warning) for warning in unread]
+        for path in below.read:
+            if path not in named:
                 faults.append(
                     Fault(
                         "UNNAMED_FILE",

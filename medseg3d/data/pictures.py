@@ -43,6 +43,9 @@ The rims of JPEG masks stay outside of that band (Kvasir-SEG: within 7 of 0 and 
 masks of CVC-ClinicDB hold at levels up to 23.
 """
 
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp")
+"""Of the files in folders that are taken for pictures, in any case of letters."""
+
 _PNG = b"\x89PNG\r\n\x1a\n"
 _FORMATS = ("JPEG", "PNG", "TIFF", "BMP")
 _BEGINNINGS = (b"\xff\xd8\xff", _PNG, b"II*\0", b"MM\0*", b"BM")

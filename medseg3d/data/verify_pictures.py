@@ -50,10 +50,11 @@ def verify_pictures(
     Raises:
         Fault: MISSING_DATA, DUPLICATE_CASE, GROUP_PATTERN, and as `read_split`.
     """
-    cases, faults = find_pictures(dataset_dir)
+    cases, faults, unread = find_pictures(dataset_dir)
     groups = grouped(cases, group_pattern) if group_pattern else None
     split = read_split(split_file) if split_file is not None else None
     report = VerifyReport(Path(dataset_dir).expanduser().absolute(), len(cases), faults=faults)
+    report.warnings += [(str(report.folder), warning) for warning in unread]
     if expected_cases is None:
         expected_cases = KNOWN_CASES.get(report.folder.name)
     if expected_cases is not None and expected_cases != report.n_cases:

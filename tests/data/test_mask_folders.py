@@ -110,6 +110,34 @@ def test_hidden_files_records_and_tables_are_left_alone(tmp_path: Path) -> None:
     assert list(cases(pred, truth)) == ["ct"]
 
 
+def test_linked_folder_of_predictions_is_scored(tmp_path: Path) -> None:
+    fill(tmp_path, "pred/a.nii.gz", "elsewhere/b.nii.gz")
+    truth = fill(tmp_path / "truth", "a.nii.gz", "siteB/b.nii.gz")
+    (tmp_path / "pred/siteB").symlink_to(tmp_path / "elsewhere")
+    assert list(cases(tmp_path / "pred", truth)) == ["a", "siteB/b"]
+
+
+def test_truth_that_is_linked_as_its_own_prediction_is_refused(tmp_path: Path) -> None:
+    pred, truth = fill(tmp_path / "pred", "b.nii"), fill(tmp_path / "truth", "b.nii", "site/a.nii")
+    (pred / "site").symlink_to(truth / "site")
+    assert refusal(pred, truth).code == "SAME_FOLDER"
+
+
+def test_files_that_are_not_read_are_named_in_warnings(tmp_path: Path) -> None:
+    pred = fill(tmp_path / "pred", "a.nii.gz", "b.mha", "c_seg.nrrd")
+    truth = fill(tmp_path / "truth", "a.nii.gz", "b.mha", "c.nii.gz")
+    of_pred, of_truth = paired_masks(pred, truth, missing="empty").warnings
+    assert of_pred.startswith(f"NOT_READ: 2 files below {pred} (b.mha, c_seg.nrrd)")
+    assert of_pred.endswith("the name of a truth without prediction have 1 (c_seg.nrrd)")
+    assert of_truth.startswith(f"NOT_READ: 1 file below {truth} (b.mha)")
+    assert "c_seg.nrrd" in refusal(pred, truth).found
+
+
+def test_every_suffix_of_a_jpeg_is_read(tmp_path: Path) -> None:
+    pred, truth = fill(tmp_path / "pred", "a.jpe", "b.JFIF"), fill(tmp_path / "truth", "a.jpg", "b.jpeg")
+    assert list(cases(pred, truth)) == ["a", "b"]
+
+
 def test_two_spellings_of_an_umlaut_are_one_name(tmp_path: Path) -> None:
     pred, truth = fill(tmp_path / "pred", "u\u0308ber.png"), fill(tmp_path / "truth", "\u00fcber.png")
     if len(list(tmp_path.rglob("*.png"))) == 2:

@@ -81,7 +81,7 @@ def test_nnunets_layout_is_read(tmp_path):
     [{"channel_names": {"0": "T1", "1": "T2"}}, {"file_ending": ".nrrd"}, {"labels": {"background": 0, "all": [1, 2]}}],
 )
 def test_what_of_nnunets_layout_cannot_be_read_is_named(tmp_path, changes):
-    with pytest.raises(Fault, match="DATASET_JSON .*nnU-Net v2"):
+    with pytest.raises(Fault, match=r"DATASET_JSON .*nnU-Net v2"):
         read_msd(nnunet(tmp_path, **changes))
 
 
