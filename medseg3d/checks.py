@@ -334,7 +334,7 @@ def _check_pictures(parser: ConfigParser) -> list[str]:
 
 def _check_volumes(parser: ConfigParser) -> list[str]:
     knob = parser.get_parsed_content
-    verified = verify_msd(knob("dataset_dir"))
+    verified = verify_msd(knob("dataset_dir"), grid_tolerance=knob("grid_tolerance"))
     problems = list(verified.faults)
     unknown = sorted(set(verified.label_values) - set(knob("labels")))
     if unknown:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import logging
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,10 @@ from monai.networks.layers.convutils import gaussian_1d
 from monai.transforms import MapTransform, SpatialPadd
 from monai.transforms.utils import scale_affine
 
-from medseg3d.data.nifti import MAX_VOXELS, NiftiHeader, check_labels, check_pair, read_nifti
+from medseg3d.data.nifti import GRID_TOLERANCE, MAX_VOXELS, NiftiHeader, check_labels, check_pair, read_nifti
 from medseg3d.data.outputs import write_mask, write_probabilities
 from medseg3d.data.overlays import write_overlay
-from medseg3d.data.pictures import read_picture, read_picture_mask, write_grey, write_picture_mask
+from medseg3d.data.pictures import read_picture_mask, read_with_remarks, write_grey, write_picture_mask
 from medseg3d.faults import Fault
 
 SMALLEST_FILL = 0.25
@@ -37,6 +38,8 @@ SMALLEST_FILL = 0.25
 _SLAB_VOXELS = 1 << 21  # 8 MiB of float32 at a time
 _REACH = 0.5 + 1e-3  # Spacing rounds its shape, so original voxels lie up to half a voxel beyond the model's grid
 _OFF_AXIS = 0.05  # voxels
+
+logger = logging.getLogger("medseg3d")
 
 
 class LoadNiftid(MapTransform):
@@ -54,6 +57,7 @@ class LoadNiftid(MapTransform):
         labels: values a label may hold; None allows every integer from 0 to 255.
         check_hu: whether images that do not look like Hounsfield units get a warning.
         max_voxels: larger volumes are refused.
+        grid_tolerance: voxels that a corner of the label may lie from that of its image.
         allow_missing_keys: pass over keys that an item lacks.
 
     Raises:
@@ -68,6 +72,7 @@ class LoadNiftid(MapTransform):
         labels: Sequence[int] | None = None,
         check_hu: bool = True,
         max_voxels: int = MAX_VOXELS,
+        grid_tolerance: float = GRID_TOLERANCE,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
@@ -76,6 +81,7 @@ class LoadNiftid(MapTransform):
         self.labels = labels
         self.check_hu = check_hu
         self.max_voxels = max_voxels
+        self.grid_tolerance = grid_tolerance
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """The item with the volumes in place of their paths."""
@@ -85,11 +91,11 @@ class LoadNiftid(MapTransform):
             is_label = key == self.label_key
             array, header = read_nifti(item[key], self.max_voxels, check_hu=self.check_hu and not is_label)
             if is_label:
-                array = check_labels(array, self.labels, item[key])
+                array = check_labels(array, self.labels, item[key], header)
             item[key] = _as_meta_tensor(array, header, torch.uint8 if is_label else torch.float32)
             headers[key] = header
         if self.image_key in headers and self.label_key in headers:
-            check_pair(headers[self.image_key], headers[self.label_key])
+            check_pair(headers[self.image_key], headers[self.label_key], self.grid_tolerance)
             # to the last bit, or the two could be resampled to different shapes
             item[self.label_key].affine = item[self.image_key].affine.clone()
         return item
@@ -99,8 +105,8 @@ class LoadPictured(MapTransform):
     """Picture and mask as `MetaTensor` (C, H, W): RGB float32 in [0, 1], and the mask uint8 0 or 1 with one channel.
 
     Read through `read_picture` and `read_picture_mask`, row by row as the file stores them. Both carry `affine` (the
-    identity: row, column) and in `meta`: `original_affine`, `spatial_shape` (H, W), `filename_or_obj` and `sha256` of
-    the file.
+    identity: row, column) and in `meta`: `original_affine`, `spatial_shape` (H, W), `filename_or_obj`, `sha256` of the
+    file, and `warnings` of a picture (one per line, "" for none).
 
     Args:
         keys: what to load: the picture, `label_key` or both.
@@ -127,10 +133,15 @@ class LoadPictured(MapTransform):
         for key in self.key_iterator(item):
             path = item[key]
             array: np.ndarray
+            remarks: tuple[str, ...] = ()
             if key == self.label_key:
                 array = read_picture_mask(path, self.upright).astype(np.uint8)[None]
             else:
-                array = np.moveaxis(read_picture(path, self.upright), -1, 0).astype(np.float32, order="C")
+                pixels, remarks = read_with_remarks(path, self.upright)
+                if self.label_key in self.keys:  # a training; of a prediction the record says it
+                    for remark in remarks:
+                        logger.warning("%s: %s", path, remark)
+                array = np.moveaxis(pixels, -1, 0).astype(np.float32, order="C")
                 array /= 255
             shape = array.shape[1:]
             if first is None:
@@ -148,6 +159,7 @@ class LoadPictured(MapTransform):
                 "spatial_shape": torch.tensor(shape),
                 "filename_or_obj": str(path),
                 "sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest(),
+                "warnings": "\n".join(remarks),
             }
             item[key] = MetaTensor(torch.from_numpy(array), affine=torch.eye(4, dtype=torch.float64), meta=meta)
         return item
@@ -547,7 +559,9 @@ class SaveOverlayd(MapTransform):
         """The item, its overlay written."""
         if self.path_key in data:
             mask, path = data[self.keys[0]], Path(data[self.path_key])
-            write_overlay(path, read_picture(mask.meta["filename_or_obj"], self.upright), mask.cpu().numpy()[0] > 0)
+            write_overlay(
+                path, read_with_remarks(mask.meta["filename_or_obj"], self.upright)[0], mask.cpu().numpy()[0] > 0
+            )
             mask.meta["overlay_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
         return dict(data)
 

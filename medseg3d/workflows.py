@@ -26,6 +26,7 @@ from medseg3d.data.mask_folders import (
     prediction_kind,
     read_pair,
 )
+from medseg3d.data.nifti import GRID_TOLERANCE
 from medseg3d.evaluation import FOREGROUND, Evaluation
 from medseg3d.faults import Fault
 from medseg3d.inferers import CasePredictor, Report
@@ -123,6 +124,7 @@ def evaluate(
     group: str | None = None,
     slices: bool = False,
     tolerance_mm: float = 2.0,
+    grid_tolerance: float = GRID_TOLERANCE,
     pranet_min_max: bool = False,
     edges: Sequence[float] | None = None,
     seed: int = 0,
@@ -148,6 +150,7 @@ def evaluate(
             names the patient or sequence of the case.
         slices: volumes: also score each axial slice.
         tolerance_mm: volumes: of the surface Dice.
+        grid_tolerance: volumes: voxels that a corner of a prediction may lie from that of its truth.
         pranet_min_max: pictures: stretch each map to its full range first, as PraNet does, for its scores.
         edges: the two sizes that part small, medium and large cases, in ml (pictures: %); None for tertiles.
         seed: of the resampling behind the intervals.
@@ -180,6 +183,7 @@ def evaluate(
         )
     except ValueError as error:
         raise Fault("BAD_VALUE", "the evaluation", str(error)) from error
+    evaluation.warnings += pairs.warnings
     if pairs.left_out:
         left_out, total = len(pairs.left_out), len(pairs.left_out) + len(pairs)
         evaluation.warnings.append(f"LEFT_OUT: {left_out} of {total} truths have no prediction and are in no score")
@@ -189,7 +193,7 @@ def evaluate(
     for number, pair in enumerate(pairs, start=1):
         if progress is not None:
             progress(number, len(pairs), pair.case)
-        loaded = read_pair(pair, pred_kind, threshold)
+        loaded = read_pair(pair, pred_kind, threshold, grid_tolerance)
         _check_labels(loaded, pair, names)
         kinds.append(loaded.kind)
         evaluation.add(
@@ -213,6 +217,7 @@ def evaluate(
             "truth_dir": Path(truth_dir).absolute(),
             "pred_kind": pred_kind,
             "threshold": threshold if pred_kind == "probability" else None,
+            "grid_tolerance": grid_tolerance if volumes else None,
             "n_missing_predictions": kinds.count("missing"),
             "left_out": pairs.left_out,
             "group": group,

@@ -42,7 +42,7 @@ def pack(source: Path, target: Path, side: int | None = None) -> None:
     Raises:
         Fault: as `find_pictures`; for a file without its other half, data sets below the folder, a target that exists.
     """
-    cases, faults = find_pictures(source)
+    cases, faults, _ = find_pictures(source)
     if faults:
         raise faults[0]
     if target.exists():

@@ -355,6 +355,13 @@ def test_orientation_ignores_what_the_space_entry_says(tmp_path: Path) -> None:
         assert nib.aff2axcodes(oriented.affine.numpy()) == ("R", "A", "S")
 
 
+def test_remarks_on_a_picture_travel_to_its_mask(tmp_path: Path) -> None:
+    Image.new("RGBA", (30, 20), (200, 0, 0, 9)).save(tmp_path / "a.png")
+    item = LoadPictured("image")({"image": tmp_path / "a.png"})
+    item["pred"] = torch.zeros(1, 20, 30)
+    assert RestoreLabelsd("pred")(item)["pred"].meta["warnings"].startswith("TRANSPARENCY")
+
+
 def test_warnings_travel_with_the_image(tmp_path: Path) -> None:
     path = write(tmp_path / "windowed.nii", np.arange(np.prod(SHAPE)).reshape(SHAPE).astype(np.uint16))
     assert LoadNiftid("image")({"image": path})["image"].meta["warnings"].startswith("HU_RANGE")

@@ -35,6 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--split-file", "--split_file", help="pictures: a manifest in whose parts nothing may be in common"
     )
     verify.add_argument("--group-pattern", "--group_pattern", help=_GROUPS)
+    verify.add_argument(
+        "--grid-tolerance",
+        "--grid_tolerance",
+        type=float,
+        metavar="VOXELS",
+        help="volumes: how far a corner of a label may lie from that of its image (default: 0.25)",
+    )
 
     split = actions.add_parser("split", help="write the manifest of a split, or show the one that is there")
     split.add_argument("dataset_dir", help=_LAYOUTS)
@@ -85,16 +92,18 @@ def _verify(args: argparse.Namespace) -> int:
     import sys
 
     from medseg3d.data.fetch import verify_msd
+    from medseg3d.data.nifti import GRID_TOLERANCE
     from medseg3d.data.verify_pictures import verify_pictures
 
     def progress(done: int, total: int) -> None:
         sys.stderr.write(f"\r{done}/{total} cases" + ("\n" if done == total else ""))
 
+    tolerance = GRID_TOLERANCE if args.grid_tolerance is None else args.grid_tolerance
     tell = progress if sys.stderr.isatty() else None
     if _holds_pictures(args):
         report = verify_pictures(args.dataset_dir, args.split_file, args.group_pattern, args.cases, args.workers, tell)
     else:
-        report = verify_msd(args.dataset_dir, args.cases, args.workers, tell)
+        report = verify_msd(args.dataset_dir, args.cases, args.workers, tell, tolerance)
     for path, warning in report.warnings:
         print(f"warning: {path}: {warning}")
     for fault in report.faults:

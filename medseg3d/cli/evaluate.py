@@ -47,6 +47,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tolerance", type=float, default=2.0, metavar="MM", help="volumes: of the surface Dice (default: %(default)s)"
     )
     parser.add_argument(
+        "--grid-tolerance",
+        "--grid_tolerance",
+        type=float,
+        default=0.25,
+        metavar="VOXELS",
+        help="volumes: how far a corner of a prediction may lie from that of its truth (default: %(default)s)",
+    )
+    parser.add_argument(
         "--pranet-minmax", action="store_true", help="pictures: stretch each map to its full range, as PraNet does"
     )
     parser.add_argument(
@@ -84,6 +92,7 @@ def run(args: argparse.Namespace) -> int:
         group=args.group,
         slices=args.slices,
         tolerance_mm=args.tolerance,
+        grid_tolerance=args.grid_tolerance,
         pranet_min_max=args.pranet_minmax,
         edges=args.edges,
         seed=args.seed,

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from medseg3d.data.archives import check_empty, check_space, download, unpack
-from medseg3d.data.msd import MSDDataset, case_id, missing_files, read_msd
-from medseg3d.data.nifti import check_labels, check_pair, read_nifti
+from medseg3d.data.folders import files_below, not_read
+from medseg3d.data.msd import MSDDataset, missing_files, read_msd
+from medseg3d.data.nifti import GRID_TOLERANCE, check_labels, check_pair, read_nifti
 from medseg3d.faults import Fault
 
 PANCREAS_NAME = "Task07_Pancreas"
@@ -81,6 +82,7 @@ def verify_msd(
     expected_cases: int | None = None,
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
+    grid_tolerance: float = GRID_TOLERANCE,
 ) -> VerifyReport:
     """Check a data set in the MSD layout whole: every file is read to its last byte, every problem is listed.
 
@@ -93,6 +95,7 @@ def verify_msd(
         expected_cases: number of labelled cases that must be there; for a folder called Task07_Pancreas, 281 if None.
         workers: cases read at a time; one case of MSD takes about half a GB while it is read.
         progress: called with (cases done, cases in all) after every case.
+        grid_tolerance: as in `check_pair`.
 
     Returns:
         The report; its `faults` is empty if all is well.
@@ -114,10 +117,10 @@ def verify_msd(
                 "fetch the data set again",
             )
         )
-    report.faults += missing_files(dataset) + _unnamed_files(dataset)
+    report.faults += missing_files(dataset) + _unnamed_files(dataset, report.warnings)
     entries = [*dataset.cases, *dataset.test]
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
-        results = pool.map(lambda entry: _check_case(entry, dataset.labels), entries)
+        results = pool.map(lambda entry: _check_case(entry, dataset.labels, grid_tolerance), entries)
         for number, (faults, warnings, values) in enumerate(results, start=1):
             report.faults += faults
             report.warnings += warnings
@@ -128,11 +131,14 @@ def verify_msd(
     return report
 
 
-def _check_case(entry: dict[str, str], labels: dict[int, str]) -> tuple[list[Fault], list[tuple[str, str]], list[int]]:
+def _check_case(
+    entry: dict[str, str], labels: dict[int, str], grid_tolerance: float
+) -> tuple[list[Fault], list[tuple[str, str]], list[int]]:
     """Faults, warnings and label values of one case; missing files are not its business."""
     import numpy as np
 
     faults: list[Fault] = []
+    off_grid: tuple[str, ...] = ()
     headers, values = {}, []
     for key in ("image", "label"):
         path = entry.get(key)
@@ -141,27 +147,35 @@ def _check_case(entry: dict[str, str], labels: dict[int, str]) -> tuple[list[Fau
         try:
             array, headers[key] = read_nifti(path, check_hu=key == "image")
             if key == "label":
-                values = [int(value) for value in np.unique(check_labels(array, list(labels), path))]
+                values = [int(value) for value in np.unique(check_labels(array, list(labels), path, headers[key]))]
         except Fault as fault:
             faults.append(fault)
     if len(headers) == 2:
         try:
-            check_pair(headers["image"], headers["label"])
+            off_grid = check_pair(headers["image"], headers["label"], grid_tolerance)
         except Fault as fault:
             faults.append(fault)
-    return faults, [(str(h.path), warning) for h in headers.values() for warning in h.warnings], values
+    warnings = [(str(header.path), warning) for header in headers.values() for warning in header.warnings]
+    return faults, warnings + [(entry["label"], warning) for warning in off_grid], values
 
 
-def _unnamed_files(dataset: MSDDataset) -> list[Fault]:
-    """A volume in one of the layout's folders that `dataset.json` does not name is a case that nobody would miss."""
+def _unnamed_files(dataset: MSDDataset, warnings: list[tuple[str, str]]) -> list[Fault]:
+    """A volume in one of the layout's folders that `dataset.json` does not name is a case that nobody would miss.
+
+    Files there that may be images of another format are added to the warnings.
+    """
     named = {
         Path(entry[key]) for entry in (*dataset.cases, *dataset.test) for key in ("image", "label") if key in entry
     }
     faults = []
     for part in ("imagesTr", "labelsTr", "imagesTs"):
-        for path in sorted((dataset.folder / part).glob("*")):
-            volume = case_id(path) != path.name and not path.name.startswith(".")
-            if volume and path not in named:
+        if not (dataset.folder / part).is_dir():
+            continue
+        below = files_below(dataset.folder / part, (".nii.gz", ".nii"))
+        unread = not_read(dataset.folder / part, below.unread, (".nii.gz", ".nii"))
+        warnings += [(str(dataset.folder), warning) for warning in unread]
+        for path in below.read:
+            if path not in named:
                 faults.append(
                     Fault(
                         "UNNAMED_FILE",

@@ -91,7 +91,7 @@ def _kvasir_folder(unpacked: Path) -> Path | None:
     folders = [folder for folder in folders if "__MACOSX" not in folder.parts]
     if len(folders) != 1:
         return None
-    _, faults = find_pictures(folders[0])
+    faults = find_pictures(folders[0]).faults
     if faults:
         raise faults[0]
     return folders[0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,12 +11,21 @@ from typing import NamedTuple
 
 import numpy as np
 
-from medseg3d.data.nifti import NiftiHeader, check_labels, check_pair, read_header, read_nifti
-from medseg3d.data.pictures import GreyPicture, read_levels
+from medseg3d.data.folders import files_below, not_read
+from medseg3d.data.nifti import (
+    GRID_TOLERANCE,
+    NiftiHeader,
+    check_labels,
+    check_pair,
+    holds_integers,
+    read_header,
+    read_nifti,
+    stored_scaled,
+)
+from medseg3d.data.pictures import PICTURE_SUFFIXES, GreyPicture, read_levels
 from medseg3d.faults import Fault
 
 VOLUME_SUFFIXES = (".nii.gz", ".nii")
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 MASK_ENDINGS = ("_segmentation", "_prediction", "_labels", "_label", "_masks", "_mask", "_pred", "_prob", "_seg", "_gt")
 """What a name may end with on one side only; `paired_masks` says when it is dropped."""
@@ -78,11 +86,15 @@ class MaskPairs(list[MaskPair]):
 
     Attributes:
         left_out: names of the truths that have no prediction and were asked to be left out.
+        warnings: `CODE: sentence` each, of files that are not read.
     """
 
-    def __init__(self, pairs: Iterable[MaskPair] = (), left_out: Iterable[str] = ()) -> None:
+    def __init__(
+        self, pairs: Iterable[MaskPair] = (), left_out: Iterable[str] = (), warnings: Iterable[str] = ()
+    ) -> None:
         super().__init__(pairs)
         self.left_out = list(left_out)
+        self.warnings = list(warnings)
 
 
 def paired_masks(
@@ -90,8 +102,9 @@ def paired_masks(
 ) -> MaskPairs:
     """Which prediction belongs to which truth (and image), by name, in the order of the names.
 
-    A name is the path below the folder without suffix (`.nii.gz`, `.nii`, `.png`, `.jpg`, `.tif`, `.bmp`, in any case);
-    the suffixes of a pair may differ. Other files, and all whose names begin with a dot, are left alone.
+    A name is the path below the folder without suffix (`.nii.gz`, `.nii`, or one of `PICTURE_SUFFIXES`, in any case);
+    the suffixes of a pair may differ. Sub-folders that are links are followed. All whose names begin with a dot are
+    left alone; other files that may be images are not read and named in a warning.
 
     1. Equal names are a pair.
     2. Of the names left over on both sides one ending of `MASK_ENDINGS` is dropped (`ct_seg` and `ct_label` become
@@ -108,7 +121,8 @@ def paired_masks(
             "leave-out", for predictions of a part of the truths.
 
     Raises:
-        Fault: MISSING_FILE (no such folder), NO_INPUT (nothing in it), SAME_FOLDER, MIXED_KINDS (volumes and pictures),
+        Fault: MISSING_FILE (no such folder), NO_INPUT (nothing in it), SAME_FOLDER (or a file of both, by a
+            link), UNREADABLE (a sub-folder), MIXED_KINDS (volumes and pictures),
             NAME_COLLISION (two files, one name), UNPAIRED (a truth without prediction or image, or a prediction
             without truth).
 
@@ -124,7 +138,7 @@ def paired_masks(
     if missing not in _MISSING:
         raise ValueError(f"missing must be one of {_MISSING}, found {missing!r}")
     pred_dir, truth_dir = Path(pred_dir), Path(truth_dir)
-    preds, truths = _names(pred_dir), _names(truth_dir)
+    (preds, unread_preds), (truths, unread_truths) = _names(pred_dir), _names(truth_dir)
     _check_folders(pred_dir, truth_dir)
     kind = _kind_of(pred_dir, preds)
     if _kind_of(truth_dir, truths) != kind:
@@ -138,21 +152,31 @@ def paired_masks(
     pred_of, case_of = _matched(preds, truths, MASK_ENDINGS, pred_dir, truth_dir)
     without_pred = [name for name in truths if name not in pred_of]
     without_truth = [name for name in preds if name not in pred_of.values()]
+    warnings = [
+        *_unread(pred_dir, unread_preds, without_pred, "truth without prediction"),
+        *_unread(truth_dir, unread_truths, without_truth, "prediction without truth"),
+    ]
     if without_truth or (without_pred and missing == "error"):
-        raise _unpaired(pred_dir, truth_dir, without_pred, without_truth)
+        raise _unpaired(pred_dir, truth_dir, without_pred, without_truth, warnings)
     if without_pred:
         what = "count as empty masks" if missing == "empty" else "are left out"
         logger.warning("MISSING_PREDICTION: %s of %d %s", _listed(without_pred), len(truths), what)
     if missing == "leave-out":
         truths = {name: path for name, path in truths.items() if name in pred_of}
         if not truths:
-            raise _unpaired(pred_dir, truth_dir, without_pred, without_truth)
+            raise _unpaired(pred_dir, truth_dir, without_pred, without_truth, warnings)
     images = _images_of(truths, image_dir, truth_dir, kind) if image_dir is not None else {}
     pairs = [
         MaskPair(case_of.get(name, name), preds.get(pred_of.get(name, "")), truth, images.get(name))
         for name, truth in truths.items()
     ]
-    return MaskPairs(sorted(pairs, key=lambda pair: pair.case), without_pred if missing == "leave-out" else ())
+    for pair in pairs:
+        if pair.pred is not None and pair.pred.resolve() == pair.truth.resolve():
+            raise Fault(
+                "SAME_FOLDER", pair.pred, f"the file of its truth {pair.truth}, by a link", "a prediction", "remove it"
+            )
+    left_out = without_pred if missing == "leave-out" else ()
+    return MaskPairs(sorted(pairs, key=lambda pair: pair.case), left_out, warnings)
 
 
 def prediction_kind(pairs: Sequence[MaskPair]) -> str:
@@ -175,7 +199,9 @@ def prediction_kind(pairs: Sequence[MaskPair]) -> str:
     return _kind_of_pictures(map(read_levels, files))
 
 
-def read_pair(pair: MaskPair, pred_kind: str = "auto", threshold: float = 0.5) -> LoadedPair:
+def read_pair(
+    pair: MaskPair, pred_kind: str = "auto", threshold: float = 0.5, grid_tolerance: float = GRID_TOLERANCE
+) -> LoadedPair:
     """The prediction and the truth of one case as labels on one grid; nothing is resized or resampled.
 
     The truth is always a mask: integer labels of a NIfTI volume, or a picture as `read_picture_mask` takes it, in the
@@ -185,10 +211,11 @@ def read_pair(pair: MaskPair, pred_kind: str = "auto", threshold: float = 0.5) -
         pair: as `paired_masks` gives it.
         pred_kind: "mask", "probability", or "auto", which decides by this one file as `prediction_kind` does by all.
         threshold: foreground is where the probability is at least this.
+        grid_tolerance: voxels that a corner of the prediction may lie from that of the truth.
 
     Raises:
         Fault: as `read_nifti` or `read_picture`; LABEL_SET (values that are no labels, or no probabilities);
-            PAIR_GEOMETRY (shapes differ, or a corner lies more than `check_pair` tolerates from where it should).
+            PAIR_GEOMETRY (shapes differ, or a corner lies further than that from where it should).
     """
     if pred_kind not in _KINDS:
         raise ValueError(f"pred_kind must be one of {_KINDS}, found {pred_kind!r}")
@@ -203,7 +230,7 @@ def read_pair(pair: MaskPair, pred_kind: str = "auto", threshold: float = 0.5) -
         loaded.prob = np.zeros(truth.shape, np.float32) if pred_kind == "probability" else None
         loaded.warnings.append("MISSING_PREDICTION: counted as an empty mask")
     elif header is not None:
-        _read_volume(loaded, pair, header, pred_kind)
+        _read_volume(loaded, pair, header, pred_kind, grid_tolerance)
     else:
         _read_picture(loaded, pair, pred_kind)
     if loaded.kind == "probability":
@@ -215,8 +242,10 @@ def read_pair(pair: MaskPair, pred_kind: str = "auto", threshold: float = 0.5) -
 # pairing
 
 
-def _names(folder: Path, suffixes: tuple[str, ...] = VOLUME_SUFFIXES + PICTURE_SUFFIXES) -> dict[str, Path]:
-    """The files below a folder that end in one of the suffixes, by name, in the order of the names."""
+def _names(
+    folder: Path, suffixes: tuple[str, ...] = VOLUME_SUFFIXES + PICTURE_SUFFIXES
+) -> tuple[dict[str, Path], list[Path]]:
+    """The files below a folder that end in one of the suffixes, by name, in the order of the names; and the unread."""
     if not folder.is_dir():
         raise Fault(
             "MISSING_FILE",
@@ -226,7 +255,8 @@ def _names(folder: Path, suffixes: tuple[str, ...] = VOLUME_SUFFIXES + PICTURE_S
             "correct the path",
         )
     found: dict[str, Path] = {}
-    for file in _files(folder, suffixes):
+    files = files_below(folder, suffixes)
+    for file in files.read:
         # an archive made on a Mac spells an umlaut in two letters
         stem = unicodedata.normalize("NFC", _stem(file.name))
         name = unicodedata.normalize("NFC", file.parent.relative_to(folder).as_posix())
@@ -244,19 +274,20 @@ def _names(folder: Path, suffixes: tuple[str, ...] = VOLUME_SUFFIXES + PICTURE_S
         raise Fault(
             "NO_INPUT",
             folder,
-            f"no {', '.join(suffixes)}",
+            "; ".join([f"no {', '.join(suffixes)}", *not_read(folder, files.unread, suffixes)]),
             "at least one such file",
             "name the folder that holds them, or convert the files",
         )
-    return dict(sorted(found.items()))
+    return dict(sorted(found.items())), files.unread
 
 
-def _files(folder: Path, suffixes: tuple[str, ...]) -> Iterable[Path]:
-    for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if not name.startswith(".") and name.lower().endswith(suffixes):
-                yield Path(parent, name)
+def _unread(folder: Path, unread: Sequence[Path], alone: Sequence[str], what: str) -> list[str]:
+    """The warning of files that are not read; it names those that the other side waits for."""
+    waiting = {*alone, *_shortened(alone, {}, MASK_ENDINGS)}
+    stems = {path: path.relative_to(folder).with_suffix("").as_posix() for path in unread}
+    partners = [path.name for path, stem in stems.items() if waiting & {stem, *_shortened([stem], {}, MASK_ENDINGS)}]
+    told = f"; the name of a {what} have {_listed(partners)}" if partners else ""
+    return [warning + told for warning in not_read(folder, unread, VOLUME_SUFFIXES + PICTURE_SUFFIXES)]
 
 
 def _suffix(name: str) -> str:
@@ -336,7 +367,7 @@ def _shortened(names: Iterable[str], matched: Mapping[str, str], endings: Sequen
 
 
 def _images_of(truths: Mapping[str, Path], image_dir: str | Path, truth_dir: Path, kind: str) -> dict[str, Path]:
-    images = _names(Path(image_dir), VOLUME_SUFFIXES if kind == "volumes" else PICTURE_SUFFIXES)
+    images, _ = _names(Path(image_dir), VOLUME_SUFFIXES if kind == "volumes" else PICTURE_SUFFIXES)
     image_of, _ = _matched(images, truths, MASK_ENDINGS + IMAGE_ENDINGS, Path(image_dir), truth_dir)
     without = [name for name in truths if name not in image_of]
     if without:
@@ -350,7 +381,9 @@ def _images_of(truths: Mapping[str, Path], image_dir: str | Path, truth_dir: Pat
     return {name: images[image] for name, image in image_of.items()}
 
 
-def _unpaired(pred_dir: Path, truth_dir: Path, without_pred: list[str], without_truth: list[str]) -> Fault:
+def _unpaired(
+    pred_dir: Path, truth_dir: Path, without_pred: list[str], without_truth: list[str], warnings: list[str]
+) -> Fault:
     parts = []
     if without_pred:
         parts.append(f"no prediction for {_listed(without_pred)}")
@@ -361,7 +394,8 @@ def _unpaired(pred_dir: Path, truth_dir: Path, without_pred: list[str], without_
         remedy += ", and move predictions without a truth away"
     else:
         remedy += ", count missing predictions as empty masks (--missing empty), or leave their cases out (leave-out)"
-    return Fault("UNPAIRED", pred_dir, " and ".join(parts), f"one prediction for each truth in {truth_dir}", remedy)
+    found = "; ".join([" and ".join(parts), *warnings])
+    return Fault("UNPAIRED", pred_dir, found, f"one prediction for each truth in {truth_dir}", remedy)
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -373,33 +407,36 @@ def _listed(names: Sequence[str]) -> str:
 
 def _truth_volume(path: Path) -> tuple[np.ndarray, NiftiHeader, list[str]]:
     array, header = read_nifti(path)
-    return check_labels(array, None, path), header, [f"{warning} (truth)" for warning in header.warnings]
+    return check_labels(array, None, path, header), header, [f"{warning} (truth)" for warning in header.warnings]
 
 
-def _read_volume(loaded: LoadedPair, pair: MaskPair, truth: NiftiHeader, pred_kind: str) -> None:
+def _read_volume(loaded: LoadedPair, pair: MaskPair, truth: NiftiHeader, pred_kind: str, grid_tolerance: float) -> None:
     assert pair.pred is not None
     array, header = read_nifti(pair.pred)
     loaded.warnings += [f"{warning} (prediction)" for warning in header.warnings]
-    _check_grid(pair, truth, header)
+    loaded.warnings += _check_grid(pair, truth, header, grid_tolerance)
     if pred_kind == "auto":
-        pred_kind = "probability" if _has_fractions(array) else "mask"
+        pred_kind = "mask" if holds_integers(array) else "probability"
     loaded.kind = pred_kind
     if pred_kind == "mask":
-        loaded.pred = check_labels(array, None, pair.pred)
+        loaded.pred = check_labels(array, None, pair.pred, header)
     else:
-        loaded.prob = _probabilities(array, pair.pred)
+        loaded.prob = _probabilities(array, header)
 
 
-def _check_grid(pair: MaskPair, truth: NiftiHeader, pred: NiftiHeader) -> None:
+def _check_grid(pair: MaskPair, truth: NiftiHeader, pred: NiftiHeader, grid_tolerance: float) -> tuple[str, ...]:
     try:
-        check_pair(truth, pred)
+        return check_pair(truth, pred, grid_tolerance)
     except Fault as fault:
+        if fault.code != "PAIR_GEOMETRY":
+            raise
         raise _off_grid(pair, fault.found, fault.wanted.replace("its image", "its truth", 1)) from None
 
 
 def _off_grid(pair: MaskPair, found: str, wanted: str) -> Fault:
     assert pair.pred is not None
-    remedy = "write the prediction on the grid of its truth; nothing is resized or resampled silently"
+    remedy = "write the prediction on the grid of its truth; nothing is resized or resampled silently; "
+    remedy += "where the difference is harmless, raise --grid_tolerance"
     return Fault("PAIR_GEOMETRY", pair.pred, found, wanted, remedy)
 
 
@@ -407,21 +444,16 @@ def _is_fractional(path: Path) -> bool:
     header = read_header(path)
     if header.dtype.kind in "iu" and header.slope == int(header.slope) and header.intercept == int(header.intercept):
         return False
-    return _has_fractions(read_nifti(path)[0])
+    return not holds_integers(read_nifti(path)[0])
 
 
-def _has_fractions(array: np.ndarray) -> bool:
-    # slice by slice: no second volume in memory, and a map is known by its first one with foreground
-    return array.dtype.kind == "f" and any(bool((part != np.rint(part)).any()) for part in array.T)
-
-
-def _probabilities(array: np.ndarray, path: Path) -> np.ndarray:
+def _probabilities(array: np.ndarray, header: NiftiHeader) -> np.ndarray:
     low, high = float(array.min()), float(array.max())
     if low < -_ROUNDING or high > 1 + _ROUNDING:
         raise Fault(
             "LABEL_SET",
-            path,
-            f"values from {low:g} to {high:g}, taken for probabilities",
+            header.path,
+            f"values from {low:g} to {high:g}, taken for probabilities{stored_scaled(header)}",
             "foreground probabilities from 0 to 1, or integer labels",
             "write the output of the sigmoid or softmax, not logits, and do not resample it with splines",
         )

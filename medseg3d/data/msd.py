@@ -1,7 +1,7 @@
 """The Medical Segmentation Decathlon layout: `dataset.json`, `imagesTr/`, `labelsTr/`, `imagesTs/`.
 
 Antonelli et al., "The Medical Segmentation Decathlon", Nature Communications 13, 4128 (2022),
-doi:10.1038/s41467-022-30695-9.
+doi:10.1038/s41467-022-30695-9. nnU-Net v2 names its folders so too, but not the cases.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from medseg3d.faults import Fault
@@ -49,7 +49,9 @@ class MSDDataset:
 def read_msd(dataset_dir: str | Path, require_files: bool = True) -> MSDDataset:
     """The labelled and unlabelled cases of a data set in the MSD layout.
 
-    The id of a case is the name of its image without `.nii.gz`. Entries whose file name starts with a dot are left
+    The id of a case is the name of its image without `.nii.gz`. Paths may be those of Windows. Where the `dataset.json`
+    is one of nnU-Net v2, which lists no case, every label below `labelsTr` is one, and its image the
+    `<case>_0000.nii.gz` in `imagesTr`. Entries whose file name starts with a dot are left
     out: the MSD's archives carry AppleDouble files (`._pancreas_001.nii.gz`) that hold no image.
 
     Args:
@@ -72,12 +74,16 @@ def read_msd(dataset_dir: str | Path, require_files: bool = True) -> MSDDataset:
     content = _read_json(folder)
     source = folder / "dataset.json"
     cases, test = [], []
+    named_by_label = _is_nnunet(content)
+    if named_by_label:
+        content = _listed_by_msd(folder, content, source)
     for entry in _entries(content, "training", source):
         if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("image", "label")):
             raise _json_fault(source, f"the training entry {_short(entry)}", '{"image": path, "label": path}')
         image, label = (_inside(folder, entry[key], source) for key in ("image", "label"))
         if not image.name.startswith("."):
-            cases.append({"case": case_id(image), "image": str(image), "label": str(label)})
+            case = case_id(label if named_by_label else image)
+            cases.append({"case": case, "image": str(image), "label": str(label)})
     for entry in _entries(content, "test", source):
         # some tasks write {"image": path} here
         name = entry.get("image") if isinstance(entry, dict) else entry
@@ -157,6 +163,31 @@ def _read_json(folder: Path) -> dict[str, Any]:
     return content
 
 
+def _is_nnunet(content: dict[str, Any]) -> bool:
+    return "training" not in content and ("channel_names" in content or "file_ending" in content)
+
+
+def _listed_by_msd(folder: Path, content: dict[str, Any], source: Path) -> dict[str, Any]:
+    """What a dataset.json of nnU-Net v2 says and the folders hold, in the form of MSD's.
+
+    https://github.com/MIC-DKFZ/nnUNet/blob/master/documentation/dataset_format.md
+    """
+    ending, channels, labels = (content.get(key) for key in ("file_ending", "channel_names", "labels"))
+    if ending not in (".nii.gz", ".nii") or not isinstance(channels, dict) or len(channels) != 1:
+        raise _json_fault(
+            source, f"nnU-Net v2's layout with {_short(channels)} and files {_short(ending)}", "one channel of NIfTI"
+        )
+    if not isinstance(labels, dict) or not all(type(value) is int for value in labels.values()):
+        raise _json_fault(source, f"nnU-Net v2's layout with the labels {_short(labels)}", "a value for each name")
+    ids = sorted(path.name[: -len(ending)] for path in (folder / "labelsTr").glob(f"[!.]*{ending}"))
+    return {
+        "name": content.get("name"),
+        "labels": {str(value): name for name, value in labels.items()},
+        "training": [{"image": f"imagesTr/{case}_0000{ending}", "label": f"labelsTr/{case}{ending}"} for case in ids],
+        "test": [f"imagesTs/{path.name}" for path in (folder / "imagesTs").glob(f"[!.]*_0000{ending}")],
+    }
+
+
 def _entries(content: dict[str, Any], key: str, source: Path) -> list[Any]:
     entries = content.get(key, [])
     if not isinstance(entries, list):
@@ -174,8 +205,8 @@ def _labels(content: dict[str, Any], source: Path) -> dict[int, str]:
 
 def _inside(folder: Path, entry: str, source: Path) -> Path:
     """The absolute path of an entry. Links that the user made inside the folder are followed, `..` is not."""
-    posix, windows = PurePosixPath(entry), PureWindowsPath(entry)
-    if posix.is_absolute() or windows.drive or windows.root or ".." in windows.parts or not posix.name:
+    path = PureWindowsPath(entry)  # it knows both kinds of slashes
+    if path.drive or path.root or ".." in path.parts or not path.name:
         raise Fault(
             "PATH_ESCAPE",
             source,
@@ -183,7 +214,7 @@ def _inside(folder: Path, entry: str, source: Path) -> Path:
             "a path inside the data set's folder",
             "correct the entry; a data set from an unknown source that does this is not to be trusted",
         )
-    return folder / posix
+    return folder.joinpath(*path.parts)
 
 
 def _json_fault(source: Path, found: str, wanted: str) -> Fault:

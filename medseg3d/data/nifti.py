@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
@@ -26,6 +26,13 @@ MAX_VOXELS = 2**30
 SPACING_MM = (0.1, 20.0)
 """Plausible distance of neighbouring voxels in a scan of a body; metres and microns fall outside."""
 
+GRID_TOLERANCE = 0.25
+"""Voxels that a corner of one grid may lie from that of another to be taken for the same grid.
+
+Below the half voxel by which conventions for corners differ, and above what is lost where a quaternion in float32 turns
+a scan by nearly 180 degrees: 0.1 mm in a field of 500 mm.
+"""
+
 _HEADER_BYTES = {1: 348, 2: 540}  # by the version of NIfTI
 _MAX_OFFSET = 1 << 26  # room for any header extension
 
@@ -33,6 +40,11 @@ _MAX_OFFSET = 1 << 26  # room for any header extension
 _ORTHOGONAL = 1e-6  # the rounding of a float32 header
 _WORTH_A_WORD = 1e-4
 _SHEARED = 1e-3
+
+_WHOLE = 2e-5  # a label stored as 16 bits with a slope comes back within 1.6e-5 of the integer it was
+_EQUAL = 0.01  # voxels: what two programs make of one affine in float32
+_HALF_TURN = 1e-7  # 1 less the square of a quaternion's length: below it nifti_clib and ITK read a half turn
+_TOO_LONG = 1e-3  # by which that square may exceed 1: quaternions rounded to float32 or to a few digits
 
 _UNITS = {1: "metre", 3: "micron"}  # xyzt_units & 7; 2 is mm, 0 unknown
 _GEOMETRY_FIELDS = (
@@ -139,37 +151,46 @@ def read_nifti(
     return array, replace(header, sha256=stream.sha256())
 
 
-def check_pair(image: NiftiHeader, label: NiftiHeader, tolerance_mm: float = 0.01) -> None:
-    """Refuse a label that does not lie on the grid of its image.
+def check_pair(image: NiftiHeader, label: NiftiHeader, tolerance: float = GRID_TOLERANCE) -> tuple[str, ...]:
+    """Refuse a label that does not lie on the grid of its image; what is odd about one that does comes back.
 
     Args:
         image: header of the image.
         label: header of the label.
-        tolerance_mm: how far apart any corner of the two volumes may lie. Well below any voxel, and above what two
-            programs make of one affine in float32.
+        tolerance: how far apart any corner of the two volumes may lie, in voxels of the image.
+
+    Returns:
+        A PAIR_GEOMETRY warning, if the grids differ by more than the rounding of a header but are taken for one.
 
     Raises:
-        Fault: PAIR_GEOMETRY, saying both shapes or both geometries.
+        Fault: PAIR_GEOMETRY, saying both shapes, or where both put the corner that is farthest off.
+        Fault: BAD_VALUE for a tolerance that is no number from 0.
     """
+    if not 0 <= tolerance < np.inf:
+        raise Fault("BAD_VALUE", "--grid_tolerance", f"{tolerance}", "a number of voxels from 0")
     if image.shape != label.shape:
         raise _pair_fault(image, label, f"shape {label.shape}", f"shape {image.shape}")
-    distance = corner_distance_mm(image.shape, image.affine, label.affine)
-    if distance > tolerance_mm:
+    shift = grid_shift(image.shape, image.affine, label.affine)
+    if shift.voxels > tolerance:
         raise _pair_fault(
             image,
             label,
-            f"an affine that lies {distance:.3g} mm off: {_axes(label)}",
-            f"{_axes(image)} within {tolerance_mm} mm",
+            f"{shift.corner} at {_place(label, shift.corner)}, {shift} off: {_axes(label)}",
+            f"{_place(image, shift.corner)} within {tolerance:g} voxels: {_axes(image)}",
         )
+    return (f"PAIR_GEOMETRY: a corner lies {shift} off; taken for the same grid",) if shift.voxels > _EQUAL else ()
 
 
-def check_labels(array: np.ndarray, labels: Sequence[int] | None, path: str | Path) -> np.ndarray:
+def check_labels(
+    array: np.ndarray, labels: Sequence[int] | None, path: str | Path, header: NiftiHeader | None = None
+) -> np.ndarray:
     """The label map as uint8, once every voxel has been seen to hold a legal value.
 
     Args:
-        array: label map of any shape and real type.
+        array: label map of any shape and real type; see `holds_integers` for what is taken for an integer.
         labels: the values allowed, 0 to 255; None allows every integer from 0 to 255.
         path: the file, for the message.
+        header: the file's, for the message.
 
     Raises:
         Fault: LABEL_SET, naming the values found.
@@ -183,6 +204,9 @@ def check_labels(array: np.ndarray, labels: Sequence[int] | None, path: str | Pa
     wanted = "integers from 0 to 255" if labels is None else f"only the labels {sorted(labels)}"
     with np.errstate(invalid="ignore"):
         as_uint8 = array.astype(np.uint8, order="K")
+        if not np.array_equal(as_uint8, array) and holds_integers(array):
+            array = np.rint(array)
+            as_uint8 = array.astype(np.uint8, order="K")
     # slice by slice: numpy widens an index to 64 bits first
     if np.array_equal(as_uint8, array) and all(allowed[part].all() for part in as_uint8.T):
         return as_uint8
@@ -194,7 +218,7 @@ def check_labels(array: np.ndarray, labels: Sequence[int] | None, path: str | Pa
     raise Fault(
         "LABEL_SET",
         path,
-        f"the values {values}",
+        f"the values {values}{stored_scaled(header)}",
         wanted,
         "correct the label or name its values with --labels"
         if np.all(integer)
@@ -202,15 +226,56 @@ def check_labels(array: np.ndarray, labels: Sequence[int] | None, path: str | Pa
     )
 
 
-def corner_distance_mm(shape: Sequence[int], affine: np.ndarray, other: np.ndarray) -> float:
-    """How far apart, at most, two affines put a voxel of a volume of `shape`: the largest distance is at a corner.
+def holds_integers(array: np.ndarray) -> bool:
+    """Whether every value is an integer, or within 2e-5 of one, as labels are that were stored with a slope.
 
     Example:
-        >>> corner_distance_mm((11, 11, 11), np.eye(4), np.diag([1, 1, 1.2, 1]))
-        2.0
+        >>> holds_integers(np.array([0, 1.0000153])), holds_integers(np.array([0, 0.9999]))
+        (True, False)
     """
-    corners = np.array([[*corner, 1] for corner in itertools.product(*((0, size - 1) for size in shape))], float)
-    return float(np.linalg.norm((corners @ (affine - other).T)[:, :3], axis=1).max().round(9))
+    # slice by slice: no second volume in memory, and a map is known by its first one with foreground
+    return array.dtype.kind != "f" or all(bool((np.abs(part - np.rint(part)) <= _WHOLE).all()) for part in array.T)
+
+
+def stored_scaled(header: NiftiHeader | None) -> str:
+    """What a message on odd values says of a file that stores them with a slope; nothing of any other."""
+    if header is None or (header.slope, header.intercept) == (1, 0):
+        return ""
+    return f", stored with slope {header.slope:.7g} and intercept {header.intercept:.7g} (store labels unscaled)"
+
+
+class GridShift(NamedTuple):
+    """How far two grids lie apart where they are farthest apart, at a corner.
+
+    Attributes:
+        voxels: distance in voxels of the first.
+        mm: the same in mm.
+        corner: the voxel.
+    """
+
+    voxels: float
+    mm: float
+    corner: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.voxels:.3g} voxels ({self.mm:.3g} mm)"
+
+
+def grid_shift(shape: Sequence[int], affine: np.ndarray, other: np.ndarray) -> GridShift:
+    """How far apart, at most, two affines put a voxel of a volume of `shape`; infinitely, if one of them places none.
+
+    Example:
+        >>> str(grid_shift((11, 11, 11), np.diag([1, 1, 4, 1]), np.diag([1, 1, 4.2, 1])))
+        '0.5 voxels (2 mm)'
+    """
+    corners = np.array(list(itertools.product(*((0, size - 1) for size in shape))))
+    if not (np.isfinite(affine).all() and np.isfinite(other).all()) or np.linalg.matrix_rank(affine) < 4:
+        return GridShift(np.inf, np.inf, tuple(corners[-1].tolist()))
+    apart = (np.c_[corners, np.ones(len(corners))] @ (other - affine).T)[:, :3]
+    voxels = np.linalg.norm(np.linalg.solve(affine[:3, :3], apart.T), axis=0).round(9)
+    farthest = int(voxels.argmax())
+    mm = float(np.linalg.norm(apart[farthest]).round(9))
+    return GridShift(float(voxels[farthest]), mm, tuple(corners[farthest].tolist()))
 
 
 @contextmanager
@@ -247,10 +312,13 @@ def _parsed(path: Path, stream: ByteStream, max_voxels: int) -> tuple[NiftiHeade
     if expected > stream.most_bytes:
         raise truncated(path, stream.most_bytes, expected)
     slope, intercept = _scaling(path, raw)
+    raw, repairs = _repaired(path, raw, shape)
     affine, warnings = _affine(path, raw, shape)
     spacing = np.linalg.norm(affine[:3, :3], axis=0).round(6).tolist()
     geometry = _bare_geometry(raw, shape)
-    return NiftiHeader(path, shape, affine, tuple(spacing), dtype, slope, intercept, geometry, tuple(warnings)), offset
+    return NiftiHeader(
+        path, shape, affine, tuple(spacing), dtype, slope, intercept, geometry, (*repairs, *warnings)
+    ), offset
 
 
 def _decoded(path: Path, stream: ByteStream) -> nib.Nifti1Header:
@@ -339,11 +407,7 @@ def _scaling(path: Path, raw: nib.Nifti1Header) -> tuple[float, float]:
 def _affine(path: Path, raw: nib.Nifti1Header, shape: tuple[int, int, int]) -> tuple[np.ndarray, list[str]]:
     """The affine nibabel would use, with orthogonal axes, and what is odd about it."""
     forms = {name: int(raw[f"{name}_code"]) for name in ("sform", "qform")}
-    sform = raw.get_sform()
-    try:
-        qform = raw.get_qform()
-    except (HeaderDataError, ValueError):  # ValueError: a quaternion longer than 1
-        qform = np.full((4, 4), np.nan)
+    sform, qform = raw.get_sform(), _qform(raw)
     used = next((name for name, code in forms.items() if code), None)
     affine = {"sform": sform, "qform": qform}[used] if used else raw.get_base_affine()
     affine = np.asarray(affine, np.float64)
@@ -362,11 +426,9 @@ def _affine(path: Path, raw: nib.Nifti1Header, shape: tuple[int, int, int]) -> t
     if cosine > _WORTH_A_WORD:
         warnings.append(f"GEOMETRY: axes of the {used} are {cosine:.2g} (cosine) from orthogonal; straightened")
     if all(forms.values()):
-        distance = corner_distance_mm(shape, sform, qform) if np.isfinite(qform).all() else np.inf
-        if distance > 0.25 * spacing.min():  # a float32 quaternion of a half turn is off by 0.1 mm at 500 mm
-            warnings.append(
-                f"GEOMETRY_AMBIGUOUS: sform and qform lie {distance:.3g} mm apart at a corner; the sform is used"
-            )
+        shift = grid_shift(shape, sform, qform)
+        if shift.voxels > GRID_TOLERANCE:
+            warnings.append(f"GEOMETRY_AMBIGUOUS: sform and qform lie {shift} apart at a corner; the sform is used")
     elif used is None:
         warnings.append(
             "GEOMETRY_AMBIGUOUS: neither sform nor qform is set, programs place such an image differently; "
@@ -378,6 +440,56 @@ def _affine(path: Path, raw: nib.Nifti1Header, shape: tuple[int, int, int]) -> t
     if unit := _UNITS.get(int(raw["xyzt_units"]) & 7):
         warnings.append(f"GEOMETRY_AMBIGUOUS: the unit is {unit}, the voxel sizes look like mm; mm is used")
     return (affine if cosine <= _ORTHOGONAL else _straightened(affine, spacing, shape)), warnings
+
+
+def _repaired(
+    path: Path, raw: nib.Nifti1Header, shape: tuple[int, int, int]
+) -> tuple[nib.Nifti1Header, tuple[str, ...]]:
+    """The header with the fields of its geometry put right that nibabel would alter in a mask, and a warning of each.
+
+    What is put right leaves the scan where nibabel and ITK place it; a code that says nothing is refused where the
+    place would depend on it.
+    """
+    whole, repairs = raw.copy(), []
+    for name in ("sform", "qform"):
+        code = int(raw[f"{name}_code"])
+        if code in nib.nifti1.xform_codes.value_set():
+            continue
+        other = "qform" if name == "sform" else "sform"
+        apart = grid_shift(shape, raw.get_sform(), _qform(raw)).voxels
+        if int(raw[f"{other}_code"]) not in nib.nifti1.xform_codes.value_set() - {0} or not apart <= GRID_TOLERANCE:
+            raise Fault("HEADER", path, f"the {name} code {code}", "a code from 0 to 5", REWRITE)
+        whole[f"{name}_code"] = 0
+        repairs.append(f"{name} code {code} is none; the {other}, which agrees, is used")
+    qfac = float(raw["pixdim"][0])
+    if qfac not in (-1, 1):
+        whole["pixdim"][0] = -1 if qfac < 0 else 1
+        repairs.append(f"pixdim[0] is {qfac:g}, taken for {int(whole['pixdim'][0])}")
+    pixdim = raw["pixdim"][1:4].astype(float)
+    if int(whole["sform_code"]) and not (pixdim > 0).all():
+        whole["pixdim"][1:4] = np.linalg.norm(raw.get_sform()[:3, :3], axis=0)
+    elif (pixdim < 0).any():
+        whole["pixdim"][1:4] = np.abs(pixdim)
+    if not (pixdim > 0).all():
+        repairs.append(f"pixdim says {_mm(pixdim)}, taken for {_mm(whole['pixdim'][1:4])}")
+    return whole, tuple(f"HEADER: {repair}" for repair in repairs)
+
+
+def _qform(raw: nib.Nifti1Header) -> np.ndarray:
+    """The affine of the quaternion, as nifti_clib and ITK read it; not finite where it is none.
+
+    nibabel refuses quaternions that are longer than 1 by the rounding of another program, and a first pixdim of 0.
+    """
+    vector = np.array([raw[f"quatern_{letter}"] for letter in "bcd"], float)
+    length = float(vector @ vector)
+    if not length <= 1 + _TOO_LONG:
+        return np.full((4, 4), np.nan)
+    scalar = np.sqrt(1 - length) if 1 - length >= _HALF_TURN else 0.0
+    vector = vector if scalar else vector / np.sqrt(length)
+    zooms = raw["pixdim"][1:4].astype(float)
+    zooms[2] *= -1 if raw["pixdim"][0] < 0 else 1
+    offset = [float(raw[f"qoffset_{letter}"]) for letter in "xyz"]
+    return nib.affines.from_matvec(nib.quaternions.quat2mat([scalar, *vector]) * zooms, offset)
 
 
 def _spacing(path: Path, raw: nib.Nifti1Header, affine: np.ndarray, used: str) -> np.ndarray:
@@ -480,7 +592,7 @@ def _pair_fault(image: NiftiHeader, label: NiftiHeader, found: str, wanted: str)
         label.path,
         found,
         f"that of its image {image.path}: {wanted}",
-        "give image and label of one case on one grid",
+        "give image and label of one case on one grid, or raise --grid_tolerance where the difference is harmless",
     )
 
 
@@ -488,6 +600,10 @@ def _axes(header: NiftiHeader) -> str:
     codes = "".join(nib.aff2axcodes(header.affine))
     origin = ", ".join(f"{mm:.2f}" for mm in header.affine[:3, 3])
     return f"{codes}, {_mm(header.spacing)}, origin ({origin})"
+
+
+def _place(header: NiftiHeader, voxel: tuple[int, ...]) -> str:
+    return f"({', '.join(f'{mm:.2f}' for mm in nib.affines.apply_affine(header.affine, voxel))}) mm"
 
 
 def _mm(sizes: Any) -> str:

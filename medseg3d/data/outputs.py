@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from PIL import Image
 
 from medseg3d import __version__
 from medseg3d.data.atomic import atomic_path
+from medseg3d.data.folders import files_below, not_read
 from medseg3d.data.nifti import read_nifti
 from medseg3d.faults import Fault
 from medseg3d.knobs import as_flag
@@ -77,7 +78,8 @@ def input_items(
 
     A file `ct.nii.gz` gets the mask `<output_dir>/ct_seg.nii.gz`. A folder stands for all `.nii` and `.nii.gz` files
     below it, or those of other `image_suffixes` (in any case, without names that begin with a dot), and their
-    sub-folders are kept under `output_dir`.
+    sub-folders are kept under `output_dir`. Sub-folders that are links are followed; what may be an image and is not
+    read is named in a warning in the log.
     Files of one name from different folders keep their path below their common parent. Masks found below `output_dir`,
     maps of probabilities below `prob_dir` and overlays below `overlay_dir` are results, not inputs.
 
@@ -122,17 +124,19 @@ def input_items(
         places["prob_file"] = _Place(Path(prob_dir), PROBABILITY_SUFFIX, mask_suffix)
     if overlay_dir is not None:
         places["overlay_file"] = _Place(Path(overlay_dir), OVERLAY_SUFFIX, _PICTURE)
-    found = _found(inputs, tuple(image_suffixes))
+    found, warnings = _found(inputs, tuple(image_suffixes), [place.folder for place in places.values()])
     for place in places.values():
         found = _without_results(found, place)
     if not found:
         raise Fault(
             "NO_INPUT",
             ", ".join(map(str, inputs)) or "inputs",
-            f"no file that ends in {' or '.join(image_suffixes)}" if inputs else "nothing",
+            "; ".join([f"no file that ends in {' or '.join(image_suffixes)}", *warnings]) if inputs else "nothing",
             "at least one image",
             "name image files, or a folder that holds some",
         )
+    for warning in warnings:
+        logger.warning("%s", warning)
     overwrite = as_flag(overwrite, "overwrite")
     items = CaseList()
     for image, name in _distinct(found).items():
@@ -232,14 +236,23 @@ def _image_of(mask: np.ndarray, geometry: bytes | None, affine: np.ndarray | Non
     return image
 
 
-def _found(inputs: Sequence[str | Path], image_suffixes: tuple[str, ...]) -> dict[Path, Path]:
-    """Absolute image paths, in order, and the name of each without suffixes, below the folder it was found in."""
+def _found(
+    inputs: Sequence[str | Path], image_suffixes: tuple[str, ...], results: Sequence[Path]
+) -> tuple[dict[Path, Path], list[str]]:
+    """Absolute image paths, in order, and the name of each without suffixes, below the folder it was found in.
+
+    And a warning for each folder that holds what may be images as well, out of the folders of results.
+    """
     found: dict[Path, Path] = {}
+    warnings: list[str] = []
     for given in inputs:
         path = Path(os.path.abspath(given))
         if path.is_dir():
-            for file in _images(path, image_suffixes):
+            files = files_below(path, image_suffixes)
+            for file in files.read:
                 found.setdefault(file, file.relative_to(path).with_name(_stem(file)))
+            unread = [file for file in files.unread if not any(_lies_in(file, folder) for folder in results)]
+            warnings += not_read(path, unread, image_suffixes)
         elif path.exists():
             found.setdefault(path, Path(_stem(path)))
         else:
@@ -247,22 +260,18 @@ def _found(inputs: Sequence[str | Path], image_suffixes: tuple[str, ...]) -> dic
     for file, name in found.items():
         if any(unicodedata.category(letter) == "Cc" for letter in str(name)):
             raise Fault("FILE_NAME", file, "control characters in the name", "a printable name", "rename the file")
-    return found
+    return found, warnings
 
 
-def _images(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
-    for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if name.lower().endswith(suffixes) and not name.startswith("."):
-                yield Path(parent, name)
+def _lies_in(file: Path, folder: Path) -> bool:
+    """Whether a file lies below a folder, also by a link on the way."""
+    return Path(os.path.abspath(folder)) in file.parents or folder.resolve() in file.resolve().parents
 
 
 def _without_results(found: dict[Path, Path], place: _Place) -> dict[Path, Path]:
     if not place.suffix:
         return found
-    folder = Path(os.path.abspath(place.folder))
-    results = [file for file in found if folder in file.parents and _stem(file).endswith(place.suffix)]
+    results = [file for file in found if _stem(file).endswith(place.suffix) and _lies_in(file, place.folder)]
     if results:
         logger.info("%d files below %s are results, not inputs: %s, ...", len(results), place.folder, results[0].name)
     return {file: name for file, name in found.items() if file not in results}

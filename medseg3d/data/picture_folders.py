@@ -6,13 +6,16 @@ which patient or sequence a picture is, because a random split of near-copies pr
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from medseg3d.data.clinicdb import clinicdb_sequence
+from medseg3d.data.folders import files_below, not_read
+from medseg3d.data.pictures import PICTURE_SUFFIXES
 from medseg3d.data.splits import PARTS, Split, load_or_make_split
 from medseg3d.faults import Fault
 
@@ -22,8 +25,22 @@ FOLDER_PAIRS = (("images", "masks"), ("image", "mask"), ("Original", "Ground Tru
 GROUPINGS = {"clinicdb-sequence": clinicdb_sequence}
 """What may stand in place of a regular expression where none can tell the groups."""
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
-"""Of the files that are taken for pictures, in any case of letters."""
+
+logger = logging.getLogger("medseg3d")
+
+
+class FoundPictures(NamedTuple):
+    """What `find_pictures` finds.
+
+    Attributes:
+        cases: as `read_picture_folder` gives them.
+        faults: one for every file without its other half.
+        warnings: `CODE: sentence` each, of files that are not read.
+    """
+
+    cases: list[dict[str, str]]
+    faults: list[Fault]
+    warnings: list[str]
 
 
 def read_picture_folder(dataset_dir: str | Path, group_pattern: str | None = None) -> list[dict[str, str]]:
@@ -32,7 +49,8 @@ def read_picture_folder(dataset_dir: str | Path, group_pattern: str | None = Non
     The data set is a folder that holds one of `FOLDER_PAIRS`, or that has such folders up to two levels below it; a
     case then is named with the folder it is in: `TestDataset/Kvasir/cju0qkwl35piu0993l0dewei2` of PraNet's
     `TrainDataset/{image,mask}` and `TestDataset/<name>/{images,masks}`. Files that are no pictures
-    (`kavsir_bboxes.json`) are passed over. That a mask has the size of its picture is seen when they are loaded
+    (`kavsir_bboxes.json`) are passed over; those that may be pictures of another format, and pictures in sub-folders,
+    with a warning in the log. That a mask has the size of its picture is seen when they are loaded
     (`LoadPictured`) and by `medseg3d data verify`.
 
     Args:
@@ -55,9 +73,11 @@ def read_picture_folder(dataset_dir: str | Path, group_pattern: str | None = Non
         >>> [(case["case"], case["group"]) for case in read_picture_folder(folder, r"P_(\d+)-")]
         [('P_0001-17', '0001')]
     """
-    cases, faults = find_pictures(dataset_dir)
+    cases, faults, warnings = find_pictures(dataset_dir)
     if faults:
         raise faults[0]
+    for warning in warnings:
+        logger.warning("%s", warning)
     if not group_pattern:
         return cases
     groups = grouped(cases, group_pattern)
@@ -73,8 +93,8 @@ def grouped(cases: list[dict[str, str]], group_pattern: str) -> dict[str, str]:
     return {case["case"]: _group(case["case"], group_pattern, case["image"]) for case in cases}
 
 
-def find_pictures(dataset_dir: str | Path) -> tuple[list[dict[str, str]], list[Fault]]:
-    """The pairs of a data set as `read_picture_folder` gives them, and a fault for every file without its other half.
+def find_pictures(dataset_dir: str | Path) -> FoundPictures:
+    """The pairs of a data set, a fault for every file without its other half, and what is not read.
 
     Raises:
         Fault: MISSING_DATA, DUPLICATE_CASE.
@@ -82,9 +102,10 @@ def find_pictures(dataset_dir: str | Path) -> tuple[list[dict[str, str]], list[F
     folder = Path(dataset_dir).expanduser().absolute()
     cases: list[dict[str, str]] = []
     faults: list[Fault] = []
+    warnings: list[str] = []
     sets: dict[frozenset[str], Path] = {}
     for place, parts in _places(folder):
-        images, masks = (_pictures(place, part) for part in parts)
+        images, masks = (_pictures(place, part, warnings) for part in parts)
         _check_twin(place, frozenset(images), sets)
         faults += _unpaired(images, masks, parts)
         within = "" if place == folder else place.relative_to(folder).as_posix() + "/"
@@ -93,7 +114,7 @@ def find_pictures(dataset_dir: str | Path) -> tuple[list[dict[str, str]], list[F
             for name in images
             if name in masks
         ]
-    return sorted(cases, key=lambda case: case["case"]), faults
+    return FoundPictures(sorted(cases, key=lambda case: case["case"]), faults, warnings)
 
 
 def split_pictures(
@@ -268,7 +289,9 @@ def _names_in(path: Path) -> set[str]:
     if not path.is_file():
         raise Fault("MISSING_FILE", path, "no such file", "a list of cases", "name another one with --train_list")
     lines = (line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines())
-    return {line[: -len(Path(line).suffix)] if line.lower().endswith(SUFFIXES) else line for line in lines if line}
+    return {
+        line[: -len(Path(line).suffix)] if line.lower().endswith(PICTURE_SUFFIXES) else line for line in lines if line
+    }
 
 
 def _places(folder: Path) -> Iterator[tuple[Path, tuple[str, str]]]:
@@ -331,14 +354,15 @@ def _check_twin(place: Path, names: frozenset[str], sets: dict[frozenset[str], P
     sets[names] = place
 
 
-def _pictures(folder: Path, part: str) -> dict[str, Path]:
-    """Case name to file."""
+def _pictures(folder: Path, part: str, warnings: list[str]) -> dict[str, Path]:
+    """Case name to file; what is not read is added to the warnings."""
     if not (folder / part).is_dir():
         raise _no_data_set(folder, f"no folder {part}/")
     found: dict[str, Path] = {}
-    for path in sorted((folder / part).iterdir()):
-        if path.name.startswith(".") or path.suffix.lower() not in SUFFIXES:
-            continue
+    below = files_below(folder / part, PICTURE_SUFFIXES)
+    nested = [path for path in below.read if path.parent != folder / part]
+    warnings += not_read(folder / part, [*below.unread, *nested], PICTURE_SUFFIXES)
+    for path in below.read[: len(below.read) - len(nested)]:  # a folder's own files come first
         if path.stem in found:
             raise Fault(
                 "DUPLICATE_CASE",
@@ -349,7 +373,7 @@ def _pictures(folder: Path, part: str) -> dict[str, Path]:
             )
         found[path.stem] = path
     if not found:
-        raise Fault("MISSING_DATA", folder / part, "no picture", f"files that end in {', '.join(SUFFIXES)}")
+        raise Fault("MISSING_DATA", folder / part, "no picture", f"files that end in {', '.join(PICTURE_SUFFIXES)}")
     return found
 
 

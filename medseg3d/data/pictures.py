@@ -1,8 +1,9 @@
 """Pictures and masks of pictures as they are found in the wild, read by colour and never by accident.
 
 Pillow decodes JPEG, PNG, TIFF and BMP. What its usual recipe, `np.asarray(Image.open(file).convert("RGB"))`, gets wrong
-is put right or refused here: 16 bits saturate there, palettes are taken for labels, a TIFF is turned where a JPEG is
-not, a mask of levels 0 and 1 becomes empty at the threshold, and a failure names no file.
+is put right or refused here: 16 bits saturate there, and are inverted where a TIFF counts from white; palettes are
+taken for labels, a TIFF is turned where a JPEG is not, a mask of levels 0 and 1 becomes empty at the threshold, the
+checksums of a PNG are not all looked at, and a failure names no file.
 
 Orientation: arrays come in the grid in which the file stores its rows, whatever its EXIF orientation says, because
 masks mostly are drawn on that grid and carry no tag. With `upright=True` each file, picture or mask, is turned as its
@@ -42,9 +43,16 @@ The rims of JPEG masks stay outside of that band (Kvasir-SEG: within 7 of 0 and 
 masks of CVC-ClinicDB hold at levels up to 23.
 """
 
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp")
+"""Of the files in folders that are taken for pictures, in any case of letters."""
+
+_PNG = b"\x89PNG\r\n\x1a\n"
 _FORMATS = ("JPEG", "PNG", "TIFF", "BMP")
-_BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"BM")
+_BEGINNINGS = (b"\xff\xd8\xff", _PNG, b"II*\0", b"MM\0*", b"BM")
 _BLACK, _WHITE = 31, 224
+_PART = 1 << 20
+_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # a tag of TIFF
+_SMALL = 16  # pixels: a side that no photograph has
 _COLOURED = 32  # channels of a grey JPEG differ by less, whatever its chroma does
 _KNOWN_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")
 _TURNS = {
@@ -133,9 +141,9 @@ class GreyPicture:
 def read_picture(path: str | Path, upright: bool = False) -> np.ndarray:
     """A picture as RGB, (H, W, 3) uint8: row, column, channel, never transposed.
 
-    1-bit, grey, palette, RGBA, CMYK and YCbCr become RGB as Pillow's `convert` does; transparency is dropped and CMYK
-    has no colour profile applied, both with a warning in the log. 16-bit grey is divided by 257 and rounded, so that
-    `257 * level` comes back as `level`; of 16-bit colour Pillow keeps the upper 8.
+    1-bit, grey, palette, RGBA, CMYK and YCbCr become RGB as Pillow's `convert` does. 16-bit grey is divided by 257 and
+    rounded, so that `257 * level` comes back as `level`; of 16-bit colour Pillow keeps the upper 8. What is odd goes to
+    the log: see `read_with_remarks`.
 
     Args:
         path: JPEG, PNG, TIFF or BMP; what counts is the content.
@@ -143,7 +151,7 @@ def read_picture(path: str | Path, upright: bool = False) -> np.ndarray:
 
     Raises:
         Fault: MISSING_FILE, UNREADABLE, EMPTY, TOO_LARGE (over `MAX_PIXELS`, seen before decoding), TRUNCATED, DECODE,
-            DIMENSIONS (several pages), BIT_DEPTH (float or 32-bit pixels).
+            CHECKSUM (PNG), DIMENSIONS (several pages), BIT_DEPTH (float or 32-bit pixels).
 
     Example:
         >>> import tempfile
@@ -152,15 +160,39 @@ def read_picture(path: str | Path, upright: bool = False) -> np.ndarray:
         >>> read_picture(file).shape, read_picture(file)[0, 0].tolist()
         ((2, 3, 3), [255, 0, 7])
     """
-    path = Path(path)
-    with _loaded(path, upright) as image:
+    picture, remarks = read_with_remarks(path, upright)
+    for remark in remarks:
+        logger.warning("%s: %s", path, remark)
+    return picture
+
+
+def read_with_remarks(path: str | Path, upright: bool = False) -> tuple[np.ndarray, tuple[str, ...]]:
+    """A picture as `read_picture` gives it, and what is odd about it, `CODE: sentence` each.
+
+    Odd are TRANSPARENCY (dropped), CMYK (no colour profile is applied), PALETTE, BILEVEL, an EXIF ORIENTATION that is
+    not followed, and a SIZE of a side below 16 pixels.
+
+    Raises:
+        Fault: as `read_picture`.
+    """
+    with _loaded(Path(path), upright) as (image, orientation):
+        width, height = image.size
+        see_through = not _is_sixteen_bit(image) and _see_through(image)
+        odd = {
+            "TRANSPARENCY: dropped, the colours below are kept": see_through,
+            "CMYK: converted to RGB without a colour profile": image.mode == "CMYK",
+            "PALETTE: the colours of its palette are kept, its indices are not": image.mode in ("P", "PA"),
+            "BILEVEL: one bit a pixel, black and white alone": image.mode == "1",
+            f"ORIENTATION: {orientation} by its EXIF, which turns it in a viewer; read and segmented as stored": (
+                orientation in _TURNS and not upright
+            ),
+            f"SIZE: {width} x {height} pixels": min(width, height) < _SMALL,
+        }
         if _is_sixteen_bit(image):
-            return np.repeat(_eight_bits(_sixteen_bits(image))[..., None], 3, axis=-1)
-        if _see_through(image):
-            logger.warning("%s: TRANSPARENCY: dropped, the colours below are kept", path)
-        if image.mode == "CMYK":
-            logger.warning("%s: CMYK: converted to RGB without a colour profile", path)
-        return np.array(_as_rgb(image))
+            pixels = np.repeat(_eight_bits(_sixteen_bits(image))[..., None], 3, axis=-1)
+        else:
+            pixels = np.array(_as_rgb(image))
+        return pixels, tuple(remark for remark, is_so in odd.items() if is_so)
 
 
 def read_picture_mask(path: str | Path, upright: bool = False) -> np.ndarray:
@@ -211,7 +243,7 @@ def read_levels(path: str | Path, upright: bool = False) -> GreyPicture:
         Fault: as `read_picture`, and LABEL_SET for colours or transparency.
     """
     path = Path(path)
-    with _loaded(path, upright) as image:
+    with _loaded(path, upright) as (image, _):
         lossy = image.format in ("JPEG", "MPO")
         if _is_sixteen_bit(image):
             return GreyPicture(path, _sixteen_bits(image), lossy)
@@ -315,8 +347,8 @@ def write_png(path: Path, pixels: np.ndarray) -> None:
 
 
 @contextmanager
-def _loaded(path: Path, upright: bool) -> Iterator[Image.Image]:
-    """The one picture in a file, decoded, in the grid asked for and of a mode known here."""
+def _loaded(path: Path, upright: bool) -> Iterator[tuple[Image.Image, int]]:
+    """The one picture in a file, decoded, in the grid asked for and of a mode known here, and its EXIF orientation."""
     with _opened(path) as file:
         try:
             # Pillow warns of bombs above its own limit; ours is lower and a refusal
@@ -324,19 +356,25 @@ def _loaded(path: Path, upright: bool) -> Iterator[Image.Image]:
                 warnings.simplefilter("ignore")
                 image: Image.Image = Image.open(file, formats=_FORMATS)
                 _check_header(path, image)
+                if image.format == "PNG":
+                    _check_png(path, file)
                 orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+                white_is_zero = image.format == "TIFF" and image.getexif().get(_PHOTOMETRIC) == _WHITE_IS_ZERO
             image.load()
+            if white_is_zero and _is_sixteen_bit(image):
+                # Pillow counts from black whatever a TIFF of 16 bits says; of 1 and 8 bits it knows
+                form, image = image.format, Image.fromarray(65535 - _sixteen_bits(image))
+                image.format = form
             turned = image.format == "TIFF"  # Pillow turns these, and only these, as it loads them
-            if turned and not upright:
-                orientation = _INVERSE.get(orientation, orientation)
-            if orientation in _TURNS and turned != upright:
-                form, image = image.format, image.transpose(_TURNS[orientation])
+            turn = _INVERSE.get(orientation, orientation) if turned and not upright else orientation
+            if turn in _TURNS and turned != upright:
+                form, image = image.format, image.transpose(_TURNS[turn])
                 image.format = form
         except (Fault, MemoryError):
             raise
         except Exception as error:  # a decoder raises anything when its bytes are bad
             raise _decode_fault(path, error) from error
-        yield image
+        yield image, orientation
 
 
 @contextmanager
@@ -353,6 +391,36 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
         if path.stat().st_size == 0:
             raise Fault("EMPTY", path, "0 bytes", "a picture", "copy the file again")
         yield file
+
+
+def _check_png(path: Path, file: IO[bytes]) -> None:
+    """Refuse a PNG of which a chunk has not its checksum: Pillow decodes pixels without looking at theirs.
+
+    Raises:
+        Fault: CHECKSUM, TRUNCATED.
+    """
+    pillow_reads_from = file.tell()
+    file.seek(len(_PNG))
+    kind = b""
+    while kind != b"IEND":
+        head = file.read(8)
+        length, kind = int.from_bytes(head[:4], "big"), head[4:]
+        checksum = zlib.crc32(kind)
+        while length and (part := file.read(min(length, _PART))):
+            checksum = zlib.crc32(part, checksum)
+            length -= len(part)
+        stored = file.read(4)
+        if length or len(stored) < 4:
+            raise _decode_fault(path, EOFError("the end of the file within a chunk"))
+        if int.from_bytes(stored, "big") != checksum:
+            raise Fault(
+                "CHECKSUM",
+                path,
+                f"a chunk {kind!r} that is damaged before byte {file.tell()}",
+                "an intact file",
+                "copy or download it again; its pixels cannot be trusted",
+            )
+    file.seek(pillow_reads_from)
 
 
 def _check_header(path: Path, image: Image.Image) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from medseg3d.data.fetch import VerifyReport
 from medseg3d.data.leaks import Leak, find_leaks
 from medseg3d.data.picture_folders import find_pictures, grouped
-from medseg3d.data.pictures import read_levels, read_picture
+from medseg3d.data.pictures import read_levels, read_with_remarks
 from medseg3d.data.splits import PARTS, Split, read_split
 from medseg3d.faults import Fault
 
@@ -31,8 +31,8 @@ def verify_pictures(
 ) -> VerifyReport:
     """Check a data set of pictures whole: every file is decoded, every problem is listed.
 
-    Checked are the number of cases, pictures and masks without the other half, and per case what `read_picture` and
-    `read_picture_mask` check, and that the mask has the size of its picture. Two pictures of equal pixels are a
+    Checked are the number of cases, pictures and masks without the other half, and per case what `read_with_remarks`
+    and `read_picture_mask` check, and that the mask has the size of its picture. Two pictures of equal pixels are a
     warning, and a fault where a split has them in two parts. A patient or sequence in two parts is a warning: the
     papers' own protocols split frame by frame, and what they measure is not how a network does on new patients.
 
@@ -50,10 +50,11 @@ def verify_pictures(
     Raises:
         Fault: MISSING_DATA, DUPLICATE_CASE, GROUP_PATTERN, and as `read_split`.
     """
-    cases, faults = find_pictures(dataset_dir)
+    cases, faults, unread = find_pictures(dataset_dir)
     groups = grouped(cases, group_pattern) if group_pattern else None
     split = read_split(split_file) if split_file is not None else None
     report = VerifyReport(Path(dataset_dir).expanduser().absolute(), len(cases), faults=faults)
+    report.warnings += [(str(report.folder), warning) for warning in unread]
     if expected_cases is None:
         expected_cases = KNOWN_CASES.get(report.folder.name)
     if expected_cases is not None and expected_cases != report.n_cases:
@@ -82,12 +83,15 @@ def _check_case(case: Mapping[str, str]) -> tuple[str | None, list[int], list[Fa
     """Hash of the picture's pixels, label values of its mask, faults and warnings."""
     faults: list[Fault] = []
     warnings: list[tuple[str, str]] = []
-    picture: Any = _tried(read_picture, case["image"], faults)
+    picture: Any = _tried(read_with_remarks, case["image"], faults)
     mask: Any = _tried(lambda path: read_levels(path).mask(), case["label"], faults)
     values = []
+    if picture is not None:
+        picture, remarks = picture
+        warnings += [(case["image"], remark) for remark in remarks]
     if mask is not None:
         mask, remarks = mask
-        warnings = [(case["label"], remark) for remark in remarks]
+        warnings += [(case["label"], remark) for remark in remarks]
         values = [value for value in (0, 1) if (mask == value).any()]
     if picture is not None and mask is not None and picture.shape[:2] != mask.shape:
         faults.append(

@@ -188,7 +188,7 @@ def read_case(
         check_pair(header, mask_header)
         if threshold is not None:
             return nib.orientations.apply_orientation(array >= threshold, to_ras)
-        array = nib.orientations.apply_orientation(check_labels(array, None, file), to_ras)
+        array = nib.orientations.apply_orientation(check_labels(array, None, file, mask_header), to_ras)
         return array > 0 if label is None else array == label
 
     return OverlayCase(

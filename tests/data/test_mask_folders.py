@@ -110,6 +110,34 @@ def test_hidden_files_records_and_tables_are_left_alone(tmp_path: Path) -> None:
     assert list(cases(pred, truth)) == ["ct"]
 
 
+def test_linked_folder_of_predictions_is_scored(tmp_path: Path) -> None:
+    fill(tmp_path, "pred/a.nii.gz", "elsewhere/b.nii.gz")
+    truth = fill(tmp_path / "truth", "a.nii.gz", "siteB/b.nii.gz")
+    (tmp_path / "pred/siteB").symlink_to(tmp_path / "elsewhere")
+    assert list(cases(tmp_path / "pred", truth)) == ["a", "siteB/b"]
+
+
+def test_truth_that_is_linked_as_its_own_prediction_is_refused(tmp_path: Path) -> None:
+    pred, truth = fill(tmp_path / "pred", "b.nii"), fill(tmp_path / "truth", "b.nii", "site/a.nii")
+    (pred / "site").symlink_to(truth / "site")
+    assert refusal(pred, truth).code == "SAME_FOLDER"
+
+
+def test_files_that_are_not_read_are_named_in_warnings(tmp_path: Path) -> None:
+    pred = fill(tmp_path / "pred", "a.nii.gz", "b.mha", "c_seg.nrrd")
+    truth = fill(tmp_path / "truth", "a.nii.gz", "b.mha", "c.nii.gz")
+    of_pred, of_truth = paired_masks(pred, truth, missing="empty").warnings
+    assert of_pred.startswith(f"NOT_READ: 2 files below {pred} (b.mha, c_seg.nrrd)")
+    assert of_pred.endswith("the name of a truth without prediction have 1 (c_seg.nrrd)")
+    assert of_truth.startswith(f"NOT_READ: 1 file below {truth} (b.mha)")
+    assert "c_seg.nrrd" in refusal(pred, truth).found
+
+
+def test_every_suffix_of_a_jpeg_is_read(tmp_path: Path) -> None:
+    pred, truth = fill(tmp_path / "pred", "a.jpe", "b.JFIF"), fill(tmp_path / "truth", "a.jpg", "b.jpeg")
+    assert list(cases(pred, truth)) == ["a", "b"]
+
+
 def test_two_spellings_of_an_umlaut_are_one_name(tmp_path: Path) -> None:
     pred, truth = fill(tmp_path / "pred", "u\u0308ber.png"), fill(tmp_path / "truth", "\u00fcber.png")
     if len(list(tmp_path.rglob("*.png"))) == 2:
@@ -294,6 +322,34 @@ def test_scaled_integers_are_probabilities(tmp_path: Path) -> None:
     assert np.allclose(loaded.prob, nib.load(raw).get_fdata(), atol=1e-6)
 
 
+def scaled(path: Path, stored: np.ndarray, slope: float, intercept: float = 0) -> Path:
+    image = nib.Nifti1Image(stored, OBLIQUE)
+    image.header.set_slope_inter(slope, intercept)
+    nib.save(image, path)
+    return path
+
+
+def test_labels_stored_as_sixteen_bits_with_a_slope_are_the_integers_they_were(tmp_path: Path) -> None:
+    # nibabel's own scaling of float labels 0, 1 and 2 to int16: the middle comes back as 1.0000153
+    stored = np.array([-32768, 0, 32767], np.int16)[labels()]
+    path = scaled(tmp_path / "s.nii.gz", stored, 2 / 65535, 1 + 1 / 65535)
+    plain = volume(tmp_path / "p.nii.gz", labels())
+    assert np.abs(nib.load(path).get_fdata() - labels()).max() > 1e-5
+    for pair in (pair_of(path, plain), pair_of(plain, path)):
+        loaded = read_pair(pair, prediction_kind([pair]))
+        assert loaded.kind == "mask"
+        assert np.array_equal(loaded.pred, labels())
+        assert np.array_equal(loaded.truth, labels())
+
+
+def test_labels_that_a_slope_has_rounded_are_refused_by_naming_it(tmp_path: Path) -> None:
+    path = scaled(tmp_path / "s.nii.gz", np.array([0, 127, 255], np.uint8)[labels()], 2 / 255)
+    plain = volume(tmp_path / "p.nii.gz", labels())
+    for fault in (reading(path, plain), reading(plain, path)):
+        assert (fault.code, fault.subject) == ("LABEL_SET", str(path))
+        assert "stored with slope 0.007843138" in fault.found
+
+
 def test_whole_probabilities_are_a_map_when_told_so(tmp_path: Path) -> None:
     pair = pair_of(volume(tmp_path / "p.nii", np.zeros((5, 6, 7), np.float32)), volume(tmp_path / "t.nii.gz", labels()))
     assert (read_pair(pair).kind, read_pair(pair).prob) == ("mask", None)
@@ -331,17 +387,25 @@ def test_other_shape_of_a_volume_names_both(tmp_path: Path) -> None:
     assert "nothing is resized" in fault.remedy
 
 
-@pytest.mark.parametrize(("shift", "refused"), [(0.005, False), (0.02, True)])
-def test_affine_may_differ_by_a_hundredth_of_a_millimetre(tmp_path: Path, shift: float, refused: bool) -> None:
-    moved = OBLIQUE.copy()
-    moved[2, 3] += shift
+@pytest.mark.parametrize(("voxels", "warned"), [(0.005, 0), (0.2, 1)])
+def test_grid_may_differ_by_less_than_a_quarter_of_a_voxel(tmp_path: Path, voxels: float, warned: int) -> None:
+    moved = OBLIQUE @ nib.affines.from_matvec(np.eye(3), [0, 0, voxels])
     pred, truth = volume(tmp_path / "p.nii", labels(), moved), volume(tmp_path / "t.nii", labels())
-    if refused:
-        fault = reading(pred, truth)
-        assert (fault.code, "0.02 mm off" in fault.found) == ("PAIR_GEOMETRY", True)
-        assert fault.wanted.startswith(f"that of its truth {truth}")
-    else:
-        assert np.array_equal(read_pair(pair_of(pred, truth)).pred, labels())
+    loaded = read_pair(pair_of(pred, truth))
+    assert np.array_equal(loaded.pred, labels())
+    assert [warning.partition(":")[0] for warning in loaded.warnings] == ["PAIR_GEOMETRY"] * warned
+
+
+def test_grid_further_off_is_refused_unless_asked_for(tmp_path: Path) -> None:
+    moved = OBLIQUE @ nib.affines.from_matvec(np.eye(3), [0, 0, 0.4])
+    pred, truth = volume(tmp_path / "p.nii", labels(), moved), volume(tmp_path / "t.nii", labels())
+    fault = reading(pred, truth)
+    assert (fault.code, "0.4 voxels (1 mm) off" in fault.found) == ("PAIR_GEOMETRY", True)
+    assert fault.wanted.startswith(f"that of its truth {truth}")
+    assert "--grid_tolerance" in fault.remedy
+    assert np.array_equal(read_pair(pair_of(pred, truth), grid_tolerance=0.5).pred, labels())
+    with pytest.raises(Fault, match="BAD_VALUE --grid_tolerance"):
+        read_pair(pair_of(pred, truth), grid_tolerance=-1)
 
 
 def test_spacing_alone_is_enough_when_both_agree(tmp_path: Path) -> None:

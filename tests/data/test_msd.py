@@ -50,6 +50,41 @@ def test_cases_come_sorted_by_id_with_absolute_paths(tmp_path, monkeypatch):
     assert (dataset.name, dataset.labels) == ("Pancreas", {0: "background", 1: "pancreas", 2: "cancer"})
 
 
+@pytest.mark.parametrize("changed", [(0,), (0, 1)])
+def test_paths_of_windows_are_those_of_their_twin(tmp_path, changed):
+    training = [entry("p_10"), entry("p_02")]
+    plain = read_msd(write_dataset(tmp_path, training))
+    for index in changed:
+        training[index] = {key: path.replace("/", "\\") for key, path in training[index].items()}
+    assert read_msd(write_dataset(tmp_path, training)) == plain
+
+
+def nnunet(folder: Path, **changes: object) -> Path:
+    content = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "pancreas": 1}, "file_ending": ".nii.gz"}
+    for name in ("imagesTr/p_1_0000", "labelsTr/p_1", "labelsTr/._p_1", "imagesTs/p_2_0000"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / f"{name}.nii.gz").touch()
+    (folder / "dataset.json").write_text(json.dumps(content | changes))
+    return folder
+
+
+def test_nnunets_layout_is_read(tmp_path):
+    dataset = read_msd(nnunet(tmp_path))
+    paths = {"image": str(tmp_path / "imagesTr/p_1_0000.nii.gz"), "label": str(tmp_path / "labelsTr/p_1.nii.gz")}
+    assert dataset.cases == [{"case": "p_1", **paths}]
+    assert [case["image"] for case in dataset.test] == [str(tmp_path / "imagesTs/p_2_0000.nii.gz")]
+    assert dataset.labels == {0: "background", 1: "pancreas"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"channel_names": {"0": "T1", "1": "T2"}}, {"file_ending": ".nrrd"}, {"labels": {"background": 0, "all": [1, 2]}}],
+)
+def test_what_of_nnunets_layout_cannot_be_read_is_named(tmp_path, changes):
+    with pytest.raises(Fault, match=r"DATASET_JSON .*nnU-Net v2"):
+        read_msd(nnunet(tmp_path, **changes))
+
+
 def test_appledouble_entries_are_left_out(tmp_path):
     write_dataset(tmp_path, [entry("._p_02"), entry("p_02")], test=["./imagesTs/._p_99.nii.gz"])
     dataset = read_msd(tmp_path)

@@ -8,7 +8,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medseg3d.data.nifti import check_labels, check_pair, corner_distance_mm, read_header, read_nifti
+from medseg3d.data.nifti import GridShift, check_labels, check_pair, grid_shift, read_header, read_nifti
+from medseg3d.data.outputs import write_mask
 from medseg3d.faults import Fault
 
 SHAPE = (7, 6, 5)
@@ -341,8 +342,8 @@ def test_slightly_sheared_axes_are_straightened_about_the_centre(tmp_path: Path)
 @pytest.mark.parametrize(
     ("field", "value", "index", "words"),
     [
-        ("qoffset_z", 905.0, None, "sform and qform lie 5 mm apart"),
-        ("quatern_b", 2.0, None, "lie inf mm apart"),
+        ("qoffset_z", 905.0, None, " voxels (5 mm) apart at a corner"),
+        ("quatern_b", 2.0, None, "lie inf voxels (inf mm) apart"),
         ("pixdim", 1.3, 1, "pixdim says 1.3 x 0.7 x 2.5 mm, the sform 0.8 x 0.7 x 2.5 mm"),
         ("xyzt_units", 1, None, "the unit is metre"),
     ],
@@ -405,7 +406,33 @@ def pair(tmp_path: Path, shape: tuple[int, ...] = SHAPE, affine: np.ndarray = OB
 def test_label_on_the_grid_of_its_image_passes(tmp_path: Path) -> None:
     nearly = OBLIQUE.copy()
     nearly[0, 3] += 0.005
-    check_pair(*pair(tmp_path, affine=nearly))
+    assert check_pair(*pair(tmp_path, affine=nearly)) == ()
+
+
+def test_label_a_fifth_of_a_voxel_off_is_a_warning_and_can_be_refused(tmp_path: Path) -> None:
+    image, label = pair(tmp_path, affine=OBLIQUE @ nib.affines.from_matvec(np.eye(3), [0, 0, 0.2]))
+    assert check_pair(image, label) == (
+        "PAIR_GEOMETRY: a corner lies 0.2 voxels (0.5 mm) off; taken for the same grid",
+    )
+    with pytest.raises(Fault, match="PAIR_GEOMETRY"):
+        check_pair(image, label, tolerance=0.19)
+
+
+def test_label_far_off_passes_where_it_is_asked_for(tmp_path: Path) -> None:
+    assert check_pair(*pair(tmp_path, affine=OBLIQUE @ np.diag([-1, 1, 1, 1.0])), tolerance=100)
+
+
+@pytest.mark.parametrize("degrees", [179.9, 179.95, 179.97, 179.99])
+def test_nearly_half_a_turn_is_one_grid_for_two_writers(tmp_path: Path, degrees: float) -> None:
+    sitk = pytest.importorskip("SimpleITK")
+    shape, spacing = (512, 512, 3), np.array([0.78125, 0.78125, 2.5])
+    turned = nib.eulerangles.euler2mat(z=np.radians(degrees)) * spacing
+    truth = nib.Nifti1Image(np.zeros(shape, np.uint8), nib.affines.from_matvec(turned, [187.3, 201.77, -143.25]))
+    truth.set_qform(truth.affine, 1)
+    truth.set_sform(None, 0)
+    nib.save(truth, tmp_path / "truth.nii")
+    sitk.WriteImage(sitk.ReadImage(str(tmp_path / "truth.nii")), str(tmp_path / "copy.nii"))
+    assert check_pair(read_header(tmp_path / "truth.nii"), read_header(tmp_path / "copy.nii")) == ()
 
 
 def test_label_of_another_shape_is_refused(tmp_path: Path) -> None:
@@ -418,20 +445,103 @@ def test_label_of_another_shape_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        nib.affines.from_matvec(np.eye(3), [0, 0, 0.05]),
+        nib.affines.from_matvec(np.eye(3), [0, 0, 0.5]),
         np.diag([-1, 1, 1, 1.0]),
-        np.diag([1, 1, 1.01, 1]),
+        np.diag([1, 1, 1.1, 1]),
     ],
 )
 def test_label_of_another_geometry_is_refused(tmp_path: Path, change: np.ndarray) -> None:
-    with pytest.raises(Fault, match=r"PAIR_GEOMETRY .* mm off: .* origin"):
+    with pytest.raises(Fault, match=r"PAIR_GEOMETRY .* mm\) off: .* origin"):
         check_pair(*pair(tmp_path, affine=OBLIQUE @ change))
 
 
-def test_corner_distance_of_a_rotation_by_hand() -> None:
+def test_shift_of_a_rotated_grid_by_hand() -> None:
     turned = nib.affines.from_matvec(nib.eulerangles.euler2mat(z=np.pi / 2), [0, 0, 0])
     # (3, 4, z) goes to (-4, 3, z): 7 and 1 apart
-    assert corner_distance_mm((4, 5, 6), np.eye(4), turned) == pytest.approx(np.hypot(7, 1))
+    assert grid_shift((4, 5, 6), np.eye(4), turned) == GridShift(
+        pytest.approx(np.hypot(7, 1)), pytest.approx(np.hypot(7, 1)), (3, 4, 0)
+    )
+
+
+def test_refused_pair_is_told_by_numbers_that_differ(tmp_path: Path) -> None:
+    with pytest.raises(Fault) as caught:
+        check_pair(*pair(tmp_path, affine=OBLIQUE @ nib.affines.from_matvec(np.eye(3), [0, 0, 0.3])))
+    found, wanted = caught.value.found.split(" mm,")[0].partition(" at ")[2], caught.value.wanted.partition("(")[2]
+    assert found.strip("()").split(", ") != wanted.split(")")[0].split(", ")
+
+
+# what other writers put into the fields of the geometry
+
+
+UNTURNED = np.diag([-1.5, -1.5, 2.5, 1])
+
+
+@pytest.mark.parametrize(
+    ("form", "changes"),
+    [
+        ("both", {("pixdim", 0): 0}),
+        ("both", {("pixdim", 0): np.nan}),
+        ("both", {("pixdim", 0): 2}),
+        ("both", {("qform_code", None): 7}),
+        ("both", {("sform_code", None): -1}),
+        ("sform", {("pixdim", 0): 0}),
+        ("sform", {("pixdim", 1): -1.5, ("pixdim", 2): -1.5}),
+        ("sform", {("pixdim", 1): 0, ("pixdim", 2): 0, ("pixdim", 3): 0}),
+        ("sform", {("pixdim", 3): np.nan}),
+        ("qform", {("pixdim", 0): 0}),
+        ("qform", {("pixdim", 3): -2.5}),
+    ],
+)
+def test_header_that_nibabel_repairs_gets_the_mask_of_the_good_one(tmp_path: Path, form: str, changes: dict) -> None:
+    path = write(tmp_path / "ct.nii", ct(), UNTURNED)
+    for name in {"sform": ["qform"], "qform": ["sform"]}.get(form, []):
+        patch(path, f"{name}_code", 0)
+    good = read_header(path)
+    for (field, index), value in changes.items():
+        patch(path, field, value, index)
+    header = read_header(path)
+    assert np.allclose(header.affine, UNTURNED)
+    assert [warning.partition(":")[0] for warning in header.warnings] == ["HEADER"]
+    write_mask(tmp_path / "mask.nii", np.ones(SHAPE, np.uint8), header.geometry)
+    assert np.allclose(nib.load(tmp_path / "mask.nii").affine, UNTURNED)
+    assert nib.Nifti1Header(header.geometry)["pixdim"].tolist() == nib.Nifti1Header(good.geometry)["pixdim"].tolist()
+
+
+@pytest.mark.parametrize("changes", [{"sform_code": 7, "qform_code": 0}, {"sform_code": 7, "qoffset_x": 50.0}])
+def test_code_that_says_nothing_is_refused_where_the_place_depends_on_it(tmp_path: Path, changes: dict) -> None:
+    path = write(tmp_path / "ct.nii", ct())
+    for field, value in changes.items():
+        patch(path, field, value)
+    assert refusal(path).code == "HEADER"
+
+
+def test_mask_can_be_written_for_every_header_that_is_read(tmp_path: Path) -> None:
+    good = write(tmp_path / "ct.nii", ct()).read_bytes()
+    path = tmp_path / "flipped.nii"
+    written = 0
+    for position in (*range(76, 108), 123, *range(252, 328)):
+        path.write_bytes(good[:position] + bytes([good[position] ^ 0xC1]) + good[position + 1 :])
+        try:
+            header = read_header(path)
+        except Fault:
+            continue
+        write_mask(tmp_path / "mask.nii", np.ones(SHAPE, np.uint8), header.geometry)
+        written += 1
+    assert written > 40
+
+
+@pytest.mark.parametrize("sform_code", [0, 1])
+@pytest.mark.parametrize("steps", [0, 1, 2, 40])
+def test_quaternion_longer_than_one_by_rounding_is_half_a_turn(tmp_path: Path, steps: int, sform_code: int) -> None:
+    path = patch(write(tmp_path / "ct.nii", ct(), UNTURNED), "sform_code", sform_code)
+    header = read_header(patch(path, "quatern_d", 1 + steps * 2.0**-23))
+    assert np.allclose(header.affine, UNTURNED, atol=1e-6)
+    assert header.warnings == ()
+
+
+def test_quaternion_that_is_none_is_refused(tmp_path: Path) -> None:
+    path = patch(write(tmp_path / "ct.nii", ct()), "sform_code", 0)
+    assert refusal(patch(path, "quatern_d", 1.5)).code == "GEOMETRY"
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.float32, np.float64])

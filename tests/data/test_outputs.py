@@ -52,6 +52,16 @@ def test_folder_stands_for_all_images_below_it(tmp_path: Path) -> None:
     assert masks(items, tmp_path / "out") == ["b_seg.nii.gz", "a/CT2_seg.nii.gz", "a/ct_seg.nii.gz"]
 
 
+def test_linked_folder_of_scans_is_segmented_but_not_its_results(tmp_path: Path, caplog) -> None:
+    touch(tmp_path, "in/a.nii", "elsewhere/b.nii", "out/c_seg.nii.gz", "out/c_overlay.gif", "in/d.mha")
+    for name in ("elsewhere", "out"):
+        (tmp_path / "in" / name).symlink_to(tmp_path / name)
+    items = input_items(tmp_path / "in", tmp_path / "out")
+    assert masks(items, tmp_path / "out") == ["a_seg.nii.gz", "elsewhere/b_seg.nii.gz"]
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert warning.startswith(f"NOT_READ: 1 file below {tmp_path / 'in'} (d.mha)")
+
+
 def test_pictures_get_masks_of_their_own_kind(tmp_path: Path) -> None:
     touch(tmp_path / "in", "a.jpg", "sub/B.PNG", "ct.nii.gz")
     items = input_items(tmp_path / "in", tmp_path / "out", image_suffixes=[".jpg", ".png"], mask_suffix=".png")

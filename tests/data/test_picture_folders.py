@@ -72,6 +72,16 @@ def test_no_patient_is_in_two_parts(tmp_path):
     assert read_split(split_file).count("test") == 2
 
 
+def test_pictures_that_are_not_read_are_named(tmp_path, caplog):
+    for name in ("images/a.jfif", "masks/a.png", "images/b.gif", "masks/b.gif", "images/sub/c.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert [case["case"] for case in read_picture_folder(tmp_path)] == ["a"]
+    of_images, of_masks = (record.getMessage() for record in caplog.records)
+    assert of_images.startswith(f"NOT_READ: 2 files below {tmp_path / 'images'} (b.gif, sub/c.jpg)")
+    assert of_masks.startswith(f"NOT_READ: 1 file below {tmp_path / 'masks'} (b.gif)")
+
+
 def test_masks_of_an_evaluation_are_lossless_pictures(tmp_path):
     folder = folder_of(tmp_path / "set", *pairs("a", "b"))
     (case,) = split_pictures(folder, tmp_path / "split.json", "test", 1, 0, mask_dir=tmp_path / "masks")

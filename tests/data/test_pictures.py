@@ -21,6 +21,7 @@ from medseg3d.data.pictures import (
     read_levels,
     read_picture,
     read_picture_mask,
+    read_with_remarks,
     write_grey,
     write_picture_mask,
 )
@@ -82,29 +83,29 @@ def test_picture_of_matplotlib_is_read_without_its_opaque_alpha(tmp_path: Path, 
     matplotlib.image.imsave(tmp_path / "a.png", photograph())
     assert Image.open(tmp_path / "a.png").mode == "RGBA"
     assert np.array_equal(read_picture(tmp_path / "a.png"), photograph())
-    assert not caplog.records
+    assert "TRANSPARENCY" not in caplog.text
 
 
 @pytest.mark.parametrize(
     ("mode", "pixel", "rgb", "code"),
     [
-        ("1", 1, (255, 255, 255), ""),
+        ("1", 1, (255, 255, 255), "BILEVEL"),
         ("L", 77, (77, 77, 77), ""),
         ("LA", (77, 9), (77, 77, 77), "TRANSPARENCY"),
         ("LA", (77, 255), (77, 77, 77), ""),
-        ("P", 2, (10, 20, 30), ""),
+        ("P", 2, (10, 20, 30), "PALETTE"),
         ("RGBA", (1, 2, 3, 0), (1, 2, 3), "TRANSPARENCY"),
         ("CMYK", (0, 255, 255, 0), (255, 0, 0), "CMYK"),
     ],
 )
 def test_each_mode_becomes_rgb(tmp_path: Path, caplog, mode: str, pixel: object, rgb: tuple, code: str) -> None:
-    image = Image.new(mode, (3, 2), pixel)
+    image = Image.new(mode, (30, 20), pixel)
     if mode == "P":
         image.putpalette([200, 0, 0, 0, 200, 0, 10, 20, 30])
     path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
     image.save(path)
     array = read_picture(path)
-    assert array.shape == (2, 3, 3)
+    assert array.shape == (20, 30, 3)
     assert np.unique(array.reshape(-1, 3), axis=0).tolist() == [list(rgb)]
     assert [record.getMessage().split(": ")[:2] for record in caplog.records] == ([[str(path), code]] if code else [])
 
@@ -117,6 +118,27 @@ def test_see_through_palette_keeps_its_colours(tmp_path: Path, caplog) -> None:
     assert "TRANSPARENCY" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("size", "options", "codes"),
+    [
+        ((1, 1), {}, ["SIZE"]),
+        ((300, 1), {}, ["SIZE"]),
+        ((16, 16), {}, []),
+        ((30, 20), {"exif": {0x0112: 6}}, ["ORIENTATION"]),
+    ],
+)
+def test_odd_but_legal_picture_is_read_with_a_remark(
+    tmp_path: Path, size: tuple[int, int], options: dict, codes: list[str]
+) -> None:
+    image = Image.new("RGB", size, (200, 100, 50))
+    image.getexif().update(options.get("exif", {}))
+    image.save(tmp_path / "a.png", exif=image.getexif())
+    picture, remarks = read_with_remarks(tmp_path / "a.png")
+    assert picture.shape == (size[1], size[0], 3)
+    assert [remark.partition(":")[0] for remark in remarks] == codes
+    assert "ORIENTATION" not in str(read_with_remarks(tmp_path / "a.png", upright=True)[1])
+
+
 @pytest.mark.parametrize("name", ["a.png", "a.tif"])
 def test_sixteen_bits_are_scaled_by_257(tmp_path: Path, name: str) -> None:
     levels = np.arange(256, dtype=np.uint16).reshape(16, 16)
@@ -125,6 +147,25 @@ def test_sixteen_bits_are_scaled_by_257(tmp_path: Path, name: str) -> None:
     assert np.asarray(Image.open(path).convert("RGB")).max() == 255  # what the usual recipe makes of most levels
     assert (np.asarray(Image.open(path).convert("RGB")) == 255).mean() > 0.9
     assert read_picture(write(tmp_path / name, np.array([[128, 129]], np.uint16)))[0, :, 0].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_tiff_that_counts_from_white_is_its_twin_that_counts_from_black(
+    tmp_path: Path, dtype: type, orientation: int
+) -> None:
+    levels = disc().astype(dtype) * np.iinfo(dtype).max
+    # Pillow turns 8 bits round as it writes them with this tag, and 16 bits not
+    for name, stored, photometric in (("black.tif", levels, 1), ("white.tif", np.invert(levels), 0)):
+        pixels = Image.fromarray(levels if dtype is np.uint8 else stored)
+        pixels.save(tmp_path / name, tiffinfo={262: photometric, 274: orientation})
+        assert Image.open(tmp_path / name).tag_v2[262] == photometric
+    black, white = (read_levels(tmp_path / name).levels for name in ("black.tif", "white.tif"))
+    assert np.array_equal(black, levels)
+    assert np.array_equal(white, levels)
+    assert np.array_equal(
+        read_picture(tmp_path / "white.tif", upright=True), read_picture(tmp_path / "black.tif", True)
+    )
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int32])
@@ -205,13 +246,25 @@ def test_no_flipped_byte_of_a_png_changes_pixels_in_silence(tmp_path: Path) -> N
     good = write(tmp_path / "a.png", photograph()).read_bytes()
     path = tmp_path / "flipped.png"
     outcomes = set()
+    outcomes_of_pixels = set()
+    pixels = range(good.index(b"IDAT") + 4, good.index(b"IEND") - 8)
     for position in range(len(good)):
         path.write_bytes(good[:position] + bytes([good[position] ^ 0x10]) + good[position + 1 :])
         try:
             outcomes.add("same" if np.array_equal(read_picture(path), photograph()) else "changed")
         except Fault as fault:  # everything else escapes
             outcomes.add(fault.code)
-    assert outcomes <= {"same", "DECODE", "TRUNCATED"}
+            if position in pixels:
+                outcomes_of_pixels.add(fault.code)
+    assert outcomes == {"CHECKSUM", "DECODE", "TRUNCATED"}
+    assert outcomes_of_pixels == {"CHECKSUM"}
+
+
+def test_pixel_of_which_the_compression_has_no_sum_is_refused(tmp_path: Path) -> None:
+    good = write(tmp_path / "a.png", np.zeros((64, 64), np.uint8), compress_level=0).read_bytes()
+    pixel = good.index(b"IDAT") + 2000
+    (tmp_path / "a.png").write_bytes(good[:pixel] + b"\xff" + good[pixel + 1 :])
+    assert refusal(tmp_path / "a.png").code == "CHECKSUM"
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.bmp"])
