@@ -25,7 +25,7 @@ from monai.bundle import ConfigParser
 
 from medseg3d.child import run_child
 from medseg3d.data.atomic import atomic_write
-from medseg3d.faults import Fault, fault_hook
+from medseg3d.faults import Fault, UsageFault, fault_hook
 
 logger = logging.getLogger("medseg3d")
 
@@ -41,7 +41,7 @@ def bundle_folder(bundle: str | Path) -> Path:
     folder = Path(bundle).resolve()
     if not any((folder / name).is_file() for name in CONFIGS):
         known = sorted(path.parent.name for path in folder.parent.glob("*/train.json"))
-        raise Fault(
+        raise UsageFault(
             "MISSING_BUNDLE",
             bundle,
             f"no folder with {' or '.join(CONFIGS)}",
@@ -67,7 +67,7 @@ def config_files(folder: Path, name: str, overlays: Sequence[str] = ()) -> list[
         if not path.is_file():
             others = {*CONFIGS, "metadata.json"}
             known = ", ".join(sorted(path.stem for path in folder.glob("*.json") if path.name not in others))
-            raise Fault("MISSING_OVERLAY", path.stem, f"no {path.name} in {folder}", f"one of {known}")
+            raise UsageFault("MISSING_OVERLAY", path.stem, f"no {path.name} in {folder}", f"one of {known}")
     return files
 
 
@@ -204,7 +204,7 @@ def refuse_unknown_knobs(parser: ConfigParser, config_files: Sequence[str], over
         top = deep.split("::")[0].lstrip("+%")
         if top not in known or ("::" in deep and top in parser and not _has(parser, deep)):
             close = difflib.get_close_matches(top if top not in known else name, sorted(known), n=3)
-            raise Fault(
+            raise UsageFault(
                 "UNKNOWN_KNOB",
                 f"--{name}",
                 "a knob that no config of this run has",

@@ -28,7 +28,7 @@ from medseg3d.data.ahead import map_ahead
 from medseg3d.data.atomic import atomic_write, remove_leftovers
 from medseg3d.data.outputs import record_file
 from medseg3d.data.tensors import read_tensors
-from medseg3d.faults import Fault, find_fault
+from medseg3d.faults import Fault, UsageFault, find_fault
 from medseg3d.networks.memory_format import channels_last
 from medseg3d.precision import Precision, precision_on
 
@@ -126,7 +126,9 @@ class SlidingWindow(SlidingWindowInfererAdapt):
         self.channels_last = channels_last
         self.mirror_axes = list(mirror_axes)
         if len(set(self.mirror_axes)) < len(self.mirror_axes) or not {*self.mirror_axes} <= {0, 1, 2}:
-            raise Fault("BAD_VALUE", "--mirror_axes", repr(mirror_axes), "different spatial axes out of 0, 1 and 2")
+            raise UsageFault(
+                "BAD_VALUE", "--mirror_axes", repr(mirror_axes), "different spatial axes out of 0, 1 and 2"
+            )
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Logits (B, C, *spatial) float32 of a batch (B, channels, *spatial)."""
@@ -160,7 +162,7 @@ def mirrored(network: Callable[..., torch.Tensor], axes: Sequence[int]) -> Calla
 
     def mean(batch: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         if max(axes) >= batch.ndim - 2:
-            raise Fault("BAD_VALUE", "--mirror_axes", f"{list(axes)}", f"axes of windows {tuple(batch.shape[2:])}")
+            raise UsageFault("BAD_VALUE", "--mirror_axes", f"{list(axes)}", f"axes of windows {tuple(batch.shape[2:])}")
         flips = [[axis + 2 for axis in combination] for combination in combinations]
         logits = network(torch.cat([batch.flip(dims) for dims in flips]), *args, **kwargs).chunk(len(flips))
         return torch.stack([part.flip(dims) for part, dims in zip(logits, flips, strict=True)]).mean(0)
@@ -353,7 +355,7 @@ class CasePredictor:
         if workers is None:
             workers = min(torch.get_num_threads(), _MOST_WORKERS)
         if not isinstance(workers, int) or workers < 1:
-            raise Fault("BAD_VALUE", "--workers", repr(workers), "a number of cases, 1 or more, or none")
+            raise UsageFault("BAD_VALUE", "--workers", repr(workers), "a number of cases, 1 or more, or none")
         self.dataset = dataset
         self.network = network
         self.inferer = inferer

@@ -6,7 +6,7 @@ import ast
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from medseg3d.faults import Fault
+from medseg3d.faults import UsageFault
 
 _Value = TypeVar("_Value")
 
@@ -31,7 +31,7 @@ def as_flag(value: bool | int | str, name: str) -> bool:
     """
     flag = _FLAGS.get(str(value).strip().lower())
     if flag is None:
-        raise Fault("BAD_VALUE", f"--{name}", repr(value), "true or false")
+        raise UsageFault("BAD_VALUE", f"--{name}", repr(value), "true or false")
     return flag
 
 
@@ -51,7 +51,7 @@ def choice(name: str, value: str, choices: Mapping[str, _Value]) -> _Value:
         2
     """
     if value not in choices:
-        raise Fault("BAD_VALUE", f"--{name}", repr(value), f"one of {', '.join(choices)}")
+        raise UsageFault("BAD_VALUE", f"--{name}", repr(value), f"one of {', '.join(choices)}")
     return choices[value]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from medseg3d.faults import Fault
+from medseg3d.faults import UsageFault
 from medseg3d.knobs import as_flag, choice
 
 logger = logging.getLogger("medseg3d")
@@ -113,7 +113,7 @@ def _with_amp(chosen: Precision, amp: bool, device: torch.device) -> Precision:
             return Precision("float32")
         return Precision("bfloat16") if device.type == "cpu" else chosen
     if amp != (chosen.dtype is not None):
-        raise Fault(
+        raise UsageFault(
             "BAD_VALUE",
             f"--amp {str(amp).lower()}",
             f"--precision {chosen} beside it",

@@ -29,7 +29,7 @@ from medseg3d.data.nifti import MAX_VOXELS, NiftiHeader, check_labels, check_pai
 from medseg3d.data.outputs import write_mask, write_probabilities
 from medseg3d.data.overlays import write_overlay
 from medseg3d.data.pictures import read_picture, read_picture_mask, write_grey, write_picture_mask
-from medseg3d.faults import Fault
+from medseg3d.faults import Fault, UsageFault
 
 SMALLEST_FILL = 0.25
 """Part of the patch, along each axis, that a volume has to fill; MSD pancreas scans of 37 slices fill 0.48."""
@@ -241,7 +241,9 @@ class FitSlicesd(MapTransform):
         super().__init__(keys)
         least, most = field_of_view_mm
         if not 0 < least <= most:
-            raise Fault("BAD_VALUE", "--field_of_view_mm", str(list(field_of_view_mm)), "[shortest, longest] in mm")
+            raise UsageFault(
+                "BAD_VALUE", "--field_of_view_mm", str(list(field_of_view_mm)), "[shortest, longest] in mm"
+            )
         self.picture_size = picture_size
         self.least, self.most = least, most
 

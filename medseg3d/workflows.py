@@ -27,7 +27,7 @@ from medseg3d.data.mask_folders import (
     read_pair,
 )
 from medseg3d.evaluation import FOREGROUND, Evaluation
-from medseg3d.faults import Fault
+from medseg3d.faults import Fault, UsageFault
 from medseg3d.inferers import CasePredictor, Report
 from medseg3d.training.evaluation import command_line, versions
 
@@ -179,7 +179,7 @@ def evaluate(
             seed=seed,
         )
     except ValueError as error:
-        raise Fault("BAD_VALUE", "the evaluation", str(error)) from error
+        raise UsageFault("BAD_VALUE", "the evaluation", str(error)) from error
     if pairs.left_out:
         left_out, total = len(pairs.left_out), len(pairs.left_out) + len(pairs)
         evaluation.warnings.append(f"LEFT_OUT: {left_out} of {total} truths have no prediction and are in no score")
@@ -228,7 +228,7 @@ def _groups_of(pairs: Sequence[MaskPair], expression: str | None) -> dict[str, s
     try:
         pattern = re.compile(expression)
     except re.error as error:
-        raise Fault("BAD_VALUE", f"--group {expression}", f"no regular expression ({error})") from error
+        raise UsageFault("BAD_VALUE", f"--group {expression}", f"no regular expression ({error})") from error
     groups = {}
     for pair in pairs:
         match = pattern.search(pair.case)
@@ -247,11 +247,13 @@ def _groups_of(pairs: Sequence[MaskPair], expression: str | None) -> dict[str, s
 
 def _check_arguments(volumes: bool, slices: bool, pranet_min_max: bool, threshold: float) -> None:
     if not 0 <= threshold <= 1:
-        raise Fault("BAD_VALUE", "--threshold", f"{threshold}", "a probability from 0 to 1")
+        raise UsageFault("BAD_VALUE", "--threshold", f"{threshold}", "a probability from 0 to 1")
     if slices and not volumes:
-        raise Fault("BAD_VALUE", "--slices", "pictures", "volumes", "a picture is one slice; name patients by --group")
+        raise UsageFault(
+            "BAD_VALUE", "--slices", "pictures", "volumes", "a picture is one slice; name patients by --group"
+        )
     if pranet_min_max and volumes:
-        raise Fault("BAD_VALUE", "--pranet-minmax", "volumes", "pictures", "leave it out")
+        raise UsageFault("BAD_VALUE", "--pranet-minmax", "volumes", "pictures", "leave it out")
 
 
 def _check_labels(loaded: LoadedPair, pair: MaskPair, class_names: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from medseg3d.data.nifti import NiftiHeader, check_labels, check_pair, read_header, read_nifti
 from medseg3d.data.pictures import GreyPicture, read_levels
-from medseg3d.faults import Fault
+from medseg3d.faults import Fault, UsageFault
 
 VOLUME_SUFFIXES = (".nii.gz", ".nii")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
@@ -218,7 +218,7 @@ def read_pair(pair: MaskPair, pred_kind: str = "auto", threshold: float = 0.5) -
 def _names(folder: Path, suffixes: tuple[str, ...] = VOLUME_SUFFIXES + PICTURE_SUFFIXES) -> dict[str, Path]:
     """The files below a folder that end in one of the suffixes, by name, in the order of the names."""
     if not folder.is_dir():
-        raise Fault(
+        raise UsageFault(
             "MISSING_FILE",
             folder,
             "a file" if folder.exists() else "no such folder",
@@ -232,7 +232,7 @@ def _names(folder: Path, suffixes: tuple[str, ...] = VOLUME_SUFFIXES + PICTURE_S
         name = unicodedata.normalize("NFC", file.parent.relative_to(folder).as_posix())
         name = stem if name == "." else f"{name}/{stem}"
         if name in found:
-            raise Fault(
+            raise UsageFault(
                 "NAME_COLLISION",
                 file,
                 f"the same name as {found[name]}",
@@ -241,7 +241,7 @@ def _names(folder: Path, suffixes: tuple[str, ...] = VOLUME_SUFFIXES + PICTURE_S
             )
         found[name] = file
     if not found:
-        raise Fault(
+        raise UsageFault(
             "NO_INPUT",
             folder,
             f"no {', '.join(suffixes)}",
@@ -287,7 +287,7 @@ def _kind_of(folder: Path, names: Mapping[str, Path]) -> str:
 def _check_folders(pred_dir: Path, truth_dir: Path) -> None:
     pred, truth = pred_dir.resolve(), truth_dir.resolve()
     if pred == truth or pred in truth.parents or truth in pred.parents:
-        raise Fault(
+        raise UsageFault(
             "SAME_FOLDER",
             pred_dir,
             "the folder of the truths" if pred == truth else f"a folder that holds or lies in {truth_dir}",
@@ -311,7 +311,7 @@ def _matched(
         for folder, same in ((truth_dir, names), (pred_dir, rivals)):
             taken = [*([short] if short in matched else []), *same]
             if len(taken) > 1:
-                raise Fault(
+                raise UsageFault(
                     "NAME_COLLISION",
                     folder,
                     f"{' and '.join(taken[:_NAMED])}, which may all be {short}",

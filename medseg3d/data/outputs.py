@@ -17,7 +17,7 @@ from PIL import Image
 from medseg3d import __version__
 from medseg3d.data.atomic import atomic_path
 from medseg3d.data.nifti import read_nifti
-from medseg3d.faults import Fault
+from medseg3d.faults import Fault, UsageFault
 from medseg3d.knobs import as_flag
 
 SIGNATURE = f"medseg3d {__version__}, research only"
@@ -116,7 +116,9 @@ def input_items(
         raise ValueError(f"suffix must be part of a file name, found {suffix!r}")
     inputs = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
     if overlay_dir is not None and mask_suffix != _PICTURE:
-        raise Fault("BAD_VALUE", "--overlays", "a bundle for volumes", "one for pictures", "leave the overlays out")
+        raise UsageFault(
+            "BAD_VALUE", "--overlays", "a bundle for volumes", "one for pictures", "leave the overlays out"
+        )
     places = {"mask_file": _Place(Path(output_dir), suffix, mask_suffix)}
     if prob_dir is not None:
         places["prob_file"] = _Place(Path(prob_dir), PROBABILITY_SUFFIX, mask_suffix)
@@ -126,7 +128,7 @@ def input_items(
     for place in places.values():
         found = _without_results(found, place)
     if not found:
-        raise Fault(
+        raise UsageFault(
             "NO_INPUT",
             ", ".join(map(str, inputs)) or "inputs",
             f"no file that ends in {' or '.join(image_suffixes)}" if inputs else "nothing",
@@ -243,7 +245,7 @@ def _found(inputs: Sequence[str | Path], image_suffixes: tuple[str, ...]) -> dic
         elif path.exists():
             found.setdefault(path, Path(_stem(path)))
         else:
-            raise Fault("MISSING_FILE", given, "no such file or folder", "an image or a folder of images")
+            raise UsageFault("MISSING_FILE", given, "no such file or folder", "an image or a folder of images")
     for file, name in found.items():
         if any(unicodedata.category(letter) == "Cc" for letter in str(name)):
             raise Fault("FILE_NAME", file, "control characters in the name", "a printable name", "rename the file")
@@ -275,7 +277,7 @@ def _distinct(found: dict[Path, Path]) -> dict[Path, Path]:
         common = Path(os.path.commonpath([file.parent for file in files]))
         names.update({file: file.relative_to(common).with_name(_stem(file)) for file in files})
     for files in _same(names):
-        raise Fault(
+        raise UsageFault(
             "NAME_COLLISION",
             files[0],
             f"the same name as {files[1]}",
@@ -294,7 +296,7 @@ def _same(names: dict[Path, Path]) -> list[list[Path]]:
 
 def _check_place(image: Path, mask: Path, output_dir: Path, found: dict[Path, Path]) -> None:
     if Path(os.path.abspath(mask)) in found:
-        raise Fault(
+        raise UsageFault(
             "NAME_COLLISION", image, f"a result that would replace the input {mask}", "another name", "give a suffix"
         )
     if not mask.parent.resolve().is_relative_to(output_dir.resolve()):

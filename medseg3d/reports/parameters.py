@@ -11,7 +11,7 @@ from monai.bundle import ConfigParser
 from torch import nn
 
 from medseg3d.bundle import CONFIGS, bundle_directory, bundle_folder, config_files, read_config
-from medseg3d.faults import Fault
+from medseg3d.faults import Fault, UsageFault
 from medseg3d.reports.network_costs import ModuleCosts, network_costs
 from medseg3d.reports.paper_networks import PAPER_NETWORKS, PAPERS
 
@@ -67,7 +67,7 @@ def paper_report(papers: Sequence[str] = ()) -> list[ParameterRow]:
     """
     for paper in papers:
         if paper not in PAPERS:
-            raise Fault("BAD_VALUE", f"--paper {paper}", "no paper of that name", f"one of {', '.join(PAPERS)}")
+            raise UsageFault("BAD_VALUE", f"--paper {paper}", "no paper of that name", f"one of {', '.join(PAPERS)}")
     return [
         _row(
             ConfigParser({"network": dict(each.definition)}).get_parsed_content("network"),

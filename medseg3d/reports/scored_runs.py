@@ -9,7 +9,7 @@ from typing import Any
 
 from medseg3d.bundle import read_config
 from medseg3d.data.score_files import read_summary
-from medseg3d.faults import Fault
+from medseg3d.faults import Fault, UsageFault
 from medseg3d.reports.paper_networks import data_of
 from medseg3d.reports.parameters import network_of, papers_of_bundle
 from medseg3d.reports.runs import data_sets_of
@@ -57,7 +57,7 @@ def _scored_run(folder: Path, name: str) -> ScoredRun:
     parser = read_config([config])
     papers = papers_of_bundle(str(parser.get("bundle_root", "")))
     if not papers:
-        raise Fault(
+        raise UsageFault(
             "BAD_VALUE", config, "no paper in the name of its bundle_root", "a run of one of the papers' bundles"
         )
     network = network_of(parser, config)
