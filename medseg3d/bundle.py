@@ -26,6 +26,8 @@ from monai.bundle import ConfigParser
 from medseg3d.child import run_child
 from medseg3d.data.atomic import atomic_write
 from medseg3d.faults import Fault, UsageFault, fault_hook
+from medseg3d.knobs import refuse_impossible
+from medseg3d.precision import check_device
 
 logger = logging.getLogger("medseg3d")
 
@@ -167,8 +169,8 @@ def read_config(config_files: Sequence[str | Path], overrides: Mapping[str, Any]
         overrides: knob -> value, as on MONAI's command line; `a::b` and `a#b` go deep.
 
     Raises:
-        Fault: `UNKNOWN_KNOB` for an override that no config knows; `BAD_CONFIG` for a file that cannot be read or a
-            `%` that leads nowhere.
+        Fault: `UNKNOWN_KNOB` for an override that no config knows; `BAD_VALUE` for a knob that is set to what it cannot
+            be, in a file too; `BAD_CONFIG` for a file that cannot be read or a `%` that leads nowhere.
     """
     files = [str(path) for path in config_files]
     overrides = dict(overrides or {})
@@ -186,7 +188,15 @@ def read_config(config_files: Sequence[str | Path], overrides: Mapping[str, Any]
             "JSON whose every % leads to a file and a key",
             "run from the root of the repository; an overlay comes after the file it overlays",
         ) from error
+    refuse_impossible(parser.get())
     return parser
+
+
+def refuse_absent_device(parser: ConfigParser) -> None:
+    """Raise a `Fault` `DEVICE` if a config names a device that is not there; one that is computed is."""
+    device = parser.get("device")
+    if device is not None and not str(device).startswith("$"):
+        check_device(device)
 
 
 def refuse_unknown_knobs(parser: ConfigParser, config_files: Sequence[str], overrides: Mapping[str, Any]) -> None:
@@ -305,7 +315,7 @@ def log_end(log_file: str | Path) -> str:
 
 
 def start_run(output_dir: str | Path | None = None, config_name: str = "config.json") -> None:
-    """Begin a run of `python -m monai.bundle`: refuse misspelt knobs, record the config, speak in single lines.
+    """Begin a run of `python -m monai.bundle`: refuse wrong knobs, record the config, speak in single lines.
 
     Belongs first in a config's `initialize`. From here on a `Fault` ends the program with its one line instead of a
     traceback. Within another program (a notebook, MONAI Label) only the logging is touched.
@@ -315,7 +325,7 @@ def start_run(output_dir: str | Path | None = None, config_name: str = "config.j
         config_name: its file name.
 
     Raises:
-        Fault: `UNKNOWN_KNOB`.
+        Fault: `UNKNOWN_KNOB`, `BAD_VALUE` and `DEVICE`.
     """
     logging.getLogger("medseg3d").setLevel(logging.INFO)
     command = monai_command_line(sys.argv)
@@ -323,6 +333,7 @@ def start_run(output_dir: str | Path | None = None, config_name: str = "config.j
         return
     sys.excepthook = fault_hook(sys.excepthook)
     parser = read_config(*command)
+    refuse_absent_device(parser)
     if output_dir is not None:
         with atomic_write(Path(output_dir) / config_name, "w") as file:
             json.dump(parser.get(), file, indent=2, default=str)

@@ -16,6 +16,7 @@ from medseg3d.bundle import (
     bundle_folder,
     config_files,
     read_config,
+    refuse_absent_device,
     shipped_weights,
 )
 from medseg3d.data.mask_folders import (
@@ -68,7 +69,7 @@ def predict(
 
     Raises:
         Fault: before anything is computed: no input, colliding names, no weights or another network's, misspelt knobs,
-            overlays of volumes.
+            impossible values, a device that is not there, overlays of volumes.
     """
     folder = bundle_folder(bundle)
     shipped = weights_for(folder, overlays, knobs)
@@ -88,6 +89,7 @@ def predict(
     files = config_files(folder, "inference.json", overlays)
     with bundle_directory(folder):
         parser = read_config(files, overrides)
+        refuse_absent_device(parser)
         parser.parse()
         predictor: CasePredictor = parser.get_parsed_content("evaluator")
         predictor.progress = progress

@@ -230,6 +230,25 @@ class TestFaults:
         assert main(["predict", str(ROOT / "bundles" / "pancreas_nl"), "ct.nii.gz", "--overlays", "drawn"]) == 2
         assert "error: BAD_VALUE --overlays: found a bundle for volumes" in capsys.readouterr().err
 
+    @pytest.mark.parametrize(
+        ("knob", "value", "code"),
+        [
+            ("device", "cuda:77", "DEVICE"),
+            ("device", "tpu", "DEVICE"),
+            ("picture_size", "[0,0]", "BAD_VALUE"),
+            ("channel_std", "[0,0,0]", "BAD_VALUE"),
+            ("overlap", "1.5", "BAD_VALUE"),
+        ],
+    )
+    def test_a_wrong_option_is_refused_in_one_line_before_anything_is_computed(
+        self, bundle, pictures, knob, value, code, capsys
+    ):
+        assert main(["predict", str(bundle), str(pictures), f"--{knob}", value]) == 2
+        err = capsys.readouterr().err
+        assert err.startswith(f"error: {code} --{knob}")
+        assert len(err.splitlines()) == 1
+        assert files(Path()) == []
+
     def test_a_number_of_workers_is_one(self, bundle, pictures, capsys):
         assert main(["predict", str(bundle), str(pictures), "--workers", "0"]) == 2
         assert "error: BAD_VALUE --workers: found 0" in capsys.readouterr().err
