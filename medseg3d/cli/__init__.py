@@ -14,7 +14,7 @@ from medseg3d.faults import UsageFault, find_fault
 from medseg3d.knobs import literal
 
 VERBS = (
-    *("demo", "phantom", "data", "predict", "evaluate", "threshold", "report"),
+    *("demo", "phantom", "data", "predict", "verify", "evaluate", "threshold", "report"),
     *("params", "ablation", "tune", "study", "check", "version"),
 )
 

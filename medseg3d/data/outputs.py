@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import unicodedata
@@ -31,10 +30,7 @@ OVERLAY_SUFFIX = "_overlay"
 
 _SUFFIXES = (".nii.gz", ".nii")
 _PICTURE = ".png"
-_FOREIGN = {
-    "prob_file": "probabilities that were not written by medseg3d exist",
-    "overlay_file": "an overlay that was not written by medseg3d exists",
-}
+_FOREIGN = {"prob_file": "a map of probabilities", "overlay_file": "an overlay", "mask_file": "a mask"}
 
 logger = logging.getLogger("medseg3d")
 
@@ -55,12 +51,16 @@ class CaseList(list):
     """Items to work on, as `medseg3d.inferers.CasePredictor` and MONAI's data sets take them.
 
     Attributes:
-        skipped: items that need no work, each with a `reason`.
+        skipped: items that must not be worked on, each with a `reason`.
+        overwrite: whether items are worked on whatever stands in their place.
     """
 
-    def __init__(self, items: Iterable[dict[str, str]] = (), skipped: Iterable[dict[str, str]] = ()) -> None:
+    def __init__(
+        self, items: Iterable[dict[str, str]] = (), skipped: Iterable[dict[str, str]] = (), overwrite: bool = True
+    ) -> None:
         super().__init__(items)
         self.skipped = list(skipped)
+        self.overwrite = overwrite
 
 
 def input_items(
@@ -94,9 +94,8 @@ def input_items(
 
     Returns:
         Items `{"image", "mask_file", "case"}`, `"prob_file"` with a `prob_dir` and `"overlay_file"` with an
-        `overlay_dir`, in the order of the inputs; `skipped` holds those that have all this already. A mask of ours
-        without its record (`record_file`) was interrupted just before the end and is made again; anybody else's is
-        left alone.
+        `overlay_dir`, in the order of the inputs; `skipped` holds those in whose place somebody else's file stands.
+        Whether a mask of ours still holds is for `medseg3d.data.records.standing` to say.
 
     Raises:
         Fault: NO_INPUT, MISSING_FILE, FILE_NAME (control characters), NAME_COLLISION (two inputs, one mask),
@@ -136,13 +135,13 @@ def input_items(
             "name image files, or a folder that holds some",
         )
     overwrite = as_flag(overwrite, "overwrite")
-    items = CaseList()
+    items = CaseList(overwrite=overwrite)
     for image, name in _distinct(found).items():
         files = {key: place.file(name) for key, place in places.items()}
         for key, place in places.items():
             _check_place(image, files[key], place.folder, found)
         item = {"image": str(image), "case": name.as_posix(), **{key: str(file) for key, file in files.items()}}
-        reason = None if overwrite else _standing(image, files)
+        reason = None if overwrite else _foreign(files)
         if reason is None:
             items.append(item)
         else:
@@ -309,30 +308,18 @@ def _check_place(image: Path, mask: Path, output_dir: Path, found: dict[Path, Pa
         )
 
 
-def _standing(image: Path, files: Mapping[str, Path]) -> str | None:
-    """Why a case needs no work, or None."""
-    for key, reason in _FOREIGN.items():
-        if key in files and files[key].exists() and not _is_ours(files[key]):
-            return reason
-    mask = files["mask_file"]
-    if not mask.exists():
-        return None
-    record = record_file(mask)
-    if record.exists():
-        if _bytes_of_input(record) not in (None, image.stat().st_size):
-            return "mask exists, but of another version of the image"
-        return "mask exists" if all(file.exists() for file in files.values()) else None
-    return None if _is_ours(mask) else "a mask that was not written by medseg3d exists"
+def _foreign(files: Mapping[str, Path]) -> str | None:
+    """What stands in the place of a result and is not ours to replace, or None."""
+    for key, what in _FOREIGN.items():
+        # a mask with a record is judged by that, even where the file is damaged
+        judged = key not in files or (key == "mask_file" and record_file(files[key]).exists())
+        if not judged and files[key].exists() and not is_ours(files[key]):
+            return f"{what} that was not written by medseg3d exists"
+    return None
 
 
-def _bytes_of_input(record: Path) -> int | None:
-    try:
-        return int(json.loads(record.read_text(encoding="utf-8"))["input"]["bytes"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # somebody else's
-
-
-def _is_ours(mask: Path) -> bool:
+def is_ours(mask: Path) -> bool:
+    """Whether a mask, a map or an overlay says that it was written here."""
     own = SIGNATURE.split()[0]  # of any version
     try:
         if mask.suffix.lower() == ".png":
