@@ -26,12 +26,19 @@ from monai.bundle import ConfigParser
 from medseg3d.child import run_child
 from medseg3d.data.atomic import atomic_write
 from medseg3d.faults import Fault, UsageFault, fault_hook
-from medseg3d.knobs import refuse_impossible
+from medseg3d.knobs import as_flag, refuse_impossible
 from medseg3d.precision import check_device
 
 logger = logging.getLogger("medseg3d")
 
 CONFIGS = ("train.json", "evaluate.json", "inference.json")
+
+_FREE_TO_CHANGE = {
+    *("epochs", "patience", "val_interval", "seed", "max_skipped_steps", "precision", "amp", "device", "compile"),
+    *("num_workers", "cache_memory", "micro_batch_size", "overlap", "sw_batch_size", "slices_per_batch", "pictures"),
+    *("dataset_dir", "output_dir", "model_file", "bundle_root"),
+}
+"""Knobs that a training may change when it is resumed: how long, how fast and where, not what is learnt from what."""
 
 
 def bundle_folder(bundle: str | Path) -> Path:
@@ -325,7 +332,7 @@ def start_run(output_dir: str | Path | None = None, config_name: str = "config.j
         config_name: its file name.
 
     Raises:
-        Fault: `UNKNOWN_KNOB`, `BAD_VALUE` and `DEVICE`.
+        Fault: `UNKNOWN_KNOB`, `BAD_VALUE` and `DEVICE`; `RESUME` for a knob that a resumed run cannot change.
     """
     logging.getLogger("medseg3d").setLevel(logging.INFO)
     command = monai_command_line(sys.argv)
@@ -335,5 +342,39 @@ def start_run(output_dir: str | Path | None = None, config_name: str = "config.j
     parser = read_config(*command)
     refuse_absent_device(parser)
     if output_dir is not None:
-        with atomic_write(Path(output_dir) / config_name, "w") as file:
-            json.dump(parser.get(), file, indent=2, default=str)
+        path = Path(output_dir) / config_name
+        config = parser.get()
+        begun = any((path.parent / "checkpoints").glob("epoch_*.pt")) and path.is_file()
+        if begun and as_flag(config.get("resume", False), "resume"):
+            config = _resumed(config, path)
+        with atomic_write(path, "w") as file:
+            json.dump(config, file, indent=2, default=str)
+
+
+def _resumed(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The config of a run that goes on, with what is other than before under `_resumed_`, which the log names too.
+
+    Raises:
+        Fault: `RESUME` for a knob that a run cannot change on its way.
+    """
+    now, before = json.loads(json.dumps(config, default=str)), _read_json(path)
+    other = {name: before[name] for name in before.keys() & now.keys() if before[name] != now[name]}
+    changes = {}
+    for name, value in sorted(other.items()):
+        if name in ("resume", "overwrite"):
+            continue
+        if isinstance(value, dict) or isinstance(now[name], dict):
+            logger.warning("%s is defined otherwise than when this run began (%s)", name, path)
+        elif name in _FREE_TO_CHANGE:
+            changes[name] = [value, now[name]]
+            logger.warning("--%s %s from here on; so far this run had %s", name, now[name], value)
+        else:
+            raise UsageFault(
+                "RESUME",
+                f"--{name}",
+                repr(now[name]),
+                f"{value!r}, with which this run began ({path})",
+                "resume with that, or choose another --output_dir for a new run",
+            )
+    history = [*before.get("_resumed_", []), *([changes] if changes else [])]
+    return {**config, **({"_resumed_": history} if history else {})}

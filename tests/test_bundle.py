@@ -213,3 +213,31 @@ def test_check_and_training_end_with_2_and_one_line(words, monkeypatch, capsys, 
 def test_a_device_that_is_not_there_is_named_with_those_that_are(device):
     with pytest.raises(UsageFault, match=f"DEVICE --device {device}: .*wanted one of cpu"):
         check_device(device)
+
+
+class TestResume:
+    """A run that goes on with other settings."""
+
+    def start(self, folder: Path, monkeypatch, *words: str) -> dict:
+        run = ["run", "training", "--config_file", "bundles/pancreas_nl/train.json", "--output_dir", str(folder)]
+        monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+        monkeypatch.setattr(sys, "argv", ["/monai/bundle/__main__.py", *run, *words])
+        start_run(folder)
+        (folder / "checkpoints").mkdir(exist_ok=True)
+        (folder / "checkpoints" / "epoch_00004.pt").touch()
+        return json.loads((folder / "config.json").read_text())
+
+    @pytest.mark.parametrize("words", [["--learning_rate", "0.5"], ["--init_filters", "8"], ["--spacing", "[1,1,1]"]])
+    def test_what_is_learnt_cannot_change_and_the_config_stays_true(self, words, tmp_path, monkeypatch):
+        before = self.start(tmp_path, monkeypatch, "--epochs", "4")
+        with pytest.raises(UsageFault, match=rf"RESUME {words[0]}: found .*; wanted .*, with which this run began"):
+            self.start(tmp_path, monkeypatch, "--epochs", "8", "--resume", "true", *words)
+        assert json.loads((tmp_path / "config.json").read_text()) == before
+
+    def test_how_long_and_where_may_change_and_both_are_recorded(self, tmp_path, monkeypatch, caplog):
+        self.start(tmp_path, monkeypatch, "--epochs", "4")
+        config = self.start(tmp_path, monkeypatch, "--epochs", "8", "--resume", "true")
+        assert (config["epochs"], config["_resumed_"]) == (8, [{"epochs": [4, 8]}])
+        assert "--epochs 8 from here on; so far this run had 4" in caplog.text
+        config = self.start(tmp_path, monkeypatch, "--epochs", "9", "--resume", "true")
+        assert config["_resumed_"] == [{"epochs": [4, 8]}, {"epochs": [8, 9]}]
