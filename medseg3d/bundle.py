@@ -25,11 +25,20 @@ from monai.bundle import ConfigParser
 
 from medseg3d.child import run_child
 from medseg3d.data.atomic import atomic_write
-from medseg3d.faults import Fault, fault_hook
+from medseg3d.faults import Fault, UsageFault, fault_hook
+from medseg3d.knobs import as_flag, refuse_impossible
+from medseg3d.precision import check_device
 
 logger = logging.getLogger("medseg3d")
 
 CONFIGS = ("train.json", "evaluate.json", "inference.json")
+
+_FREE_TO_CHANGE = {
+    *("epochs", "patience", "val_interval", "seed", "max_skipped_steps", "precision", "amp", "device", "compile"),
+    *("num_workers", "cache_memory", "micro_batch_size", "overlap", "sw_batch_size", "slices_per_batch", "pictures"),
+    *("dataset_dir", "output_dir", "model_file", "bundle_root"),
+}
+"""Knobs that a training may change when it is resumed: how long, how fast and where, not what is learnt from what."""
 
 
 def bundle_folder(bundle: str | Path) -> Path:
@@ -41,7 +50,7 @@ def bundle_folder(bundle: str | Path) -> Path:
     folder = Path(bundle).resolve()
     if not any((folder / name).is_file() for name in CONFIGS):
         known = sorted(path.parent.name for path in folder.parent.glob("*/train.json"))
-        raise Fault(
+        raise UsageFault(
             "MISSING_BUNDLE",
             bundle,
             f"no folder with {' or '.join(CONFIGS)}",
@@ -67,7 +76,7 @@ def config_files(folder: Path, name: str, overlays: Sequence[str] = ()) -> list[
         if not path.is_file():
             others = {*CONFIGS, "metadata.json"}
             known = ", ".join(sorted(path.stem for path in folder.glob("*.json") if path.name not in others))
-            raise Fault("MISSING_OVERLAY", path.stem, f"no {path.name} in {folder}", f"one of {known}")
+            raise UsageFault("MISSING_OVERLAY", path.stem, f"no {path.name} in {folder}", f"one of {known}")
     return files
 
 
@@ -167,8 +176,8 @@ def read_config(config_files: Sequence[str | Path], overrides: Mapping[str, Any]
         overrides: knob -> value, as on MONAI's command line; `a::b` and `a#b` go deep.
 
     Raises:
-        Fault: `UNKNOWN_KNOB` for an override that no config knows; `BAD_CONFIG` for a file that cannot be read or a
-            `%` that leads nowhere.
+        Fault: `UNKNOWN_KNOB` for an override that no config knows; `BAD_VALUE` for a knob that is set to what it cannot
+            be, in a file too; `BAD_CONFIG` for a file that cannot be read or a `%` that leads nowhere.
     """
     files = [str(path) for path in config_files]
     overrides = dict(overrides or {})
@@ -186,7 +195,15 @@ def read_config(config_files: Sequence[str | Path], overrides: Mapping[str, Any]
             "JSON whose every % leads to a file and a key",
             "run from the root of the repository; an overlay comes after the file it overlays",
         ) from error
+    refuse_impossible(parser.get())
     return parser
+
+
+def refuse_absent_device(parser: ConfigParser) -> None:
+    """Raise a `Fault` `DEVICE` if a config names a device that is not there; one that is computed is."""
+    device = parser.get("device")
+    if device is not None and not str(device).startswith("$"):
+        check_device(device)
 
 
 def refuse_unknown_knobs(parser: ConfigParser, config_files: Sequence[str], overrides: Mapping[str, Any]) -> None:
@@ -204,7 +221,7 @@ def refuse_unknown_knobs(parser: ConfigParser, config_files: Sequence[str], over
         top = deep.split("::")[0].lstrip("+%")
         if top not in known or ("::" in deep and top in parser and not _has(parser, deep)):
             close = difflib.get_close_matches(top if top not in known else name, sorted(known), n=3)
-            raise Fault(
+            raise UsageFault(
                 "UNKNOWN_KNOB",
                 f"--{name}",
                 "a knob that no config of this run has",
@@ -305,7 +322,7 @@ def log_end(log_file: str | Path) -> str:
 
 
 def start_run(output_dir: str | Path | None = None, config_name: str = "config.json") -> None:
-    """Begin a run of `python -m monai.bundle`: refuse misspelt knobs, record the config, speak in single lines.
+    """Begin a run of `python -m monai.bundle`: refuse wrong knobs, record the config, speak in single lines.
 
     Belongs first in a config's `initialize`. From here on a `Fault` ends the program with its one line instead of a
     traceback. Within another program (a notebook, MONAI Label) only the logging is touched.
@@ -315,7 +332,7 @@ def start_run(output_dir: str | Path | None = None, config_name: str = "config.j
         config_name: its file name.
 
     Raises:
-        Fault: `UNKNOWN_KNOB`.
+        Fault: `UNKNOWN_KNOB`, `BAD_VALUE` and `DEVICE`; `RESUME` for a knob that a resumed run cannot change.
     """
     logging.getLogger("medseg3d").setLevel(logging.INFO)
     command = monai_command_line(sys.argv)
@@ -323,6 +340,41 @@ def start_run(output_dir: str | Path | None = None, config_name: str = "config.j
         return
     sys.excepthook = fault_hook(sys.excepthook)
     parser = read_config(*command)
+    refuse_absent_device(parser)
     if output_dir is not None:
-        with atomic_write(Path(output_dir) / config_name, "w") as file:
-            json.dump(parser.get(), file, indent=2, default=str)
+        path = Path(output_dir) / config_name
+        config = parser.get()
+        begun = any((path.parent / "checkpoints").glob("epoch_*.pt")) and path.is_file()
+        if begun and as_flag(config.get("resume", False), "resume"):
+            config = _resumed(config, path)
+        with atomic_write(path, "w") as file:
+            json.dump(config, file, indent=2, default=str)
+
+
+def _resumed(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The config of a run that goes on, with what is other than before under `_resumed_`, which the log names too.
+
+    Raises:
+        Fault: `RESUME` for a knob that a run cannot change on its way.
+    """
+    now, before = json.loads(json.dumps(config, default=str)), _read_json(path)
+    other = {name: before[name] for name in before.keys() & now.keys() if before[name] != now[name]}
+    changes = {}
+    for name, value in sorted(other.items()):
+        if name in ("resume", "overwrite"):
+            continue
+        if isinstance(value, dict) or isinstance(now[name], dict):
+            logger.warning("%s is defined otherwise than when this run began (%s)", name, path)
+        elif name in _FREE_TO_CHANGE:
+            changes[name] = [value, now[name]]
+            logger.warning("--%s %s from here on; so far this run had %s", name, now[name], value)
+        else:
+            raise UsageFault(
+                "RESUME",
+                f"--{name}",
+                repr(now[name]),
+                f"{value!r}, with which this run began ({path})",
+                "resume with that, or choose another --output_dir for a new run",
+            )
+    history = [*before.get("_resumed_", []), *([changes] if changes else [])]
+    return {**config, **({"_resumed_": history} if history else {})}

@@ -15,13 +15,13 @@ import psutil
 import torch
 from monai.bundle import ComponentLocator, ConfigComponent, ConfigParser
 
-from medseg3d.bundle import CONFIGS, bundle_directory, bundle_folder, config_files, read_config
+from medseg3d.bundle import CONFIGS, bundle_directory, bundle_folder, config_files, read_config, refuse_absent_device
 from medseg3d.data.fetch import verify_msd
 from medseg3d.data.msd import read_msd
 from medseg3d.data.nifti import read_header
 from medseg3d.data.picture_folders import data_sets, split_pictures
 from medseg3d.data.splits import PARTS, Split, load_or_make_split, read_split
-from medseg3d.faults import Fault, find_fault
+from medseg3d.faults import Fault, UsageFault, find_fault
 from medseg3d.inferers import load_weights
 from medseg3d.networks import CRFasRNN
 from medseg3d.training.objectives import AlternatingObjectives
@@ -75,11 +75,11 @@ def check_bundle(
 ) -> CheckReport:
     """Check the configs of a bundle, its data, split, network and weights, and collect every problem.
 
-    Found here: misspelt knobs; `%` and `@` that lead nowhere; `_target_`s that do not exist, are not allowed or do not
-    take their arguments; a data set that is missing or has any fault that `verify_msd` knows, or a picture or mask that
-    cannot be read or paired; a split that does not fit; volumes too small for the patch; a network that cannot take the
-    patch; weights of another network, or of another encoder; losses whose turns the epochs do not fit; a device that is
-    not there; a cache that will not fit.
+    Found here: misspelt knobs and impossible values; `%` and `@` that lead nowhere; `_target_`s that do not exist, are
+    not allowed or do not take their arguments; a data set that is missing or has any fault that `verify_msd` knows, or
+    a picture or mask that cannot be read or paired; a split that does not fit; volumes too small for the patch; a
+    network that cannot take the patch; weights of another network, or of another encoder; losses whose turns the epochs
+    do not fit; a device that is not there; a cache that will not fit.
 
     Args:
         bundle: the bundle's folder.
@@ -102,9 +102,10 @@ def check_bundle(
                 continue
             try:
                 parsers[name] = read_config(files[name], overrides if name == "train.json" else flat)
+                refuse_absent_device(parsers[name])
             except Fault as fault:
                 report.problems.append(fault)
-                if fault.code == "UNKNOWN_KNOB":
+                if isinstance(fault, UsageFault):
                     return report  # the same for every file
                 continue
             problems = list(check_config(parsers[name], name, allow))
@@ -230,12 +231,10 @@ class CheckFailed(Exception):
 
 
 def _check_device(parser: ConfigParser) -> list[str]:
-    device = torch.device(parser.get_parsed_content("device"))
-    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
-        raise Fault(
-            "DEVICE", f"--device {device}", f"{torch.cuda.device_count()} CUDA devices", "that device", "--device cpu"
-        )
-    return [f"device {device} is there", f"it computes in {parser.get_parsed_content('chosen_precision')}"]
+    return [
+        f"device {parser.get_parsed_content('device')} is there",
+        f"it computes in {parser.get_parsed_content('chosen_precision')}",
+    ]
 
 
 def _check_network(parser: ConfigParser) -> list[str]:

@@ -26,6 +26,9 @@ class Fault(Exception):
         EMPTY ct.nii.gz: found 0 bytes; wanted a NIfTI volume; next: copy the file again
     """
 
+    exit_code = 1
+    """Of a command that ends with it: 1, the data or the result is at fault."""
+
     def __init__(self, code: str, subject: str | Path, found: str, wanted: str = "", remedy: str = "") -> None:
         self.code = code
         self.subject = str(subject)
@@ -42,6 +45,12 @@ class Fault(Exception):
             parts.append(f"next: {self.remedy}")
         # a newline in a file name must not break the promise of one line
         return "; ".join(parts).replace("\r", "\\r").replace("\n", "\\n")
+
+
+class UsageFault(Fault):
+    """A `Fault` of the call rather than of the data: an option, a value, a device, a path that was named."""
+
+    exit_code = 2
 
 
 def find_fault(error: BaseException | None) -> Fault | None:
@@ -67,12 +76,16 @@ def find_fault(error: BaseException | None) -> Fault | None:
 
 
 def fault_hook(previous: Callable) -> Callable:
-    """An excepthook that prints a `Fault`, or an interruption, as one line and leaves everything else to `previous`."""
+    """An excepthook that prints a `Fault`, or an interruption, as one line and leaves everything else to `previous`.
+
+    The process ends with the fault's exit code.
+    """
 
     def hook(exception_type: type[BaseException], error: BaseException, trace: object) -> None:
         fault = find_fault(error)
         if fault is not None:
             sys.stderr.write(f"error: {fault}\n")
+            raise SystemExit(fault.exit_code)  # what a hook raises is what Python ends with
         elif isinstance(error, KeyboardInterrupt):
             sys.stderr.write("interrupted; the same command with --resume true goes on after the last whole epoch\n")
         else:

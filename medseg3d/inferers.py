@@ -21,14 +21,16 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.inferers import SlidingWindowInfererAdapt
+from monai.transforms import Compose
 from torch import nn
 
 from medseg3d import __version__
 from medseg3d.data.ahead import map_ahead
 from medseg3d.data.atomic import atomic_write, remove_leftovers
 from medseg3d.data.outputs import record_file
+from medseg3d.data.records import standing
 from medseg3d.data.tensors import read_tensors
-from medseg3d.faults import Fault, find_fault
+from medseg3d.faults import Fault, UsageFault, find_fault
 from medseg3d.networks.memory_format import channels_last
 from medseg3d.precision import Precision, precision_on
 
@@ -126,7 +128,9 @@ class SlidingWindow(SlidingWindowInfererAdapt):
         self.channels_last = channels_last
         self.mirror_axes = list(mirror_axes)
         if len(set(self.mirror_axes)) < len(self.mirror_axes) or not {*self.mirror_axes} <= {0, 1, 2}:
-            raise Fault("BAD_VALUE", "--mirror_axes", repr(mirror_axes), "different spatial axes out of 0, 1 and 2")
+            raise UsageFault(
+                "BAD_VALUE", "--mirror_axes", repr(mirror_axes), "different spatial axes out of 0, 1 and 2"
+            )
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Logits (B, C, *spatial) float32 of a batch (B, channels, *spatial)."""
@@ -160,7 +164,7 @@ def mirrored(network: Callable[..., torch.Tensor], axes: Sequence[int]) -> Calla
 
     def mean(batch: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         if max(axes) >= batch.ndim - 2:
-            raise Fault("BAD_VALUE", "--mirror_axes", f"{list(axes)}", f"axes of windows {tuple(batch.shape[2:])}")
+            raise UsageFault("BAD_VALUE", "--mirror_axes", f"{list(axes)}", f"axes of windows {tuple(batch.shape[2:])}")
         flips = [[axis + 2 for axis in combination] for combination in combinations]
         logits = network(torch.cat([batch.flip(dims) for dims in flips]), *args, **kwargs).chunk(len(flips))
         return torch.stack([part.flip(dims) for part, dims in zip(logits, flips, strict=True)]).mean(0)
@@ -247,12 +251,14 @@ class Report:
 
     Attributes:
         done: records of the cases segmented, as in the JSON file beside each mask.
-        skipped: items that needed no work, each with a `reason`.
+        skipped: items that needed no work or are not ours to replace, each with a `reason`.
+        again: items that were segmented although a mask of theirs stood, each with a `reason`.
         failed: the others.
     """
 
     done: list[dict[str, Any]] = field(default_factory=list)
     skipped: list[dict[str, Any]] = field(default_factory=list)
+    again: list[dict[str, Any]] = field(default_factory=list)
     failed: list[Failure] = field(default_factory=list)
 
     @property
@@ -353,7 +359,7 @@ class CasePredictor:
         if workers is None:
             workers = min(torch.get_num_threads(), _MOST_WORKERS)
         if not isinstance(workers, int) or workers < 1:
-            raise Fault("BAD_VALUE", "--workers", repr(workers), "a number of cases, 1 or more, or none")
+            raise UsageFault("BAD_VALUE", "--workers", repr(workers), "a number of cases, 1 or more, or none")
         self.dataset = dataset
         self.network = network
         self.inferer = inferer
@@ -381,7 +387,8 @@ class CasePredictor:
         written = ("mask_file", "prob_file")
         for folder in {Path(item[key]).parent for item in items for key in written if key in item}:
             remove_leftovers(folder)
-        with contextlib.closing(self._outcomes(items)) as outcomes:
+        todo = self._todo(items, report)
+        with contextlib.closing(self._outcomes(todo)) as outcomes:
             for outcome in outcomes:
                 if isinstance(outcome, Failure):
                     logger.error("%s", outcome)
@@ -394,16 +401,33 @@ class CasePredictor:
         logger.info("%s", report)
         return report
 
-    def _outcomes(self, items: Sequence[Any]) -> Generator[dict[str, Any] | Failure, None, None]:
-        """What became of each case, in the order of the items."""
-        workers = min(self.workers, len(items))
-        cases = self._announced(items)
-        return map_ahead(lambda case: self._attempt(*case), cases, workers if workers > 1 else 0)
-
-    def _announced(self, items: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+    def _todo(self, items: Sequence[Any], report: Report) -> list[tuple[int, Any]]:
+        """Index and item of every case to segment; the others go to the report, and the log says why."""
+        todo = []
         for index, item in enumerate(items):
+            if getattr(items, "overwrite", True) or "mask_file" not in item:
+                todo.append((index, item))
+                continue
+            found = standing(item, self._made_with())
+            if found.warning:
+                logger.warning("%s: kept: %s", _case_name(item), found.reason)
+            if found.kept:
+                report.skipped.append({**item, "reason": found.reason})
+                continue
+            todo.append((index, item))
+            if found.reason:
+                report.again.append({**item, "reason": found.reason})
+        return todo
+
+    def _outcomes(self, cases: Sequence[tuple[int, Any]]) -> Generator[dict[str, Any] | Failure, None, None]:
+        """What became of each case, in the order of the items."""
+        workers = min(self.workers, len(cases))
+        return map_ahead(lambda case: self._attempt(*case), self._announced(cases), workers if workers > 1 else 0)
+
+    def _announced(self, cases: Sequence[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
+        for number, (index, item) in enumerate(cases, start=1):
             if self.progress is not None:
-                self.progress(index + 1, len(items), item)
+                self.progress(number, len(cases), item)
             yield index, item
 
     def _attempt(self, index: int, item: Mapping[str, Any]) -> dict[str, Any] | Failure:
@@ -441,6 +465,7 @@ class CasePredictor:
 
     def _content(self, item: Mapping[str, Any], result: Mapping[str, Any], seconds: dict[str, float]) -> dict[str, Any]:
         """What the record says; plain JSON types."""
+        made_with = self._made_with()
         mask = result["pred"]
         meta = mask.meta if isinstance(mask, MetaTensor) else {}
         is_volume = mask.ndim == 4
@@ -471,17 +496,8 @@ class CasePredictor:
             },
             **({"cleaned": meta["cleaned"]} if "cleaned" in meta else {}),
             **_files_beside(item, result),
-            "model": {"class": type(self.network).__name__, "sha256": getattr(self.network, "weights_sha256", None)},
-            "inference": {
-                "class": type(self.inferer).__name__,
-                "device": str(self.device),
-                # the inferer's is the inner one
-                "precision": str(_resolved(getattr(self.inferer, "precision", self.precision), self.device)),
-                **{
-                    name: getattr(self.inferer, name) for name in ("roi_size", "overlap") if hasattr(self.inferer, name)
-                },
-            },
-            "settings": self.settings,
+            **made_with,
+            "inference": {**made_with["inference"], "device": str(self.device)},
             "geometry": geometry,
             "labels": labels,
             "warnings": warnings,
@@ -492,6 +508,23 @@ class CasePredictor:
                 "torch": torch.__version__,
                 "python": platform.python_version(),
             },
+        }
+
+    def _made_with(self) -> dict[str, Any]:
+        """The parts of a record that say what a mask is made with; another value is another mask."""
+        chain = getattr(self.dataset, "transform", None) if self.preprocessing is None else self.preprocessing
+        return {
+            "model": {"class": type(self.network).__name__, "sha256": getattr(self.network, "weights_sha256", None)},
+            "preprocessing": _steps(chain),
+            "inference": {
+                "class": type(self.inferer).__name__,
+                # the inferer's is the inner one
+                "precision": str(_resolved(getattr(self.inferer, "precision", self.precision), self.device)),
+                **{
+                    name: getattr(self.inferer, name) for name in ("roi_size", "overlap") if hasattr(self.inferer, name)
+                },
+            },
+            "settings": self.settings,
         }
 
 
@@ -543,6 +576,12 @@ def _channels_last(window: torch.Tensor) -> torch.Tensor:
 
 def _resolved(precision: Precision | str, device: torch.device) -> Precision:
     return precision if isinstance(precision, Precision) else precision_on(precision, device)
+
+
+def _steps(chain: Any) -> list[str]:
+    """Names of the transforms of a chain, in order."""
+    transforms = chain.flatten().transforms if isinstance(chain, Compose) else [chain]
+    return [getattr(each, "__name__", type(each).__name__) for each in transforms if each is not None]
 
 
 def _case_name(item: Mapping[str, Any]) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
-from typing import Any, TypeVar
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
 
-from medseg3d.faults import Fault
+from medseg3d.faults import UsageFault
 
 _Value = TypeVar("_Value")
 
@@ -31,7 +32,7 @@ def as_flag(value: bool | int | str, name: str) -> bool:
     """
     flag = _FLAGS.get(str(value).strip().lower())
     if flag is None:
-        raise Fault("BAD_VALUE", f"--{name}", repr(value), "true or false")
+        raise UsageFault("BAD_VALUE", f"--{name}", repr(value), "true or false")
     return flag
 
 
@@ -51,7 +52,7 @@ def choice(name: str, value: str, choices: Mapping[str, _Value]) -> _Value:
         2
     """
     if value not in choices:
-        raise Fault("BAD_VALUE", f"--{name}", repr(value), f"one of {', '.join(choices)}")
+        raise UsageFault("BAD_VALUE", f"--{name}", repr(value), f"one of {', '.join(choices)}")
     return choices[value]
 
 
@@ -66,3 +67,132 @@ def literal(text: str) -> Any:
         return ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(text, text))
     except (ValueError, SyntaxError):
         return text
+
+
+class Bounds(NamedTuple):
+    """What a knob may be set to.
+
+    Attributes:
+        wanted: in words, for the message.
+        admit: whether a value is such a one.
+    """
+
+    wanted: str
+    admit: Callable[[Any], bool]
+
+
+def _whole(least: int, step: int = 1) -> Bounds:
+    def admit(value: Any) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and value >= least and value % step == 0
+
+    return Bounds(f"a whole number, {least} or more" + (f", that {step} divides" if step > 1 else ""), admit)
+
+
+def _number(
+    least: float = -math.inf, most: float = math.inf, *, below: float = math.inf, above: float = -math.inf
+) -> Bounds:
+    def admit(value: Any) -> bool:
+        real = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        return real and least <= value <= most and above < value < below
+
+    limits = {"from": least, "to": most, "above": above, "below": below}
+    return Bounds(
+        " ".join(["a number", *(f"{word} {limit:g}" for word, limit in limits.items() if math.isfinite(limit))]), admit
+    )
+
+
+def _list(each: Bounds, least: int = 0, most: int | None = None) -> Bounds:
+    def admit(value: Any) -> bool:
+        some = isinstance(value, (list, tuple)) and least <= len(value) <= (len(value) if most is None else most)
+        return some and all(map(each.admit, value))
+
+    number = f"{least}" if most == least else f"{least} or more" if most is None else f"{least} to {most}"
+    return Bounds(f"a list of {number}, each {each.wanted}", admit)
+
+
+def _either(*bounds: Bounds) -> Bounds:
+    return Bounds(", or ".join(each.wanted for each in bounds), lambda value: any(each.admit(value) for each in bounds))
+
+
+def _ascending(bounds: Bounds) -> Bounds:
+    return Bounds(
+        f"{bounds.wanted}, the second above the first", lambda value: bounds.admit(value) and value[0] < value[1]
+    )
+
+
+_NOTHING = Bounds("null", lambda value: value is None)
+_FLAG = Bounds("true or false", lambda value: str(value).strip().lower() in _FLAGS)
+_COUNT, _POSITIVE, _SIZE, _SHARE, _NEARLY_ALL = (
+    *(_whole(0), _whole(1), _number(0), _number(0, 1), _number(0, below=1)),
+)
+_WIDTHS = _list(_POSITIVE, 1)
+_CASES = _either(_COUNT, _NEARLY_ALL)
+_STEP = _number(above=0)
+
+BOUNDS: dict[str, Bounds] = {
+    **dict.fromkeys(("resume", "overwrite", "compile", "fill_holes", "separable", "saliency"), _FLAG),
+    "largest_component": _either(_FLAG, _COUNT),
+    "amp": _either(_NOTHING, _FLAG),
+    **dict.fromkeys(("seed", "split_seed", "iterations_per_epoch", "micro_batch_size", "max_skipped_steps"), _COUNT),
+    **dict.fromkeys(("patience", "plateau_patience", "warmup_epochs", "num_workers", "pictures"), _COUNT),
+    **dict.fromkeys(("nonlocal_blocks", "neighbours", "crf_iterations", "crf_training_iterations"), _COUNT),
+    **dict.fromkeys(("epochs", "val_interval", "batch_size", "crops_per_case"), _POSITIVE),
+    **dict.fromkeys(("sw_batch_size", "slices_per_batch"), _POSITIVE),
+    **dict.fromkeys(("in_channels", "out_channels", "refinement_channels", "output_stride"), _POSITIVE),
+    "init_filters": _whole(8, step=8),  # the groups that SegResNet normalises over
+    "num_classes": _whole(2),
+    "workers": _either(_POSITIVE, _NOTHING),
+    **dict.fromkeys(("learning_rate", "crf_learning_rate", "min_learning_rate", "lr_power", "weight_decay"), _SIZE),
+    **dict.fromkeys(("foreground_ratio", "auxiliary_weight", "min_volume_ml", "min_area_px"), _SIZE),
+    **dict.fromkeys(("max_grad_norm", "surface_tolerance_mm"), _either(_SIZE, _NOTHING)),
+    **dict.fromkeys(("crf_alpha", "crf_beta", "crf_gamma"), _STEP),
+    **dict.fromkeys(("flip_prob", "affine_prob", "intensity_prob", "noise_prob", "blur_prob", "cache_memory"), _SHARE),
+    **dict.fromkeys(("momentum", "ema_decay", "refinement_dropout"), _NEARLY_ALL),
+    "overlap": _either(_NEARLY_ALL, _list(_NEARLY_ALL, 2, 3)),
+    **dict.fromkeys(("test_cases", "val_cases"), _either(_CASES, _list(_CASES, 1))),
+    # as Spacingd has it, -1 keeps what a scan has; only its slices may be kept, for networks of slices
+    "spacing": Bounds(
+        "3 steps in mm, each above 0, or -1 for the third",
+        lambda value: _list(_number(-1), 3, 3).admit(value) and min(value[:2]) > 0 and (value[2] > 0 or value[2] == -1),
+    ),
+    "window_hu": _ascending(_list(_number(), 2, 2)),
+    "field_of_view_mm": _either(_list(_STEP, 2, 2), _NOTHING),
+    "roi_size": _list(_POSITIVE, 2, 3),
+    "picture_size": _either(_POSITIVE, _list(_POSITIVE, 2, 2), _NOTHING),
+    "channel_mean": _list(_number(), 3, 3),
+    "channel_std": _list(_STEP, 3, 3),
+    **dict.fromkeys(("features", "unet_features", "unet_plus_plus_features", "segnet_features"), _WIDTHS),
+    "lr_drop_epochs": _list(_POSITIVE),
+    "mirror_axes": _list(_COUNT, 0, 3),
+    "labels": _either(_list(_COUNT, 1), _NOTHING),
+    **dict.fromkeys(
+        ("val_part", "part"), Bounds("train, val or test", lambda value: value in ("train", "val", "test"))
+    ),
+}
+"""Of every knob that is a number, a flag or a list of numbers: what it may be, for any bundle.
+
+Names of networks, schedules and precisions are refused where the choices are, by `choice`.
+"""
+
+
+def refuse_impossible(knobs: Mapping[str, Any]) -> None:
+    """Raise a `UsageFault` for the first knob that is set to what it cannot be.
+
+    Args:
+        knobs: name -> value, a whole config for instance; expressions and references, which begin with `$` or `@`, are
+            what the config makes of them, and pass.
+
+    Raises:
+        Fault: `BAD_VALUE`.
+
+    Example:
+        >>> refuse_impossible({"epochs": 2, "roi_size": "@picture_size", "overlap": 0.25})
+        >>> refuse_impossible({"epochs": 0})
+        Traceback (most recent call last):
+        medseg3d.faults.UsageFault: BAD_VALUE --epochs: found 0; wanted a whole number, 1 or more; next: correct it
+    """
+    for name, value in knobs.items():
+        if name not in BOUNDS or (isinstance(value, str) and value.startswith(("$", "@"))):
+            continue
+        if not BOUNDS[name].admit(value):
+            raise UsageFault("BAD_VALUE", f"--{name}", repr(value), BOUNDS[name].wanted, "correct it")

@@ -12,7 +12,7 @@ from monai.data import MetaTensor
 from monai.transforms import FillHoles, MapTransform
 from scipy import ndimage
 
-from medseg3d.faults import Fault
+from medseg3d.faults import Fault, UsageFault
 from medseg3d.knobs import as_flag
 
 
@@ -122,12 +122,12 @@ def _number_kept(value: bool | int | str) -> int:
     try:
         return int(as_flag(value, "largest_component"))
     except Fault as fault:
-        raise Fault("BAD_VALUE", "--largest_component", fault.found, "true, false or how many to keep") from fault
+        raise UsageFault("BAD_VALUE", "--largest_component", fault.found, "true, false or how many to keep") from fault
 
 
 def _size(value: float, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
-        raise Fault("BAD_VALUE", f"--{name}", repr(value), "a size of 0 or more")
+        raise UsageFault("BAD_VALUE", f"--{name}", repr(value), "a size of 0 or more")
     return value
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from medseg3d.faults import Fault
+from medseg3d.faults import UsageFault
 from medseg3d.knobs import as_flag, choice
 
 logger = logging.getLogger("medseg3d")
@@ -69,6 +69,41 @@ class Precision:
             logger.warning("precision %s from here on, as asked for; so far this training was in %s", self.name, before)
 
 
+def check_device(device: str | int | torch.device) -> str:
+    """The name of a device, which is there.
+
+    Raises:
+        Fault: `DEVICE`, also for what is no name of one.
+
+    Example:
+        >>> check_device("cpu")
+        'cpu'
+    """
+    try:
+        named = torch.device(device)
+        there = named.type != "meta" and (named.type == "cpu" or (named.index or 0) < _devices(named.type))
+    except RuntimeError:
+        there = False
+    if there:
+        return str(named)
+    others = [f"{kind}:{index}" for kind in ("cuda", "mps", "xpu") for index in range(_devices(kind))]
+    raise UsageFault(
+        "DEVICE",
+        f"--device {device}",
+        "no such device that torch can use here",
+        f"one of {', '.join(['cpu', *others])}",
+        "--device cpu, or leave it out for the best there is",
+    )
+
+
+def _devices(kind: str) -> int:
+    """How many devices of a kind there are, without waking one."""
+    module = getattr(torch, kind, None)
+    if module is None or not hasattr(module, "device_count"):
+        return 0
+    return module.device_count() if not hasattr(module, "is_available") or module.is_available() else 0
+
+
 def choose_precision(
     precision: str = AUTO, device: str | torch.device = "cpu", amp: bool | str | None = None
 ) -> Precision:
@@ -113,7 +148,7 @@ def _with_amp(chosen: Precision, amp: bool, device: torch.device) -> Precision:
             return Precision("float32")
         return Precision("bfloat16") if device.type == "cpu" else chosen
     if amp != (chosen.dtype is not None):
-        raise Fault(
+        raise UsageFault(
             "BAD_VALUE",
             f"--amp {str(amp).lower()}",
             f"--precision {chosen} beside it",

@@ -30,7 +30,7 @@ from medseg3d.data.nifti import GRID_TOLERANCE, MAX_VOXELS, NiftiHeader, check_l
 from medseg3d.data.outputs import write_mask, write_probabilities
 from medseg3d.data.overlays import write_overlay
 from medseg3d.data.pictures import read_picture_mask, read_with_remarks, write_grey, write_picture_mask
-from medseg3d.faults import Fault
+from medseg3d.faults import Fault, UsageFault
 
 SMALLEST_FILL = 0.25
 """Part of the patch, along each axis, that a volume has to fill; MSD pancreas scans of 37 slices fill 0.48."""
@@ -38,6 +38,9 @@ SMALLEST_FILL = 0.25
 _SLAB_VOXELS = 1 << 21  # 8 MiB of float32 at a time
 _REACH = 0.5 + 1e-3  # Spacing rounds its shape, so original voxels lie up to half a voxel beyond the model's grid
 _OFF_AXIS = 0.05  # voxels
+_LARGEST_LOGIT = (
+    2.0**64
+)  # the root of what float32 holds: beyond, differences and weighted sums are on their way to overflow
 
 logger = logging.getLogger("medseg3d")
 
@@ -253,7 +256,9 @@ class FitSlicesd(MapTransform):
         super().__init__(keys)
         least, most = field_of_view_mm
         if not 0 < least <= most:
-            raise Fault("BAD_VALUE", "--field_of_view_mm", str(list(field_of_view_mm)), "[shortest, longest] in mm")
+            raise UsageFault(
+                "BAD_VALUE", "--field_of_view_mm", str(list(field_of_view_mm)), "[shortest, longest] in mm"
+            )
         self.picture_size = picture_size
         self.least, self.most = least, most
 
@@ -340,7 +345,7 @@ class AsLabelsd(MapTransform):
         allow_missing_keys: pass over keys that an item lacks.
 
     Raises:
-        Fault: `NON_FINITE`: a logit is NaN or infinite.
+        Fault: `NON_FINITE`: a logit is NaN, infinite or about to overflow (2 ** 64).
 
     Example:
         >>> AsLabelsd("pred")({"pred": torch.tensor([[-1.0, 0.0, 0.1]])})["pred"].tolist()
@@ -402,7 +407,7 @@ class RestoreLabelsd(MapTransform):
         allow_missing_keys: pass over keys that an item lacks.
 
     Raises:
-        Fault: `NON_FINITE`: a logit is NaN or infinite, and no mask comes of it.
+        Fault: `NON_FINITE`: a logit is NaN, infinite or about to overflow (2 ** 64), and no mask comes of it.
         ValueError: the two grids do not fit together; more than two classes and a threshold other than 0.5.
     """
 
@@ -450,14 +455,14 @@ class RestoreLabelsd(MapTransform):
 
 
 def _refuse_non_finite(logits: torch.Tensor, item: Mapping[Hashable, Any], image_key: str) -> None:
-    # a sum is one pass without a copy, and finite but where a logit is not or the sum itself overflows
-    if torch.isfinite(logits.sum(dtype=torch.float32)) or torch.isfinite(logits).all():
+    smallest, largest = logits.aminmax()  # one pass without a copy; NaN where there is one
+    if smallest > -_LARGEST_LOGIT and largest < _LARGEST_LOGIT:
         return
-    strange = logits.numel() - int(torch.isfinite(logits).sum())
+    strange = logits.numel() - int((logits.abs() < _LARGEST_LOGIT).sum())
     raise Fault(
         "NON_FINITE",
         str(getattr(item.get(image_key), "meta", {}).get("filename_or_obj") or item.get("case", "an image")),
-        f"{strange} of {logits.numel()} logits that are NaN or infinite",
+        f"{strange} of {logits.numel()} logits that are NaN, infinite or overflowing",
         "numbers that a mask can be made of",
         "--precision float32; where that gives the same, the weights are at fault: take an earlier model.pt",
     )

@@ -16,6 +16,7 @@ from medseg3d.bundle import (
     bundle_folder,
     config_files,
     read_config,
+    refuse_absent_device,
     shipped_weights,
 )
 from medseg3d.data.mask_folders import (
@@ -28,7 +29,7 @@ from medseg3d.data.mask_folders import (
 )
 from medseg3d.data.nifti import GRID_TOLERANCE
 from medseg3d.evaluation import FOREGROUND, Evaluation
-from medseg3d.faults import Fault
+from medseg3d.faults import Fault, UsageFault
 from medseg3d.inferers import CasePredictor, Report
 from medseg3d.training.evaluation import command_line, versions
 
@@ -69,7 +70,7 @@ def predict(
 
     Raises:
         Fault: before anything is computed: no input, colliding names, no weights or another network's, misspelt knobs,
-            overlays of volumes.
+            impossible values, a device that is not there, overlays of volumes.
     """
     folder = bundle_folder(bundle)
     shipped = weights_for(folder, overlays, knobs)
@@ -89,6 +90,7 @@ def predict(
     files = config_files(folder, "inference.json", overlays)
     with bundle_directory(folder):
         parser = read_config(files, overrides)
+        refuse_absent_device(parser)
         parser.parse()
         predictor: CasePredictor = parser.get_parsed_content("evaluator")
         predictor.progress = progress
@@ -182,7 +184,7 @@ def evaluate(
             seed=seed,
         )
     except ValueError as error:
-        raise Fault("BAD_VALUE", "the evaluation", str(error)) from error
+        raise UsageFault("BAD_VALUE", "the evaluation", str(error)) from error
     evaluation.warnings += pairs.warnings
     if pairs.left_out:
         left_out, total = len(pairs.left_out), len(pairs.left_out) + len(pairs)
@@ -233,7 +235,7 @@ def _groups_of(pairs: Sequence[MaskPair], expression: str | None) -> dict[str, s
     try:
         pattern = re.compile(expression)
     except re.error as error:
-        raise Fault("BAD_VALUE", f"--group {expression}", f"no regular expression ({error})") from error
+        raise UsageFault("BAD_VALUE", f"--group {expression}", f"no regular expression ({error})") from error
     groups = {}
     for pair in pairs:
         match = pattern.search(pair.case)
@@ -252,11 +254,13 @@ def _groups_of(pairs: Sequence[MaskPair], expression: str | None) -> dict[str, s
 
 def _check_arguments(volumes: bool, slices: bool, pranet_min_max: bool, threshold: float) -> None:
     if not 0 <= threshold <= 1:
-        raise Fault("BAD_VALUE", "--threshold", f"{threshold}", "a probability from 0 to 1")
+        raise UsageFault("BAD_VALUE", "--threshold", f"{threshold}", "a probability from 0 to 1")
     if slices and not volumes:
-        raise Fault("BAD_VALUE", "--slices", "pictures", "volumes", "a picture is one slice; name patients by --group")
+        raise UsageFault(
+            "BAD_VALUE", "--slices", "pictures", "volumes", "a picture is one slice; name patients by --group"
+        )
     if pranet_min_max and volumes:
-        raise Fault("BAD_VALUE", "--pranet-minmax", "volumes", "pictures", "leave it out")
+        raise UsageFault("BAD_VALUE", "--pranet-minmax", "volumes", "pictures", "leave it out")
 
 
 def _check_labels(loaded: LoadedPair, pair: MaskPair, class_names: Sequence[str]) -> None:

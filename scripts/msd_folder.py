@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 
 from medseg3d.data.msd import case_id
-from medseg3d.faults import Fault
+from medseg3d.faults import Fault, UsageFault
 
 
 def make_folder(folder: Path, pairs: list[tuple[Path, Path]], labels: dict[str, str]) -> None:
@@ -21,7 +21,7 @@ def make_folder(folder: Path, pairs: list[tuple[Path, Path]], labels: dict[str, 
     for image, label in pairs:
         for path in (image, label):
             if not path.is_file():
-                raise Fault("MISSING_FILE", path, "no such file", "a NIfTI volume")
+                raise UsageFault("MISSING_FILE", path, "no such file", "a NIfTI volume")
     entries = []
     for image, label in pairs:
         name = f"{case_id(image)}.nii.gz" if image.suffix == ".gz" else f"{case_id(image)}.nii"

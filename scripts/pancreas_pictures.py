@@ -27,7 +27,7 @@ from PIL import Image
 from medseg3d.data.picture_folders import read_picture_folder
 from medseg3d.data.pictures import write_picture_mask
 from medseg3d.data.splits import make_split
-from medseg3d.faults import Fault
+from medseg3d.faults import Fault, UsageFault
 
 PATIENT = r"PANCREAS_(\d+)-"
 TEST_PATIENTS, VAL_PATIENTS, SEED = 10, 7, 0
@@ -93,7 +93,7 @@ def read_as_pictures(path: Path) -> SimpleITK.Image:
     elif path.is_file():
         image = SimpleITK.ReadImage(str(path))
     else:
-        raise Fault("MISSING_FILE", path, "no such file", "a NIfTI volume or a folder of DICOM")
+        raise UsageFault("MISSING_FILE", path, "no such file", "a NIfTI volume or a folder of DICOM")
     return SimpleITK.DICOMOrient(image, "LAS")
 
 

@@ -19,7 +19,7 @@ import torch
 
 from medseg3d.data.atomic import atomic_write
 from medseg3d.data.tensors import read_tensors
-from medseg3d.faults import Fault
+from medseg3d.faults import Fault, UsageFault
 
 LARGEST = 25 * 1024 * 1024
 """Bytes that a file of the repository may have."""
@@ -53,7 +53,7 @@ def ship(run: Path, output: Path, any_size: bool = False) -> None:
     origin = {"source_sha256": hashlib.sha256(model_file.read_bytes()).hexdigest(), "knobs": json.dumps(knobs)}
     content = safetensors.torch.save(state, metadata=origin)
     if len(content) > LARGEST and not any_size:
-        raise Fault("BAD_VALUE", model_file, f"{len(content)} bytes in float16", f"at most {LARGEST}")
+        raise UsageFault("BAD_VALUE", model_file, f"{len(content)} bytes in float16", f"at most {LARGEST}")
     with atomic_write(output) as file:
         file.write(content)
     checksum = hashlib.sha256(content).hexdigest()

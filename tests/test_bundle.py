@@ -2,13 +2,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
 import pytest
 
 from medseg3d.bundle import bundle_directory, bundle_folder, monai_command_line, read_config, run_monai, start_run
-from medseg3d.faults import Fault
+from medseg3d.cli import main
+from medseg3d.faults import Fault, UsageFault
+from medseg3d.knobs import BOUNDS, refuse_impossible
+from medseg3d.precision import check_device
 
 ROOT = Path(__file__).parent.parent
 
@@ -50,7 +54,7 @@ def test_a_misspelt_knob_is_refused_and_the_right_one_suggested(config, knob, su
 @pytest.mark.parametrize("config", ["train.json", "evaluate.json", "inference.json"])
 @pytest.mark.parametrize("knob", ["epochs", "init_filters", "val_interval"])
 def test_a_knob_of_the_training_is_known_to_all_three(config, knob):
-    assert read_config([f"bundles/pancreas_nl/{config}"], {knob: 1})[knob] == 1
+    assert read_config([f"bundles/pancreas_nl/{config}"], {knob: 8})[knob] == 8
 
 
 @pytest.mark.parametrize("knob", ["network_def#act", "train::trainer::max_epochs"])
@@ -147,6 +151,93 @@ def test_a_run_refuses_a_misspelt_knob(monkeypatch):
 
 def test_a_monai_command_that_fails_is_a_fault_with_the_last_line_of_its_log(tmp_path):
     log = tmp_path / "run.log"
-    with pytest.raises(Fault, match=r"RUN_FAILED training: found exit code 1.*ends: error: UNKNOWN_KNOB --epochz"):
+    with pytest.raises(Fault, match=r"RUN_FAILED training: found exit code 2.*ends: error: UNKNOWN_KNOB --epochz"):
         run_monai("training", ["bundles/pancreas_nl/train.json"], {"epochz": 1}, root=ROOT, log_file=log, threads=1)
     assert log.read_text().startswith("$ python -m monai.bundle run training --config_file")
+
+
+IMPOSSIBLE = [
+    *(("pancreas_nl", "epochs", value) for value in (0, 1.0, "1e0x", None, True)),
+    *(("pancreas_nl", "seed", value) for value in ("none", None, -1)),
+    *(("pancreas_nl", "num_workers", value) for value in (-1, 0.5)),
+    *(("pancreas_nl", "val_interval", value) for value in (0, [1])),
+    *(("pancreas_nl", "sw_batch_size", value) for value in (0, "two")),
+    *(("pancreas_nl", "init_filters", value) for value in (-8, 0, 12)),
+    *(("pancreas_nl", "overlap", value) for value in (1.5, 1, -0.1, [0.5, 1.0, 0.5], float("nan"))),
+    *(("pancreas_nl", "roi_size", value) for value in ("abc", [96], [96, 96, 0], 96)),
+    *(("pancreas_nl", "window_hu", value) for value in ([240, -100], [0, 0], [0], 240, [0, float("inf")])),
+    *(("pancreas_nl", "spacing", value) for value in ([1.5, 1.5], [0, 1, 1], [-1, 1, 1], [1, 1, 0], [1, 1, -2], "1")),
+    *(("polyp_resunetpp", "picture_size", value) for value in ([0, 0], 0, [352], [352.0, 352])),
+    *(("polyp_resunetpp", "channel_std", value) for value in ([0, 0, 0], [1, 1], [1, 1, -1])),
+]
+
+
+@pytest.mark.parametrize("config", ["train.json", "evaluate.json", "inference.json"])
+@pytest.mark.parametrize(("bundle", "knob", "value"), IMPOSSIBLE, ids=str)
+def test_an_impossible_value_is_refused_at_every_door_naming_the_option(bundle, knob, value, config):
+    with pytest.raises(UsageFault, match=f"BAD_VALUE --{knob}: found {re.escape(repr(value))}; wanted "):
+        read_config([f"bundles/{bundle}/{config}"], {knob: value})
+
+
+def test_an_impossible_value_in_a_file_is_refused_like_one_of_the_command_line(tmp_path):
+    (tmp_path / "mine.json").write_text('{"epochs": 0}')
+    with pytest.raises(UsageFault, match="BAD_VALUE --epochs: found 0"):
+        read_config(["bundles/pancreas_nl/train.json", tmp_path / "mine.json"])
+
+
+def test_every_number_of_every_bundle_has_bounds_and_keeps_them():
+    unbounded = set()
+    for path in Path("bundles").glob("[a-z]*/*.json"):
+        knobs = json.loads(path.read_text()) if path.name != "metadata.json" else {}
+        refuse_impossible({name: value for name, value in knobs.items() if not str(value).startswith("%")})
+        for name, value in knobs.items():
+            first = value[0] if isinstance(value, list) and value else value
+            unbounded |= {name} - BOUNDS.keys() if isinstance(first, (int, float)) else set()
+    assert unbounded == set()
+
+
+@pytest.mark.parametrize("words", [["--epochs", "0"], ["--device", "cuda:77"], ["--device", "gpu"]])
+def test_check_and_training_end_with_2_and_one_line(words, monkeypatch, capsys, tmp_path):
+    assert main(["check", "bundles/pancreas_nl", "--overlay", "phantom", *words]) == 2
+    said = capsys.readouterr().err.splitlines()
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    run = ["run", "training", "--config_file", "bundles/pancreas_nl/train.json", "--output_dir", str(tmp_path / "run")]
+    monkeypatch.setattr(sys, "argv", ["/monai/bundle/__main__.py", *run, *words])
+    with pytest.raises(UsageFault) as caught:
+        start_run(tmp_path / "run")
+    assert said == [f"error  {caught.value}"]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("device", ["cuda:77", "gpu", "tpu", "meta", "cuda:-1"])
+def test_a_device_that_is_not_there_is_named_with_those_that_are(device):
+    with pytest.raises(UsageFault, match=f"DEVICE --device {device}: .*wanted one of cpu"):
+        check_device(device)
+
+
+class TestResume:
+    """A run that goes on with other settings."""
+
+    def start(self, folder: Path, monkeypatch, *words: str) -> dict:
+        run = ["run", "training", "--config_file", "bundles/pancreas_nl/train.json", "--output_dir", str(folder)]
+        monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+        monkeypatch.setattr(sys, "argv", ["/monai/bundle/__main__.py", *run, *words])
+        start_run(folder)
+        (folder / "checkpoints").mkdir(exist_ok=True)
+        (folder / "checkpoints" / "epoch_00004.pt").touch()
+        return json.loads((folder / "config.json").read_text())
+
+    @pytest.mark.parametrize("words", [["--learning_rate", "0.5"], ["--init_filters", "8"], ["--spacing", "[1,1,1]"]])
+    def test_what_is_learnt_cannot_change_and_the_config_stays_true(self, words, tmp_path, monkeypatch):
+        before = self.start(tmp_path, monkeypatch, "--epochs", "4")
+        with pytest.raises(UsageFault, match=rf"RESUME {words[0]}: found .*; wanted .*, with which this run began"):
+            self.start(tmp_path, monkeypatch, "--epochs", "8", "--resume", "true", *words)
+        assert json.loads((tmp_path / "config.json").read_text()) == before
+
+    def test_how_long_and_where_may_change_and_both_are_recorded(self, tmp_path, monkeypatch, caplog):
+        self.start(tmp_path, monkeypatch, "--epochs", "4")
+        config = self.start(tmp_path, monkeypatch, "--epochs", "8", "--resume", "true")
+        assert (config["epochs"], config["_resumed_"]) == (8, [{"epochs": [4, 8]}])
+        assert "--epochs 8 from here on; so far this run had 4" in caplog.text
+        config = self.start(tmp_path, monkeypatch, "--epochs", "9", "--resume", "true")
+        assert config["_resumed_"] == [{"epochs": [4, 8]}, {"epochs": [8, 9]}]

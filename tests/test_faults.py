@@ -1,9 +1,15 @@
 from __future__ import annotations
 
+import ast
 import pickle
+import subprocess
 import sys
+from collections import defaultdict
 
-from medseg3d.faults import Fault, fault_hook, find_fault
+import pytest
+from commands import ROOT
+
+from medseg3d.faults import Fault, UsageFault, fault_hook, find_fault
 
 
 def test_a_fault_is_one_line_even_with_a_newline_in_the_file_name():
@@ -31,8 +37,9 @@ def test_the_fault_behind_wrapped_errors_is_found():
 def test_the_hook_prints_faults_and_interruptions_in_one_line_and_leaves_bugs_alone(capsys):
     left_alone = []
     hook = fault_hook(lambda *args: left_alone.append(args))
-    for error in (Fault("EMPTY", "a.nii.gz", "0 bytes"), KeyboardInterrupt()):
-        hook(type(error), error, None)
+    with pytest.raises(SystemExit, match="1"):
+        hook(Fault, Fault("EMPTY", "a.nii.gz", "0 bytes"), None)
+    hook(KeyboardInterrupt, KeyboardInterrupt(), None)
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "error: EMPTY a.nii.gz: found 0 bytes"
     assert lines[1].startswith("interrupted")
@@ -42,3 +49,21 @@ def test_the_hook_prints_faults_and_interruptions_in_one_line_and_leaves_bugs_al
     hook(ValueError, bug, None)
     assert left_alone == [(ValueError, bug, None)]
     assert sys.excepthook is not hook
+
+
+@pytest.mark.parametrize(("kind", "code"), [(Fault, 1), (UsageFault, 2)])
+def test_the_class_of_a_fault_is_the_exit_code_of_the_process(kind, code):
+    words = f"import sys; from medseg3d.faults import *; sys.excepthook = fault_hook(None); raise {kind.__name__}"
+    ended = subprocess.run([sys.executable, "-c", f"{words}('CODE', 'a', 'b')"], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (code, "error: CODE a: found b\n")
+
+
+def test_every_code_belongs_to_one_class_of_faults():
+    classes = defaultdict(set)
+    for path in (ROOT / "medseg3d").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            called = node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else ""
+            if called.endswith("Fault") and node.args and isinstance(node.args[0], ast.Constant):
+                classes[node.args[0].value].add(called)
+    assert len(classes) > 50
+    assert [code for code, names in classes.items() if len(names) > 1] == []

@@ -230,6 +230,74 @@ class TestFaults:
         assert main(["predict", str(ROOT / "bundles" / "pancreas_nl"), "ct.nii.gz", "--overlays", "drawn"]) == 2
         assert "error: BAD_VALUE --overlays: found a bundle for volumes" in capsys.readouterr().err
 
+    @pytest.mark.parametrize(
+        ("knob", "value", "code"),
+        [
+            ("device", "cuda:77", "DEVICE"),
+            ("device", "tpu", "DEVICE"),
+            ("picture_size", "[0,0]", "BAD_VALUE"),
+            ("channel_std", "[0,0,0]", "BAD_VALUE"),
+            ("overlap", "1.5", "BAD_VALUE"),
+        ],
+    )
+    def test_a_wrong_option_is_refused_in_one_line_before_anything_is_computed(
+        self, bundle, pictures, knob, value, code, capsys
+    ):
+        assert main(["predict", str(bundle), str(pictures), f"--{knob}", value]) == 2
+        err = capsys.readouterr().err
+        assert err.startswith(f"error: {code} --{knob}")
+        assert len(err.splitlines()) == 1
+        assert files(Path()) == []
+
     def test_a_number_of_workers_is_one(self, bundle, pictures, capsys):
         assert main(["predict", str(bundle), str(pictures), "--workers", "0"]) == 2
         assert "error: BAD_VALUE --workers: found 0" in capsys.readouterr().err
+
+
+class TestStandingMasks:
+    """The same command again."""
+
+    def predict(self, bundle: Path, pictures: Path, *words: str) -> tuple[set[str], list[str]]:
+        """The masks that were written, and the lines that begin with a number."""
+        before = {path: path.stat().st_mtime_ns for path in Path().glob("masks/*.png")}
+        assert main(["predict", str(bundle), str(pictures), "--device", "cpu", *words]) == 0
+        written = {path.stem[0] for path in Path().glob("masks/*.png") if path.stat().st_mtime_ns != before.get(path)}
+        return written, [line for line in self.capsys.readouterr().out.splitlines() if line[0].isdigit()]
+
+    def test_only_what_is_stale_is_made_again_and_it_is_said_why(self, bundle, pictures, capsys):
+        self.capsys = capsys
+        assert self.predict(bundle, pictures)[0] == set("123456")
+        assert self.predict(bundle, pictures)[1][0] == "6 skipped: the mask stands: same image, weights and settings"
+        shutil.copy(pictures / "2.jpg", pictures / "1.jpg")
+        Path("masks/3_seg.png").write_text("not a mask")
+        Image.new("L", Image.open(pictures / "4.jpg").size).save("masks/4_seg.png")
+        written, said = self.predict(bundle, pictures)
+        assert written == {"1", "3"}
+        assert said[:-1] == [
+            "3 skipped: the mask stands: same image, weights and settings",
+            "1 skipped: the mask was changed since it was written; --overwrite replaces it",
+            "1 segmented again: another image",
+            "1 segmented again: its mask is damaged",
+        ]
+        written, said = self.predict(bundle, pictures, "--min_area_px", "5")
+        assert written == set("12356")
+        assert "5 segmented again: made with min_area_px 0, now 5" in said
+
+
+def test_a_record_has_every_setting_that_shapes_a_mask():
+    no_shape = {
+        *("inputs", "overwrite", "workers", "image_suffixes", "mask_suffix", "split_seed", "split_file", "class_names"),
+        *("device", "precision", "amp", "roi_size", "overlap"),  # the record has them, or their choice, by themselves
+        *("sw_batch_size", "slices_per_batch", "load_keys", "labels", "imports", "initialize", "inferring", "run"),
+        *("refinement_dropout", "refinement_init", "crf_training_iterations"),  # of the training
+        *("threshold_file", "prob_key", "bundle_root", "_desc_"),
+    }
+    for path in (ROOT / "bundles").glob("*/inference.json"):
+        config = json.loads(path.read_text())
+        train = json.loads(path.with_name("train.json").read_text())
+        settings = config["evaluator"]["settings"]
+        assert all(value == f"@{name}" for name, value in settings.items())
+        for name, value in config.items():
+            if name.endswith(("_dir", "_file")) or name in no_shape | settings.keys() or isinstance(value, dict):
+                continue
+            assert isinstance(train.get(name, value), dict) or str(train.get(name, value))[0] in "%$", (path, name)

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from medseg3d import __version__
-from medseg3d.faults import Fault, find_fault
+from medseg3d.faults import UsageFault, find_fault
 from medseg3d.knobs import literal
 
 VERBS = (
-    *("demo", "phantom", "data", "predict", "evaluate", "threshold", "report"),
+    *("demo", "phantom", "data", "predict", "verify", "evaluate", "threshold", "report"),
     *("params", "ablation", "tune", "study", "check", "version"),
 )
 
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if fault is None or args.traceback:
             raise
         print(f"error: {fault}", file=sys.stderr)
-        return 2 if fault.code in USAGE_FAULTS else 1
+        return fault.exit_code
 
 
 def split_knobs(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -112,14 +112,6 @@ def _verb_module(name: str) -> ModuleType:
     return importlib.import_module(f"medseg3d.cli.{name}")
 
 
-USAGE_FAULTS = {
-    *("NO_INPUT", "MISSING_FILE", "NAME_COLLISION", "NOT_EMPTY", "OTHER_ABLATION"),
-    *("UNKNOWN_KNOB", "BAD_VALUE", "MISSING_BUNDLE", "MISSING_OVERLAY"),
-    *("OTHER_STUDY", "SAME_FOLDER", "TEST_PART", "THRESHOLD_CLASSES", "NO_EVALUATION"),
-}
-"""Faults of the call rather than of the data: exit code 2."""
-
-
 def parse_overrides(tokens: Sequence[str]) -> dict[str, object]:
     """Knob -> value from `--key value`, `--key=value` and bare `--flag` tokens, as MONAI's command line reads them.
 
@@ -138,7 +130,7 @@ def parse_overrides(tokens: Sequence[str]) -> dict[str, object]:
         token = tokens[position]
         position += 1
         if not token.startswith("--") or len(token) == 2:
-            raise Fault("UNKNOWN_KNOB", token, "a value without a knob", "--key value", "put --key before it")
+            raise UsageFault("UNKNOWN_KNOB", token, "a value without a knob", "--key value", "put --key before it")
         name, equals, value = token[2:].partition("=")
         if not equals:
             if position == len(tokens) or tokens[position].startswith("--"):

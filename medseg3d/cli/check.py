@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print what is right and what is wrong; 0 if nothing is wrong, 2 for a misspelt knob, else 1."""
+    """Print what is right and what is wrong; 0 if nothing is wrong, 2 if only options are, else 1."""
     import sys
 
     from medseg3d.checks import check_bundle
@@ -44,4 +44,4 @@ def run(args: argparse.Namespace) -> int:
     if not report.problems:
         print("nothing wrong was found")
         return 0
-    return 2 if any(fault.code == "UNKNOWN_KNOB" for fault in report.problems) else 1
+    return min(fault.exit_code for fault in report.problems)

@@ -154,14 +154,14 @@ def _holds_pictures(args: argparse.Namespace) -> bool:
     """Whether the data set is no MSD one; options that only pictures have are not passed over."""
     from pathlib import Path
 
-    from medseg3d.faults import Fault
+    from medseg3d.faults import UsageFault
 
     folder = Path(args.dataset_dir).expanduser()
     if folder.is_dir() and not any((folder / name).exists() for name in ("dataset.json", "imagesTr")):
         return any(path.is_dir() for path in folder.iterdir())
     given = [name for name in ("split_file", "group_pattern", "train_list") if getattr(args, name, None) is not None]
     if given:
-        raise Fault("BAD_VALUE", f"--{given[0]}", "it with volumes", "a folder of pictures", "leave it out")
+        raise UsageFault("BAD_VALUE", f"--{given[0]}", "it with volumes", "a folder of pictures", "leave it out")
     return False
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from medseg3d.faults import Fault
+from medseg3d.faults import UsageFault
 
 HELP = "count parameters, multiplications and memory of the papers' networks or of a bundle's"
 TAKES_KNOBS = True
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     from medseg3d.reports.parameters import bundle_report, paper_report, papers_of_bundle
 
     if args.runs and not args.figure:
-        raise Fault("BAD_VALUE", "--runs", "no figure to draw them in", "--figure PNG beside it")
+        raise UsageFault("BAD_VALUE", "--runs", "no figure to draw them in", "--figure PNG beside it")
     bundle = args.bundle
     if bundle is None and (args.compare or args.ablation or args.knobs):
         bundle = DEFAULT_BUNDLE

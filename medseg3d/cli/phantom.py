@@ -32,11 +32,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _write_polyps(args: argparse.Namespace) -> int:
     from medseg3d.data.polyp_phantoms import write_polyp_phantoms
-    from medseg3d.faults import Fault
+    from medseg3d.faults import UsageFault
 
     for option in ("test_images", "spacing"):
         if getattr(args, option) is not None:
-            raise Fault("BAD_VALUE", f"--{option}", "it with --kind polyp", "--kind pancreas", "leave it out")
+            raise UsageFault("BAD_VALUE", f"--{option}", "it with --kind polyp", "--kind pancreas", "leave it out")
     cases = args.cases or 60
     folder = write_polyp_phantoms(args.output, cases, args.seed, overwrite=args.overwrite)
     print(f"{cases} frames, every tenth without a polyp: {folder}")

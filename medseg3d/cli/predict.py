@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 HELP = "segment scans or pictures with a trained bundle: masks in the geometry of each out, NIfTI or PNG"
 TAKES_KNOBS = True
 EPILOG = """\
-Masks are named <scan>_seg.nii.gz or <picture>_seg.png; of folders, sub-folders are kept. Existing masks are skipped
-unless --overwrite. --probabilities DIR also writes <scan>_prob.nii.gz (float32) or <picture>_prob.png (16-bit) there,
---overlays DIR <picture>_overlay.png, the picture with the border of its mask.
+Masks are named <scan>_seg.nii.gz or <picture>_seg.png; of folders, sub-folders are kept. A mask that stands is kept if
+its record names the same image, weights and settings, and made again if not. One that was changed since, or that
+another program wrote, is replaced with --overwrite alone. --probabilities DIR also writes <scan>_prob.nii.gz (float32)
+or <picture>_prob.png (16-bit) there, --overlays DIR <picture>_overlay.png, the picture with the border of its mask.
 Further --key value pairs are knobs of the bundle: --model_file runs/a/model.pt --device cpu --precision bfloat16
 --overlap 0.25 --workers 4. Without --model_file, --output_dir and --overlay the weights that come with the bundle are
 used, if any do.
@@ -35,12 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Segment, report each case, and return the exit code."""
-    import logging
-    import sys
+    from collections import Counter
 
     from medseg3d.workflows import predict, weights_for
-
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
 
     def progress(number: int, total: int, item: dict) -> None:
         print(f"[{number}/{total}] {item['image']}", flush=True)
@@ -48,21 +49,38 @@ def run(args: argparse.Namespace) -> int:
     shipped = weights_for(args.bundle, args.overlay, args.knobs)
     if shipped is not None:
         print(f"weights {shipped}; for your own: --model_file runs/.../model.pt", flush=True)
-    report = predict(
-        args.bundle,
-        args.inputs,
-        args.output,
-        prob_dir=args.probabilities,
-        overlay_dir=args.overlays,
-        overwrite=args.overwrite,
-        overlays=args.overlay,
-        knobs=args.knobs,
-        progress=progress,
-    )
-    for fault in report.failed:
-        print(f"error: {fault}", file=sys.stderr)
+    with _spoken():
+        report = predict(
+            args.bundle,
+            args.inputs,
+            args.output,
+            prob_dir=args.probabilities,
+            overlay_dir=args.overlays,
+            overwrite=args.overwrite,
+            overlays=args.overlay,
+            knobs=args.knobs,
+            progress=progress,
+        )
+    for what, items in (("skipped", report.skipped), ("segmented again", report.again)):
+        for reason, number in Counter(item["reason"] for item in items).items():
+            print(f"{number} {what}: {reason}")
     print(
-        f"{len(report.done)} segmented, {len(report.skipped)} skipped (mask exists), {len(report.failed)} failed; "
+        f"{len(report.done)} segmented, {len(report.skipped)} skipped, {len(report.failed)} failed; "
         f"masks in {args.output}. Research only, not for clinical use."
     )
     return report.exit_code
+
+
+@contextmanager
+def _spoken() -> Iterator[None]:
+    """Context in which warnings and errors of single cases are one line each on stderr, as they happen."""
+    logger, handler = logging.getLogger("medseg3d"), logging.StreamHandler()
+    handler.setLevel(logging.WARNING)
+    handler.format = lambda record: f"{record.levelname.lower()}: {record.getMessage()}"  # type: ignore[method-assign]
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = True

@@ -87,13 +87,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
-    from medseg3d.faults import Fault
+    from medseg3d.faults import UsageFault
 
     pairs: dict[str, str] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not (name and equals and value) or name in pairs:
             found = "a name without a path" if name not in pairs else "a name that comes twice"
-            raise Fault("BAD_VALUE", f"{option} {text}", found, "NAME=PATH, each name once", "correct it")
+            raise UsageFault("BAD_VALUE", f"{option} {text}", found, "NAME=PATH, each name once", "correct it")
         pairs[name] = value
     return pairs

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     """Work on the study until it is complete, then print its trials and the command that trains with the best."""
     from tqdm import tqdm
 
-    from medseg3d.faults import Fault
+    from medseg3d.faults import UsageFault
     from medseg3d.reports.wording import command_line
     from medseg3d.tuning.bundles import tune
     from medseg3d.tuning.records import trials_markdown
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     for text in args.search:
         knob, _, values = text.partition("=")
         if knob in search:
-            raise Fault("BAD_VALUE", f"--search {text}", "a second range", "one for each knob", "leave one out")
+            raise UsageFault("BAD_VALUE", f"--search {text}", "a second range", "one for each knob", "leave one out")
         search[knob] = values
 
     bar = tqdm(total=args.trials, desc="trials", unit="trial", dynamic_ncols=True, disable=None)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from medseg3d.faults import Fault
+from medseg3d.faults import Fault, UsageFault
 
 
 def check_space(root: Path, needed: int) -> None:
@@ -113,7 +113,7 @@ def unpack(archive: Path, folder: Path, find: Callable[[Path], Path | None], wan
 def check_empty(folder: Path, what: str) -> None:
     """Refuse with NOT_EMPTY if something else than the data set is in its folder."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise Fault(
+        raise UsageFault(
             "NOT_EMPTY",
             folder,
             f"files but no {what}",

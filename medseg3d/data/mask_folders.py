@@ -23,7 +23,7 @@ from medseg3d.data.nifti import (
     stored_scaled,
 )
 from medseg3d.data.pictures import PICTURE_SUFFIXES, GreyPicture, read_levels
-from medseg3d.faults import Fault
+from medseg3d.faults import Fault, UsageFault
 
 VOLUME_SUFFIXES = (".nii.gz", ".nii")
 
@@ -247,7 +247,7 @@ def _names(
 ) -> tuple[dict[str, Path], list[Path]]:
     """The files below a folder that end in one of the suffixes, by name, in the order of the names; and the unread."""
     if not folder.is_dir():
-        raise Fault(
+        raise UsageFault(
             "MISSING_FILE",
             folder,
             "a file" if folder.exists() else "no such folder",
@@ -262,7 +262,7 @@ def _names(
         name = unicodedata.normalize("NFC", file.parent.relative_to(folder).as_posix())
         name = stem if name == "." else f"{name}/{stem}"
         if name in found:
-            raise Fault(
+            raise UsageFault(
                 "NAME_COLLISION",
                 file,
                 f"the same name as {found[name]}",
@@ -271,7 +271,7 @@ def _names(
             )
         found[name] = file
     if not found:
-        raise Fault(
+        raise UsageFault(
             "NO_INPUT",
             folder,
             "; ".join([f"no {', '.join(suffixes)}", *not_read(folder, files.unread, suffixes)]),
@@ -318,7 +318,7 @@ def _kind_of(folder: Path, names: Mapping[str, Path]) -> str:
 def _check_folders(pred_dir: Path, truth_dir: Path) -> None:
     pred, truth = pred_dir.resolve(), truth_dir.resolve()
     if pred == truth or pred in truth.parents or truth in pred.parents:
-        raise Fault(
+        raise UsageFault(
             "SAME_FOLDER",
             pred_dir,
             "the folder of the truths" if pred == truth else f"a folder that holds or lies in {truth_dir}",
@@ -342,7 +342,7 @@ def _matched(
         for folder, same in ((truth_dir, names), (pred_dir, rivals)):
             taken = [*([short] if short in matched else []), *same]
             if len(taken) > 1:
-                raise Fault(
+                raise UsageFault(
                     "NAME_COLLISION",
                     folder,
                     f"{' and '.join(taken[:_NAMED])}, which may all be {short}",

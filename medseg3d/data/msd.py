@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from medseg3d.faults import Fault
+from medseg3d.faults import Fault, UsageFault
 
 HOW_TO_GET_DATA = (
     "`medseg3d data fetch pancreas` downloads MSD Task07_Pancreas (11.4 GB, CC BY-SA 4.0) to data/Task07_Pancreas; "
@@ -120,7 +120,7 @@ def missing_files(dataset: MSDDataset) -> list[Fault]:
     absent = [item for item in wanted if not Path(item[2]).is_file()]
     others = f" ({len(absent)} of {len(wanted)} files are missing)" if len(absent) > 1 else ""
     return [
-        Fault(
+        UsageFault(
             "MISSING_FILE",
             path,
             f"no file{others}",

@@ -18,7 +18,7 @@ import numpy as np
 from nibabel.spatialimages import HeaderDataError
 
 from medseg3d.data.stream import REWRITE, ByteStream, truncated
-from medseg3d.faults import Fault
+from medseg3d.faults import Fault, UsageFault
 
 MAX_VOXELS = 2**30
 """Largest volume read unless told otherwise: 1024 cubed, 4 GiB as float32."""
@@ -284,7 +284,7 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
         with open(path, "rb") as file:
             yield file
     except FileNotFoundError:
-        raise Fault("MISSING_FILE", path, "no such file", "a NIfTI volume", "correct the path") from None
+        raise UsageFault("MISSING_FILE", path, "no such file", "a NIfTI volume", "correct the path") from None
     except IsADirectoryError:
         raise Fault("NOT_NIFTI", path, "a folder", "a NIfTI file", "name the files in it") from None
     except PermissionError:

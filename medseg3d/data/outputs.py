@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import unicodedata
@@ -18,7 +17,7 @@ from medseg3d import __version__
 from medseg3d.data.atomic import atomic_path
 from medseg3d.data.folders import files_below, not_read
 from medseg3d.data.nifti import read_nifti
-from medseg3d.faults import Fault
+from medseg3d.faults import Fault, UsageFault
 from medseg3d.knobs import as_flag
 
 SIGNATURE = f"medseg3d {__version__}, research only"
@@ -32,10 +31,7 @@ OVERLAY_SUFFIX = "_overlay"
 
 _SUFFIXES = (".nii.gz", ".nii")
 _PICTURE = ".png"
-_FOREIGN = {
-    "prob_file": "probabilities that were not written by medseg3d exist",
-    "overlay_file": "an overlay that was not written by medseg3d exists",
-}
+_FOREIGN = {"prob_file": "a map of probabilities", "overlay_file": "an overlay", "mask_file": "a mask"}
 
 logger = logging.getLogger("medseg3d")
 
@@ -56,12 +52,16 @@ class CaseList(list):
     """Items to work on, as `medseg3d.inferers.CasePredictor` and MONAI's data sets take them.
 
     Attributes:
-        skipped: items that need no work, each with a `reason`.
+        skipped: items that must not be worked on, each with a `reason`.
+        overwrite: whether items are worked on whatever stands in their place.
     """
 
-    def __init__(self, items: Iterable[dict[str, str]] = (), skipped: Iterable[dict[str, str]] = ()) -> None:
+    def __init__(
+        self, items: Iterable[dict[str, str]] = (), skipped: Iterable[dict[str, str]] = (), overwrite: bool = True
+    ) -> None:
         super().__init__(items)
         self.skipped = list(skipped)
+        self.overwrite = overwrite
 
 
 def input_items(
@@ -96,9 +96,8 @@ def input_items(
 
     Returns:
         Items `{"image", "mask_file", "case"}`, `"prob_file"` with a `prob_dir` and `"overlay_file"` with an
-        `overlay_dir`, in the order of the inputs; `skipped` holds those that have all this already. A mask of ours
-        without its record (`record_file`) was interrupted just before the end and is made again; anybody else's is
-        left alone.
+        `overlay_dir`, in the order of the inputs; `skipped` holds those in whose place somebody else's file stands.
+        Whether a mask of ours still holds is for `medseg3d.data.records.standing` to say.
 
     Raises:
         Fault: NO_INPUT, MISSING_FILE, FILE_NAME (control characters), NAME_COLLISION (two inputs, one mask),
@@ -118,7 +117,9 @@ def input_items(
         raise ValueError(f"suffix must be part of a file name, found {suffix!r}")
     inputs = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
     if overlay_dir is not None and mask_suffix != _PICTURE:
-        raise Fault("BAD_VALUE", "--overlays", "a bundle for volumes", "one for pictures", "leave the overlays out")
+        raise UsageFault(
+            "BAD_VALUE", "--overlays", "a bundle for volumes", "one for pictures", "leave the overlays out"
+        )
     places = {"mask_file": _Place(Path(output_dir), suffix, mask_suffix)}
     if prob_dir is not None:
         places["prob_file"] = _Place(Path(prob_dir), PROBABILITY_SUFFIX, mask_suffix)
@@ -128,7 +129,7 @@ def input_items(
     for place in places.values():
         found = _without_results(found, place)
     if not found:
-        raise Fault(
+        raise UsageFault(
             "NO_INPUT",
             ", ".join(map(str, inputs)) or "inputs",
             "; ".join([f"no file that ends in {' or '.join(image_suffixes)}", *warnings]) if inputs else "nothing",
@@ -138,13 +139,13 @@ def input_items(
     for warning in warnings:
         logger.warning("%s", warning)
     overwrite = as_flag(overwrite, "overwrite")
-    items = CaseList()
+    items = CaseList(overwrite=overwrite)
     for image, name in _distinct(found).items():
         files = {key: place.file(name) for key, place in places.items()}
         for key, place in places.items():
             _check_place(image, files[key], place.folder, found)
         item = {"image": str(image), "case": name.as_posix(), **{key: str(file) for key, file in files.items()}}
-        reason = None if overwrite else _standing(image, files)
+        reason = None if overwrite else _foreign(files)
         if reason is None:
             items.append(item)
         else:
@@ -256,7 +257,7 @@ def _found(
         elif path.exists():
             found.setdefault(path, Path(_stem(path)))
         else:
-            raise Fault("MISSING_FILE", given, "no such file or folder", "an image or a folder of images")
+            raise UsageFault("MISSING_FILE", given, "no such file or folder", "an image or a folder of images")
     for file, name in found.items():
         if any(unicodedata.category(letter) == "Cc" for letter in str(name)):
             raise Fault("FILE_NAME", file, "control characters in the name", "a printable name", "rename the file")
@@ -284,7 +285,7 @@ def _distinct(found: dict[Path, Path]) -> dict[Path, Path]:
         common = Path(os.path.commonpath([file.parent for file in files]))
         names.update({file: file.relative_to(common).with_name(_stem(file)) for file in files})
     for files in _same(names):
-        raise Fault(
+        raise UsageFault(
             "NAME_COLLISION",
             files[0],
             f"the same name as {files[1]}",
@@ -303,7 +304,7 @@ def _same(names: dict[Path, Path]) -> list[list[Path]]:
 
 def _check_place(image: Path, mask: Path, output_dir: Path, found: dict[Path, Path]) -> None:
     if Path(os.path.abspath(mask)) in found:
-        raise Fault(
+        raise UsageFault(
             "NAME_COLLISION", image, f"a result that would replace the input {mask}", "another name", "give a suffix"
         )
     if not mask.parent.resolve().is_relative_to(output_dir.resolve()):
@@ -316,30 +317,18 @@ def _check_place(image: Path, mask: Path, output_dir: Path, found: dict[Path, Pa
         )
 
 
-def _standing(image: Path, files: Mapping[str, Path]) -> str | None:
-    """Why a case needs no work, or None."""
-    for key, reason in _FOREIGN.items():
-        if key in files and files[key].exists() and not _is_ours(files[key]):
-            return reason
-    mask = files["mask_file"]
-    if not mask.exists():
-        return None
-    record = record_file(mask)
-    if record.exists():
-        if _bytes_of_input(record) not in (None, image.stat().st_size):
-            return "mask exists, but of another version of the image"
-        return "mask exists" if all(file.exists() for file in files.values()) else None
-    return None if _is_ours(mask) else "a mask that was not written by medseg3d exists"
+def _foreign(files: Mapping[str, Path]) -> str | None:
+    """What stands in the place of a result and is not ours to replace, or None."""
+    for key, what in _FOREIGN.items():
+        # a mask with a record is judged by that, even where the file is damaged
+        judged = key not in files or (key == "mask_file" and record_file(files[key]).exists())
+        if not judged and files[key].exists() and not is_ours(files[key]):
+            return f"{what} that was not written by medseg3d exists"
+    return None
 
 
-def _bytes_of_input(record: Path) -> int | None:
-    try:
-        return int(json.loads(record.read_text(encoding="utf-8"))["input"]["bytes"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # somebody else's
-
-
-def _is_ours(mask: Path) -> bool:
+def is_ours(mask: Path) -> bool:
+    """Whether a mask, a map or an overlay says that it was written here."""
     own = SIGNATURE.split()[0]  # of any version
     try:
         if mask.suffix.lower() == ".png":

@@ -20,7 +20,7 @@ import numpy as np
 
 from medseg3d.data.phantom_anatomy import draw_abdomen
 from medseg3d.data.phantom_canvas import Canvas
-from medseg3d.faults import Fault
+from medseg3d.faults import UsageFault
 
 ORIENTATIONS = ("LPS", "RAS", "LAS", "PIR", "RPI", "ASL", "LPI", "SRA")
 """Axis codes (nibabel's: where each axis points to) that the cases of a data set take in turn."""
@@ -192,7 +192,7 @@ def check_target(folder: Path, overwrite: bool, marker: str, name: str) -> None:
         return
     what = "phantoms" if ours else "something other than phantoms"
     remedy = "pass --overwrite to replace them, or name another folder" if ours else "name another folder"
-    raise Fault("NOT_EMPTY", folder, what, "an empty or new folder", remedy)
+    raise UsageFault("NOT_EMPTY", folder, what, "an empty or new folder", remedy)
 
 
 def _write_nifti(array: np.ndarray, affine: np.ndarray, path: Path) -> None:

@@ -17,7 +17,7 @@ from medseg3d.data.clinicdb import clinicdb_sequence
 from medseg3d.data.folders import files_below, not_read
 from medseg3d.data.pictures import PICTURE_SUFFIXES
 from medseg3d.data.splits import PARTS, Split, load_or_make_split
-from medseg3d.faults import Fault
+from medseg3d.faults import Fault, UsageFault
 
 FOLDER_PAIRS = (("images", "masks"), ("image", "mask"), ("Original", "Ground Truth"))
 """Names of the two folders: Kvasir-SEG and most others; PraNet's training set; CVC-ClinicDB as distributed."""
@@ -287,7 +287,7 @@ def _left_for_testing(ids: list[str], train_list: str | Path) -> list[str]:
 
 def _names_in(path: Path) -> set[str]:
     if not path.is_file():
-        raise Fault("MISSING_FILE", path, "no such file", "a list of cases", "name another one with --train_list")
+        raise UsageFault("MISSING_FILE", path, "no such file", "a list of cases", "name another one with --train_list")
     lines = (line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines())
     return {
         line[: -len(Path(line).suffix)] if line.lower().endswith(PICTURE_SUFFIXES) else line for line in lines if line
@@ -324,12 +324,12 @@ def _no_data_set(folder: Path, found: str) -> Fault:
 
 
 def _unpaired(images: dict[str, Path], masks: dict[str, Path], parts: tuple[str, str]) -> list[Fault]:
-    faults = []
+    faults: list[Fault] = []
     for there, absent, kind in ((images, masks, "mask"), (masks, images, "picture")):
         alone = sorted(there.keys() - absent.keys())
         more = f" ({len(alone)} of {len(there)} lack one)" if len(alone) > 1 else ""
         faults += [
-            Fault(
+            UsageFault(
                 "MISSING_FILE",
                 there[name],
                 f"no {kind} of the same name{more}",

@@ -28,7 +28,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from medseg3d.data.atomic import atomic_path
 from medseg3d.data.outputs import SIGNATURE
-from medseg3d.faults import Fault
+from medseg3d.faults import Fault, UsageFault
 
 MAX_PIXELS = 50_000_000
 """Largest picture read; a larger one is refused from its header."""
@@ -382,7 +382,7 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
     try:
         file = open(path, "rb")  # noqa: SIM115 - closed below; only opening is watched
     except FileNotFoundError:
-        raise Fault("MISSING_FILE", path, "no such file", "a picture", "correct the path") from None
+        raise UsageFault("MISSING_FILE", path, "no such file", "a picture", "correct the path") from None
     except IsADirectoryError:
         raise Fault("DECODE", path, "a folder", "a picture", "name the files in it") from None
     except PermissionError:

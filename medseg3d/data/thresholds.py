@@ -16,7 +16,7 @@ from typing import Any
 
 from medseg3d.data.atomic import atomic_write
 from medseg3d.data.score_files import read_curve, read_summary, read_thresholds
-from medseg3d.faults import Fault
+from medseg3d.faults import Fault, UsageFault
 from medseg3d.metrics import dice
 
 SCORES = ("dice_pooled", "dice_mean")
@@ -76,7 +76,7 @@ def choose_threshold(
     summary = read_summary(folder / "summary.json")
     part = summary.get("part")
     if part == "test" and not allow_test:
-        raise Fault(
+        raise UsageFault(
             "TEST_PART",
             folder,
             "an evaluation of the test part",
@@ -133,7 +133,7 @@ def read_threshold(path: str | Path | None, num_classes: int = 2) -> float:
     if path is None:
         return 0.5
     if num_classes > 2:
-        raise Fault(
+        raise UsageFault(
             "THRESHOLD_CLASSES",
             path,
             f"a threshold for a network of {num_classes} classes",
@@ -143,7 +143,7 @@ def read_threshold(path: str | Path | None, num_classes: int = 2) -> float:
     try:
         content = json.loads(Path(path).read_bytes())
     except OSError as error:
-        raise Fault(
+        raise UsageFault(
             "MISSING_FILE",
             path,
             (error.strerror or str(error)).lower(),

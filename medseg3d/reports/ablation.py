@@ -15,7 +15,7 @@ import torch
 from medseg3d.bundle import absolute_paths, bundle_folder
 from medseg3d.data.atomic import make_folder
 from medseg3d.data.score_files import read_summary, write_summary
-from medseg3d.faults import Fault
+from medseg3d.faults import Fault, UsageFault
 from medseg3d.reports.study_runs import (
     class_scores,
     conventions,
@@ -139,13 +139,13 @@ def _plan(
     refuse_repeated("--blocks", blocks)
     refuse_repeated("--seeds", seeds)
     if jobs < 1:
-        raise Fault("BAD_VALUE", "--jobs", str(jobs), "1 or more", "correct it")
+        raise UsageFault("BAD_VALUE", "--jobs", str(jobs), "1 or more", "correct it")
     refuse_knobs(knobs, {KNOB, "seed", "output_dir", "resume", "overwrite", "part"}, "ablation")
     folder = bundle_folder(bundle)
     absolute = absolute_paths(knobs)
     with training_config(folder, overlays, absolute) as parser:
         if KNOB not in parser:
-            raise Fault("BAD_VALUE", bundle, f"a bundle without the knob {KNOB}", "pancreas_nl or pancreas_nl_2d")
+            raise UsageFault("BAD_VALUE", bundle, f"a bundle without the knob {KNOB}", "pancreas_nl or pancreas_nl_2d")
         budget = used_knobs(parser, _BUDGET)
     parameters = {}
     for number in blocks:
@@ -153,7 +153,7 @@ def _plan(
             parameters[str(number)] = count_parameters(parser)
     if len(set(parameters.values())) < len(parameters):
         found = f"a network that is the same for {KNOB} {', '.join(parameters)}"
-        raise Fault("BAD_VALUE", f"{folder.name} {' '.join(overlays)}".strip(), found, "one with non-local blocks")
+        raise UsageFault("BAD_VALUE", f"{folder.name} {' '.join(overlays)}".strip(), found, "one with non-local blocks")
     plan = _Plan(folder, list(overlays), absolute, part, Path(output_dir).absolute(), budget, parameters)
     record = plan.folder / RECORD
     if record.exists():

@@ -20,7 +20,7 @@ from medseg3d.data.picture_folders import split_of_pictures
 from medseg3d.data.score_files import read_summary, read_thresholds, write_summary
 from medseg3d.data.splits import PARTS
 from medseg3d.data.thresholds import choose_threshold, write_threshold
-from medseg3d.faults import Fault
+from medseg3d.faults import Fault, UsageFault
 from medseg3d.reports.runs import is_phantom_data
 from medseg3d.reports.study_runs import (
     class_scores,
@@ -227,10 +227,10 @@ def run_cris_study(
     plan = _plan(output_dir, data, bundle, splits or {}, trials, tune_epochs, storage, threshold_part, part, knobs)
     for option, values, known in (("--backbones", backbones, BACKBONES), ("--strategies", strategies, STRATEGIES)):
         if not values or len(set(values)) != len(values) or not set(values) <= set(known):
-            raise Fault("BAD_VALUE", option, " ".join(values), f"some of {', '.join(known)}, each once")
+            raise UsageFault("BAD_VALUE", option, " ".join(values), f"some of {', '.join(known)}, each once")
     refuse_repeated("--seeds", seeds)
     if jobs < 1:
-        raise Fault("BAD_VALUE", "--jobs", str(jobs), "1 or more", "correct it")
+        raise UsageFault("BAD_VALUE", "--jobs", str(jobs), "1 or more", "correct it")
     _check_configs(plan, backbones, strategies)
     grid = [Combination(d, b, s, seed) for seed in seeds for d in data for b in backbones for s in strategies]
     _begin(plan, grid, jobs)
@@ -278,21 +278,21 @@ def _plan(
     knobs = absolute_paths(knobs or {})
     refuse_knobs(knobs, _OWN, "study")
     if not data:
-        raise Fault("BAD_VALUE", "--data", "no data set", "kvasir-seg=FOLDER, clinicdb=FOLDER or both", "name one")
+        raise UsageFault("BAD_VALUE", "--data", "no data set", "kvasir-seg=FOLDER, clinicdb=FOLDER or both", "name one")
     for name in splits:
         if name not in data:
-            raise Fault("BAD_VALUE", f"--split {name}", "no data set of that name", f"one of {', '.join(data)}")
+            raise UsageFault("BAD_VALUE", f"--split {name}", "no data set of that name", f"one of {', '.join(data)}")
     if trials < 0 or (tune_epochs is not None and (tune_epochs < 1 or not trials)):
         found = f"{trials} trials" + (f" of {tune_epochs} epochs" if tune_epochs is not None else "")
-        raise Fault("BAD_VALUE", "--trials", found, "0 for none, or trials of at least one epoch", "correct it")
+        raise UsageFault("BAD_VALUE", "--trials", found, "0 for none, or trials of at least one epoch", "correct it")
     if trials and "learning_rate" in knobs:
-        raise Fault("BAD_VALUE", "--learning_rate", "a value for what is tuned", "--trials 0 with it, or no value")
+        raise UsageFault("BAD_VALUE", "--learning_rate", "a value for what is tuned", "--trials 0 with it, or no value")
     if threshold_part == "test":
         wanted = "train or val: a threshold chosen on the test cases is fitted to them"
-        raise Fault("TEST_PART", "--threshold-part", "the test part", wanted, "leave it out")
+        raise UsageFault("TEST_PART", "--threshold-part", "the test part", wanted, "leave it out")
     for option, value in (("--threshold-part", threshold_part), ("--part", part)):
         if value not in PARTS:
-            raise Fault("BAD_VALUE", option, value, f"one of {', '.join(PARTS)}")
+            raise UsageFault("BAD_VALUE", option, value, f"one of {', '.join(PARTS)}")
     folder, bundle = Path(output_dir).absolute(), bundle_folder(bundle)
     plan = StudyPlan(folder, bundle, plain(knobs), {}, trials, tune_epochs, storage, threshold_part, part)
     files = {name: _split_file(plan, name, splits.get(name)) for name in data}
@@ -311,7 +311,7 @@ def _split_file(plan: StudyPlan, name: str, given: str | Path | None) -> Path:
 def _data_set(plan: StudyPlan, name: str, folder: Path, split_file: Path) -> dict[str, Any]:
     """What there is of a data set; its split is made where there is none."""
     if not name or "/" in name or "=" in name:
-        raise Fault("BAD_VALUE", f"--data {name}", "no name for a folder", "a name such as kvasir-seg")
+        raise UsageFault("BAD_VALUE", f"--data {name}", "no name for a folder", "a name such as kvasir-seg")
     with training_config(plan.bundle, (), {**plan.knobs, "dataset_dir": str(folder)}) as parser:
         rule = [
             parser.get_parsed_content(knob) for knob in ("test_cases", "val_cases", "split_seed", "patient_pattern")

@@ -15,7 +15,7 @@ import medseg3d
 from medseg3d.bundle import bundle_folder, bundle_root, monai_words, run_monai
 from medseg3d.data.phantoms import write_phantom_dataset
 from medseg3d.data.splits import split_cases
-from medseg3d.faults import Fault
+from medseg3d.faults import UsageFault
 from medseg3d.reports.baselines import interval_baseline, mean_mask_baseline
 from medseg3d.reports.page import Goal, Remarks
 from medseg3d.reports.run_report import write_report
@@ -140,7 +140,7 @@ def _claim(folder: Path, overwrite: bool) -> None:
         if not (overwrite and marker.is_file()):
             what = "an earlier demo" if marker.is_file() else "files that are not a demo's"
             remedy = "--overwrite to replace it, or " if marker.is_file() else ""
-            raise Fault("NOT_EMPTY", folder, what, "an empty or new folder", f"{remedy}-o for another folder")
+            raise UsageFault("NOT_EMPTY", folder, what, "an empty or new folder", f"{remedy}-o for another folder")
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     marker.write_text(json.dumps({"made_by": f"medseg3d {medseg3d.__version__} demo"}) + "\n", encoding="utf-8")

@@ -10,7 +10,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from medseg3d.bundle import CONFIGS, bundle_directory, bundle_folder, config_files, read_config
-from medseg3d.faults import Fault
+from medseg3d.faults import Fault, UsageFault
 from medseg3d.networks.costs import ModuleCosts, NetworkCosts, network_costs
 from medseg3d.reports.paper_networks import PAPER_NETWORKS, PAPERS
 
@@ -66,7 +66,7 @@ def paper_report(papers: Sequence[str] = ()) -> list[ParameterRow]:
     """
     for paper in papers:
         if paper not in PAPERS:
-            raise Fault("BAD_VALUE", f"--paper {paper}", "no paper of that name", f"one of {', '.join(PAPERS)}")
+            raise UsageFault("BAD_VALUE", f"--paper {paper}", "no paper of that name", f"one of {', '.join(PAPERS)}")
     return [
         _row(
             network_costs(

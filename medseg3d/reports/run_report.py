@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from medseg3d.data.atomic import TEMPORARY_PREFIX, atomic_write, folder_faults
-from medseg3d.faults import Fault
+from medseg3d.faults import UsageFault
 from medseg3d.reports.ablation_table import Ablation, read_ablation
 from medseg3d.reports.bundle_blocks import paper_blocks, parameter_blocks
 from medseg3d.reports.document import as_html, as_markdown
@@ -46,7 +46,7 @@ def report(
             report's; `NOT_WRITABLE`, `NO_SPACE`.
     """
     if not paths:
-        raise Fault("NO_INPUT", "report", "no run", "the folder of a run or of an evaluation", "name one")
+        raise UsageFault("NO_INPUT", "report", "no run", "the folder of a run or of an evaluation", "name one")
     runs = read_runs(paths, bundle)
     named = [split_name(path) for path in paths]
     folders = [(name, folder) for name, folder in named if is_ablation(folder)]
@@ -54,7 +54,7 @@ def report(
     ablations = [(name or other, read_ablation(folder)) for (name, folder), other in zip(folders, short, strict=True)]
     known = list(dict.fromkeys(each for run in runs for each in run.classes))
     if class_name is not None and class_name not in known:
-        raise Fault("BAD_VALUE", f"--class {class_name}", "no class of these runs", f"one of {', '.join(known)}")
+        raise UsageFault("BAD_VALUE", f"--class {class_name}", "no class of these runs", f"one of {', '.join(known)}")
     names = [run.name for run in runs] + [name for name, _ in ablations]
     return write_report(
         runs, output_dir, title=title or ", ".join(names), ablations=ablations, cases=cases, class_name=class_name
@@ -120,7 +120,7 @@ def write_report(
 def _staging(output_dir: Path) -> Iterator[Path]:
     """A folder for what is being made, within the folder that it will lie in."""
     if (output_dir / FIGURES).exists() and not (output_dir / PAGE).exists():
-        raise Fault(
+        raise UsageFault(
             "NOT_EMPTY",
             output_dir / FIGURES,
             f"a folder of that name without a {PAGE} beside it",

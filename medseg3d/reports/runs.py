@@ -12,7 +12,7 @@ from typing import Any
 from medseg3d.data.polyp_phantoms import MARKER
 from medseg3d.data.score_files import read_curve, read_files, read_scores, read_summary, read_thresholds
 from medseg3d.evaluation import FOREGROUND
-from medseg3d.faults import Fault
+from medseg3d.faults import Fault, UsageFault
 from medseg3d.metrics import BinnedPRCurve, Strata, size_strata
 from medseg3d.reports.ablation import RECORD
 from medseg3d.reports.curves import TrainingCurves, read_training_curves
@@ -164,12 +164,14 @@ def find_evaluations(path: str | Path) -> list[Path]:
     """
     folder = Path(path)
     if not folder.is_dir():
-        raise Fault("MISSING_FILE", path, "no such folder", "the folder of a run or of an evaluation", "correct it")
+        raise UsageFault(
+            "MISSING_FILE", path, "no such folder", "the folder of a run or of an evaluation", "correct it"
+        )
     if (folder / "summary.json").is_file():
         return [folder]
     found = sorted(each.parent for each in folder.glob(f"{_PREFIX}*/summary.json"))
     if not found and not is_ablation(folder):
-        raise Fault(
+        raise UsageFault(
             "NO_EVALUATION",
             path,
             "neither summary.json nor evaluation_*/summary.json",
@@ -232,7 +234,9 @@ def read_runs(paths: Sequence[str | Path], bundle: str = "") -> list[EvaluatedRu
     names = [given or other for given, other in zip(found.values(), short, strict=True)]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise Fault("NAME_COLLISION", twice, "the name of two runs", "a name for each", "give others with NAME=RUN")
+        raise UsageFault(
+            "NAME_COLLISION", twice, "the name of two runs", "a name for each", "give others with NAME=RUN"
+        )
     return [read_run(folder, name, bundle) for folder, name in zip(found, names, strict=True)]
 
 

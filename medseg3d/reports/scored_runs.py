@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg3d.data.score_files import read_summary
-from medseg3d.faults import Fault
+from medseg3d.faults import Fault, UsageFault
 from medseg3d.reports.paper_networks import data_of
 from medseg3d.reports.parameters import papers_of_bundle, recorded_row
 from medseg3d.reports.runs import data_sets_of, read_json
@@ -56,7 +56,7 @@ def _scored_run(folder: Path, name: str) -> ScoredRun:
     papers = papers_of_bundle(str(config.get("bundle_root", "")))
     if not papers:
         wanted = "a run of one of the papers' bundles"
-        raise Fault("BAD_VALUE", folder / "config.json", "no paper in the name of its bundle_root", wanted)
+        raise UsageFault("BAD_VALUE", folder / "config.json", "no paper in the name of its bundle_root", wanted)
     network = recorded_row(summary, folder / "summary.json", name, f"run {name}")
     return ScoredRun(
         name,

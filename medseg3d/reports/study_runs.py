@@ -12,7 +12,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from medseg3d.bundle import bundle_directory, bundle_root, config_files, read_config, run_monai
-from medseg3d.faults import Fault
+from medseg3d.faults import Fault, UsageFault
 
 _CONFIGS = {"training": "train.json", "evaluating": "evaluate.json"}
 
@@ -118,7 +118,9 @@ def refuse_knobs(knobs: Mapping[str, Any], own: set[str], study: str) -> None:
     """
     taken = sorted(own & set(knobs))
     if taken:
-        raise Fault("BAD_VALUE", f"--{taken[0]}", f"a knob that the {study} sets itself", "another", "leave it out")
+        raise UsageFault(
+            "BAD_VALUE", f"--{taken[0]}", f"a knob that the {study} sets itself", "another", "leave it out"
+        )
 
 
 def refuse_repeated(option: str, values: Sequence[int]) -> None:
@@ -128,7 +130,7 @@ def refuse_repeated(option: str, values: Sequence[int]) -> None:
         Fault: `BAD_VALUE`.
     """
     if not values or len(set(values)) != len(values) or min(values) < 0:
-        raise Fault("BAD_VALUE", option, str(list(values)), "different numbers from 0 up", "correct them")
+        raise UsageFault("BAD_VALUE", option, str(list(values)), "different numbers from 0 up", "correct them")
 
 
 def plain(value: Any) -> Any:

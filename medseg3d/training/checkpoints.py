@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 from monai.engines import Evaluator
+from torch.optim.lr_scheduler import LambdaLR
 
 from medseg3d.data.atomic import remove_leftovers
 from medseg3d.data.tensors import read_tensors, save_tensors
@@ -29,6 +30,9 @@ logger = logging.getLogger("medseg3d")
 
 KEPT_CHECKPOINTS = 2
 """One to go on from, and one in case that it is damaged."""
+
+_PROGRESS = ("last_epoch", "_step_count", "_last_lr", "best", "num_bad_epochs", "cooldown_counter")
+"""What of the state of torch's and MONAI's schedules changes as a training goes on."""
 
 
 def cpu_state_dict(network: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -258,7 +262,7 @@ class RunCheckpoint:
                 "the state of this run's network, optimizer and average of weights",
                 "resume with the same network knobs and --ema_decay, or choose another --output_dir",
             ) from error
-        self.lr_scheduler.load_state_dict(state["lr_scheduler"])
+        _go_on_with(self.lr_scheduler, state["lr_scheduler"])
         trainer.go_on_in(
             state.get("precision", trainer.precision.name),  # older checkpoints do not say it, and count no steps
             state["scaler"],
@@ -277,6 +281,16 @@ class RunCheckpoint:
         )
         self.stream.start_epoch = state["epoch"]
         logger.info("resuming after epoch %d of %d (%s)", state["epoch"], trainer.state.max_epochs, path)
+
+
+def _go_on_with(lr_scheduler: Any, saved: Mapping[str, Any]) -> None:
+    """Take up how far a schedule is, not how long it was: a training that is made longer goes by its new length."""
+    progress = {name: saved[name] for name in _PROGRESS if name in saved}
+    lr_scheduler.load_state_dict({**lr_scheduler.state_dict(), **progress})
+    if isinstance(lr_scheduler, LambdaLR):  # the rate that was saved is the next one of the old length
+        rates = zip(lr_scheduler.base_lrs, lr_scheduler.lr_lambdas, strict=True)
+        for group, (rate, factor) in zip(lr_scheduler.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * factor(lr_scheduler.last_epoch)
 
 
 def find_checkpoints(folder: str | Path) -> list[Path]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from medseg3d.faults import Fault
+from medseg3d.faults import UsageFault
 from medseg3d.knobs import choice
 
 Loss = Callable[[Any, torch.Tensor], torch.Tensor]
@@ -79,7 +79,7 @@ class AlternatingObjectives:
         """
         n = len(self.objectives)
         if self.by_epoch and epochs % n:
-            raise Fault(
+            raise UsageFault(
                 "BAD_VALUE",
                 f"--epochs {epochs}",
                 f"an end in a turn of {self.objectives[(epochs - 1) % n].name}",

@@ -18,8 +18,8 @@ def learning_rate_factor(
 
     `floor + (1 - floor) * (1 - iteration / iterations) ** power`, times `gamma` for every drop that is past.
     A function of the iteration alone: a resumed run goes on with it, and one that was made longer goes by its new
-    length from its second iteration on. (torch's `PolynomialLR` has no floor, and a checkpoint brings its old length
-    back.) Where the floor is mmsegmentation's `eta_min` over the first rate, this is what its recursion comes to.
+    length. (torch's `PolynomialLR` has no floor.) Where the floor is mmsegmentation's `eta_min` over the first rate,
+    this is what its recursion comes to.
 
     Args:
         iteration: iterations done, from 0.

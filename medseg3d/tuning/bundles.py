@@ -26,7 +26,7 @@ from medseg3d.bundle import (
 )
 from medseg3d.data.atomic import make_folder
 from medseg3d.data.score_files import write_summary
-from medseg3d.faults import Fault, find_fault
+from medseg3d.faults import Fault, UsageFault, find_fault
 from medseg3d.tuning.records import TrialRecord, best_record, write_trials
 from medseg3d.tuning.search import Choice, Dimension, parse_search
 from medseg3d.tuning.study import HEARTBEAT_S, Progress, Report, run_study
@@ -201,19 +201,19 @@ def _check_call(
         (dimensions, set(fixed), "a knob that is searched and has a value too"),
     ):
         for name in sorted(taken & set(names)):
-            raise Fault("BAD_VALUE", f"--{name}", why, "another", "leave it out; --seed is an option of the study")
+            raise UsageFault("BAD_VALUE", f"--{name}", why, "another", "leave it out; --seed is an option of the study")
     with bundle_directory(folder):
         parser = read_config(files, {**fixed, **{knob: each.example for knob, each in dimensions.items()}})
         used = json.dumps(parser.get(), default=str)
         for knob in dimensions:
             if not re.search(r"[#:]", knob) and not re.search(rf"@{re.escape(knob)}\b", used):
                 found = "a knob that nothing in the config uses"
-                raise Fault(
+                raise UsageFault(
                     "BAD_VALUE", f"--search {knob}", found, "one that changes the training", "an overlay has none"
                 )
         part = str(parser["val_part"])
         if part == "test":
-            raise Fault(
+            raise UsageFault(
                 "TEST_PART",
                 "--val_part",
                 "the test part",
@@ -253,7 +253,7 @@ def _build(files: Sequence[Path], knobs: Mapping[str, Any], names: Sequence[str]
             fault = find_fault(error)
             if fault is None:
                 said = " ".join(str(error.__cause__ or error).split())[:300]
-                fault = Fault("BAD_VALUE", what, said, f"what {name} can be built with", "correct it")
+                fault = UsageFault("BAD_VALUE", what, said, f"what {name} can be built with", "correct it")
             raise fault from error
 
 

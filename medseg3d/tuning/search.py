@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from medseg3d.faults import Fault
+from medseg3d.faults import Fault, UsageFault
 from medseg3d.knobs import literal
 
 FORMS = "log:LOW:HIGH, uniform:LOW:HIGH, int:LOW:HIGH or choice:A,B,C"
@@ -108,7 +108,7 @@ def parse_search(search: Mapping[str, str]) -> dict[str, Dimension]:
         ('[96,96]', '[128,128]')
     """
     if not search:
-        raise Fault("BAD_VALUE", "--search", "no knob", f"KNOB={FORMS}", "--search learning_rate=log:1e-6:1e-2")
+        raise UsageFault("BAD_VALUE", "--search", "no knob", f"KNOB={FORMS}", "--search learning_rate=log:1e-6:1e-2")
     return {knob: _dimension(knob, text) for knob, text in search.items()}
 
 
@@ -145,4 +145,4 @@ def _options(knob: str, text: str, rest: str) -> tuple[str, ...]:
 
 
 def _refusal(knob: str, text: str, wanted: str) -> Fault:
-    return Fault("BAD_VALUE", f"--search {knob}={text}", "nothing to draw from", wanted, "correct it")
+    return UsageFault("BAD_VALUE", f"--search {knob}={text}", "nothing to draw from", wanted, "correct it")

@@ -14,7 +14,7 @@ from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from medseg3d.faults import Fault
+from medseg3d.faults import Fault, UsageFault
 
 DATABASE_ERRORS = (SQLAlchemyError, optuna.exceptions.StorageInternalError)
 """What Optuna raises when a database fails."""
@@ -127,7 +127,7 @@ def _lock_before_reading(engine: sqlalchemy.Engine) -> None:
 
 
 def _no_url() -> Fault:
-    return Fault(
+    return UsageFault(
         "BAD_VALUE",
         "--storage",
         "no URL of a database that SQLAlchemy knows",  # without the text: there may be a password in it

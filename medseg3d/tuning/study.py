@@ -27,7 +27,7 @@ from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from medseg3d.data.atomic import make_folder
-from medseg3d.faults import Fault
+from medseg3d.faults import Fault, UsageFault
 from medseg3d.tuning.records import (
     COMPLETE,
     DIVERGED,
@@ -127,11 +127,11 @@ def run_study(
         KeyboardInterrupt: the trial that was running waits to be begun again.
     """
     if pruner not in PRUNERS:
-        raise Fault("BAD_VALUE", "--pruner", pruner, f"one of {', '.join(PRUNERS)}")
+        raise UsageFault("BAD_VALUE", "--pruner", pruner, f"one of {', '.join(PRUNERS)}")
     numbers = {"--trials": (n_trials, 1), "--startup-trials": (startup_trials, 0), "--seed": (seed, 0)}
     for option, (value, least) in numbers.items():
         if value < least:
-            raise Fault("BAD_VALUE", option, str(value), f"{least} or more", "correct it")
+            raise UsageFault("BAD_VALUE", option, str(value), f"{least} or more", "correct it")
     folder = Path(output_dir).absolute()
     make_folder(folder)
     url = storage or f"sqlite:///{folder / 'study.db'}"
@@ -395,7 +395,7 @@ def _refuse_another_study(study: optuna.Study, folder: Path, settings: dict[str,
         now = _flat(settings)
         differ = [name for name in {**now, **before} if before.get(name) != now.get(name)]
         if differ:
-            raise Fault(
+            raise UsageFault(
                 "OTHER_STUDY",
                 study.study_name,
                 "; ".join(f"{name} {before.get(name, 'not given')}" for name in differ),
@@ -404,7 +404,7 @@ def _refuse_another_study(study: optuna.Study, folder: Path, settings: dict[str,
             )
     strange = sorted(folders - {Path(trial.user_attrs.get("folder", "")).name for trial in trials})
     if strange:
-        raise Fault(
+        raise UsageFault(
             "NOT_EMPTY",
             folder,
             f"{strange[0]} of another study",

@@ -286,9 +286,9 @@ class TestThreshold:
 class TestRefusals:
     """One line, a code, a way out; and nothing trained, nothing left behind."""
 
-    def refused(self, *words: str) -> str:
+    def refused(self, *words: str, code: int = 1) -> str:
         done = monai_bundle(*words)
-        assert done.returncode == 1
+        assert done.returncode == code
         lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
         assert "Traceback" not in done.stderr
         assert len(lines) == 1
@@ -304,7 +304,7 @@ class TestRefusals:
         assert not (ROOT / "runs" / "pancreas_nl" / "model.pt").exists()
 
     def test_a_misspelt_knob(self, small_knobs, tmp_path):
-        error = self.refused(*TRAIN, *knobs(**small_knobs, output_dir=tmp_path / "run", epochz=1))
+        error = self.refused(*TRAIN, *knobs(**small_knobs, output_dir=tmp_path / "run", epochz=1), code=2)
         assert error.startswith("error: UNKNOWN_KNOB --epochz")
         assert "--epochs" in error
         assert not (tmp_path / "run").exists()

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
@@ -160,40 +159,6 @@ def test_link_that_leads_out_of_the_output_folder_is_refused(tmp_path: Path) -> 
         input_items(tmp_path / "in", tmp_path / "out")
 
 
-def made_mask(tmp_path: Path, record: dict | None) -> Path:
-    mask = tmp_path / "out" / "ct_seg.nii.gz"
-    write_mask(mask, np.zeros((2, 3, 4), np.uint8), affine=AFFINE)
-    if record is not None:
-        record_file(mask).write_text(json.dumps(record))
-    return mask
-
-
-@pytest.mark.parametrize(
-    ("record", "reason"),
-    [
-        ({"input": {"bytes": 1}}, "mask exists"),
-        ({"input": {"bytes": 2}}, "mask exists, but of another version of the image"),
-        ({"Modality": "CT"}, "mask exists"),
-        ("no json object", "mask exists"),
-    ],
-)
-def test_mask_with_its_record_is_skipped_unless_overwritten(
-    tmp_path: Path, record: dict | str | None, reason: str
-) -> None:
-    (image,) = touch(tmp_path, "ct.nii")
-    mask = made_mask(tmp_path, record)
-    items = input_items(image, tmp_path / "out")
-    assert items == []
-    assert items.skipped == [{"image": str(image), "mask_file": str(mask), "case": "ct", "reason": reason}]
-    assert len(input_items(image, tmp_path / "out", overwrite=True)) == 1
-
-
-def test_our_mask_without_its_record_is_made_again(tmp_path: Path) -> None:
-    (image,) = touch(tmp_path, "ct.nii")
-    made_mask(tmp_path, None)
-    assert len(input_items(image, tmp_path / "out")) == 1
-
-
 @pytest.mark.parametrize("by", ["another program", "nobody"])
 def test_foreign_mask_is_never_replaced_unasked(tmp_path: Path, by: str) -> None:
     (image,) = touch(tmp_path, "ct.nii")
@@ -223,20 +188,11 @@ def test_probabilities_lie_in_their_own_folder(tmp_path: Path) -> None:
     assert item["prob_file"] == str(tmp_path / "probs" / "sub" / "a_prob.png")
 
 
-def test_probabilities_that_are_missing_are_made_beside_a_mask_that_is_there(tmp_path: Path) -> None:
-    (image,) = touch(tmp_path, "ct.nii")
-    made_mask(tmp_path, {"input": {"bytes": 1}})
-    assert len(input_items(image, tmp_path / "out", prob_dir=tmp_path / "probs")) == 1
-    write_probabilities(tmp_path / "probs" / "ct_prob.nii.gz", np.zeros((2, 3, 4), np.float32), affine=AFFINE)
-    (skipped,) = input_items(image, tmp_path / "out", prob_dir=tmp_path / "probs").skipped
-    assert skipped["reason"] == "mask exists"
-
-
 def test_foreign_probabilities_are_never_replaced_unasked(tmp_path: Path) -> None:
     (image,) = touch(tmp_path, "ct.nii")
     touch(tmp_path / "probs", "ct_prob.nii.gz")
     (skipped,) = input_items(image, tmp_path / "out", prob_dir=tmp_path / "probs").skipped
-    assert skipped["reason"] == "probabilities that were not written by medseg3d exist"
+    assert skipped["reason"] == "a map of probabilities that was not written by medseg3d exists"
 
 
 def test_probabilities_found_below_their_folder_are_no_inputs(tmp_path: Path) -> None:
@@ -253,14 +209,12 @@ def test_overlays_lie_in_their_own_folder_and_are_no_inputs(tmp_path: Path) -> N
     assert item["overlay_file"] == str(tmp_path / "in" / "sub" / "a_overlay.png")
 
 
-def test_an_overlay_that_is_missing_is_made_and_a_foreign_one_left_alone(tmp_path: Path) -> None:
+def test_an_overlay_of_ours_is_worked_on_and_a_foreign_one_left_alone(tmp_path: Path) -> None:
     (image,) = touch(tmp_path, "a.jpg")
-    write_picture_mask(tmp_path / "out" / "a_seg.png", np.eye(2))
-    record_file(tmp_path / "out" / "a_seg.png").write_text("{}")
     kinds = {"overlay_dir": tmp_path / "drawn", **PICTURES}
     assert len(input_items(image, tmp_path / "out", **kinds)) == 1
     write_png(tmp_path / "drawn" / "a_overlay.png", np.zeros((2, 2, 3), np.uint8))
-    assert [item["reason"] for item in input_items(image, tmp_path / "out", **kinds).skipped] == ["mask exists"]
+    assert len(input_items(image, tmp_path / "out", **kinds)) == 1
     Image.new("L", (2, 2)).save(tmp_path / "drawn" / "a_overlay.png")
     (skipped,) = input_items(image, tmp_path / "out", **kinds).skipped
     assert skipped["reason"] == "an overlay that was not written by medseg3d exists"

@@ -337,3 +337,15 @@ class TestRunFolder:
         (tmp_path / "notes.txt").write_text("mine")
         claim_run_folder(tmp_path, tmp_path / "model.pt", overwrite=True)
         assert [path.name for path in sorted(tmp_path.rglob("*")) if path.is_file()] == ["notes.txt"]
+
+
+def test_a_run_made_longer_goes_by_the_new_length_from_its_first_step_on(tmp_path):
+    SmallRun(tmp_path, epochs=4).run()
+    longer = SmallRun(tmp_path, epochs=8, resume=True)
+    rates = []
+    longer.trainer.add_event_handler(
+        Events.EPOCH_STARTED, lambda _: rates.append(longer.trainer.optimizer.param_groups[0]["lr"])
+    )
+    longer.run()
+    # the cosine from epoch 1 to 8 at 4, 5, 6 and 7
+    assert rates == pytest.approx([0.01 * (1 + math.cos(math.pi * (epoch - 1) / 7)) / 2 for epoch in (4, 5, 6, 7)])

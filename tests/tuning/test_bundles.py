@@ -170,7 +170,12 @@ def test_choices_that_cannot_be_built_and_data_that_is_missing_are_found_before_
     cris, missing = ROOT / "bundles" / "polyp_cris", {"dataset_dir": str(tmp_path / "nosuch")}
     for bundle, search, knobs, message in (
         (cris, {"strategy": "choice:fcn,nosuch"}, small_cris(small), r"BAD_VALUE --strategy: found 'nosuch'; wanted"),
-        (cris, {"refinement_channels": "choice:4,x"}, small_cris(small), r"BAD_VALUE --search refinement_channels=x: "),
+        (
+            cris,
+            {"refinement_channels": "choice:4,x"},
+            small_cris(small),
+            r"BAD_VALUE --refinement_channels: found 'x'; ",
+        ),
         (BUNDLE, LOG, {**small, **missing}, r"MISSING_DATA .*nosuch: found no such folder"),
         (ROOT / "bundles" / "pancreas_nl", LOG, missing, r"DATA.*nosuch"),
     ):

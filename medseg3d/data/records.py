@@ -1,0 +1,184 @@
+"""What the record beside a mask says of it, and whether that still holds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medseg3d.data.nifti import read_nifti
+from medseg3d.data.outputs import is_ours, record_file
+from medseg3d.data.pictures import read_grey
+from medseg3d.faults import Fault, UsageFault
+
+BESIDE = {"probability": "prob_file", "overlay": "overlay_file"}
+"""Part of a record -> key of the item: what a case may have besides its mask."""
+
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What is to be done with a case.
+
+    Attributes:
+        kept: whether what stands is left alone.
+        reason: why it is, or why it is segmented again; empty where nothing stands.
+        warning: whether a person has to look at it.
+    """
+
+    kept: bool
+    reason: str
+    warning: bool = False
+
+
+def standing(item: Mapping[str, Any], made_with: Mapping[str, Any]) -> Standing:
+    """Whether the mask of a case stands: the sums in its record decide, of image, mask, weights and settings.
+
+    Args:
+        item: `image` and `mask_file`, and what else the case shall have, as `input_items` gives it.
+        made_with: parts of the record that say what a mask is made with, as a record made now would have them.
+
+    Example:
+        >>> standing({"image": "ct.nii.gz", "mask_file": "no/ct_seg.nii.gz"}, {})
+        Standing(kept=False, reason='', warning=False)
+    """
+    mask = Path(item["mask_file"])
+    if not mask.exists():
+        return Standing(False, "")
+    path = record_file(mask)
+    record = read_record(path)
+    if record is None and path.exists():
+        return Standing(True, f"{path.name} beside the mask is no record of medseg3d", warning=True)
+    if record is None:
+        return Standing(False, "its mask has no record")
+    if file_sha256(mask) != record["mask"]["sha256"]:
+        if _readable(mask):
+            return Standing(True, "the mask was changed since it was written; --overwrite replaces it", warning=True)
+        return Standing(False, "its mask is damaged")
+    changed = list(_changed(item, record, json.loads(json.dumps(made_with, default=str))))
+    if changed:
+        return Standing(False, ", ".join(changed))
+    return Standing(True, "the mask stands: same image, weights and settings")
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """What a record says; None where there is none or somebody else's."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return record if isinstance(record["mask"]["sha256"], str) and "input" in record else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def file_sha256(path: str | Path) -> str:
+    """The SHA-256 of a file, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _changed(item: Mapping[str, Any], record: Mapping[str, Any], made_with: Mapping[str, Any]) -> Iterator[str]:
+    """Why a mask is another one's than would be made now."""
+    if file_sha256(item["image"]) != record["input"]["sha256"]:
+        yield "another image"
+    for part, now in made_with.items():
+        before = record.get(part)
+        if not isinstance(before, Mapping) or not isinstance(now, Mapping):
+            if before != now:
+                yield f"another {part}"
+            continue
+        for name in now:
+            if before.get(name) != now[name]:
+                what = "other weights" if (part, name) == ("model", "sha256") else f"{name} {before.get(name)}"
+                yield what if what == "other weights" else f"made with {what}, now {now[name]}"
+    for part, key in BESIDE.items():
+        if key in item:
+            path = Path(item[key])
+            if not path.exists():
+                yield f"no {part} yet"
+            elif file_sha256(path) != record.get(part, {}).get("sha256"):
+                yield f"another {part}"
+
+
+def _readable(mask: Path) -> bool:
+    try:
+        if mask.suffix.lower() == ".png":
+            read_grey(mask)
+        else:
+            read_nifti(mask)
+    except Fault:
+        return False
+    return True
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A file of a folder of results that is not what its record says."""
+
+    file: str
+    code: str
+    found: str
+
+
+def verify_results(folders: Sequence[str | Path], images: Sequence[str | Path] = ()) -> tuple[int, list[Difference]]:
+    """How many records there are below some folders, and every file that is not as they say.
+
+    Args:
+        folders: of masks, and of the maps and overlays that were written with them.
+        images: folders of the images, to hold them against the records too; none for not at all.
+
+    Raises:
+        Fault: `MISSING_FILE` for what is no folder, `NO_INPUT` where no record is.
+    """
+    for folder in (*folders, *images):
+        if not Path(folder).is_dir():
+            raise UsageFault("MISSING_FILE", folder, "no such folder", "a folder")
+    files = [path for folder in folders for path in _files(Path(folder))]
+    records = {path: record for path in files if path.suffix == ".json" and (record := read_record(path))}
+    if not records:
+        said = ", ".join(map(str, folders))
+        raise UsageFault("NO_INPUT", said, "no record", "the masks of medseg3d predict", "name their folder")
+    named = _by_name(files)
+    inputs = _by_name([path for folder in images for path in _files(Path(folder))])
+    differences = []
+    for path, record in records.items():
+        mask = path.with_name(record["mask"]["file"])
+        differences += _compared([mask] if mask.is_file() else [], record["mask"])
+        for part in BESIDE.keys() & record.keys():
+            differences += _compared(named.get(record[part]["file"], []), record[part])
+        if images:
+            differences += _compared(inputs.get(record["input"]["file"], []), record["input"])
+    recorded = {path.with_name(record["mask"]["file"]) for path, record in records.items()}
+    masks = [path for path in files if path.name.endswith(("_seg.nii.gz", "_seg.png")) and path not in recorded]
+    differences += [Difference(str(path), "NO_RECORD", "a mask without a record") for path in masks if is_ours(path)]
+    return len(records), differences
+
+
+def _compared(candidates: Sequence[Path], recorded: Mapping[str, Any]) -> list[Difference]:
+    """A file of one name may be in several sub-folders: one of them has to be the recorded one."""
+    if not candidates:
+        return [Difference(recorded["file"], "MISSING_FILE", "no such file in the folders that were named")]
+    sums = [file_sha256(path) for path in candidates]
+    if recorded["sha256"] in sums:
+        return []
+    return [Difference(str(candidates[0]), "CHECKSUM", f"sha256 {sums[0][:12]}, not {str(recorded['sha256'])[:12]}")]
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for parent, folders, names in os.walk(folder, followlinks=False):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(parent, name) for name in sorted(names) if not name.startswith("."))
+
+
+def _by_name(files: Sequence[Path]) -> dict[str, list[Path]]:
+    named: dict[str, list[Path]] = {}
+    for path in files:
+        named.setdefault(path.name, []).append(path)
+    return named
