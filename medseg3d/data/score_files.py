@@ -371,10 +371,10 @@ def _value(column: str, cell: str) -> str | int | float:
 
 def _plain(value: Any, where: str) -> Any:
     if isinstance(value, Mapping):
-        for key in value:
+        for key, item in value.items():
             if not isinstance(key, str):
                 raise TypeError(f"keys of {where} must be str, found {key!r}")
-            if key in SCORES:
+            if key in SCORES and not isinstance(item, str):  # words are no score but the knob `precision`
                 raise ValueError(f"{where}.{key} must say what mean it is, as {key}_mean or {key}_pooled do")
         return {key: _plain(item, f"{where}.{key}") for key, item in value.items()}
     if isinstance(value, (list, tuple, np.ndarray)):

@@ -246,6 +246,11 @@ def test_summary_takes_what_scientists_have_at_hand(tmp_path):
     assert '\n  "n": 3,\n' in (tmp_path / "summary.json").read_text(encoding="utf-8")
 
 
+def test_a_summary_may_hold_the_knob_precision(tmp_path):
+    write_summary(tmp_path / "summary.json", {"knobs": {"precision": "bfloat16"}})
+    assert read_summary(tmp_path / "summary.json") == {"knobs": {"precision": "bfloat16"}}
+
+
 @pytest.mark.parametrize(
     ("bad", "error", "message"),
     [
