@@ -1,6 +1,7 @@
-"""Disk <-> case lists: layouts, splits, phantoms, checked files.
+"""Disk <-> case lists: layouts, splits, checked files.
 
-Only what imports fast is named here; what needs torch is imported from its own module (`medseg3d.data.cache`, ...).
+Only what imports fast is named here; what needs torch (`medseg3d.data.cache`, ...) or SimpleITK
+(`medseg3d.data.phantoms`) is imported from its own module.
 """
 
 from medseg3d.data.atomic import atomic_path, atomic_write, remove_leftovers
@@ -11,10 +12,8 @@ from medseg3d.data.leaks import Leak, find_leaks
 from medseg3d.data.mask_folders import LoadedPair, MaskPair, paired_masks, prediction_kind, read_pair
 from medseg3d.data.msd import MSDDataset, case_id, read_msd
 from medseg3d.data.nifti import NiftiHeader, check_labels, check_pair, read_header, read_nifti
-from medseg3d.data.phantoms import Phantom, make_phantom, write_phantom_dataset
 from medseg3d.data.picture_folders import read_picture_folder, split_pictures
 from medseg3d.data.pictures import read_grey, read_picture, read_picture_mask, write_grey, write_picture_mask
-from medseg3d.data.polyp_phantoms import PolypPhantom, make_polyp_phantom, write_polyp_phantoms
 from medseg3d.data.splits import Split, default_split_file, load_or_make_split, make_split, read_split, split_cases
 from medseg3d.data.verify_pictures import verify_pictures
 
@@ -24,8 +23,6 @@ __all__ = [
     "MSDDataset",
     "MaskPair",
     "NiftiHeader",
-    "Phantom",
-    "PolypPhantom",
     "Split",
     "VerifyReport",
     "atomic_path",
@@ -39,8 +36,6 @@ __all__ = [
     "fetch_pancreas",
     "find_leaks",
     "load_or_make_split",
-    "make_phantom",
-    "make_polyp_phantom",
     "make_split",
     "paired_masks",
     "prediction_kind",
@@ -59,7 +54,5 @@ __all__ = [
     "verify_msd",
     "verify_pictures",
     "write_grey",
-    "write_phantom_dataset",
     "write_picture_mask",
-    "write_polyp_phantoms",
 ]
