@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from medseg3d.data.folders import files_below, not_read
+from medseg3d.data.folders import files_below, not_read, printable
 from medseg3d.data.nifti import (
     GRID_TOLERANCE,
     NiftiHeader,
@@ -167,7 +167,7 @@ def paired_masks(
             raise _unpaired(pred_dir, truth_dir, without_pred, without_truth, warnings)
     images = _images_of(truths, image_dir, truth_dir, kind) if image_dir is not None else {}
     pairs = [
-        MaskPair(case_of.get(name, name), preds.get(pred_of.get(name, "")), truth, images.get(name))
+        MaskPair(printable(case_of.get(name, name)), preds.get(pred_of.get(name, "")), truth, images.get(name))
         for name, truth in truths.items()
     ]
     for pair in pairs:

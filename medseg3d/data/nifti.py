@@ -7,18 +7,17 @@ checksum and length (a flipped byte in a .nii.gz otherwise loads in silence) and
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
 from nibabel.spatialimages import HeaderDataError
 
-from medseg3d.data.stream import REWRITE, ByteStream, truncated
-from medseg3d.faults import Fault, UsageFault
+from medseg3d.data.stream import REWRITE, ByteStream, opened, truncated
+from medseg3d.faults import Fault
 
 MAX_VOXELS = 2**30
 """Largest volume read unless told otherwise: 1024 cubed, 4 GiB as float32."""
@@ -92,8 +91,8 @@ def read_header(path: str | Path, max_voxels: int = MAX_VOXELS) -> NiftiHeader:
         max_voxels: a larger volume is refused.
 
     Raises:
-        Fault: MISSING_FILE, EMPTY, NOT_NIFTI, TRUNCATED, CHECKSUM, HEADER, DTYPE, DIMENSIONS, TOO_LARGE, GEOMETRY,
-            SPACING_RANGE.
+        Fault: MISSING_FILE, UNREADABLE, NOT_A_FILE (a pipe, a device), EMPTY, NOT_NIFTI, TRUNCATED, CHECKSUM, HEADER,
+            DTYPE, DIMENSIONS, TOO_LARGE, GEOMETRY, SPACING_RANGE.
 
     Example:
         >>> import tempfile
@@ -104,7 +103,7 @@ def read_header(path: str | Path, max_voxels: int = MAX_VOXELS) -> NiftiHeader:
         ((4, 5, 6), (0.8, 0.8, 2.5))
     """
     path = Path(path)
-    with _opened(path) as file:
+    with opened(path, "a NIfTI volume", "NOT_NIFTI") as file:
         return _parsed(path, ByteStream(file, path), max_voxels)[0]
 
 
@@ -134,7 +133,7 @@ def read_nifti(
         ((4, 5, 6), dtype('int16'), ('HU_RANGE: every voxel is 40',))
     """
     path = Path(path)
-    with _opened(path) as file:
+    with opened(path, "a NIfTI volume", "NOT_NIFTI") as file:
         stream = ByteStream(file, path)
         header, offset = _parsed(path, stream, max_voxels)
         voxels = np.empty(header.shape, header.dtype, order="F")
@@ -276,19 +275,6 @@ def grid_shift(shape: Sequence[int], affine: np.ndarray, other: np.ndarray) -> G
     farthest = int(voxels.argmax())
     mm = float(np.linalg.norm(apart[farthest]).round(9))
     return GridShift(float(voxels[farthest]), mm, tuple(corners[farthest].tolist()))
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes]]:
-    try:
-        with open(path, "rb") as file:
-            yield file
-    except FileNotFoundError:
-        raise UsageFault("MISSING_FILE", path, "no such file", "a NIfTI volume", "correct the path") from None
-    except IsADirectoryError:
-        raise Fault("NOT_NIFTI", path, "a folder", "a NIfTI file", "name the files in it") from None
-    except PermissionError:
-        raise Fault("UNREADABLE", path, "permission denied", "a file that can be read", "correct its mode") from None
 
 
 def _parsed(path: Path, stream: ByteStream, max_voxels: int) -> tuple[NiftiHeader, int]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import struct
 from pathlib import Path
 
@@ -195,6 +196,12 @@ def test_other_content_is_named(tmp_path: Path, content: bytes, code: str, found
 def test_missing_file_and_folder_are_refused(tmp_path: Path) -> None:
     assert refusal(tmp_path / "no.nii.gz").code == "MISSING_FILE"
     assert refusal(tmp_path).code == "NOT_NIFTI"
+
+
+def test_pipe_and_device_are_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "ct.nii")
+    assert refusal(tmp_path / "ct.nii").code == "NOT_A_FILE"
+    assert refusal(Path("/dev/zero")).code == "NOT_A_FILE"
 
 
 def test_two_file_header_is_refused(tmp_path: Path) -> None:
