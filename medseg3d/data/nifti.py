@@ -40,6 +40,8 @@ _ORTHOGONAL = 1e-6  # the rounding of a float32 header
 _WORTH_A_WORD = 1e-4
 _SHEARED = 1e-3
 
+_WIDE = 10.0  # mm
+_BRIGHTEST, _DARKEST = 65535, -3000  # HU: the most that 16 bits say of metal; air is -1000, with noise -1500
 _WHOLE = 2e-5  # a label stored as 16 bits with a slope comes back within 1.6e-5 of the integer it was
 _EQUAL = 0.01  # voxels: what two programs make of one affine in float32
 _HALF_TURN = 1e-7  # 1 less the square of a quaternion's length: below it nifti_clib and ITK read a half turn
@@ -115,7 +117,8 @@ def read_nifti(
     Args:
         path: `.nii` or `.nii.gz`, NIfTI-1 or NIfTI-2; what counts is the content.
         max_voxels: a larger volume is refused from its header, before anything is decompressed or allocated.
-        check_hu: whether the voxels should be Hounsfield units; if they do not look so, a HU_RANGE warning is added.
+        check_hu: whether it should be a CT in Hounsfield units; if its values do not look so, a HU_RANGE warning is
+            added, and a SLICE_GAP warning where slices lie 10 mm or more apart.
 
     Returns:
         The array in the order of the file (Fortran), of the stored type in native byte order where the header asks
@@ -146,7 +149,7 @@ def read_nifti(
     array = _real_values(voxels, header)
     low, high = _finite_range(array, path)
     if check_hu:
-        header = _warned(header, *_hu_warnings(array, low, high))
+        header = _warned(header, *_gap_warnings(header), *_hu_warnings(array, low, high))
     return array, replace(header, sha256=stream.sha256())
 
 
@@ -299,6 +302,11 @@ def _parsed(path: Path, stream: ByteStream, max_voxels: int) -> tuple[NiftiHeade
         raise truncated(path, stream.most_bytes, expected)
     slope, intercept = _scaling(path, raw)
     raw, repairs = _repaired(path, raw, shape)
+    if np.isinf(raw["scl_slope"]):
+        repairs = (
+            *repairs,
+            f"HEADER: a slope of {float(raw['scl_slope']):g} asks for no scaling; the voxels are as stored",
+        )
     affine, warnings = _affine(path, raw, shape)
     spacing = np.linalg.norm(affine[:3, :3], axis=0).round(6).tolist()
     geometry = _bare_geometry(raw, shape)
@@ -546,6 +554,12 @@ def _finite_range(array: np.ndarray, path: Path) -> tuple[float, float]:
     return low, high
 
 
+def _gap_warnings(header: NiftiHeader) -> list[str]:
+    if max(header.spacing) < _WIDE:
+        return []
+    return [f"SLICE_GAP: voxels of {_mm(header.spacing)}: an organ may lie between two slices"]
+
+
 def _hu_warnings(array: np.ndarray, low: float, high: float) -> list[str]:
     """Whether the values can be Hounsfield units: a scan of a body holds air or at least fat, and bone."""
     if low == high:
@@ -557,6 +571,10 @@ def _hu_warnings(array: np.ndarray, low: float, high: float) -> list[str]:
         reason = "neither air nor fat: HU + 1024, or a windowed picture?"
     elif high < 100:
         reason = "no bone: a windowed picture?"
+    elif high > _BRIGHTEST:
+        reason = "what is brighter than any metal: a wrong slope?"
+    elif (inside := sample[sample > low]).size and float(np.percentile(inside, 0.5)) < _DARKEST:
+        reason = "what is darker than air, and not one value of padding: a wrong slope or intercept?"
     else:
         return []
     return [f"HU_RANGE: values from {low:g} (0.5 % below {darkest:g}) to {high:g} hold {reason}"]
