@@ -179,6 +179,7 @@ def check_pair(image: NiftiHeader, label: NiftiHeader, tolerance: float = GRID_T
             label,
             f"{shift.corner} at {_place(label, shift.corner)}, {shift} off: {_axes(label)}",
             f"{_place(image, shift.corner)} within {tolerance:g} voxels: {_axes(image)}",
+            ", or raise --grid_tolerance where the difference is harmless",
         )
     return (f"PAIR_GEOMETRY: a corner lies {shift} off; taken for the same grid",) if shift.voxels > _EQUAL else ()
 
@@ -590,13 +591,13 @@ def _warned(header: NiftiHeader, *warnings: str) -> NiftiHeader:
     return replace(header, warnings=header.warnings + warnings)
 
 
-def _pair_fault(image: NiftiHeader, label: NiftiHeader, found: str, wanted: str) -> Fault:
+def _pair_fault(image: NiftiHeader, label: NiftiHeader, found: str, wanted: str, or_else: str = "") -> Fault:
     return Fault(
         "PAIR_GEOMETRY",
         label.path,
         found,
         f"that of its image {image.path}: {wanted}",
-        "give image and label of one case on one grid, or raise --grid_tolerance where the difference is harmless",
+        f"give image and label of one case on one grid{or_else}",
     )
 
 
