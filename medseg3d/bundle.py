@@ -25,7 +25,7 @@ from monai.bundle import ConfigParser
 
 from medseg3d.child import run_child
 from medseg3d.data.atomic import atomic_write
-from medseg3d.faults import Fault, UsageFault, fault_hook
+from medseg3d.faults import Fault, UsageFault, escape_names, fault_hook
 from medseg3d.knobs import as_flag, refuse_impossible
 from medseg3d.precision import check_device
 
@@ -305,7 +305,7 @@ def run_monai(
     with contextlib.ExitStack() as stack:
         log = None
         if log_file is not None:
-            log = stack.enter_context(open(log_file, "a", encoding="utf-8"))
+            log = stack.enter_context(open(log_file, "a", encoding="utf-8", errors="backslashreplace"))
             log.write(f"$ python {shlex.join(words)}\n")
             log.flush()
         code = run_child(words, cwd=root, environment=environment, output=log)
@@ -338,6 +338,7 @@ def start_run(output_dir: str | Path | None = None, config_name: str = "config.j
     command = monai_command_line(sys.argv)
     if command is None:
         return
+    escape_names()
     sys.excepthook = fault_hook(sys.excepthook)
     parser = read_config(*command)
     refuse_absent_device(parser)

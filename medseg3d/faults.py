@@ -6,6 +6,7 @@ is a bug or a broken machine and keeps its traceback.
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -73,6 +74,16 @@ def find_fault(error: BaseException | None) -> Fault | None:
         seen.add(id(error))
         error = error.__cause__ or error.__context__
     return None
+
+
+def escape_names() -> None:
+    """Have stdout and stderr escape what their encoding lacks: a name that cannot be printed must not end a batch.
+
+    Names in GBK from a Chinese ZIP hold bytes that no encoding prints; cp1252 and ASCII lack most letters.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # others, of notebooks and tests, take any text
+            stream.reconfigure(errors="backslashreplace")
 
 
 def fault_hook(previous: Callable) -> Callable:

@@ -143,7 +143,7 @@ BOUNDS: dict[str, Bounds] = {
     "num_classes": _whole(2),
     "workers": _either(_POSITIVE, _NOTHING),
     **dict.fromkeys(("learning_rate", "crf_learning_rate", "min_learning_rate", "lr_power", "weight_decay"), _SIZE),
-    **dict.fromkeys(("foreground_ratio", "auxiliary_weight", "min_volume_ml", "min_area_px"), _SIZE),
+    **dict.fromkeys(("foreground_ratio", "auxiliary_weight", "min_volume_ml", "min_area_px", "grid_tolerance"), _SIZE),
     **dict.fromkeys(("max_grad_norm", "surface_tolerance_mm"), _either(_SIZE, _NOTHING)),
     **dict.fromkeys(("crf_alpha", "crf_beta", "crf_gamma"), _STEP),
     **dict.fromkeys(("flip_prob", "affine_prob", "intensity_prob", "noise_prob", "blur_prob", "cache_memory"), _SHARE),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import io
 import pickle
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from collections import defaultdict
 import pytest
 from commands import ROOT
 
-from medseg3d.faults import Fault, UsageFault, fault_hook, find_fault
+from medseg3d.faults import Fault, UsageFault, escape_names, fault_hook, find_fault
 
 
 def test_a_fault_is_one_line_even_with_a_newline_in_the_file_name():
@@ -67,3 +68,11 @@ def test_every_code_belongs_to_one_class_of_faults():
                 classes[node.args[0].value].add(called)
     assert len(classes) > 50
     assert [code for code, names in classes.items() if len(names) > 1] == []
+
+
+def test_names_that_stdout_cannot_encode_are_escaped(monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="cp1252"))
+    escape_names()
+    print("[1/1] 肝 \udcb8.png", flush=True)
+    assert written.getvalue() == rb"[1/1] \u809d \udcb8.png" + b"\n"

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from medseg3d import __version__
-from medseg3d.faults import UsageFault, find_fault
+from medseg3d.faults import UsageFault, escape_names, find_fault
 from medseg3d.knobs import literal
 
 VERBS = (
@@ -59,6 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit code; a `Fault` is one line on stderr."""
+    escape_names()
     words, knobs = split_knobs(sys.argv[1:] if argv is None else argv)
     args = build_parser().parse_args(words)
     try:

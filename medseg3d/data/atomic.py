@@ -34,7 +34,8 @@ def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO]:
     """An open file whose content stands under `path` only once the block has ended without an error.
 
     Missing parent folders are made. A symbolic link at `path` is replaced, not followed. Text is UTF-8 and its line
-    ends are written as they are on every platform, so that equal contents are equal bytes.
+    ends are written as they are on every platform, so that equal contents are equal bytes. Bytes of a file name that
+    are no text are written as escapes.
 
     Args:
         path: the final name.
@@ -58,7 +59,7 @@ def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO]:
     """
     if mode not in _MODES:
         raise ValueError(f"mode must be one of {_MODES}, found {mode!r}")
-    text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+    text = {} if "b" in mode else {"encoding": "utf-8", "errors": "backslashreplace", "newline": ""}
     with _renamed_at_the_end(Path(path)) as temporary, open(temporary, mode, **text) as file:  # type: ignore[call-overload]
         yield file
 

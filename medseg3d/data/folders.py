@@ -74,6 +74,16 @@ def files_below(folder: str | Path, suffixes: Sequence[str]) -> FolderFiles:
     return found
 
 
+def printable(name: str) -> str:
+    r"""A name as it can be written anywhere: bytes that are no text, as of names in GBK on Linux, become escapes.
+
+    Example:
+        >>> printable(os.fsdecode(b"\xb8\xce.png")) == r"\udcb8\udcce.png", printable("肝.png")
+        (True, '肝.png')
+    """
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def may_be_image(name: str) -> bool:
     """Whether a file of this name could be an image in a format that is not read.
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from medseg3d.data.folders import files_below, not_read
+from medseg3d.data.folders import files_below, not_read, printable
 from medseg3d.data.nifti import (
     GRID_TOLERANCE,
     NiftiHeader,
@@ -167,7 +167,7 @@ def paired_masks(
             raise _unpaired(pred_dir, truth_dir, without_pred, without_truth, warnings)
     images = _images_of(truths, image_dir, truth_dir, kind) if image_dir is not None else {}
     pairs = [
-        MaskPair(case_of.get(name, name), preds.get(pred_of.get(name, "")), truth, images.get(name))
+        MaskPair(printable(case_of.get(name, name)), preds.get(pred_of.get(name, "")), truth, images.get(name))
         for name, truth in truths.items()
     ]
     for pair in pairs:
@@ -430,14 +430,14 @@ def _check_grid(pair: MaskPair, truth: NiftiHeader, pred: NiftiHeader, grid_tole
     except Fault as fault:
         if fault.code != "PAIR_GEOMETRY":
             raise
-        raise _off_grid(pair, fault.found, fault.wanted.replace("its image", "its truth", 1)) from None
+        or_else = "".join(fault.remedy.partition(", or raise")[1:])
+        raise _off_grid(pair, fault.found, fault.wanted.replace("its image", "its truth", 1), or_else) from None
 
 
-def _off_grid(pair: MaskPair, found: str, wanted: str) -> Fault:
+def _off_grid(pair: MaskPair, found: str, wanted: str, or_else: str = "") -> Fault:
     assert pair.pred is not None
-    remedy = "write the prediction on the grid of its truth; nothing is resized or resampled silently; "
-    remedy += "where the difference is harmless, raise --grid_tolerance"
-    return Fault("PAIR_GEOMETRY", pair.pred, found, wanted, remedy)
+    remedy = "write the prediction on the grid of its truth; nothing is resized or resampled silently"
+    return Fault("PAIR_GEOMETRY", pair.pred, found, wanted, remedy + or_else)
 
 
 def _is_fractional(path: Path) -> bool:

@@ -7,18 +7,17 @@ checksum and length (a flipped byte in a .nii.gz otherwise loads in silence) and
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
 from nibabel.spatialimages import HeaderDataError
 
-from medseg3d.data.stream import REWRITE, ByteStream, truncated
-from medseg3d.faults import Fault, UsageFault
+from medseg3d.data.stream import REWRITE, ByteStream, opened, truncated
+from medseg3d.faults import Fault
 
 MAX_VOXELS = 2**30
 """Largest volume read unless told otherwise: 1024 cubed, 4 GiB as float32."""
@@ -41,6 +40,8 @@ _ORTHOGONAL = 1e-6  # the rounding of a float32 header
 _WORTH_A_WORD = 1e-4
 _SHEARED = 1e-3
 
+_WIDE = 10.0  # mm
+_BRIGHTEST, _DARKEST = 65535, -3000  # HU: the most that 16 bits say of metal; air is -1000, with noise -1500
 _WHOLE = 2e-5  # a label stored as 16 bits with a slope comes back within 1.6e-5 of the integer it was
 _EQUAL = 0.01  # voxels: what two programs make of one affine in float32
 _HALF_TURN = 1e-7  # 1 less the square of a quaternion's length: below it nifti_clib and ITK read a half turn
@@ -92,8 +93,8 @@ def read_header(path: str | Path, max_voxels: int = MAX_VOXELS) -> NiftiHeader:
         max_voxels: a larger volume is refused.
 
     Raises:
-        Fault: MISSING_FILE, EMPTY, NOT_NIFTI, TRUNCATED, CHECKSUM, HEADER, DTYPE, DIMENSIONS, TOO_LARGE, GEOMETRY,
-            SPACING_RANGE.
+        Fault: MISSING_FILE, UNREADABLE, NOT_A_FILE (a pipe, a device), EMPTY, NOT_NIFTI, TRUNCATED, CHECKSUM, HEADER,
+            DTYPE, DIMENSIONS, TOO_LARGE, GEOMETRY, SPACING_RANGE.
 
     Example:
         >>> import tempfile
@@ -104,7 +105,7 @@ def read_header(path: str | Path, max_voxels: int = MAX_VOXELS) -> NiftiHeader:
         ((4, 5, 6), (0.8, 0.8, 2.5))
     """
     path = Path(path)
-    with _opened(path) as file:
+    with opened(path, "a NIfTI volume", "NOT_NIFTI") as file:
         return _parsed(path, ByteStream(file, path), max_voxels)[0]
 
 
@@ -116,7 +117,8 @@ def read_nifti(
     Args:
         path: `.nii` or `.nii.gz`, NIfTI-1 or NIfTI-2; what counts is the content.
         max_voxels: a larger volume is refused from its header, before anything is decompressed or allocated.
-        check_hu: whether the voxels should be Hounsfield units; if they do not look so, a HU_RANGE warning is added.
+        check_hu: whether it should be a CT in Hounsfield units; if its values do not look so, a HU_RANGE warning is
+            added, and a SLICE_GAP warning where slices lie 10 mm or more apart.
 
     Returns:
         The array in the order of the file (Fortran), of the stored type in native byte order where the header asks
@@ -134,7 +136,7 @@ def read_nifti(
         ((4, 5, 6), dtype('int16'), ('HU_RANGE: every voxel is 40',))
     """
     path = Path(path)
-    with _opened(path) as file:
+    with opened(path, "a NIfTI volume", "NOT_NIFTI") as file:
         stream = ByteStream(file, path)
         header, offset = _parsed(path, stream, max_voxels)
         voxels = np.empty(header.shape, header.dtype, order="F")
@@ -147,7 +149,7 @@ def read_nifti(
     array = _real_values(voxels, header)
     low, high = _finite_range(array, path)
     if check_hu:
-        header = _warned(header, *_hu_warnings(array, low, high))
+        header = _warned(header, *_gap_warnings(header), *_hu_warnings(array, low, high))
     return array, replace(header, sha256=stream.sha256())
 
 
@@ -177,6 +179,7 @@ def check_pair(image: NiftiHeader, label: NiftiHeader, tolerance: float = GRID_T
             label,
             f"{shift.corner} at {_place(label, shift.corner)}, {shift} off: {_axes(label)}",
             f"{_place(image, shift.corner)} within {tolerance:g} voxels: {_axes(image)}",
+            ", or raise --grid_tolerance where the difference is harmless",
         )
     return (f"PAIR_GEOMETRY: a corner lies {shift} off; taken for the same grid",) if shift.voxels > _EQUAL else ()
 
@@ -278,19 +281,6 @@ def grid_shift(shape: Sequence[int], affine: np.ndarray, other: np.ndarray) -> G
     return GridShift(float(voxels[farthest]), mm, tuple(corners[farthest].tolist()))
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes]]:
-    try:
-        with open(path, "rb") as file:
-            yield file
-    except FileNotFoundError:
-        raise UsageFault("MISSING_FILE", path, "no such file", "a NIfTI volume", "correct the path") from None
-    except IsADirectoryError:
-        raise Fault("NOT_NIFTI", path, "a folder", "a NIfTI file", "name the files in it") from None
-    except PermissionError:
-        raise Fault("UNREADABLE", path, "permission denied", "a file that can be read", "correct its mode") from None
-
-
 def _parsed(path: Path, stream: ByteStream, max_voxels: int) -> tuple[NiftiHeader, int]:
     """The checked header and the position of the first voxel; the stream stands right behind the header."""
     if stream.size == 0:
@@ -313,6 +303,11 @@ def _parsed(path: Path, stream: ByteStream, max_voxels: int) -> tuple[NiftiHeade
         raise truncated(path, stream.most_bytes, expected)
     slope, intercept = _scaling(path, raw)
     raw, repairs = _repaired(path, raw, shape)
+    if np.isinf(raw["scl_slope"]):
+        repairs = (
+            *repairs,
+            f"HEADER: a slope of {float(raw['scl_slope']):g} asks for no scaling; the voxels are as stored",
+        )
     affine, warnings = _affine(path, raw, shape)
     spacing = np.linalg.norm(affine[:3, :3], axis=0).round(6).tolist()
     geometry = _bare_geometry(raw, shape)
@@ -560,6 +555,12 @@ def _finite_range(array: np.ndarray, path: Path) -> tuple[float, float]:
     return low, high
 
 
+def _gap_warnings(header: NiftiHeader) -> list[str]:
+    if max(header.spacing) < _WIDE:
+        return []
+    return [f"SLICE_GAP: voxels of {_mm(header.spacing)}: an organ may lie between two slices"]
+
+
 def _hu_warnings(array: np.ndarray, low: float, high: float) -> list[str]:
     """Whether the values can be Hounsfield units: a scan of a body holds air or at least fat, and bone."""
     if low == high:
@@ -571,6 +572,10 @@ def _hu_warnings(array: np.ndarray, low: float, high: float) -> list[str]:
         reason = "neither air nor fat: HU + 1024, or a windowed picture?"
     elif high < 100:
         reason = "no bone: a windowed picture?"
+    elif high > _BRIGHTEST:
+        reason = "what is brighter than any metal: a wrong slope?"
+    elif (inside := sample[sample > low]).size and float(np.percentile(inside, 0.5)) < _DARKEST:
+        reason = "what is darker than air, and not one value of padding: a wrong slope or intercept?"
     else:
         return []
     return [f"HU_RANGE: values from {low:g} (0.5 % below {darkest:g}) to {high:g} hold {reason}"]
@@ -586,13 +591,13 @@ def _warned(header: NiftiHeader, *warnings: str) -> NiftiHeader:
     return replace(header, warnings=header.warnings + warnings)
 
 
-def _pair_fault(image: NiftiHeader, label: NiftiHeader, found: str, wanted: str) -> Fault:
+def _pair_fault(image: NiftiHeader, label: NiftiHeader, found: str, wanted: str, or_else: str = "") -> Fault:
     return Fault(
         "PAIR_GEOMETRY",
         label.path,
         found,
         f"that of its image {image.path}: {wanted}",
-        "give image and label of one case on one grid, or raise --grid_tolerance where the difference is harmless",
+        f"give image and label of one case on one grid{or_else}",
     )
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from medseg3d import __version__
 from medseg3d.data.atomic import atomic_path
-from medseg3d.data.folders import files_below, not_read
+from medseg3d.data.folders import files_below, not_read, printable
 from medseg3d.data.nifti import read_nifti
 from medseg3d.faults import Fault, UsageFault
 from medseg3d.knobs import as_flag
@@ -144,7 +144,11 @@ def input_items(
         files = {key: place.file(name) for key, place in places.items()}
         for key, place in places.items():
             _check_place(image, files[key], place.folder, found)
-        item = {"image": str(image), "case": name.as_posix(), **{key: str(file) for key, file in files.items()}}
+        item = {
+            "image": str(image),
+            "case": printable(name.as_posix()),
+            **{key: str(file) for key, file in files.items()},
+        }
         reason = None if overwrite else _foreign(files)
         if reason is None:
             items.append(item)

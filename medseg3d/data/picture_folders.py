@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from medseg3d.data.clinicdb import clinicdb_sequence
-from medseg3d.data.folders import files_below, not_read
+from medseg3d.data.folders import files_below, not_read, printable
 from medseg3d.data.pictures import PICTURE_SUFFIXES
 from medseg3d.data.splits import PARTS, Split, load_or_make_split
 from medseg3d.faults import Fault, UsageFault
@@ -110,7 +110,7 @@ def find_pictures(dataset_dir: str | Path) -> FoundPictures:
         faults += _unpaired(images, masks, parts)
         within = "" if place == folder else place.relative_to(folder).as_posix() + "/"
         cases += [
-            {"case": within + name, "image": str(images[name]), "label": str(masks[name])}
+            {"case": printable(within + name), "image": str(images[name]), "label": str(masks[name])}
             for name in images
             if name in masks
         ]

@@ -28,7 +28,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from medseg3d.data.atomic import atomic_path
 from medseg3d.data.outputs import SIGNATURE
-from medseg3d.faults import Fault, UsageFault
+from medseg3d.data.stream import opened
+from medseg3d.faults import Fault
 
 MAX_PIXELS = 50_000_000
 """Largest picture read; a larger one is refused from its header."""
@@ -150,8 +151,8 @@ def read_picture(path: str | Path, upright: bool = False) -> np.ndarray:
         upright: whether to turn it as its EXIF orientation asks, instead of keeping the grid of the file.
 
     Raises:
-        Fault: MISSING_FILE, UNREADABLE, EMPTY, TOO_LARGE (over `MAX_PIXELS`, seen before decoding), TRUNCATED, DECODE,
-            CHECKSUM (PNG), DIMENSIONS (several pages), BIT_DEPTH (float or 32-bit pixels).
+        Fault: MISSING_FILE, UNREADABLE, NOT_A_FILE, EMPTY, TOO_LARGE (over `MAX_PIXELS`, seen before decoding),
+            TRUNCATED, DECODE, CHECKSUM (PNG), DIMENSIONS (several pages), BIT_DEPTH (float or 32-bit pixels).
 
     Example:
         >>> import tempfile
@@ -349,7 +350,9 @@ def write_png(path: Path, pixels: np.ndarray) -> None:
 @contextmanager
 def _loaded(path: Path, upright: bool) -> Iterator[tuple[Image.Image, int]]:
     """The one picture in a file, decoded, in the grid asked for and of a mode known here, and its EXIF orientation."""
-    with _opened(path) as file:
+    with opened(path, "a picture", "DECODE") as file:
+        if path.stat().st_size == 0:
+            raise Fault("EMPTY", path, "0 bytes", "a picture", "copy the file again")
         try:
             # Pillow warns of bombs above its own limit; ours is lower and a refusal
             with _WARNINGS, warnings.catch_warnings():
@@ -375,22 +378,6 @@ def _loaded(path: Path, upright: bool) -> Iterator[tuple[Image.Image, int]]:
         except Exception as error:  # a decoder raises anything when its bytes are bad
             raise _decode_fault(path, error) from error
         yield image, orientation
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes]]:
-    try:
-        file = open(path, "rb")  # noqa: SIM115 - closed below; only opening is watched
-    except FileNotFoundError:
-        raise UsageFault("MISSING_FILE", path, "no such file", "a picture", "correct the path") from None
-    except IsADirectoryError:
-        raise Fault("DECODE", path, "a folder", "a picture", "name the files in it") from None
-    except PermissionError:
-        raise Fault("UNREADABLE", path, "permission denied", "a file that can be read", "correct its mode") from None
-    with file:
-        if path.stat().st_size == 0:
-            raise Fault("EMPTY", path, "0 bytes", "a picture", "copy the file again")
-        yield file
 
 
 def _check_png(path: Path, file: IO[bytes]) -> None:

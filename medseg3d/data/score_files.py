@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from medseg3d.data.atomic import atomic_write
+from medseg3d.data.stream import check_regular
 from medseg3d.faults import Fault
 from medseg3d.metrics import SCORES, BinnedPRCurve, ConfusionCounts
 
@@ -403,6 +404,7 @@ def _read_json(path: str | Path, what: str) -> dict[str, Any]:
 
 
 def _read(path: str | Path, what: str) -> bytes:
+    check_regular(path, f"a {what}")
     try:
         return Path(path).read_bytes()
     except OSError as error:

@@ -4,20 +4,66 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import stat
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
-from medseg3d.faults import Fault
+from medseg3d.faults import Fault, UsageFault
 
 REWRITE = "write the file again with the program it came from"
 
 _CHUNK = 1 << 20
 _GZIP_MAGIC = b"\x1f\x8b"
 _MAX_DEFLATE_RATIO = 1032  # no deflate stream expands further, https://zlib.net/zlib_tech.html
+
+
+@contextmanager
+def opened(path: Path, wanted: str, code: str) -> Iterator[IO[bytes]]:
+    """A file, open for reading; nothing else is opened, because a pipe or a device may never end or answer.
+
+    Args:
+        path: the file.
+        wanted: what it should be, with its article, for the messages.
+        code: of the fault where a folder stands in its place.
+
+    Raises:
+        Fault: MISSING_FILE, UNREADABLE, NOT_A_FILE, or `code`.
+    """
+    check_regular(path, wanted)
+    try:
+        file = open(path, "rb")  # noqa: SIM115 - closed below; only opening is watched
+    except FileNotFoundError:
+        raise UsageFault("MISSING_FILE", path, "no such file", wanted, "correct the path") from None
+    except IsADirectoryError:
+        raise Fault(code, path, "a folder", wanted, "name the files in it") from None
+    except PermissionError:
+        raise Fault("UNREADABLE", path, "permission denied", "a file that can be read", "correct its mode") from None
+    with file:
+        yield file
+
+
+def check_regular(path: str | Path, wanted: str) -> None:
+    """Refuse what is there but neither a file nor a folder.
+
+    Args:
+        path: what is to be read.
+        wanted: what it should be, with its article.
+
+    Raises:
+        Fault: NOT_A_FILE.
+    """
+    try:
+        mode = Path(path).stat().st_mode
+    except OSError:
+        return  # whoever opens it has the words for that
+    kinds = {stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket"}
+    if found := kinds.get(stat.S_IFMT(mode)):
+        raise Fault("NOT_A_FILE", path, found, f"{wanted} in a file", "name a file, or copy its content into one")
 
 
 class ByteStream:

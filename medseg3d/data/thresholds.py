@@ -16,6 +16,7 @@ from typing import Any
 
 from medseg3d.data.atomic import atomic_write
 from medseg3d.data.score_files import read_curve, read_summary, read_thresholds
+from medseg3d.data.stream import check_regular
 from medseg3d.faults import Fault, UsageFault
 from medseg3d.metrics import dice
 
@@ -141,6 +142,7 @@ def read_threshold(path: str | Path | None, num_classes: int = 2) -> float:
             "leave --threshold_file out: the most probable class is taken",
         )
     try:
+        check_regular(path, "a threshold")
         content = json.loads(Path(path).read_bytes())
     except OSError as error:
         raise UsageFault(

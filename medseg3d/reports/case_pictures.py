@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from medseg3d.data.nifti import GRID_TOLERANCE
 from medseg3d.faults import Fault
 from medseg3d.reports.curves import save_figure
 from medseg3d.reports.document import Block, Picture, Subheading, Text
@@ -165,10 +166,17 @@ def _draw(run: EvaluatedRun, files: CaseFiles, class_name: str, case: str, png: 
         label=run.label(class_name),
         target=class_name,
         threshold=run.threshold if run.summary.get("pred_kind") == "probability" else None,
+        grid_tolerance=_grid_tolerance(run),
     )
     low, high = run.config.get("window_hu") or DEFAULT_WINDOW_HU
     save_figure(draw_case(volume, (float(low), float(high))), png)
     return volume.title, volume.dice
+
+
+def _grid_tolerance(run: EvaluatedRun) -> float:
+    """That of the evaluation, by `medseg3d evaluate` or in a training; what is no number there is not believed."""
+    stated = run.summary.get("grid_tolerance", run.config.get("grid_tolerance"))
+    return stated if isinstance(stated, int | float) else GRID_TOLERANCE
 
 
 def _disagreement(on_disk: float | None, in_table: float) -> str:

@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
 from medseg3d.data.colours import OKABE_ITO
-from medseg3d.data.nifti import check_labels, check_pair, read_nifti
+from medseg3d.data.nifti import GRID_TOLERANCE, check_labels, check_pair, read_nifti
 from medseg3d.metrics import ConfusionCounts, dice
 from medseg3d.reports.curves import save_figure
 from medseg3d.reports.planes import (
@@ -174,18 +174,20 @@ def read_case(
     label: int | None = None,
     target: str = "foreground",
     threshold: float | None = None,
+    grid_tolerance: float = GRID_TOLERANCE,
 ) -> OverlayCase:
     """The image and its masks, read from NIfTI files and seen to lie on one grid; arguments as in `case_overlay`.
 
     They are turned to RAS, so that a case looks the same however it is stored, also where two voxels are equally near
-    to the centre. With a `threshold` the prediction is a map of probabilities, foreground from there on.
+    to the centre. With a `threshold` the prediction is a map of probabilities, foreground from there on; with a
+    `grid_tolerance` of one's own, that of the evaluation, they may lie further apart.
     """
     image, header = (None, read_nifti(pred_file)[1]) if image_file is None else read_nifti(image_file)
     to_ras = nib.orientations.io_orientation(header.affine)
 
     def mask(file: str | Path, threshold: float | None = None) -> np.ndarray:
         array, mask_header = read_nifti(file)
-        check_pair(header, mask_header)
+        check_pair(header, mask_header, grid_tolerance)
         if threshold is not None:
             return nib.orientations.apply_orientation(array >= threshold, to_ras)
         array = nib.orientations.apply_orientation(check_labels(array, None, file, mask_header), to_ras)

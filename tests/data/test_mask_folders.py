@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import nibabel as nib
@@ -136,6 +137,12 @@ def test_files_that_are_not_read_are_named_in_warnings(tmp_path: Path) -> None:
 def test_every_suffix_of_a_jpeg_is_read(tmp_path: Path) -> None:
     pred, truth = fill(tmp_path / "pred", "a.jpe", "b.JFIF"), fill(tmp_path / "truth", "a.jpg", "b.jpeg")
     assert list(cases(pred, truth)) == ["a", "b"]
+
+
+def test_name_in_another_encoding_is_a_case_that_can_be_printed(tmp_path: Path) -> None:
+    name = os.fsdecode(b"\xb8\xce.png")
+    (pair,) = paired_masks(fill(tmp_path / "pred", name), fill(tmp_path / "truth", name))
+    assert (pair.case, pair.pred.name) == (r"\udcb8\udcce", name)
 
 
 def test_two_spellings_of_an_umlaut_are_one_name(tmp_path: Path) -> None:

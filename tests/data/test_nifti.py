@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import struct
 from pathlib import Path
 
@@ -197,6 +198,12 @@ def test_missing_file_and_folder_are_refused(tmp_path: Path) -> None:
     assert refusal(tmp_path).code == "NOT_NIFTI"
 
 
+def test_pipe_and_device_are_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "ct.nii")
+    assert refusal(tmp_path / "ct.nii").code == "NOT_A_FILE"
+    assert refusal(Path("/dev/zero")).code == "NOT_A_FILE"
+
+
 def test_two_file_header_is_refused(tmp_path: Path) -> None:
     nib.save(nib.Nifti1Pair(ct(), OBLIQUE), tmp_path / "ct.hdr")
     assert "two-file" in refusal(tmp_path / "ct.hdr").found
@@ -382,6 +389,9 @@ def test_geometry_header_holds_no_word_of_the_source(tmp_path: Path) -> None:
         (np.clip(ct(), -160, 240).astype(np.int16), "windowed"),
         (np.clip(ct(), -1000, 50).astype(np.int16), "no bone"),
         (np.full(SHAPE, 7, np.int16), "every voxel is 7"),
+        (ct(dtype=np.float32) * 1e18, "brighter than any metal"),
+        (ct(dtype=np.int32) * 100, "brighter than any metal"),
+        (ct(dtype=np.int16) * 10, "darker than air"),
     ],
 )
 def test_values_that_are_no_hounsfield_units_are_a_warning(tmp_path: Path, values: np.ndarray, words: str) -> None:
@@ -390,6 +400,19 @@ def test_values_that_are_no_hounsfield_units_are_a_warning(tmp_path: Path, value
     (warning,) = read_nifti(path, check_hu=True)[1].warnings
     assert warning.startswith("HU_RANGE")
     assert words in warning
+
+
+def test_infinite_slope_is_a_warning(tmp_path: Path) -> None:
+    array, header = read_nifti(patch(write(tmp_path / "ct.nii", ct()), "scl_slope", np.inf))
+    assert np.array_equal(array, ct())
+    assert header.warnings == ("HEADER: a slope of inf asks for no scaling; the voxels are as stored",)
+
+
+@pytest.mark.parametrize(("thickness", "codes"), [(9.9, []), (10, ["SLICE_GAP"]), (15, ["SLICE_GAP"])])
+def test_slices_far_apart_are_a_warning_of_a_scan(tmp_path: Path, thickness: float, codes: list[str]) -> None:
+    path = write(tmp_path / "ct.nii", ct(), np.diag([0.8, 0.8, thickness, 1]))
+    assert [warning.partition(":")[0] for warning in read_nifti(path, check_hu=True)[1].warnings] == codes
+    assert read_nifti(path)[1].warnings == ()  # a mask
 
 
 def test_padding_outside_the_field_of_view_is_no_warning(tmp_path: Path) -> None:

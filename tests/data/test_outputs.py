@@ -61,6 +61,13 @@ def test_linked_folder_of_scans_is_segmented_but_not_its_results(tmp_path: Path,
     assert warning.startswith(f"NOT_READ: 1 file below {tmp_path / 'in'} (d.mha)")
 
 
+def test_name_in_another_encoding_is_a_case_that_can_be_printed(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"\xb8\xce.png")).touch()  # GBK, as a ZIP from China leaves it on Linux
+    (item,) = input_items(tmp_path, tmp_path / "out", image_suffixes=[".png"], mask_suffix=".png")
+    assert item["case"] == r"\udcb8\udcce"
+    assert os.fsencode(item["mask_file"]).endswith(b"/\xb8\xce_seg.png")
+
+
 def test_pictures_get_masks_of_their_own_kind(tmp_path: Path) -> None:
     touch(tmp_path / "in", "a.jpg", "sub/B.PNG", "ct.nii.gz")
     items = input_items(tmp_path / "in", tmp_path / "out", image_suffixes=[".jpg", ".png"], mask_suffix=".png")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import struct
 import threading
 import time
@@ -209,6 +210,13 @@ def test_turned_jpeg_is_still_lossy(tmp_path: Path) -> None:
 
 
 # files that are none
+
+
+def test_pipe_and_device_are_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    assert refusal(tmp_path / "a.png").code == "NOT_A_FILE"
+    assert refusal(tmp_path / "a.png", read_picture_mask).code == "NOT_A_FILE"
+    assert refusal(Path("/dev/zero")).code == "NOT_A_FILE"
 
 
 def test_missing_file_and_folder_are_refused(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import zipfile
 from pathlib import Path
 
@@ -211,6 +212,18 @@ def test_empty_files_are_a_fault(tmp_path, read):
     (tmp_path / "empty").touch()
     with pytest.raises(Fault, match=r"SCORE_FILE .*empty: found no"):
         read(tmp_path / "empty")
+
+
+def test_pipe_in_the_place_of_scores_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "scores.csv")
+    with pytest.raises(Fault, match="NOT_A_FILE"):
+        read_scores(tmp_path / "scores.csv")
+
+
+def test_summary_names_a_folder_whose_name_is_no_text(tmp_path):
+    folder = os.fsdecode(b"/data/\xb8\xce")
+    write_summary(tmp_path / "summary.json", {"pred_dir": folder})
+    assert read_summary(tmp_path / "summary.json") == {"pred_dir": folder}
 
 
 def test_summary_comes_back(tmp_path):

@@ -186,6 +186,15 @@ def test_mask_of_another_grid_is_refused_by_name(files):
         read_case(*files.values())
 
 
+def test_mask_off_its_grid_is_drawn_where_the_evaluation_was_asked_to_take_it(files):
+    half_a_voxel = nib.affines.from_matvec(np.eye(3), [0, 0, 0.5])
+    pred = nib.load(files["pred_file"])
+    nib.save(nib.Nifti1Image(pred.get_fdata().astype(np.uint8), pred.affine @ half_a_voxel), files["pred_file"])
+    with pytest.raises(Fault, match=r"PAIR_GEOMETRY .*pred\.nii\.gz"):
+        read_case(*files.values())
+    assert read_case(*files.values(), grid_tolerance=0.6).pred.any()
+
+
 def test_mask_with_fractions_is_refused(files):
     save(files["pred_file"], PRED.astype(np.float32) * 0.5)
     with pytest.raises(Fault, match=r"LABEL_SET .*pred\.nii\.gz"):
