@@ -29,7 +29,7 @@ from medseg3d.data.ahead import map_ahead
 from medseg3d.data.atomic import atomic_write, remove_leftovers
 from medseg3d.data.outputs import record_file
 from medseg3d.data.records import standing
-from medseg3d.data.tensors import read_tensors
+from medseg3d.data.tensors import read_tensors, state_of_network
 from medseg3d.faults import Fault, UsageFault, find_fault
 from medseg3d.networks.memory_format import channels_last
 from medseg3d.precision import Precision, precision_on
@@ -46,8 +46,8 @@ def load_weights(network: nn.Module, path: str | Path, device: str | torch.devic
 
     Args:
         network: the network the file was trained with.
-        path: a state dict as `torch.save` wrote it, also under a key `model`, `network` or `state_dict`, also of a
-            `DistributedDataParallel` (the prefix `module.` goes). If `path.sha256` lies beside it, it has to agree.
+        path: a state dict as `torch.save` wrote it, also in the dictionaries and behind the prefixes that
+            `medseg3d.data.tensors.state_of_network` knows. If `path.sha256` lies beside it, it has to agree.
         device: where the network goes.
 
     Returns:
@@ -57,10 +57,7 @@ def load_weights(network: nn.Module, path: str | Path, device: str | torch.devic
         Fault: MISSING_WEIGHTS, CHECKSUM, NON_FINITE, or CHECKPOINT: not a file of tensors, or of another network.
     """
     path = Path(path)
-    state = read_tensors(path)
-    state = next((state[key] for key in ("model", "network", "state_dict") if isinstance(state.get(key), dict)), state)
-    if not state.keys() & network.state_dict().keys():
-        state = {name.removeprefix("module."): value for name, value in state.items()}
+    state = state_of_network(read_tensors(path), network.state_dict())
     _check_fit(network, state, path)
     network.load_state_dict(state)
     network.weights_sha256 = hashlib.sha256(path.read_bytes()).hexdigest()  # type: ignore[assignment]
@@ -552,6 +549,12 @@ def _check_fit(network: nn.Module, state: Mapping[str, Any], path: Path) -> None
         "unexpected": [name for name in found if name not in wanted],
         "of another shape": shapes,
     }
+    groups["of another kind"] = [
+        f"{name} {getattr(state[name], 'dtype', type(state[name]).__name__)} for {value.dtype}"
+        for name, value in network.state_dict().items()
+        if name in found
+        and not (isinstance(state[name], torch.Tensor) and state[name].is_floating_point() == value.is_floating_point())
+    ]
     misfits = [f"{len(names)} {what} ({names[0]}, ...)" for what, names in groups.items() if names]
     if misfits:
         raise Fault(
@@ -560,7 +563,9 @@ def _check_fit(network: nn.Module, state: Mapping[str, Any], path: Path) -> None
             f"weights of another network: {', '.join(misfits)}",
             f"the {len(wanted)} tensors of this {type(network).__name__}",
             "is this the bundle and overlay it was trained with? are --init_filters, --nonlocal_blocks and "
-            "--num_classes those of the training?",
+            "--num_classes those of the training?"
+            if found.keys() & wanted.keys()
+            else "no name is one of this network's: save network.state_dict() of the network alone",
         )
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import re
@@ -71,6 +72,60 @@ def test_weights_of_another_network_are_refused_and_the_network_stays(tmp_path: 
     ):
         load_weights(network, tmp_path / "model.pt")
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def under(*keys: str, prefix: str = "") -> Callable[[dict], dict]:
+    """A trainer's file: the state dict with a prefix, under keys."""
+
+    def wrap(state: dict) -> dict:
+        content: dict = {prefix + name: value for name, value in state.items()}
+        for key in reversed(keys):
+            content = {"epoch": 3, key: content}
+        return content
+
+    return wrap
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        *(under(prefix=prefix) for prefix in ("_orig_mod.", "module._orig_mod.", "module.module.", "model.")),
+        *(under(key) for key in ("net", "network_weights", "model_state_dict", "state_dict", "model", "network")),
+        under("state_dict", prefix="model._orig_mod."),
+    ],
+)
+def test_weights_come_out_of_the_wrappers_of_other_trainers(tmp_path: Path, wrap: Callable) -> None:
+    saved, fresh = small_network(), small_network()
+    torch.save(wrap(saved.state_dict()), tmp_path / "model.pt")
+    load_weights(fresh, tmp_path / "model.pt")
+    assert all(torch.equal(value, fresh.state_dict()[name]) for name, value in saved.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("extra", "named"),
+    [
+        ({"best": np.float64(0.5)}, r"numpy\.\S*scalar"),
+        ({"args": argparse.Namespace(lr=1)}, r"argparse\.Namespace"),
+        ({"net": nn.Conv2d(1, 1, 1)}, r"torch\.nn\.modules\.conv\.Conv2d"),
+    ],
+)
+def test_what_is_no_tensor_is_named_with_how_to_save_tensors_only(tmp_path: Path, extra: dict, named: str) -> None:
+    torch.save({"model": small_network().state_dict(), **extra}, tmp_path / "model.pt")
+    with pytest.raises(Fault, match=rf"CHECKPOINT .*: found {named} in it, .*torch\.save\(network\.state_dict\(\)"):
+        load_weights(small_network(), tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int32, torch.bool, torch.complex64, torch.float8_e4m3fn])
+def test_weights_of_other_kinds_of_numbers_are_refused(tmp_path: Path, dtype: torch.dtype) -> None:
+    torch.save({name: value.to(dtype) for name, value in small_network().state_dict().items()}, tmp_path / "model.pt")
+    with pytest.raises(Fault, match=rf"CHECKPOINT .*{dtype}"):
+        load_weights(small_network(), tmp_path / "model.pt")
+
+
+def test_a_file_with_no_name_of_the_network_is_not_blamed_on_its_knobs(tmp_path: Path) -> None:
+    torch.save({"other.weight": torch.ones(1)}, tmp_path / "model.pt")
+    with pytest.raises(Fault, match=r"next: no name is one of this network's"):
+        load_weights(small_network(), tmp_path / "model.pt")
 
 
 @pytest.mark.parametrize(("content", "code"), [(None, "MISSING_WEIGHTS"), (b"no weights", "CHECKPOINT")])

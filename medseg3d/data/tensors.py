@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,12 @@ import torch
 
 from medseg3d.data.atomic import atomic_write
 from medseg3d.faults import Fault
+
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "net", "network_weights")
+"""Under which keys trainers put the state dict: Lightning, torch's tutorials, MONAI and ignite, nnU-Net."""
+
+_PREFIXES = ("module.", "_orig_mod.", "model.", "network.", "net.")
+"""What DistributedDataParallel, torch.compile and Lightning put before every name."""
 
 
 def save_tensors(path: str | Path, state: Mapping[str, Any]) -> None:
@@ -70,15 +77,51 @@ def read_tensors(path: str | Path, device: str | torch.device = "cpu") -> dict[s
     if not isinstance(state, dict):
         raise Fault("CHECKPOINT", path, f"a {type(state).__name__}", "a state dict", "save network.state_dict()")
     for name, tensor in _tensors(state):
+        if tensor.is_complex() or (tensor.is_floating_point() and tensor.itemsize == 1):
+            raise Fault(
+                "CHECKPOINT", path, f"{tensor.dtype} in {name}", "real numbers of 16 bits or more", "convert it"
+            )
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise Fault("NON_FINITE", path, f"NaN or infinity in {name}", "finite weights", "use an earlier checkpoint")
     return state
+
+
+def state_of_network(content: Mapping[str, Any], names: Iterable[str]) -> Mapping[str, Any]:
+    """The state dict in a file's content: out of the dictionaries and from behind the prefixes of common trainers.
+
+    Args:
+        content: as `read_tensors` gives it.
+        names: those of the network's own state dict; a prefix goes only where that makes some of them fit.
+
+    Example:
+        >>> state_of_network({"epoch": 3, "state_dict": {"model._orig_mod.conv.weight": 0}}, ["conv.weight"])
+        {'conv.weight': 0}
+    """
+    state = content
+    while inner := next((state[key] for key in _WRAPPERS if isinstance(state.get(key), Mapping)), None):
+        state = inner
+    wanted, bare = set(names), state
+    while not bare.keys() & wanted:
+        prefix = next((each for each in _PREFIXES if bare and all(name.startswith(each) for name in bare)), None)
+        if prefix is None:
+            return state
+        bare = {name.removeprefix(prefix): value for name, value in bare.items()}
+    return bare
 
 
 def _from_torch(path: Path, content: bytes, device: str | torch.device) -> Any:
     try:
         return torch.load(io.BytesIO(content), map_location=device, weights_only=True)
     except (RuntimeError, EOFError, ValueError, KeyError, OSError, pickle.UnpicklingError) as error:
+        strange = re.search(r"GLOBAL (\S+) was not an allowed global", str(error))
+        if strange:
+            raise Fault(
+                "CHECKPOINT",
+                path,
+                f"{strange[1]} in it, which is executed code and no tensor",
+                "a file that holds tensors only",
+                "where it was trained: torch.save(network.state_dict(), 'model.pt')",
+            ) from error
         raise Fault(
             "CHECKPOINT",
             path,
