@@ -185,7 +185,7 @@ def read_config(config_files: Sequence[str | Path], overrides: Mapping[str, Any]
     try:
         parser.read_config(files)
         refuse_unknown_knobs(parser, files, overrides)
-        parser.update(pairs=overrides)
+        parser.update(pairs={name: spelt_for_monai(value) for name, value in overrides.items()})
         parser.resolve_macro_and_relative_ids()
     except (OSError, KeyError, ValueError) as error:
         raise Fault(
@@ -197,6 +197,20 @@ def read_config(config_files: Sequence[str | Path], overrides: Mapping[str, Any]
         ) from error
     refuse_impossible(parser.get())
     return parser
+
+
+def spelt_for_monai(value: Any) -> Any:
+    r"""A value as a config has to spell it to come out as it is: MONAI takes each `#` in it, in a path too, for `::`.
+
+    Example:
+        >>> print(spelt_for_monai("runs/a#1"))
+        $'runs/a\x231'
+    """
+    if isinstance(value, (list, tuple)):
+        return [spelt_for_monai(each) for each in value]
+    if not isinstance(value, str) or "#" not in value or value.startswith(("$", "@", "%")):
+        return value
+    return "$" + repr(value).replace("#", r"\x23").replace("@", r"\x40")
 
 
 def refuse_absent_device(parser: ConfigParser) -> None:
@@ -274,7 +288,9 @@ def monai_words(run_id: str, config_files: Sequence[str], knobs: Mapping[str, An
     """
     files = "[" + ",".join(f"'{file}'" for file in config_files) + "]"
     words = ["-m", "monai.bundle", "run", run_id, "--config_file", files]
-    return words + [word for name, value in (knobs or {}).items() for word in (f"--{name}", str(value))]
+    return words + [
+        word for name, value in (knobs or {}).items() for word in (f"--{name}", str(spelt_for_monai(value)))
+    ]
 
 
 def run_monai(
@@ -340,6 +356,10 @@ def start_run(output_dir: str | Path | None = None, config_name: str = "config.j
         return
     escape_names()
     sys.excepthook = fault_hook(sys.excepthook)
+    for name, value in command[1].items():
+        if spelt_for_monai(value) != value:  # by now MONAI has replaced it
+            spelt = f'--{name} "{spelt_for_monai(value)}"'
+            raise UsageFault("BAD_VALUE", f"--{name}", f"{value!r}, whose # MONAI takes for ::", spelt, "write it so")
     parser = read_config(*command)
     refuse_absent_device(parser)
     if output_dir is not None:

@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from medseg3d.bundle import bundle_directory, bundle_folder, monai_command_line, read_config, run_monai, start_run
+from medseg3d.bundle import (
+    bundle_directory,
+    bundle_folder,
+    monai_command_line,
+    monai_words,
+    read_config,
+    run_monai,
+    start_run,
+)
 from medseg3d.cli import main
 from medseg3d.faults import Fault, UsageFault
 from medseg3d.knobs import BOUNDS, refuse_impossible
@@ -241,3 +249,25 @@ class TestResume:
         assert "--epochs 8 from here on; so far this run had 4" in caplog.text
         config = self.start(tmp_path, monkeypatch, "--epochs", "9", "--resume", "true")
         assert config["_resumed_"] == [{"epochs": [4, 8]}, {"epochs": [8, 9]}]
+
+
+@pytest.mark.parametrize("path", ["/data/out#1", "/it's/a\\b#@c", "#"])
+def test_a_path_with_a_number_sign_comes_out_as_it_is(path):
+    parser = read_config(["bundles/pancreas_nl/train.json"], {"output_dir": path, "dataset_dir": [path, "/b"]})
+    parser.parse()
+    assert parser.get_parsed_content("output_dir") == path
+    assert parser.get_parsed_content("model_file") == os.path.join(path, "model.pt")
+    assert parser.get_parsed_content("dataset_dir") == [path, "/b"]
+
+
+def test_monais_own_command_refuses_the_sign_and_takes_the_spelling_that_it_is_told(monkeypatch, tmp_path):
+    words = ["/monai/bundle/__main__.py", "run", "training", "--config_file", "bundles/pancreas_nl/train.json"]
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setattr(sys, "argv", [*words, "--output_dir", f"{tmp_path}/a#1"])
+    with pytest.raises(UsageFault, match=r"BAD_VALUE --output_dir: .*whose # MONAI takes for ::") as caught:
+        start_run()
+    spelling = caught.value.wanted.removeprefix('--output_dir "').removesuffix('"')
+    assert spelling in monai_words("training", [], {"output_dir": f"{tmp_path}/a#1"})
+    parser = read_config(*monai_command_line([*words, "--output_dir", spelling]))
+    parser.parse()
+    assert parser.get_parsed_content("output_dir") == f"{tmp_path}/a#1"

@@ -204,6 +204,22 @@ class TestFaults:
             ("DECODE", "5.jpg"),
         ]
 
+    def test_a_number_sign_in_any_path_is_taken_as_it_is(self, bundle, pictures, tmp_path):
+        digest = tiny_weights(tmp_path / "own#1" / "m#4.safetensors", seed=1)
+        shutil.copy(pictures / "1.jpg", pictures / "case#1.jpg")
+        knobs = ["--model_file", "../own#1/m#4.safetensors", "--features", str(FEATURES), "--picture_size", "[32, 32]"]
+        assert self.predict(bundle, pictures / "case#1.jpg", "-o", "out#1", *knobs) == 0
+        assert files(Path()) == ["out#1/case#1_seg.json", "out#1/case#1_seg.png"]
+        assert json.loads(Path("out#1/case#1_seg.json").read_text())["model"]["sha256"] == digest
+
+    @pytest.mark.parametrize("option", ["-o", "--probabilities", "--overlays"])
+    def test_a_folder_that_cannot_be_is_said_before_anything_is_computed(self, bundle, pictures, option, capsys):
+        assert self.predict(bundle, pictures, option, str(pictures / "1.jpg")) == 1
+        said = capsys.readouterr()
+        assert said.err.startswith(f"error: NOT_WRITABLE {pictures / '1.jpg'}: found file exists")
+        assert len(said.err.splitlines()) == 1
+        assert "[1/6]" not in said.out
+
     def test_names_that_collide_are_refused_before_anything_is_computed(self, bundle, pictures, capsys):
         shutil.copy(pictures / "1.jpg", pictures / "1.jpeg")
         assert self.predict(bundle, pictures) == 2
