@@ -19,6 +19,7 @@ from medseg3d.bundle import (
     refuse_absent_device,
     shipped_weights,
 )
+from medseg3d.data.atomic import check_folder
 from medseg3d.data.mask_folders import (
     VOLUME_SUFFIXES,
     LoadedPair,
@@ -163,10 +164,11 @@ def evaluate(
 
     Raises:
         Fault: BAD_VALUE for an argument; GROUP for a case whose name the expression does not fit; otherwise as
-            `paired_masks`, `prediction_kind` and `read_pair`; LABEL_SET for a label without a name. Nothing is
-            written then.
+            `paired_masks`, `prediction_kind` and `read_pair`; LABEL_SET for a label without a name; NOT_WRITABLE
+            for `output_dir`. Nothing is written then.
     """
     pairs = paired_masks(pred_dir, truth_dir, image_dir, missing)
+    check_folder(output_dir)
     groups = _groups_of(pairs, group)
     volumes = pairs[0].truth.name.lower().endswith(VOLUME_SUFFIXES)
     names = list(class_names) or [FOREGROUND]

@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     """Run what is missing, then print the table and write it beside the runs with the figure."""
     from pathlib import Path
 
-    from medseg3d.data.atomic import atomic_write
+    from medseg3d.data.atomic import atomic_write, check_folder
     from medseg3d.reports.ablation import run_ablation
     from medseg3d.reports.ablation_table import ablation_markdown, draw_ablation, read_ablation
     from medseg3d.reports.curves import save_figure
@@ -38,6 +38,7 @@ def run(args: argparse.Namespace) -> int:
     def say(text: str) -> None:
         print(text, flush=True)
 
+    check_folder(args.output)
     if not args.table:
         run_ablation(
             args.bundle,

@@ -56,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run what is missing, then print the tables and write them beside the runs with the figures."""
+    from medseg3d.data.atomic import check_folder
     from medseg3d.reports.cris_study import BACKBONES, STRATEGIES, run_cris_study
     from medseg3d.reports.cris_study_results import read_study
     from medseg3d.reports.cris_study_table import write_study
@@ -63,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
     def say(text: str) -> None:
         print(text, flush=True)
 
+    check_folder(args.output)
     if not args.table:
         run_cris_study(
             args.output,

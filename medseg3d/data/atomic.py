@@ -26,7 +26,7 @@ TEMPORARY_PREFIX = ".medseg3d-tmp-"
 
 _MODES = ("wb", "w+b", "w")
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
+_NOT_WRITABLE = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
 
 
 @contextmanager
@@ -125,6 +125,28 @@ def make_folder(path: str | Path) -> None:
         Path(path).mkdir(parents=True, exist_ok=True)
 
 
+def check_folder(path: str | Path) -> None:
+    """Make sure that files can be written to a folder, made if needed, before the work whose result goes there.
+
+    Nothing is left behind: a folder that was not there is not there afterwards.
+
+    Raises:
+        Fault: NO_SPACE or NOT_WRITABLE.
+    """
+    path = Path(path)
+    made = [each for each in (path, *path.parents) if not os.path.lexists(each)]
+    try:
+        make_folder(path)
+        with folder_faults(path):
+            probe = path / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
+            probe.touch()
+            probe.unlink()
+    finally:
+        for each in made:
+            with suppress(OSError):  # another process may have begun to use it
+                each.rmdir()
+
+
 @contextmanager
 def folder_faults(path: str | Path) -> Iterator[None]:
     """Context for making a folder or something in it, whose errors of the system are those of the folder.
@@ -170,7 +192,7 @@ def _renamed_at_the_end(path: Path) -> Iterator[Path]:
     temporary: Path | None = None
     lock: int | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         if path.is_dir() and not path.is_symlink():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         temporary = path.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{_suffix(path)}"

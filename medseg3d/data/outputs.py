@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from medseg3d import __version__
-from medseg3d.data.atomic import atomic_path
+from medseg3d.data.atomic import atomic_path, check_folder
 from medseg3d.data.folders import files_below, not_read, printable
 from medseg3d.data.nifti import read_nifti
 from medseg3d.faults import Fault, UsageFault
@@ -101,7 +101,8 @@ def input_items(
 
     Raises:
         Fault: NO_INPUT, MISSING_FILE, FILE_NAME (control characters), NAME_COLLISION (two inputs, one mask),
-            OUTSIDE_OUTPUT (a symbolic link leads out of a folder of results), BAD_VALUE (overlays of volumes).
+            NOT_WRITABLE or NO_SPACE (a folder of results), OUTSIDE_OUTPUT (a symbolic link leads out of one),
+            BAD_VALUE (overlays of volumes).
 
     Example:
         >>> import tempfile
@@ -138,6 +139,8 @@ def input_items(
         )
     for warning in warnings:
         logger.warning("%s", warning)
+    for place in places.values():
+        check_folder(place.folder)
     overwrite = as_flag(overwrite, "overwrite")
     items = CaseList(overwrite=overwrite)
     for image, name in _distinct(found).items():

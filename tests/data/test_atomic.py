@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from medseg3d.data.atomic import TEMPORARY_PREFIX, atomic_path, atomic_write, remove_leftovers
+from medseg3d.data.atomic import TEMPORARY_PREFIX, atomic_path, atomic_write, check_folder, remove_leftovers
 from medseg3d.faults import Fault
 
 
@@ -211,3 +211,19 @@ def test_removing_leftovers_touches_nothing_else(tmp_path):
     (tmp_path / f"{TEMPORARY_PREFIX}00.csv").write_text("x")
     remove_leftovers(tmp_path)
     assert names(tmp_path) == [".hidden", "scores.csv"]
+
+
+@pytest.mark.parametrize("name", ["file", "file/below", "x" * 300])
+def test_a_folder_that_cannot_be_is_said_beforehand(tmp_path, name):
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(Fault, match="NOT_WRITABLE"):
+        check_folder(tmp_path / name)
+    with pytest.raises(Fault, match="NOT_WRITABLE"), atomic_write(tmp_path / name / "result.txt", "w"):
+        pass
+    assert [path.name for path in tmp_path.rglob("*")] == ["file"]
+
+
+def test_a_folder_that_can_be_is_left_as_it_was(tmp_path):
+    check_folder(tmp_path / "a" / "b")
+    check_folder(tmp_path)
+    assert list(tmp_path.iterdir()) == []
