@@ -86,6 +86,27 @@ def escape_names() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def internal_fault(error: BaseException, subject: str | Path) -> Fault:
+    """A `Fault` `INTERNAL` of what nobody foresaw: the innermost cause, without the layers around it, and its file.
+
+    Example:
+        >>> try:
+        ...     try:
+        ...         raise ZeroDivisionError("by zero")
+        ...     except ZeroDivisionError as error:
+        ...         raise RuntimeError("applying transform <object at 0x7f>") from error
+        ... except RuntimeError as error:
+        ...     print(internal_fault(error, "ct.nii.gz"))
+        INTERNAL ct.nii.gz: found ZeroDivisionError: by zero; next: report it with the traceback, and use another file
+    """
+    seen: set[int] = set()
+    while id(error) not in seen and (inner := error.__cause__ or error.__context__):
+        seen.add(id(error))
+        error = inner
+    found = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(": ")[:500]
+    return Fault("INTERNAL", subject, found, "", "report it with the traceback, and use another file")
+
+
 def fault_hook(previous: Callable) -> Callable:
     """An excepthook that prints a `Fault`, or an interruption, as one line and leaves everything else to `previous`.
 
@@ -95,6 +116,8 @@ def fault_hook(previous: Callable) -> Callable:
     def hook(exception_type: type[BaseException], error: BaseException, trace: object) -> None:
         fault = find_fault(error)
         if fault is not None:
+            if fault.code == "INTERNAL":  # a bug of ours keeps its traceback
+                previous(exception_type, error, trace)
             sys.stderr.write(f"error: {fault}\n")
             raise SystemExit(fault.exit_code)  # what a hook raises is what Python ends with
         elif isinstance(error, KeyboardInterrupt):

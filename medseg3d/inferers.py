@@ -30,7 +30,7 @@ from medseg3d.data.atomic import atomic_write, remove_leftovers
 from medseg3d.data.outputs import record_file
 from medseg3d.data.records import standing
 from medseg3d.data.tensors import read_tensors, state_of_network
-from medseg3d.faults import Fault, UsageFault, find_fault
+from medseg3d.faults import Fault, UsageFault, find_fault, internal_fault
 from medseg3d.networks.memory_format import channels_last
 from medseg3d.precision import Precision, precision_on
 
@@ -234,12 +234,15 @@ class Failure:
     item: Mapping[str, Any]
     error: Exception
 
+    @property
+    def fault(self) -> Fault:
+        """What was wrong; `INTERNAL` with the innermost cause where nobody foresaw it."""
+        return find_fault(self.error) or internal_fault(
+            self.error, str(self.item.get("image") or _case_name(self.item))
+        )
+
     def __str__(self) -> str:
-        fault = find_fault(self.error)
-        if fault is not None:
-            return str(fault)
-        reason = " ".join(f"{type(self.error).__name__}: {self.error}".split())
-        return f"{_case_name(self.item)}: {reason[:500]}"
+        return str(self.fault)
 
 
 @dataclass
@@ -274,9 +277,8 @@ class Report:
         if not self.failed:
             return self
         total = len(self.done) + len(self.skipped) + len(self.failed)
-        fault = find_fault(self.failed[0].error)
-        if total == 1 and fault is not None:
-            raise fault
+        if total == 1:
+            raise self.failed[0].fault from self.failed[0].error
         raise Fault(
             "CASES_FAILED", f"{len(self.failed)} of {total} cases", f"first of all: {self.failed[0]}"
         ) from self.failed[0].error

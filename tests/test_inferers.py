@@ -398,6 +398,21 @@ def test_only_case_fails_with_its_own_fault(tmp_path: Path) -> None:
         report.check()
 
 
+@pytest.mark.parametrize("where", ["preprocessing", "postprocessing"])
+def test_what_nobody_foresaw_is_one_line_with_the_innermost_cause_and_the_file(tmp_path: Path, where: str) -> None:
+    def fail(item: dict) -> dict:
+        raise ZeroDivisionError("by zero")
+
+    write_ct(tmp_path / "ct.nii.gz")
+    report = predictor(input_items(tmp_path / "ct.nii.gz", tmp_path / "out"), **{where: Compose([fail])}).run()
+    said = f"INTERNAL {tmp_path / 'ct.nii.gz'}: found ZeroDivisionError: by zero; "
+    assert str(report.failed[0]).startswith(said)
+    with pytest.raises(Fault, match="INTERNAL") as caught:
+        report.check()
+    assert isinstance(caught.value.__cause__, RuntimeError)
+    assert names(tmp_path / "out") == []
+
+
 def test_interrupted_run_is_taken_up_where_it_stood(tmp_path: Path) -> None:
     for name in "abc":
         write_ct(tmp_path / f"in/{name}.nii.gz")
@@ -492,7 +507,7 @@ def test_warnings_and_an_empty_mask_are_recorded(tmp_path: Path, caplog: pytest.
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (RuntimeError("two\nlines"), "^ct: RuntimeError: two lines$"),
+        (RuntimeError("two\nlines"), r"^INTERNAL .*ct\.nii\.gz: found RuntimeError: two lines; "),
         (MemoryError(), "^OUT_OF_MEMORY .*ct.nii.gz"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), "^OUT_OF_MEMORY"),
     ],

@@ -306,6 +306,7 @@ def test_a_record_has_every_setting_that_shapes_a_mask():
         *("device", "precision", "amp", "roi_size", "overlap"),  # the record has them, or their choice, by themselves
         *("sw_batch_size", "slices_per_batch", "load_keys", "labels", "imports", "initialize", "inferring", "run"),
         *("refinement_dropout", "refinement_init", "crf_training_iterations"),  # of the training
+        "grid_tolerance",  # of what is refused
         *("threshold_file", "prob_key", "bundle_root", "_desc_"),
     }
     for path in (ROOT / "bundles").glob("*/inference.json"):

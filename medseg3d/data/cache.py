@@ -17,7 +17,7 @@ from monai.utils import MAX_SEED
 from tqdm import tqdm
 
 from medseg3d.data.ahead import map_ahead
-from medseg3d.faults import Fault, find_fault
+from medseg3d.faults import Fault, find_fault, internal_fault
 
 logger = logging.getLogger("medseg3d")
 
@@ -134,11 +134,12 @@ class CaseCache(CacheDataset):
         return kept
 
     def _load_or_refuse(self, index: int) -> Any:
-        with unwrapped_faults():
+        with unwrapped_faults(self.data[index]):
             return self._load_cache_item(index)
 
     def __getitem__(self, key: Any) -> Any:
-        with unwrapped_faults():
+        index = key.index if isinstance(key, CaseKey) else key
+        with unwrapped_faults(self.data[index] if isinstance(index, int) else {}):
             return self._sample(key) if isinstance(key, CaseKey) else super().__getitem__(key)
 
     def _sample(self, key: CaseKey) -> Any:
@@ -212,7 +213,13 @@ def _random_parts(value: Any) -> Iterator[Randomizable]:
 
 
 class unwrapped_faults:  # noqa: N801 - a context manager reads as a phrase
-    """Context in which MONAI's "applying transform ..." RuntimeErrors give way to the `Fault` they wrap."""
+    """Context in which MONAI's "applying transform ..." RuntimeErrors give way to the `Fault` they wrap.
+
+    Where they wrap none, to an `INTERNAL` that names the case and the innermost cause.
+    """
+
+    def __init__(self, item: Mapping[str, Any]) -> None:
+        self.item = item
 
     def __enter__(self) -> None:
         return None
@@ -221,3 +228,6 @@ class unwrapped_faults:  # noqa: N801 - a context manager reads as a phrase
         fault = find_fault(error)
         if fault is not None and fault is not error:
             raise fault from None
+        if isinstance(error, RuntimeError) and error.__cause__ is not None:
+            image = self.item.get("image")  # a tensor where the items are not files
+            raise internal_fault(error, image if isinstance(image, str) else str(self.item.get("case"))) from error

@@ -172,7 +172,7 @@ def paired_masks(
     ]
     for pair in pairs:
         if pair.pred is not None and pair.pred.resolve() == pair.truth.resolve():
-            raise Fault(
+            raise UsageFault(
                 "SAME_FOLDER", pair.pred, f"the file of its truth {pair.truth}, by a link", "a prediction", "remove it"
             )
     left_out = without_pred if missing == "leave-out" else ()

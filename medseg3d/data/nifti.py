@@ -17,7 +17,7 @@ import numpy as np
 from nibabel.spatialimages import HeaderDataError
 
 from medseg3d.data.stream import REWRITE, ByteStream, opened, truncated
-from medseg3d.faults import Fault
+from medseg3d.faults import Fault, UsageFault
 
 MAX_VOXELS = 2**30
 """Largest volume read unless told otherwise: 1024 cubed, 4 GiB as float32."""
@@ -169,7 +169,7 @@ def check_pair(image: NiftiHeader, label: NiftiHeader, tolerance: float = GRID_T
         Fault: BAD_VALUE for a tolerance that is no number from 0.
     """
     if not 0 <= tolerance < np.inf:
-        raise Fault("BAD_VALUE", "--grid_tolerance", f"{tolerance}", "a number of voxels from 0")
+        raise UsageFault("BAD_VALUE", "--grid_tolerance", f"{tolerance}", "a number of voxels from 0")
     if image.shape != label.shape:
         raise _pair_fault(image, label, f"shape {label.shape}", f"shape {image.shape}")
     shift = grid_shift(image.shape, image.affine, label.affine)

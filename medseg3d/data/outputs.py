@@ -141,6 +141,8 @@ def input_items(
         check_folder(place.folder)
     for warning in warnings:
         logger.warning("%s", warning)
+    for place in places.values():
+        check_folder(place.folder)
     overwrite = as_flag(overwrite, "overwrite")
     items = CaseList(overwrite=overwrite)
     for image, name in _distinct(found).items():

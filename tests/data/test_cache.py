@@ -127,7 +127,7 @@ def test_what_a_sample_raises_leaves_monais_tracking_on():
         raise OSError
 
     cache = CaseCache(DATA, [Lambdad("image", prepare), RandGaussianNoised("image", prob=1.0), Lambdad("image", fail)])
-    with pytest.raises(RuntimeError):
+    with pytest.raises(Fault, match=r"INTERNAL .*: found OSError;"):
         cache[CaseKey(0, 0)]
     assert get_track_meta()
 
@@ -166,3 +166,11 @@ def test_a_refusal_comes_out_of_the_cache_unwrapped():
 def test_no_case_is_an_error():
     with pytest.raises(Fault, match="NO_CASES"):
         CaseCache([], augmented())
+
+
+def test_a_case_that_fails_in_a_transform_is_named_with_the_innermost_cause():
+    def fail(item):
+        raise ZeroDivisionError("by zero")
+
+    with pytest.raises(Fault, match=r"^INTERNAL scans/ct\.nii\.gz: found ZeroDivisionError: by zero"):
+        CaseCache([{"image": "scans/ct.nii.gz"}], Compose([fail]))[0]
