@@ -52,8 +52,10 @@ def parsed(bundle: str, *overlays: str, **knobs: object) -> Callable[[str], Any]
 
 
 def anonymous_config(bundle: str, name: str) -> dict:
-    """A config of a polyp bundle without the bundle's own name, to be compared with another's."""
-    return json.loads((ROOT / "bundles" / bundle / f"{name}.json").read_text().replace(bundle, "polyp"))
+    """A config of a polyp bundle without its own name and the list of its knobs, to be compared with another's."""
+    config = json.loads((ROOT / "bundles" / bundle / f"{name}.json").read_text().replace(bundle, "polyp"))
+    config.get("evaluator", {}).pop("settings", None)
+    return config
 
 
 def overflowing(model_file: Path, folder: Path) -> Path:

@@ -142,7 +142,7 @@ def test_an_end_in_the_backbones_turn_is_refused_before_anything_is_trained(pict
 
 def test_the_check_finds_an_end_in_the_backbones_turn(pictures, tmp_path, capsys):
     knobs = words(**SMALL, **pictures, output_dir=tmp_path)
-    assert main(["check", "bundles/polyp_cris", *knobs, "--epochs", "5"]) == 1
+    assert main(["check", "bundles/polyp_cris", *knobs, "--epochs", "5"]) == 2
     assert "BAD_VALUE --epochs 5: found an end in a turn of backbone" in capsys.readouterr().err
     assert main(["check", "bundles/polyp_cris", *knobs, "--epochs", "6"]) == 0
     assert "the losses of backbone and final take turns" in capsys.readouterr().out
