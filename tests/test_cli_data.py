@@ -82,11 +82,11 @@ def test_a_wrong_call_is_exit_code_2(arguments, capsys):
 
 def test_verify_says_that_all_is_well(folder, capsys):
     assert main(["data", "verify", str(folder)]) == 0
-    out = capsys.readouterr().out
-    assert (
-        out
-        == f"{folder}: 3 labelled and 1 unlabelled cases, label values 0 in 3, 1 in 3, 2 in 1, 0 faults, 0 warnings\n"
-    )
+    *warnings, last = capsys.readouterr().out.splitlines()
+    # the phantoms of these tests are coarse: 12 mm from slice to slice
+    assert all(": SLICE_GAP: " in line for line in warnings)
+    values = "0 in 3, 1 in 3, 2 in 1"
+    assert last == f"{folder}: 3 labelled and 1 unlabelled cases, label values {values}, 0 faults, 4 warnings"
 
 
 def test_verify_lists_every_fault_and_exits_1(tmp_path, capsys):

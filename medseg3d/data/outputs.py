@@ -339,6 +339,8 @@ def _foreign(files: Mapping[str, Path]) -> str | None:
 def is_ours(mask: Path) -> bool:
     """Whether a mask, a map or an overlay says that it was written here."""
     own = SIGNATURE.split()[0]  # of any version
+    if not mask.is_file():
+        return False  # a pipe or a device, which may never answer
     try:
         if mask.suffix.lower() == ".png":
             with Image.open(mask) as picture:

@@ -53,7 +53,7 @@ _BEGINNINGS = (b"\xff\xd8\xff", _PNG, b"II*\0", b"MM\0*", b"BM")
 _BLACK, _WHITE = 31, 224
 _PART = 1 << 20
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # a tag of TIFF
-_SMALL = 16  # pixels: a side that no photograph has
+_SMALL = 8  # pixels: a side that no photograph has
 _COLOURED = 32  # channels of a grey JPEG differ by less, whatever its chroma does
 _KNOWN_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")
 _TURNS = {
@@ -171,7 +171,7 @@ def read_with_remarks(path: str | Path, upright: bool = False) -> tuple[np.ndarr
     """A picture as `read_picture` gives it, and what is odd about it, `CODE: sentence` each.
 
     Odd are TRANSPARENCY (dropped), CMYK (no colour profile is applied), PALETTE, BILEVEL, an EXIF ORIENTATION that is
-    not followed, and a SIZE of a side below 16 pixels.
+    not followed, and a SIZE of a side below 8 pixels.
 
     Raises:
         Fault: as `read_picture`.

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medseg3d.data.folders import files_below
 from medseg3d.data.nifti import read_nifti
 from medseg3d.data.outputs import is_ours, record_file
 from medseg3d.data.pictures import read_grey
+from medseg3d.data.stream import check_regular
 from medseg3d.faults import Fault, UsageFault
 
 BESIDE = {"probability": "prob_file", "overlay": "overlay_file"}
 """Part of a record -> key of the item: what a case may have besides its mask."""
 
 _CHUNK = 1 << 20
+_EVERY_NAME = ("",)
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ def standing(item: Mapping[str, Any], made_with: Mapping[str, Any]) -> Standing:
     mask = Path(item["mask_file"])
     if not mask.exists():
         return Standing(False, "")
+    if not Path(item["image"]).is_file():
+        return Standing(False, "its image is no file")  # which reading it says, of this case alone
     path = record_file(mask)
     record = read_record(path)
     if record is None and path.exists():
@@ -68,6 +72,8 @@ def standing(item: Mapping[str, Any], made_with: Mapping[str, Any]) -> Standing:
 
 def read_record(path: Path) -> dict[str, Any] | None:
     """What a record says; None where there is none or somebody else's."""
+    if not path.is_file():
+        return None
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         return record if isinstance(record["mask"]["sha256"], str) and "input" in record else None
@@ -76,7 +82,12 @@ def read_record(path: Path) -> dict[str, Any] | None:
 
 
 def file_sha256(path: str | Path) -> str:
-    """The SHA-256 of a file, as hexadecimal digits."""
+    """The SHA-256 of a file, as hexadecimal digits.
+
+    Raises:
+        Fault: NOT_A_FILE for a pipe or a device.
+    """
+    check_regular(path, "an image or a result")
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while chunk := file.read(_CHUNK):
@@ -140,13 +151,13 @@ def verify_results(folders: Sequence[str | Path], images: Sequence[str | Path] =
     for folder in (*folders, *images):
         if not Path(folder).is_dir():
             raise UsageFault("MISSING_FILE", folder, "no such folder", "a folder")
-    files = [path for folder in folders for path in _files(Path(folder))]
+    files = [path for folder in folders for path in files_below(folder, _EVERY_NAME).read]
     records = {path: record for path in files if path.suffix == ".json" and (record := read_record(path))}
     if not records:
         said = ", ".join(map(str, folders))
         raise UsageFault("NO_INPUT", said, "no record", "the masks of medseg3d predict", "name their folder")
     named = _by_name(files)
-    inputs = _by_name([path for folder in images for path in _files(Path(folder))])
+    inputs = _by_name([path for folder in images for path in files_below(folder, _EVERY_NAME).read])
     differences = []
     for path, record in records.items():
         mask = path.with_name(record["mask"]["file"])
@@ -169,12 +180,6 @@ def _compared(candidates: Sequence[Path], recorded: Mapping[str, Any]) -> list[D
     if recorded["sha256"] in sums:
         return []
     return [Difference(str(candidates[0]), "CHECKSUM", f"sha256 {sums[0][:12]}, not {str(recorded['sha256'])[:12]}")]
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    for parent, folders, names in os.walk(folder, followlinks=False):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(parent, name) for name in sorted(names) if not name.startswith("."))
 
 
 def _by_name(files: Sequence[Path]) -> dict[str, list[Path]]:

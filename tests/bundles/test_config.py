@@ -9,6 +9,8 @@ import pytest
 
 from medseg3d.bundle import read_config
 from medseg3d.checks import check_config
+from medseg3d.data.mask_folders import VOLUME_SUFFIXES
+from medseg3d.data.pictures import PICTURE_SUFFIXES
 
 ROOT = Path(__file__).parent.parent.parent
 RUNS = sorted(path for name in ("train", "evaluate", "inference") for path in ROOT.glob(f"bundles/*/{name}.json"))
@@ -30,6 +32,12 @@ def test_every_reference_and_target_leads_somewhere(path):
 def test_an_overlay_fits_every_run(overlay, name):
     path = overlay.with_name(f"{name}.json")
     assert [str(problem) for problem in check_config(read_config([path, overlay]), overlay.name)] == []
+
+
+@pytest.mark.parametrize("path", RUNS + OVERLAYS, ids=identity)
+def test_folders_of_pictures_are_read_alike_by_every_door(path):
+    suffixes = json.loads(path.read_text()).get("image_suffixes")
+    assert suffixes is None or tuple(suffixes) in (PICTURE_SUFFIXES, VOLUME_SUFFIXES)
 
 
 @pytest.mark.parametrize("path", [path for path in RUNS if path.stem != "train"], ids=identity)

@@ -124,7 +124,7 @@ def test_see_through_palette_keeps_its_colours(tmp_path: Path, caplog) -> None:
     [
         ((1, 1), {}, ["SIZE"]),
         ((300, 1), {}, ["SIZE"]),
-        ((16, 16), {}, []),
+        ((8, 8), {}, []),
         ((30, 20), {"exif": {0x0112: 6}}, ["ORIENTATION"]),
     ],
 )

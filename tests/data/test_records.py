@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import nibabel as nib
@@ -12,6 +13,7 @@ import pytest
 from medseg3d.cli import main
 from medseg3d.data.outputs import record_file, write_mask
 from medseg3d.data.records import Standing, file_sha256, standing
+from medseg3d.faults import Fault
 
 MADE_WITH = {
     "model": {"class": "SegResNet", "sha256": "ab"},
@@ -124,3 +126,26 @@ class TestVerify:
     def test_a_folder_without_results_is_a_wrong_call(self, item, tmp_path, folder, code, capsys):
         assert main(["verify", str(tmp_path / folder)]) == 2
         assert capsys.readouterr().err.startswith(f"error: {code} ")
+
+
+def test_results_in_a_linked_folder_are_verified(item, tmp_path, capsys):
+    (tmp_path / "all").mkdir()
+    (tmp_path / "all/site").symlink_to(tmp_path / "out")
+    assert main(["verify", str(tmp_path / "all")]) == 0
+    Path(item["mask_file"]).write_bytes(b"")
+    assert main(["verify", str(tmp_path / "all")]) == 1
+    assert "CHECKSUM" in capsys.readouterr().out
+
+
+def test_pipes_among_results_are_no_masks_and_no_records(item, tmp_path):
+    for name in ("a_seg.png", "b_seg.json"):
+        os.mkfifo(tmp_path / "out" / name)
+    assert main(["verify", str(tmp_path / "out")]) == 0
+
+
+def test_pipe_in_the_place_of_an_image_is_left_to_its_reader(item):
+    Path(item["image"]).unlink()
+    os.mkfifo(item["image"])
+    assert standing(item, MADE_WITH) == Standing(False, "its image is no file")
+    with pytest.raises(Fault, match="NOT_A_FILE"):
+        file_sha256(item["image"])
