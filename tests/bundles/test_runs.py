@@ -388,7 +388,7 @@ class TestCheck:
             (["--optimizer#_target_", "monai.bundle.run"], "BAD_TARGET", 1),
             (["--optimizer#_target_", "monai.utils.misc.run_cmd"], "BAD_TARGET", 1),
             (["--loss", "@los"], "BAD_REFERENCE", 1),
-            (["--device", "cuda:7"], "DEVICE", 1),
+            (["--device", "cuda:7"], "DEVICE", 2),
             (["--test_cases", "9"], "TOO_FEW_CASES", 1),
             (["--init_filters", "16"], "CHECKPOINT", 1),
         ],
