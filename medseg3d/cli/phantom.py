@@ -50,7 +50,8 @@ def _write_abdomens(args: argparse.Namespace) -> int:
     from medseg3d.data.msd import read_msd
     from medseg3d.data.nifti import read_nifti
     from medseg3d.data.phantoms import write_phantom_dataset
-    from medseg3d.reports.planes import three_planes
+    from medseg3d.reports.curves import save_figure
+    from medseg3d.reports.overlays import draw_labels
 
     cases = args.cases or 12
     test_images = 2 if args.test_images is None else args.test_images
@@ -66,14 +67,9 @@ def _write_abdomens(args: argparse.Namespace) -> int:
     case = dataset.cases[min(1, len(dataset.cases) - 1)]  # the second one has a tumour
     ct, header = read_nifti(case["image"])
     label = read_nifti(case["label"])[0].astype(np.uint8)
-    picture = three_planes(
-        ct,
-        header.affine,
-        {"": label},
-        folder / "planes.png",
-        title=f"{case['case']}: a generated phantom, not a patient",
-        label_names=dataset.labels,
-    )
+    title = f"{case['case']}: a generated phantom, not a patient"
+    figure = draw_labels(ct, label, header.affine, dataset.labels, title)
+    picture = save_figure(figure, folder / "planes.png")
     print(f"{cases} labelled and {test_images} unlabelled phantoms: {folder}")
     print(f"picture of {case['case']}: {picture}")
     print("next: " + _training_line("pancreas_nl", "data/phantom_pancreas", args.output))

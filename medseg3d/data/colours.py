@@ -12,3 +12,9 @@ OKABE_ITO = {
     "purple": "#CC79A7",
 }
 """Okabe & Ito (2008), "Color Universal Design": told apart with every common kind of colour vision."""
+
+TRUTH = OKABE_ITO["yellow"]
+PREDICTION = OKABE_ITO["sky"]
+
+ERROR_COLOURS = {1: OKABE_ITO["green"], 2: OKABE_ITO["vermillion"], 3: OKABE_ITO["sky"]}
+"""Of what is found, missed, and falsely found, by the numbers of `medseg3d.data.overlays.error_map`."""

@@ -6,54 +6,33 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import nibabel as nib
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
 from medseg3d.data.colours import OKABE_ITO
 from medseg3d.data.nifti import GRID_TOLERANCE, check_labels, check_pair, read_nifti
+from medseg3d.data.overlays import error_map
+from medseg3d.data.planes import mask_centre, plane_slices, voxel_indices
 from medseg3d.metrics import ConfusionCounts, dice
 from medseg3d.reports.curves import save_figure
-from medseg3d.reports.planes import (
-    ERROR_COLOURS,
+from medseg3d.reports.painter import (
+    ERROR_STYLES,
+    PRED_STYLE,
+    TRUTH_STYLE,
+    border_handles,
+    draw_area,
+    draw_border,
     draw_plane,
-    error_map,
-    mask_centre,
-    plane_slices,
+    error_handles,
+    lay_out,
     plane_view,
-    voxel_indices,
 )
 
-Line = Literal["solid", "dashed", "dotted", "none"]
-Extent = tuple[float, float, float, float]
-"""Left, right, bottom and top edge, as `imshow(extent=)` takes them."""
-
-TRUTH_STYLE: tuple[str, Line] = (OKABE_ITO["yellow"], "solid")
-PRED_STYLE: tuple[str, Line] = (OKABE_ITO["sky"], "dashed")
-
-
-@dataclass(frozen=True)
-class ErrorStyle:
-    """How one kind of voxel is drawn: colour, line and hatch each tell the three kinds apart alone."""
-
-    name: str
-    colour: str
-    line: Line
-    hatch: str
-
-
-ERROR_STYLES: Mapping[int, ErrorStyle] = {
-    1: ErrorStyle("hit", ERROR_COLOURS[1], "none", ""),
-    2: ErrorStyle("missed", ERROR_COLOURS[2], "solid", "////"),
-    3: ErrorStyle("false alarm", ERROR_COLOURS[3], "dotted", "...."),
-}
+LABEL_COLOURS = tuple(OKABE_ITO[name] for name in ("orange", "sky", "purple", "green", "yellow", "vermillion", "blue"))
 
 
 class ComparedMasks:
@@ -120,7 +99,7 @@ class OverlayCase(ComparedMasks):
     @property
     def voxel_ml(self) -> float:
         """Volume of a voxel in millilitres."""
-        return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000
+        return _voxel_ml(self.affine)
 
     @property
     def title(self) -> str:
@@ -240,6 +219,45 @@ def draw_case(case: OverlayCase, window_hu: tuple[float, float] = (-160, 240)) -
     return figure
 
 
+def draw_labels(
+    image: np.ndarray,
+    label: np.ndarray,
+    affine: np.ndarray,
+    names: Mapping[int, str],
+    title: str = "",
+    window_hu: tuple[float, float] = (-160, 240),
+) -> Figure:
+    """A figure of a volume in three planes with the border of each of its labels, and their volumes in ml below.
+
+    Args:
+        image: (X, Y, Z), HU.
+        label: (X, Y, Z) integer labels on the same grid, 0 is background; the planes go through their centre.
+        affine: 4x4, voxel index to world millimetres (RAS+).
+        names: of the label values; those of the values above 0 are drawn, at most 7.
+        title: a line above.
+        window_hu: grey window, black and white end.
+    """
+    centre = mask_centre(label, affine)
+    cuts, label_cuts = plane_slices(image, affine, centre), plane_slices(label, affine, centre)
+    voxel_ml = _voxel_ml(affine)
+    colours = dict(zip((value for value in names if value > 0), LABEL_COLOURS, strict=False))
+    handles: list[Line2D | Patch] = [
+        Line2D([], [], color=colour, label=f"{names[value]} {(label == value).sum() * voxel_ml:.1f} ml")
+        for value, colour in colours.items()
+    ]
+    figure, axes = lay_out([[cut.extent_mm for cut in cuts.values()]], title, [("", handles)])
+    for panel, (plane, cut) in zip(axes[0], cuts.items(), strict=True):
+        draw_plane(panel, cut, plane, cut.extent_mm, window_hu)
+        for value, colour in colours.items():
+            draw_border(panel, label_cuts[plane].pixels == value, cut.extent_mm, colour, "solid")
+    return figure
+
+
+def _voxel_ml(affine: np.ndarray) -> float:
+    """Volume of a voxel in millilitres."""
+    return float(abs(np.linalg.det(affine[:3, :3]))) / 1000
+
+
 def field_of_view_mm(case: OverlayCase) -> float | None:
     """Side of the square around the centre that shows the truth with a margin; None, the whole volume, without masks.
 
@@ -272,102 +290,3 @@ def _captions(case: OverlayCase) -> dict[str, list[Line2D | Patch]]:
         voxels = {1: case.counts.tp, 2: case.counts.fn, 3: case.counts.fp}
         rows["errors"] = error_handles({value: f"{n * case.voxel_ml:.1f} ml" for value, n in voxels.items()})
     return rows
-
-
-def border_handles(truth: np.ndarray | None, pred: np.ndarray) -> list[Line2D | Patch]:
-    """Legend of the two borders; an empty mask is called so."""
-    styles = {"truth": (truth, TRUTH_STYLE), "prediction": (pred, PRED_STYLE)}
-    return [
-        Line2D([], [], color=colour, linestyle=line, label=name if mask.any() else f"{name}: empty")
-        for name, (mask, (colour, line)) in styles.items()
-        if mask is not None
-    ]
-
-
-def error_handles(sizes: Mapping[int, str]) -> list[Line2D | Patch]:
-    """Legend of the kinds of error, each with its size in words."""
-    return [
-        Patch(
-            facecolor=to_rgba(style.colour, 0.75 if style.line == "none" else 0.45),
-            edgecolor=style.colour,
-            linestyle="solid" if style.line == "none" else style.line,
-            linewidth=0 if style.line == "none" else 1.3,
-            hatch=style.hatch,
-            label=f"{style.name} {sizes[value]}",
-        )
-        for value, style in ERROR_STYLES.items()
-    ]
-
-
-def lay_out(
-    rows: list[list[Extent]],
-    title: str,
-    captions: list[tuple[str, list[Line2D | Patch]]],
-    width: float = 11.0,
-) -> tuple[Figure, np.ndarray]:
-    """A black figure with one axes for each view, and the axes as (rows, columns).
-
-    Args:
-        rows: the views, all of one row in one scale.
-        title: a line above.
-        captions: for each row the words on its left and the handles of the legend below it.
-        width: of the figure, in inches.
-    """
-    margin, gap, header, line = 0.4, 0.15, 0.75, 0.4  # inches
-    sizes = [[(abs(left - right), abs(top - bottom)) for left, right, bottom, top in row] for row in rows]
-    scales = [(width - margin - gap * len(row)) / sum(w for w, _ in row) for row in sizes]  # inches for each mm
-    heights = [scale * max(h for _, h in row) for scale, row in zip(scales, sizes, strict=True)]
-    total = header + sum(heights) + sum(line if handles else gap for _, handles in captions)
-    figure = Figure(figsize=(width, total), dpi=120, facecolor="black")
-    FigureCanvasAgg(figure)  # without pyplot: no global state, no window, safe in threads
-    figure.text(0.5, 1 - 0.25 / total, title, color="white", ha="center", va="center", fontsize=13)
-
-    grid = np.empty((len(rows), len(rows[0])), dtype=object)
-    top = total - header
-    for r, (words, handles) in enumerate(captions):
-        middle = top - heights[r] / 2
-        figure.text(
-            0.2 / width, middle / total, words, color="white", rotation=90, ha="center", va="center", fontsize=12
-        )
-        left = margin
-        for c, (w, h) in enumerate((w * scales[r], h * scales[r]) for w, h in sizes[r]):
-            grid[r, c] = figure.add_axes((left / width, (middle - h / 2) / total, w / width, h / total))
-            left += w + gap
-        top -= heights[r] + (line if handles else gap)
-        if handles:
-            figure.legend(
-                handles=handles, ncols=len(handles), loc="center", bbox_to_anchor=(0.5, (top + line / 2) / total),
-                frameon=False, labelcolor="white", handlelength=3, handleheight=1.1, fontsize=12,
-            )  # fmt: skip
-    return figure, grid
-
-
-def draw_border(axes: Axes, mask: np.ndarray, extent: Extent, colour: str, line: Line) -> None:
-    """Draw the border of a mask, which has the edges `extent`."""
-    if mask.any():
-        axes.contour(*_padded(mask, extent), levels=[0.5], colors=[colour], linewidths=1.5, linestyles=[line])
-
-
-def draw_area(axes: Axes, where: np.ndarray, extent: Extent, style: ErrorStyle) -> None:
-    """Draw one kind of error as an area."""
-    if not where.any():
-        return
-    rgba = np.zeros((*where.shape, 4))
-    rgba[where] = to_rgba(style.colour, 0.45)
-    axes.imshow(rgba, extent=extent, aspect="equal", interpolation="nearest")
-    x, y, mask = _padded(where, extent)
-    if style.hatch:
-        hatched = axes.contourf(x, y, mask, levels=[0.5, 1.5], colors=["none"], hatches=[style.hatch])
-        hatched.set_edgecolor(style.colour)
-        hatched.set_linewidth(0)
-    if style.line != "none":
-        axes.contour(x, y, mask, levels=[0.5], colors=[style.colour], linewidths=1.3, linestyles=[style.line])
-
-
-def _padded(mask: np.ndarray, extent: Extent) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Centres of columns and rows and the mask, with an empty pixel around it to close borders at the edge."""
-    left, right, bottom, top = extent
-    rows, columns = mask.shape
-    x = left + (right - left) * (np.arange(-1, columns + 1) + 0.5) / columns
-    y = top + (bottom - top) * (np.arange(-1, rows + 1) + 0.5) / rows
-    return x, y, np.pad(mask, 1).astype(float)

@@ -10,13 +10,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
+from medseg3d.data.overlays import error_map
 from medseg3d.data.pictures import read_levels, read_picture, read_picture_mask
 from medseg3d.faults import Fault
-from medseg3d.reports.overlays import (
+from medseg3d.reports.overlays import ComparedMasks
+from medseg3d.reports.painter import (
     ERROR_STYLES,
     PRED_STYLE,
     TRUTH_STYLE,
-    ComparedMasks,
     Extent,
     border_handles,
     draw_area,
@@ -24,7 +25,6 @@ from medseg3d.reports.overlays import (
     error_handles,
     lay_out,
 )
-from medseg3d.reports.planes import error_map
 
 _WORTH_ENLARGING = 0.6
 """What fills less of the picture's width and height than this is shown enlarged as well."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medseg3d.data.overlays import draw_overlay, write_overlay
+from medseg3d.data.overlays import draw_errors, draw_overlay, error_map, write_overlay
 
 SKY = (86, 180, 233)
 GREY = 100
@@ -60,3 +60,19 @@ def test_what_is_drawn_is_on_disk_and_the_picture_itself_untouched(tmp_path: Pat
 def test_a_mask_of_another_size_is_refused() -> None:
     with pytest.raises(ValueError, match=r"found \(4, 6, 3\) and \(6, 4\)"):
         draw_overlay(np.zeros((4, 6, 3), np.uint8), np.zeros((6, 4), bool))
+
+
+def test_error_map_by_hand() -> None:
+    truth, pred = np.array([[2, 1], [0, 0]]), np.array([[1, 0], [1, 0]])
+    np.testing.assert_array_equal(error_map(truth, pred), [[1, 2], [3, 0]])
+
+
+def test_error_map_needs_one_shape() -> None:
+    with pytest.raises(ValueError, match=r"\(2,\) and \(3,\)"):
+        error_map(np.zeros(2), np.zeros(3))
+
+
+def test_errors_are_tinted_green_vermilion_and_sky_and_the_rest_stays() -> None:
+    pixels = draw_errors(np.full((1, 4, 3), GREY, np.uint8), np.array([[1, 1, 0, 0]]), np.array([[1, 0, 1, 0]]))
+    # 0.4 * 100 + 0.6 * (0, 158, 115), (213, 94, 0), SKY
+    assert pixels[0].tolist() == [[40, 135, 109], [168, 96, 40], [92, 148, 180], [100, 100, 100]]

@@ -4,16 +4,8 @@ import pytest
 from matplotlib.colors import to_hex
 
 from medseg3d.faults import Fault
-from medseg3d.reports.overlays import (
-    ERROR_STYLES,
-    PRED_STYLE,
-    TRUTH_STYLE,
-    OverlayCase,
-    case_overlay,
-    draw_case,
-    field_of_view_mm,
-    read_case,
-)
+from medseg3d.reports.overlays import OverlayCase, case_overlay, draw_case, field_of_view_mm, read_case
+from medseg3d.reports.painter import ERROR_STYLES, PRED_STYLE, TRUTH_STYLE
 
 AFFINE = np.diag([2.0, 2.0, 5.0, 1.0])  # a voxel of 0.02 ml
 SHAPE = (30, 28, 12)

@@ -5,7 +5,7 @@ from PIL import Image
 
 from medseg3d.data.pictures import write_grey, write_picture_mask
 from medseg3d.faults import Fault
-from medseg3d.reports.overlays import ERROR_STYLES
+from medseg3d.reports.painter import ERROR_STYLES
 from medseg3d.reports.picture_overlays import (
     PictureCase,
     draw_picture_case,

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import numpy as np
+from PIL import ImageColor
 
-from medseg3d.training.panels import FALSE_ALARM, HIT, MISSED, three_plane_panel
+from medseg3d.data.colours import ERROR_COLOURS
+from medseg3d.data.overlays import ERROR_TINT
+from medseg3d.training.panels import three_plane_panel
 
 
 def volumes():
@@ -15,16 +18,16 @@ def colours(panel: np.ndarray) -> set[tuple[int, ...]]:
     return {tuple(colour) for colour in panel.reshape(-1, 3)} - {(0, 0, 0)}
 
 
-def shade(colour: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple((0.6 * np.array(colour)).astype(np.uint8).tolist())
+def shade(kind: int) -> tuple[int, ...]:
+    return tuple(np.rint(ERROR_TINT * np.array(ImageColor.getrgb(ERROR_COLOURS[kind]))).astype(int).tolist())
 
 
-def test_errors_have_their_colours():
+def test_errors_have_the_colours_of_the_report():
     image, truth, pred = volumes()
     truth[2, 3, 4] = pred[2, 3, 4] = 1
     truth[1, 3, 4] = 1
     pred[3, 3, 4] = 1
-    assert colours(three_plane_panel(image, truth, pred)) == {shade(HIT), shade(MISSED), shade(FALSE_ALARM)}
+    assert colours(three_plane_panel(image, truth, pred)) == {shade(1), shade(2), shade(3)}
 
 
 def test_the_patients_right_is_on_the_left_and_the_front_on_top():
