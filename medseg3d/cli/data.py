@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medseg3d.faults import Fault, UsageFault
+
+if TYPE_CHECKING:
+    from medseg3d.data.splits import Split
 
 HELP = "fetch a data set, verify it, split it into train, val and test, or find its mean and deviation"
 
@@ -60,6 +67,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="pictures: text file of the names to train and validate with, or wildcards ('TrainDataset/*'); the others "
         "are the test part",
     )
+    split.add_argument(
+        "--from",
+        dest="lists",
+        nargs="+",
+        metavar="FILE",
+        help="your own split: JSON with lists train, val and test, nnU-Net's splits_final.json, a MONAI datalist, or "
+        "text files with the training, validation and test cases",
+    )
+    split.add_argument("--fold", type=int, help="of such a file with several folds the one that validates, from 0")
     split.add_argument("--output", "--split_file", help="the manifest (default: data/splits/<folder>_seed<seed>.json)")
 
     statistics = actions.add_parser(
@@ -123,7 +139,10 @@ def _split(args: argparse.Namespace) -> int:
 
     path = args.output or default_split_file(args.dataset_dir, args.seed)
     test, val = args.test_cases, args.val_cases
-    if _holds_pictures(args):
+    of_pictures = _holds_pictures(args)
+    if args.lists is not None:
+        split = _listed_split(args, path, of_pictures)
+    elif of_pictures:
         test, val = 0.1 if test is None else test, 0.1 if val is None else val
         _, split = split_of_pictures(args.dataset_dir, path, test, val, args.seed, args.group_pattern, args.train_list)
     else:
@@ -134,6 +153,33 @@ def _split(args: argparse.Namespace) -> int:
     print(f"{path}: {sizes}, hash {split.hash[:12]}")
     print(f"any bundle uses it with --split_file {path}")
     return 0
+
+
+def _listed_split(args: argparse.Namespace, path: str | Path, of_pictures: bool) -> Split:
+    """The split that the user's lists say, written unless it is there already."""
+    from medseg3d.data.listed_splits import listed_split
+    from medseg3d.data.msd import read_msd
+    from medseg3d.data.picture_folders import data_set_name, read_picture_folder
+    from medseg3d.data.splits import read_split, write_split
+
+    drawn = [name for name in ("test_cases", "val_cases", "train_list") if getattr(args, name) is not None]
+    if drawn:
+        found = "it together with --from, which lists every part"
+        raise UsageFault("BAD_VALUE", f"--{drawn[0]}", found, "one of the two", "leave it out")
+    if of_pictures:
+        cases, name = read_picture_folder(args.dataset_dir, args.group_pattern), data_set_name(args.dataset_dir)
+    else:
+        dataset = read_msd(args.dataset_dir)
+        cases, name = dataset.cases, dataset.name
+    groups = {case["case"]: case["group"] for case in cases if "group" in case}
+    split = listed_split(args.lists, cases, args.fold, groups)
+    if Path(path).exists():
+        if (there := read_split(path)).hash != split.hash:
+            found, wanted = f"another split ({there.hash[:12]})", f"the split of the lists ({split.hash[:12]})"
+            raise Fault("SPLIT_MISMATCH", path, found, wanted, "name another file with --output, or delete this one")
+    else:
+        write_split(path, split, name)
+    return split
 
 
 def _statistics(args: argparse.Namespace) -> int:
@@ -152,10 +198,6 @@ def _statistics(args: argparse.Namespace) -> int:
 
 def _holds_pictures(args: argparse.Namespace) -> bool:
     """Whether the data set is no MSD one; options that only pictures have are not passed over."""
-    from pathlib import Path
-
-    from medseg3d.faults import UsageFault
-
     folder = Path(args.dataset_dir).expanduser()
     if folder.is_dir() and not any((folder / name).exists() for name in ("dataset.json", "imagesTr")):
         return any(path.is_dir() for path in folder.iterdir())

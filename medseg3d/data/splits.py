@@ -8,7 +8,8 @@ number of validation cases is asked for.
 Where several cases are of one patient (slices, frames), the patients are ranked instead and take their cases with them,
 so that no patient is in two parts; the counts then are numbers of patients.
 
-Where a test part has been published, its ids are listed, and the rule draws the validation part from the others.
+Where a test part has been published, its ids are listed, and the rule draws the validation part from the others. A
+split of one's own lists all three parts (`medseg3d.data.listed_splits`).
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ LISTED_GROUP_RULE = (
     "test is listed; rank the groups of the others by sha256('<seed>:<group>'); their cases in the lowest val_cases "
     "groups are val, the rest is train"
 )
+ALL_LISTED_RULE = "train, val and test are listed"
 PARTS = ("train", "val", "test")
 
 
@@ -46,19 +48,19 @@ class Split:
         train: ids to train on.
         val: ids that choose the checkpoint.
         test: ids that nothing is chosen by.
-        seed: seed of the rule.
+        seed: seed of the rule; None where nothing was drawn.
         hash: SHA-256 (hex) of the canonical JSON of rule, seed, the three lists and the groups if there are any.
         groups: id to group (patient) for every id, or nothing where each case is a group of its own.
-        listed: whether the test part was listed rather than drawn.
+        listed: the parts that were listed rather than drawn: none, test, or all three.
     """
 
     train: list[str]
     val: list[str]
     test: list[str]
-    seed: int
+    seed: int | None
     hash: str
     groups: Mapping[str, str] = field(default_factory=dict)
-    listed: bool = False
+    listed: tuple[str, ...] = ()
 
     @property
     def rule(self) -> str:
@@ -135,9 +137,36 @@ def make_split(
         unit = group_of.get(case, case)
         in_test = unit in drawn if listed is None else case in listed
         parts["test" if in_test else "val" if unit in val else "train"].append(case)
-    by_list = listed is not None
+    by_list = () if listed is None else ("test",)
     content_hash = _hash(_rule(bool(group_of), by_list), parts, seed, group_of)
     return Split(**parts, seed=seed, hash=content_hash, groups=group_of, listed=by_list)
+
+
+def given_split(
+    parts: Mapping[str, Sequence[str]], source: str | Path, groups: Mapping[str, str] | None = None
+) -> Split:
+    """The split that three lists of ids are.
+
+    Args:
+        parts: ids to train, val and test on, in any order.
+        source: what the fault calls the lists.
+        groups: id to group (patient) for every id, if cases of one group have to stay together.
+
+    Raises:
+        Fault: LEAKAGE (an id or a group in two parts), TOO_FEW_CASES (none to train on).
+
+    Example:
+        >>> split = given_split({"train": ["c", "a"], "val": ["b"], "test": []}, "my lists")
+        >>> split.train, split.rule, split.hash[:8]
+        (['a', 'c'], 'train, val and test are listed', '454510a7')
+    """
+    if not parts["train"]:
+        raise Fault("TOO_FEW_CASES", source, "no case to train on", "one or more", "correct the lists")
+    lists = {part: sorted(parts[part]) for part in PARTS}
+    group_of = dict(groups or {})
+    check_disjoint(source, lists, group_of)
+    content_hash = _hash(ALL_LISTED_RULE, lists, None, group_of)
+    return Split(**lists, seed=None, hash=content_hash, groups=group_of, listed=PARTS)
 
 
 def write_split(split_file: str | Path, split: Split, name: str = "") -> None:
@@ -161,7 +190,8 @@ def read_split(split_file: str | Path) -> Split:
     """The split that a manifest holds, its hash checked.
 
     Raises:
-        Fault: MISSING_DATA (no such file), SPLIT_MISMATCH (not a manifest, or edited since it was written).
+        Fault: MISSING_DATA (no such file), SPLIT_MISMATCH (not a manifest, or edited since it was written), LEAKAGE (a
+            case or a group in two parts).
     """
     path = Path(split_file)
     if not path.is_file():
@@ -172,9 +202,10 @@ def read_split(split_file: str | Path) -> Split:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         parts = {part: [str(name) for name in manifest[part]] for part in PARTS}
         groups = {str(case): str(group) for case, group in dict(manifest.get("groups", {})).items()}
-        listed = manifest["rule"] in (LISTED_RULE, LISTED_GROUP_RULE)
+        rule = manifest["rule"]
+        listed = PARTS if rule == ALL_LISTED_RULE else ("test",) if rule in (LISTED_RULE, LISTED_GROUP_RULE) else ()
         split = Split(**parts, seed=manifest["seed"], hash=manifest["hash"], groups=groups, listed=listed)
-        same_rule = manifest["rule"] == split.rule
+        same_rule = rule == split.rule
     except (ValueError, KeyError, TypeError) as error:
         raise Fault(
             "SPLIT_MISMATCH",
@@ -192,6 +223,7 @@ def read_split(split_file: str | Path) -> Split:
             f"the content of hash {str(split.hash)[:12]}",
             _remedy(path),
         )
+    check_disjoint(path, parts, {} if split.listed == ("test",) else groups)
     return split
 
 
@@ -229,7 +261,8 @@ def load_or_make_split(
 
     Raises:
         Fault: MISSING_DATA if a manifest must be there and is not; SPLIT_MISMATCH if the manifest was edited, is of
-            other ids or groups, or of another seed, counts or listed cases than asked for; TOO_FEW_CASES.
+            other ids or groups, or of another seed, counts or listed cases than asked for; LEAKAGE if a case is in two
+            parts, or in a split of one's own a group; TOO_FEW_CASES.
     """
     path = Path(split_file)
     if not path.exists() and test_cases is not None and val_cases is not None:
@@ -238,6 +271,9 @@ def load_or_make_split(
         return split
     split = read_split(path)
     _check_ids(path, split, ids)
+    if split.listed == PARTS:  # whatever number of cases the knobs would draw
+        check_disjoint(path, {part: getattr(split, part) for part in PARTS}, groups or {})
+        return split
     if dict(split.groups) != dict(groups or {}):
         raise Fault(
             "SPLIT_MISMATCH", path, _grouping(split.groups), f"{_grouping(groups or {})} as asked for", _remedy(path)
@@ -309,7 +345,25 @@ def default_split_file(dataset_dir: str | Path, seed: int = 0) -> Path:
     return Path("data") / "splits" / f"{Path(dataset_dir).absolute().name}_seed{seed}.json"
 
 
-def _rule(grouped: bool, listed: bool) -> str:
+def check_disjoint(source: str | Path, parts: Mapping[str, Sequence[str]], groups: Mapping[str, str]) -> None:
+    """See that no case, and no group of cases, is in two parts.
+
+    Raises:
+        Fault: LEAKAGE.
+    """
+    for kind, name_of in (("cases", {}), ("patients", groups)):
+        members = {part: {name_of.get(case, case) for case in parts[part]} for part in PARTS}
+        for first, second in (("train", "val"), ("train", "test"), ("val", "test")):
+            shared = sorted(members[first] & members[second])
+            if shared:
+                named = ", ".join(shared[:5]) + (", ..." if len(shared) > 5 else "")
+                found = f"{len(shared)} {kind} in {first} and in {second} ({named})"
+                raise Fault("LEAKAGE", source, found, "each in one part", "take them out of one of the two")
+
+
+def _rule(grouped: bool, listed: Sequence[str]) -> str:
+    if listed == PARTS:
+        return ALL_LISTED_RULE
     if listed:
         return LISTED_GROUP_RULE if grouped else LISTED_RULE
     return GROUP_RULE if grouped else RULE

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 
@@ -7,7 +8,9 @@ import pytest
 
 from medseg3d.data.splits import (
     PARTS,
+    RULE,
     default_split_file,
+    given_split,
     load_or_make_split,
     make_split,
     read_split,
@@ -345,3 +348,39 @@ def test_a_manifest_may_be_taken_as_it_is_but_must_be_there(tmp_path):
         load_or_make_split(path, FIVE, None, 2)
     with pytest.raises(Fault, match=r"SPLIT_MISMATCH .*lacks"):
         load_or_make_split(path, FIVE[:4], None, None)
+
+
+def test_a_split_file_with_a_case_in_two_parts_is_refused_though_its_hash_is_right(tmp_path):
+    parts = {"train": ["a", "b"], "val": ["c"], "test": ["b"]}
+    content = {"rule": RULE, "seed": 0, **parts}
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    path = tmp_path / "split.json"
+    path.write_text(json.dumps(content | {"hash": hashlib.sha256(canonical.encode()).hexdigest()}))
+    with pytest.raises(Fault, match=r"LEAKAGE .*split.json: found 1 cases in train and in test \(b\)"):
+        read_split(path)
+
+
+GIVEN = {"train": ["d", "a"], "val": ["b"], "test": ["e", "c"]}
+
+
+def test_a_given_split_reads_back_equal_and_takes_any_counts(tmp_path):
+    split = given_split(GIVEN, "lists")
+    write_split(tmp_path / "split.json", split)
+    assert read_split(tmp_path / "split.json") == split
+    assert load_or_make_split(tmp_path / "split.json", FIVE, 24, 26, seed=3) == split
+    assert (split.train, split.val, split.test) == (["a", "d"], ["b"], ["c", "e"])
+
+
+def test_a_given_split_keeps_the_groups_together_that_a_training_asks_for(tmp_path):
+    path = tmp_path / "split.json"
+    write_split(path, given_split(GIVEN, "lists"))
+    apart = {"a": "p", "b": "q", "c": "r", "d": "p", "e": "r"}
+    assert load_or_make_split(path, FIVE, groups=apart).test == ["c", "e"]
+    with pytest.raises(Fault, match=r"LEAKAGE .*found 1 patients in train and in test \(p\)"):
+        load_or_make_split(path, FIVE, groups={**apart, "c": "p"})
+
+
+def test_a_given_split_of_another_data_set_is_refused(tmp_path):
+    write_split(tmp_path / "split.json", given_split(GIVEN, "lists"))
+    with pytest.raises(Fault, match=r"SPLIT_MISMATCH .*1 ids that the data set lacks \(e\)"):
+        load_or_make_split(tmp_path / "split.json", FIVE[:4])
