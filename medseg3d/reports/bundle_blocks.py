@@ -9,9 +9,9 @@ from typing import Any
 
 from medseg3d.faults import Fault
 from medseg3d.reports.document import Block, Bullets, Cell, ColumnKind, Picture, Table, Text
-from medseg3d.reports.paper_networks import PAPERS, data_of
+from medseg3d.reports.paper_networks import data_of
 from medseg3d.reports.paper_table import Column, PaperTable, side_by_side
-from medseg3d.reports.papers import TABLES
+from medseg3d.reports.papers import PAPERS, TABLES
 from medseg3d.reports.parameter_figure import panels_of, parameter_figure
 from medseg3d.reports.parameter_tables import COLUMNS, HOW_COUNTED
 from medseg3d.reports.parameters import ParameterRow, paper_report, papers_of_bundle, recorded_row

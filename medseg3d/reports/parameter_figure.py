@@ -14,9 +14,9 @@ from matplotlib.transforms import Bbox
 
 from medseg3d.data.colours import OKABE_ITO
 from medseg3d.reports.curves import new_figure, save_figure
-from medseg3d.reports.paper_networks import PAPER_NETWORKS, PAPERS
+from medseg3d.reports.paper_networks import PAPER_NETWORKS
 from medseg3d.reports.paper_table import PaperTable
-from medseg3d.reports.papers import TABLES
+from medseg3d.reports.papers import PAPERS, TABLES
 from medseg3d.reports.parameters import ParameterRow
 from medseg3d.reports.scored_runs import ScoredRun
 

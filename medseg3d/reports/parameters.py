@@ -12,7 +12,8 @@ from monai.bundle import ConfigParser
 from medseg3d.bundle import CONFIGS, bundle_directory, bundle_folder, config_files, read_config
 from medseg3d.faults import Fault, UsageFault
 from medseg3d.networks.costs import ModuleCosts, NetworkCosts, network_costs
-from medseg3d.reports.paper_networks import PAPER_NETWORKS, PAPERS
+from medseg3d.reports.paper_networks import PAPER_NETWORKS
+from medseg3d.reports.papers import PAPERS
 
 ABLATION = range(5)
 """Numbers of non-local blocks in the pancreas paper's Table 2."""

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
-from medseg3d.metrics import ConfusionCounts, accuracy, dice, iou, two_class_scores
-from medseg3d.reports.paper_checks import (
+from paper_checks import (
     below_blank,
     dice_of_iou,
     impossible,
@@ -15,6 +13,8 @@ from medseg3d.reports.paper_checks import (
     split_two_classes,
     with_foreground,
 )
+
+from medseg3d.metrics import ConfusionCounts, accuracy, dice, iou, two_class_scores
 
 
 def counts_of(fraction: float, recall: float, precision: float, n: int = 10**9) -> ConfusionCounts:

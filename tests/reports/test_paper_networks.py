@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from medseg3d.reports.paper_networks import PAPER_NETWORKS, PAPERS, data_of
-from medseg3d.reports.papers import TABLES
+from medseg3d.reports.paper_networks import PAPER_NETWORKS, data_of
+from medseg3d.reports.papers import PAPERS, TABLES
 from medseg3d.reports.parameters import paper_report
 
 

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import pairwise
 
 import pytest
+from paper_checks import (
+    below_blank,
+    dice_of_iou,
+    impossible,
+    iou_of_dice,
+    least_accuracy,
+    split_two_classes,
+    with_foreground,
+)
 
 from medseg3d.networks import SegResNetNL
 from medseg3d.reports.paper_table import Column, Flag, PaperCell, PaperTable, as_markdown, side_by_side
-from medseg3d.reports.papers import NONLOCAL_BLOCK_2D, SEGRESNET_2D, TABLES
+from medseg3d.reports.papers import TABLES
 
 RESULTS = {  # the figure each abstract or conclusion is about
     "pancreas_table_2": ("2", "dice", 91.51),
@@ -20,6 +30,23 @@ RESULTS = {  # the figure each abstract or conclusion is about
     "deeplab_table_3": ("Table 3", "accuracy", 0.7215),
     "cris_table_1": ("Proposed", "segnet_dice", 86.88),
     "cris_table_2": ("Proposed", "segnet_mse", 0.008),
+}
+
+
+KVASIR_FOREGROUND = 0.156
+"""Part of the pixels of Kvasir-SEG that is polyp, measured on 880 of its 1000 masks; mean over pictures 0.154."""
+
+SEGRESNET_2D = 6_299_106
+"""Parameters of MONAI's SegResNet in the setting of the pancreas paper: 2-D, 3 channels in, 2 out, 32 filters."""
+
+NONLOCAL_BLOCK_2D = 131_712
+"""Parameters of one non-local block at its bottleneck: 256 channels, inner width 128, biases."""
+
+SAID = {  # flags that rest on a paper's text or code, not on its digits
+    "tells nothing": "the pancreas fills so little that hardly a mask has less than 99.9 %",
+    "not found again": "the count of its public code depends on the image size: 39.12 M for 256, 39.38 M for 288",
+    "not comparable with any IoU": "its code takes Keras' MeanIoU of probabilities, which casts them to integers "
+    "(tensorflow #32875, #39173), over background and polyp",
 }
 
 
@@ -42,6 +69,182 @@ def table() -> PaperTable:
     )
     flags = (Flag((("A", "dice"), ("A", "mse")), "odd", "so it is"), Flag((("A", "dice"),), "very odd"))
     return PaperTable("p", "Table 7", "Three networks.", "Mean over cases.", columns, rows, ("A note.",), flags)
+
+
+def number(name: str, row: str, column: str) -> float:
+    value = TABLES[name].value(row, column)
+    assert value is not None
+    return value
+
+
+def half_digit(*texts: str | None) -> float:
+    """Half of the last digit of the coarsest: what rounding may have changed."""
+    return max(0.5 * 10.0 ** -len(str(text).partition(".")[2]) for text in texts)
+
+
+def impossible_pairs(name: str, scale: float = 1) -> list[Flag]:
+    """A flag for each row whose Dice and IoU cannot belong together."""
+    flags = []
+    for row_name, row in zip(TABLES[name].row_names, TABLES[name].rows, strict=True):
+        d, j = (number(name, row_name, key) / scale for key in ("dice", "iou"))
+        if statement := impossible(d, j, half_digit(row["dice"], row["iou"]) / scale):
+            why = (
+                f"one count with that IoU has Dice {dice_of_iou(j):.4f}, one with that Dice has IoU "
+                f"{iou_of_dice(d):.4f}; a mean over cases of IoU lies between that and the mean Dice"
+            )
+            flags.append(Flag(((row_name, "dice"), (row_name, "iou")), statement, why))
+    return flags
+
+
+def of_pancreas_table_2() -> list[Flag]:
+    why = "the text says that Dice rises with the number of blocks; no seeds and no spread are given"
+    return [
+        Flag(((more, "dice"),), f"lower than with {fewer} blocks", why)
+        for fewer, more in pairwise(TABLES["pancreas_table_2"].row_names)
+        if number("pancreas_table_2", more, "dice") < number("pancreas_table_2", fewer, "dice")
+    ]
+
+
+def of_pancreas_table_3() -> list[Flag]:
+    own = "SegResNet + 2 non-local"
+    counted = SEGRESNET_2D + 2 * NONLOCAL_BLOCK_2D
+    printed = {row: number("pancreas_table_3", row, "parameters") for row in (own, "SwinUNETR")}
+    assert printed[own] == round(SEGRESNET_2D / 1e6, 2)
+    assert number("pancreas_table_3", own, "counted") == round(counted / 1e6, 2)
+    saved = 100 * (1 - printed[own] / printed["SwinUNETR"])
+    assert saved <= 75
+    return [
+        Flag(
+            ((own, "parameters"), (own, "counted")),
+            f"{printed[own]:.2f} M is SegResNet without the two blocks",
+            f"it has {SEGRESNET_2D:,} parameters, each block {NONLOCAL_BLOCK_2D:,} more, so with two {counted:,}",
+        ),
+        Flag(
+            (("SwinUNETR", "parameters"),),
+            f"{saved:.1f} % fewer parameters than this, by the printed counts",
+            'the text says "over 75%" of the transformers',
+        ),
+    ]
+
+
+def of_ann_epochs() -> list[Flag]:
+    assert number("ann_epochs", "500", "mprecision") < number("ann_epochs", "100", "mprecision")
+    closed = [(row, number("ann_epochs", row, "mdice_closed")) for row in TABLES["ann_epochs"].row_names]
+    assert closed == [(row, number("ann_epochs", row, "mdice")) for row, _ in closed]
+    return [
+        Flag(
+            tuple((row, key) for row, _ in closed for key in ("mdice", "miou")),
+            "means over the classes background and polyp",
+            "from the printed polyp IoU and mIoU, the mDice of pooled counts is the printed one to the last digit",
+        ),
+        Flag((("500", "mprecision"),), "lower than at epoch 100", 'the text says "goes up"'),
+    ]
+
+
+def of_ann_table_1() -> list[Flag]:
+    iou = number("ann_epochs", "500", "iou_foreground") / 100
+    why = f"shown by the paper's own epoch figures; the polyp alone has Dice {dice_of_iou(iou):.3f} and IoU {iou:.3f}"
+    cells = (("Proposed", "dice"), ("Proposed", "iou"))
+    return [Flag(cells, "means over background and polyp, beside numbers of the polyp alone", why)]
+
+
+def of_deeplab_table_3() -> list[Flag]:
+    rows = TABLES["deeplab_table_3"].row_names
+    accuracy = number("deeplab_table_3", rows[0], "accuracy")
+    iou, dice = (number("deeplab_table_2", "Test", key) for key in ("iou", "dice"))
+    assert abs(accuracy - iou) <= 2e-4
+    cells = tuple((row, "accuracy") for row in rows)
+    least = least_accuracy(dice, KVASIR_FOREGROUND)
+    why = f"polyps fill {KVASIR_FOREGROUND} of Kvasir-SEG; Table 2's Dice {dice:.3f}, if pooled, needs at least "
+    why += f"{least:.3f}"
+    return [
+        *impossible_pairs("deeplab_table_3"),
+        Flag(cells, below_blank(accuracy, KVASIR_FOREGROUND), why),
+        Flag(cells, f"is the mean IoU of Table 2, {iou}, under another name", "equal but for rounding"),
+    ]
+
+
+def of_cris(name: str) -> list[Flag]:
+    flags = []
+    for column in TABLES[name].columns[1:]:
+        best = TABLES[name].best(column)
+        equal, others = "Proposed" in best, [row for row in best if row != "Proposed"]
+        if others:
+            statement = f"{', '.join(others)} is {'as good as' if equal else 'better than'} the proposed strategy"
+            said = "prints the latter alone in bold" if equal else None
+            why = f"the paper {said}" if said else 'the text says "consistently outperforms"'
+            flags.append(Flag(tuple((row, column.key) for row in best), statement, why))
+    return flags
+
+
+RECOMPUTED = {
+    "pancreas_table_2": of_pancreas_table_2,
+    "pancreas_table_3": of_pancreas_table_3,
+    "ann_table_1": of_ann_table_1,
+    "ann_epochs": of_ann_epochs,
+    "resunetpp_original": lambda: impossible_pairs("resunetpp_original", scale=100),
+    "deeplab_table_2": lambda: impossible_pairs("deeplab_table_2"),
+    "deeplab_table_3": of_deeplab_table_3,
+    "cris_table_1": lambda: of_cris("cris_table_1"),
+    "cris_table_2": lambda: of_cris("cris_table_2"),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_flag_follows_from_the_printed_digits_or_is_said_by_the_paper(name):
+    computed = RECOMPUTED[name]()
+    said = [flag for flag in TABLES[name].flags if SAID.get(flag.statement) == flag.why]
+    assert [flag for flag in TABLES[name].flags if flag not in said] == computed
+
+
+def test_derived_columns_of_the_ann_paper_follow_from_its_printed_ones():
+    for row in TABLES["ann_epochs"].row_names:
+        iou, miou, mdice = (number("ann_epochs", row, key) / 100 for key in ("iou_foreground", "miou", "mdice"))
+        classes = with_foreground(iou, miou)
+        derived = {
+            "dice_foreground": classes.dice_foreground,
+            "iou_background": classes.iou_background,
+            "dice_background": classes.dice_background,
+            "mdice_closed": classes.mdice,
+        }
+        assert {key: number("ann_epochs", row, key) for key in derived} == {
+            key: round(100 * value, 2) for key, value in derived.items()
+        }
+        rounding = (-5e-5, 5e-5)
+        ious = [split_two_classes(mdice + a, miou + b).iou_foreground for a in rounding for b in rounding]
+        note = f"put the polyp's IoU between {100 * min(ious):.1f} and {100 * max(ious):.1f};"
+        assert any(each.startswith(f"Epoch {row}:") and note in each for each in TABLES["ann_epochs"].notes)
+
+
+def test_the_polyp_alone_has_its_place_among_the_others():
+    table = TABLES["ann_table_1"]
+    others = [row for row in table.row_names if row != "Proposed"]
+    derived = {key: number("ann_table_1", "Proposed", f"{key}_foreground") for key in ("dice", "iou")}
+    places = {key: 1 + sum(number("ann_table_1", row, key) > derived[key] for row in others) for key in derived}
+    gaps = {
+        row: number("ann_table_1", row, "iou") - iou_of_dice(number("ann_table_1", row, "dice"))
+        for row in table.row_names
+    }
+    own = gaps.pop("Proposed")
+    assert f"number {places['dice']} by Dice and {derived['iou']:.3f} number {places['iou']} by IoU" in table.notes[0]
+    assert f"{min(gaps.values()):.3f} to {max(gaps.values()):.3f} in the others' rows, {own:.3f}" in table.notes[1]
+
+
+def test_the_deeplab_papers_dice_is_one_minus_its_loss():
+    rows = TABLES["deeplab_table_2"].row_names
+    losses = [number("deeplab_table_2", row, "dice_loss") for row in rows]
+    assert [number("deeplab_table_2", row, "dice") for row in rows] == [round(1 - loss, 4) for loss in losses]
+
+
+def test_where_an_fcn_alone_does_harm_is_said():
+    nets = {"unet": "UNet", "unetpp": "UNet++", "segnet": "SegNet"}
+    for name in ("cris_table_1", "cris_table_2"):
+        fcn, backbone = (
+            {key: number(name, row, f"{key}_dice") for key in nets} for row in ("Backbone+FCN", "Backbone")
+        )
+        worse = [nets[key] for key in nets if fcn[key] < backbone[key]]
+        said = (f"The added FCN alone lowers the Dice of {' and '.join(worse)}.",) if worse else ()
+        assert TABLES[name].notes == said
 
 
 def test_every_table_has_its_result():

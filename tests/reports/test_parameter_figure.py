@@ -5,7 +5,8 @@ import itertools
 import pytest
 from PIL import Image
 
-from medseg3d.reports.paper_networks import CLINIC, KVASIR, PANCREAS, PAPERS, data_of
+from medseg3d.reports.paper_networks import CLINIC, KVASIR, PANCREAS, data_of
+from medseg3d.reports.papers import PAPERS
 from medseg3d.reports.parameter_figure import Point, draw_parameters, panels_of, parameter_figure
 from medseg3d.reports.parameters import ParameterRow
 from medseg3d.reports.scored_runs import ScoredRun
