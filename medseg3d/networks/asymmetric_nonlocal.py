@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from medseg3d.networks.backbones import DilatedResNet50
+from medseg3d.networks.nonlocal_block import logits_of_some
 
 
 class PyramidPool(nn.Module):
@@ -98,10 +99,7 @@ class TokenAttention(nn.Module):
             value: as `forward` takes it; not used.
             queries: how many pixels, at most H W.
         """
-        vectors = query.flatten(2).transpose(1, 2)
-        chosen = torch.linspace(0, vectors.shape[1] - 1, min(queries, vectors.shape[1]), device=query.device).long()
-        with torch.autocast(query.device.type, enabled=False):
-            return vectors[:, chosen].float() @ key.float() * key.shape[1] ** -0.5
+        return logits_of_some(query.flatten(2).transpose(1, 2), key.transpose(1, 2), key.shape[1] ** -0.5, queries)
 
 
 class AsymmetricNonLocal(nn.Module):

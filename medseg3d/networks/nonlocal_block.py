@@ -45,10 +45,7 @@ class PositionAttention(nn.Module):
             value: as `forward` takes it; not used.
             queries: how many positions, at most N.
         """
-        keys = self._vectors(key)[:, 0].float()
-        chosen = torch.linspace(0, keys.shape[1] - 1, min(queries, keys.shape[1]), device=keys.device).long()
-        with torch.autocast(keys.device.type, enabled=False):
-            return self.scale * (self._vectors(query)[:, 0, chosen].float() @ keys.transpose(1, 2))
+        return logits_of_some(self._vectors(query)[:, 0], self._vectors(key)[:, 0], self.scale, queries)
 
     def _vectors(self, projected: torch.Tensor) -> torch.Tensor:
         """`(B, 1, N, D)` of `(B, D, *spatial)`, of length 1 with `qk_norm`."""
@@ -151,6 +148,20 @@ class NonLocalBlock(nn.Module):
         """`(B, inner, *spatial)`; a method of its own, so that its tensors are freed before `out` makes larger ones."""
         features = self.act(self.norm(x))
         return self.attention(self.theta(features), self.phi(features), self.g(features))
+
+
+def logits_of_some(query: torch.Tensor, key: torch.Tensor, scale: float, queries: int) -> torch.Tensor:
+    """`scale` times the products of some queries with all keys, (B, queries, S) in float32 also under autocast.
+
+    Args:
+        query: (B, N, D).
+        key: (B, S, D).
+        scale: factor of the products.
+        queries: how many of the N, at most all, spread evenly.
+    """
+    chosen = torch.linspace(0, query.shape[1] - 1, min(queries, query.shape[1]), device=query.device).long()
+    with torch.autocast(query.device.type, enabled=False):
+        return scale * (query[:, chosen].float() @ key.float().transpose(1, 2))
 
 
 def _positions_first(features: torch.Tensor) -> torch.Tensor:

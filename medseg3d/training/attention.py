@@ -84,13 +84,16 @@ class AttentionWatch:
 
     @contextmanager
     def looking(self) -> Iterator[None]:
-        """While the context lasts, each pass through the network renews `statistics`."""
-        hooks = [module.register_forward_pre_hook(self._look(name)) for name, module in self.attentions.items()]
-        try:
+        """While the context lasts, each pass through the network renews `statistics`.
+
+        A network that was compiled is run uncompiled meanwhile: compiled code passes over hooks that came after it.
+        """
+        with ExitStack() as undo:
+            for name, module in self.attentions.items():
+                undo.callback(module.register_forward_pre_hook(self._look(name)).remove)
+            if self.attentions:
+                undo.enter_context(torch.compiler.set_stance("force_eager"))
             yield
-        finally:
-            for hook in hooks:
-                hook.remove()
 
     def _look(self, name: str) -> Any:
         def look(module: Any, inputs: tuple[torch.Tensor, ...]) -> None:

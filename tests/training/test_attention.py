@@ -40,6 +40,20 @@ class TestAttentionStatistics:
         assert not attention_statistics(torch.zeros(1, 4, 1)).collapsed
 
 
+def test_attention_of_a_compiled_network_is_seen_too():
+    network = SegResNetNL(spatial_dims=2, init_filters=8, in_channels=3, out_channels=2, nonlocal_blocks=2)
+    watch = AttentionWatch(network)
+    network.compile(backend="eager")  # traced as with every backend
+    picture = torch.rand(1, 3, 32, 32)
+    network(picture)
+    with watch.looking():
+        network(picture)
+    assert set(watch.statistics) == set(BLOCKS)
+    watch.statistics.clear()
+    network(picture)
+    assert watch.statistics == {}
+
+
 @pytest.fixture(scope="module")
 def phantoms() -> list[dict[str, torch.Tensor]]:
     drawn = [make_polyp_phantom(seed, size=(32, 32)) for seed in range(8)]
