@@ -244,7 +244,7 @@ def _groups_of(pairs: Sequence[MaskPair], expression: str | None) -> dict[str, s
         name = match and (match.group(1) if pattern.groups else match.group())
         if not name:
             raise Fault(
-                "GROUP",
+                "GROUP_PATTERN",
                 pair.case,
                 f"a name in which --group {expression} finds nothing",
                 "a group for every case",

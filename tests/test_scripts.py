@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -24,6 +25,7 @@ SESSION = SCRIPTS / "gpu_session.sh"
 sys.path.append(str(SCRIPTS))  # after tests, where a module has the name of a script
 
 import ship_weights  # noqa: E402
+import write_errors  # noqa: E402
 from pack_pictures import pack  # noqa: E402
 
 
@@ -107,3 +109,22 @@ def test_the_gpu_session_names_knobs_and_options_that_there_are():
     pip = {"quiet", "no-deps", "no-index", "constraint", "dest", "upgrade", "target"}
     others = {"foreground", "query-gpu"}  # of timeout and nvidia-smi
     assert words - known <= pip | others
+
+
+def codes(kind: str) -> set[str]:
+    return set(json.loads(write_errors.CODES.read_text(encoding="utf-8"))[kind])
+
+
+def test_every_code_that_is_raised_is_explained():
+    assert {code for _, code in write_errors.raised_codes()} - codes("errors") == set()
+    assert set(write_errors.warning_codes()) - codes("warnings") == set()
+
+
+def test_every_code_that_is_explained_is_in_the_source():
+    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "medseg3d").rglob("*.py"))
+    assert [code for code in sorted(codes("errors")) if f'"{code}"' not in source] == []
+    assert [code for code in sorted(codes("warnings")) if f"{code}: " not in source] == []
+
+
+def test_the_page_of_errors_is_the_one_that_the_script_writes():
+    assert write_errors.DOCUMENT.read_text(encoding="utf-8") == write_errors.document()

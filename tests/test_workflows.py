@@ -149,7 +149,7 @@ class TestVerb:
     @pytest.mark.parametrize(
         ("damage", "words", "code", "exit_code"),
         [
-            (None, ["--group", "^(C)"], "GROUP", 1),
+            (None, ["--group", "^(C)"], "GROUP_PATTERN", 1),
             (None, ["--group", "("], "BAD_VALUE", 2),
             (None, ["--edges", "3", "2"], "BAD_VALUE", 2),
             (None, ["--threshold", "1.5"], "BAD_VALUE", 2),
