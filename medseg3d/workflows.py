@@ -237,7 +237,7 @@ def _groups_of(pairs: Sequence[MaskPair], expression: str | None) -> dict[str, s
     try:
         pattern = re.compile(expression)
     except re.error as error:
-        raise UsageFault("BAD_VALUE", f"--group {expression}", f"no regular expression ({error})") from error
+        raise UsageFault("BAD_VALUE", f"--group-pattern {expression}", f"no regular expression ({error})") from error
     groups = {}
     for pair in pairs:
         match = pattern.search(pair.case)
@@ -246,9 +246,9 @@ def _groups_of(pairs: Sequence[MaskPair], expression: str | None) -> dict[str, s
             raise Fault(
                 "GROUP_PATTERN",
                 pair.case,
-                f"a name in which --group {expression} finds nothing",
+                f"a name in which --group-pattern {expression} finds nothing",
                 "a group for every case",
-                "for names such as PATIENT-SLICE: --group '^(.+)-'",
+                "for names such as PATIENT-SLICE: --group-pattern '^(.+)-'",
             )
         groups[pair.case] = name
     return groups
@@ -259,7 +259,7 @@ def _check_arguments(volumes: bool, slices: bool, pranet_min_max: bool, threshol
         raise UsageFault("BAD_VALUE", "--threshold", f"{threshold}", "a probability from 0 to 1")
     if slices and not volumes:
         raise UsageFault(
-            "BAD_VALUE", "--slices", "pictures", "volumes", "a picture is one slice; name patients by --group"
+            "BAD_VALUE", "--slices", "pictures", "volumes", "a picture is one slice; name patients by --group-pattern"
         )
     if pranet_min_max and volumes:
         raise UsageFault("BAD_VALUE", "--pranet-minmax", "volumes", "pictures", "leave it out")
@@ -273,5 +273,5 @@ def _check_labels(loaded: LoadedPair, pair: MaskPair, class_names: Sequence[str]
                 path,
                 f"the label {labels.max()}",
                 f"0 for the background and {', '.join(f'{k} for {name}' for k, name in enumerate(class_names, 1))}",
-                "name the classes of the values 1, 2, ... with --labels",
+                "name the classes of the values 1, 2, ... with --class-names",
             )

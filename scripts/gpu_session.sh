@@ -68,8 +68,8 @@ pack() {
     python -m pip download --quiet --no-deps --constraint constraints.txt --dest "$SESSION/wheels" \
         monai pytorch-ignite nibabel fire termcolor importlib_resources
     # made here: drawing them takes SimpleITK, which the image lacks
-    python -m medseg3d phantom "$DATA/phantom_pancreas" --cases 6 --test-images 0
-    python -m medseg3d phantom "$DATA/phantom_polyps" --kind polyp --cases 12
+    python -m medseg3d phantom "$DATA/phantom_pancreas" --num-cases 6 --test-images 0
+    python -m medseg3d phantom "$DATA/phantom_polyps" --kind polyp --num-cases 12
     if [[ ${MEDSEG3D_DATA:-} && ! $SMOKE ]]; then
         python scripts/pack_pictures.py "$MEDSEG3D_DATA/kvasir-seg" "$DATA/Kvasir-SEG" # whose split is committed
         python scripts/pack_pictures.py "$MEDSEG3D_DATA/nih-pancreas-2d" "$DATA/nih-pancreas-2d"

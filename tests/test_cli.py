@@ -111,3 +111,25 @@ def test_the_parser_has_every_verb():
     modules = {path.stem for path in (ROOT / "medseg3d" / "cli").glob("*.py")} - {"__init__"}
     assert set(VERBS) == modules
     assert build_parser().prog == "medseg3d"
+
+
+@pytest.mark.parametrize(
+    ("call", "option", "words", "name", "value"),
+    [
+        ("evaluate --pred a --truth b -o c", "--labels", ["x", "y"], "class_names", ["x", "y"]),
+        ("evaluate --pred a --truth b -o c", "--tolerance", ["3"], "surface_tolerance_mm", 3.0),
+        ("evaluate --pred a --truth b -o c", "--group", ["x"], "group_pattern", "x"),
+        ("report a -o b", "--cases", ["2"], "draw_cases", 2),
+        ("phantom a", "--cases", ["2"], "num_cases", 2),
+        ("data verify a", "--cases", ["2"], "expect_cases", 2),
+        ("data split a", "--split_file", ["b"], "output", "b"),
+        ("data split a", "--test_cases", ["2"], "test_cases", 2),
+    ],
+)
+def test_options_of_earlier_versions_and_with_underscores_are_accepted_but_not_shown(
+    call, option, words, name, value, capsys
+):
+    assert getattr(build_parser().parse_args([*call.split(), option, *words]), name) == value
+    with pytest.raises(SystemExit):
+        build_parser().parse_args([*call.split(), "--help"])
+    assert f"{option} " not in capsys.readouterr().out

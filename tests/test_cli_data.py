@@ -13,7 +13,7 @@ from medseg3d.cli import main
 from medseg3d.data.msd import read_msd
 from medseg3d.data.splits import read_split
 
-SMALL = ["--cases", "3", "--test-images", "1", "--spacing", "9", "9", "12"]
+SMALL = ["--num-cases", "3", "--test-images", "1", "--spacing", "9", "9", "12"]
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_phantom_overwrites_on_request(tmp_path):
     "arguments",
     [
         ["phantom"],
-        ["phantom", "x", "--cases", "0"],
+        ["phantom", "x", "--num-cases", "0"],
         ["phantom", "x", "--test-images", "-1"],
         ["phantom", "x", "--seed", "-1"],
         ["phantom", "x", "--spacing", "1", "1", "0"],
@@ -94,7 +94,7 @@ def test_verify_lists_every_fault_and_exits_1(tmp_path, capsys):
     (tmp_path / "set" / "labelsTr" / "phantom_001.nii.gz").write_bytes(b"")
     (tmp_path / "set" / "imagesTr" / "phantom_002.nii.gz").unlink()
     capsys.readouterr()
-    assert main(["data", "verify", str(tmp_path / "set"), "--cases", "4"]) == 1
+    assert main(["data", "verify", str(tmp_path / "set"), "--expect-cases", "4"]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in lines if line.startswith("error:")] == ["CASE_COUNT", "MISSING_FILE", "EMPTY"]
     assert "3 faults" in lines[-1]
@@ -167,11 +167,11 @@ def test_pictures_are_split_by_shares_and_checked_for_leaks(frames, tmp_path, ca
     assert main(["data", "split", str(frames), "--val-cases", "0.2", "--output", manifest]) == 0
     assert capsys.readouterr().out.startswith(f"{manifest}: 35 train, 10 val, 5 test, hash")
     call = ["data", "verify", str(frames), "--split-file", manifest, "--group-pattern", "clinicdb-sequence"]
-    assert main([*call, "--cases", "50"]) == 0
+    assert main([*call, "--expect-cases", "50"]) == 0
     out = capsys.readouterr().out
     assert f"warning: {manifest}: LEAKAGE: 2 patients or sequences are in more than one part, 5 of 5" in out
     assert "50 labelled and 0 unlabelled cases, label values 0 in 50, 1 in 50, 0 faults, 1 warnings" in out
-    assert main([*call, "--cases", "612"]) == 1
+    assert main([*call, "--expect-cases", "612"]) == 1
 
 
 def test_pictures_are_split_by_sequence_and_by_a_list(frames, tmp_path, capsys):
@@ -186,7 +186,7 @@ def test_pictures_are_split_by_sequence_and_by_a_list(frames, tmp_path, capsys):
 
 def test_options_of_pictures_are_not_passed_over_with_volumes(folder, capsys):
     assert main(["data", "verify", str(folder), "--group-pattern", "x"]) == 2
-    assert "BAD_VALUE --group_pattern" in capsys.readouterr().err
+    assert "BAD_VALUE --group-pattern" in capsys.readouterr().err
 
 
 def test_clinicdb_is_not_downloaded_but_explained(tmp_path, capsys):

@@ -137,7 +137,9 @@ class TestVerb:
         return main(["evaluate", "--pred", str(pred), "--truth", str(truth), "-o", str(out), *words])
 
     def test_it_prints_the_table_and_writes_the_files(self, pictures, tmp_path, capsys):
-        assert self.call(pictures, tmp_path / "out", "--labels", "polyp", "--edges", "20", "30", "--seed", "3") == 0
+        assert (
+            self.call(pictures, tmp_path / "out", "--class-names", "polyp", "--edges", "20", "30", "--seed", "3") == 0
+        )
         out = capsys.readouterr().out
         assert "polyp: 4 cases" in out
         assert "dice_pranet256_mean" in out
@@ -149,13 +151,13 @@ class TestVerb:
     @pytest.mark.parametrize(
         ("damage", "words", "code", "exit_code"),
         [
-            (None, ["--group", "^(C)"], "GROUP_PATTERN", 1),
-            (None, ["--group", "("], "BAD_VALUE", 2),
+            (None, ["--group-pattern", "^(C)"], "GROUP_PATTERN", 1),
+            (None, ["--group-pattern", "("], "BAD_VALUE", 2),
             (None, ["--edges", "3", "2"], "BAD_VALUE", 2),
             (None, ["--threshold", "1.5"], "BAD_VALUE", 2),
             (None, ["--slices"], "BAD_VALUE", 2),
-            (None, ["--tolerance", "-1"], "BAD_VALUE", 2),
-            (None, ["--labels", "a", "a"], "BAD_VALUE", 2),
+            (None, ["--surface-tolerance-mm", "-1"], "BAD_VALUE", 2),
+            (None, ["--class-names", "a", "a"], "BAD_VALUE", 2),
             (None, ["--images", "nowhere"], "MISSING_FILE", 2),
             ("missing", [], "UNPAIRED", 1),
             ("truncated", [], "TRUNCATED", 1),
@@ -184,7 +186,7 @@ class TestVerb:
         err = capsys.readouterr().err
         assert "error: LABEL_SET" in err
         assert "the label 2" in err
-        assert "--labels" in err
+        assert "--class-names" in err
         assert not (tmp_path / "out").exists()
 
     def test_min_max_is_of_pictures(self, volumes, tmp_path, capsys):

@@ -31,7 +31,8 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of all verbs.
 
     Each verb is a module of this package with `HELP`, `add_arguments` and `run`. One with `TAKES_KNOBS = True` finds
-    the `--key value` pairs that are no option of its own in `args.knobs`.
+    the `--key value` pairs that are no option of its own in `args.knobs`. `RENAMED` maps options of earlier versions to
+    those of today; they are accepted for one version more.
     """
     parser = argparse.ArgumentParser(
         prog="medseg3d",
@@ -52,9 +53,25 @@ def build_parser() -> argparse.ArgumentParser:
             epilog=getattr(module, "EPILOG", None),
             allow_abbrev=False,  # `--over` must not be taken for `--overwrite` where it may be a misspelt knob
         )
-        module.add_arguments(verb)
+        _add_arguments(module, verb)
         verb.set_defaults(run=module.run)
     return parser
+
+
+def _add_arguments(module: ModuleType, parser: argparse.ArgumentParser) -> None:
+    """The options of a verb, also under names that its help leaves out: `--some_name`, and those of `RENAMED`."""
+    module.add_arguments(parser)
+    parsers = [parser]
+    for own in parsers:
+        known = own._option_string_actions  # argparse has no public way to accept a name and not to show it
+        for action in own._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                parsers += action.choices.values()
+        for old, new in getattr(module, "RENAMED", {}).items():
+            if new in known:
+                known.setdefault(old, known[new])
+        for name in [name for name in known if "-" in name[2:]]:
+            known.setdefault("--" + name[2:].replace("-", "_"), known[name])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -91,8 +108,8 @@ def split_knobs(argv: Sequence[str]) -> tuple[list[str], list[str]]:
         return list(argv), []
     options = argparse.ArgumentParser()
     options.add_argument("--traceback")
-    _verb_module(verb).add_arguments(options)
-    own = {option for action in options._actions for option in action.option_strings}
+    _add_arguments(_verb_module(verb), options)
+    own = set(options._option_string_actions)
     words: list[str] = []
     knobs: list[str] = []
     position = 0

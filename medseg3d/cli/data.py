@@ -11,17 +11,18 @@ from medseg3d.faults import Fault, UsageFault
 if TYPE_CHECKING:
     from medseg3d.data.splits import Split
 
-HELP = "fetch a data set, verify it, split it into train, val and test, or find its mean and deviation"
+HELP = "download a dataset, verify it, split it into train, val and test, or compute its channel statistics"
+RENAMED = {"--cases": "--expect-cases", "--split_file": "--output"}
 
-_LAYOUTS = "folder in the MSD layout, or of pictures: images/ masks/, Original/ 'Ground Truth'/, PraNet's"
-_GROUPS = "pictures: regular expression that finds patient or sequence in a name, or clinicdb-sequence"
+_LAYOUTS = "dataset folder: MSD layout, or 2-D images as images/ + masks/, Original/ + 'Ground Truth'/, or PraNet's"
+_GROUPS = "2-D images: regular expression that finds the patient or sequence in a file name, or clinicdb-sequence"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """One subcommand each."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
 
-    fetch = actions.add_parser("fetch", help="download a data set and check it, or say how to get it")
+    fetch = actions.add_parser("fetch", help="download a dataset and check it, or say how to get it")
     fetch.add_argument(
         "name",
         choices=["pancreas", "kvasir-seg", "cvc-clinicdb"],
@@ -30,42 +31,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     fetch.add_argument("--root", default="data", help="folder to put it in (default: %(default)s)")
     fetch.add_argument("--keep-archive", action="store_true", help="keep the archive after unpacking")
 
-    verify = actions.add_parser("verify", help="read every file of a data set and list all that is wrong")
+    verify = actions.add_parser("verify", help="read every file of a dataset and list everything that is wrong")
     verify.add_argument("dataset_dir", help=_LAYOUTS)
     verify.add_argument(
-        "--cases",
+        "--expect-cases",
         type=int,
-        help="labelled cases that must be there (Task07_Pancreas: 281, Kvasir-SEG: 1000, CVC-ClinicDB: 612)",
+        metavar="N",
+        help="number of labelled cases that must be there (Task07_Pancreas: 281, Kvasir-SEG: 1000, CVC-ClinicDB: 612)",
     )
-    verify.add_argument("--workers", type=int, default=1, help="cases read at a time (default: %(default)s)")
-    verify.add_argument(
-        "--split-file", "--split_file", help="pictures: a manifest in whose parts nothing may be in common"
-    )
-    verify.add_argument("--group-pattern", "--group_pattern", help=_GROUPS)
+    verify.add_argument("--workers", type=int, default=1, help="number of threads (default: %(default)s)")
+    verify.add_argument("--split-file", help="2-D images: split file to check for train/val/test leakage")
+    verify.add_argument("--group-pattern", help=_GROUPS)
     verify.add_argument(
         "--grid-tolerance",
-        "--grid_tolerance",
         type=float,
         metavar="VOXELS",
-        help="volumes: how far a corner of a label may lie from that of its image (default: 0.25)",
+        help="volumes: how far a corner of a label may be from that of its image, in voxels (default: 0.25)",
     )
 
-    split = actions.add_parser("split", help="write the manifest of a split, or show the one that is there")
+    split = actions.add_parser("split", help="write a split file, or show the one that exists")
     split.add_argument("dataset_dir", help=_LAYOUTS)
     for part, default in (("test", "24 volumes"), ("val", "26 volumes")):
         split.add_argument(
             f"--{part}-cases",
-            f"--{part}_cases",
             type=_number,
-            help=f"number, or share of all such as 0.1 (default: {default}, 0.1 of pictures)",
+            metavar="N",
+            help=f"number of cases, or a fraction such as 0.1 (default: {default}, 0.1 of 2-D images)",
         )
     split.add_argument("--seed", type=int, default=0, help="default: %(default)s")
-    split.add_argument("--group-pattern", "--group_pattern", help=_GROUPS)
+    split.add_argument("--group-pattern", help=_GROUPS)
     split.add_argument(
         "--train-list",
-        "--train_list",
-        help="pictures: text file of the names to train and validate with, or wildcards ('TrainDataset/*'); the others "
-        "are the test part",
+        help="2-D images: text file of the cases to train and validate with, or a wildcard ('TrainDataset/*'); all "
+        "others are the test split",
     )
     split.add_argument(
         "--from",
@@ -76,15 +74,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "text files with the training, validation and test cases",
     )
     split.add_argument("--fold", type=int, help="of such a file with several folds the one that validates, from 0")
-    split.add_argument("--output", "--split_file", help="the manifest (default: data/splits/<folder>_seed<seed>.json)")
+    split.add_argument("--output", help="split file (default: data/splits/<folder>_seed<seed>.json)")
 
     statistics = actions.add_parser(
-        "statistics", help="pictures: mean and deviation of each channel, as knobs to paste"
+        "statistics", help="2-D images: mean and standard deviation of each channel, as options to paste"
     )
     statistics.add_argument("dataset_dir", help="folder of pictures")
-    statistics.add_argument(
-        "--split-file", "--split_file", help="a manifest whose training part counts (default: every picture)"
-    )
+    statistics.add_argument("--split-file", help="split file whose training part is used (default: every image)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -117,9 +113,11 @@ def _verify(args: argparse.Namespace) -> int:
     tolerance = GRID_TOLERANCE if args.grid_tolerance is None else args.grid_tolerance
     tell = progress if sys.stderr.isatty() else None
     if _holds_pictures(args):
-        report = verify_pictures(args.dataset_dir, args.split_file, args.group_pattern, args.cases, args.workers, tell)
+        report = verify_pictures(
+            args.dataset_dir, args.split_file, args.group_pattern, args.expect_cases, args.workers, tell
+        )
     else:
-        report = verify_msd(args.dataset_dir, args.cases, args.workers, tell, tolerance)
+        report = verify_msd(args.dataset_dir, args.expect_cases, args.workers, tell, tolerance)
     for path, warning in report.warnings:
         print(f"warning: {path}: {warning}")
     for fault in report.faults:
@@ -165,7 +163,7 @@ def _listed_split(args: argparse.Namespace, path: str | Path, of_pictures: bool)
     drawn = [name for name in ("test_cases", "val_cases", "train_list") if getattr(args, name) is not None]
     if drawn:
         found = "it together with --from, which lists every part"
-        raise UsageFault("BAD_VALUE", f"--{drawn[0]}", found, "one of the two", "leave it out")
+        raise UsageFault("BAD_VALUE", "--" + drawn[0].replace("_", "-"), found, "one of the two", "leave it out")
     if of_pictures:
         cases, name = read_picture_folder(args.dataset_dir, args.group_pattern), data_set_name(args.dataset_dir)
     else:
@@ -203,7 +201,10 @@ def _holds_pictures(args: argparse.Namespace) -> bool:
         return any(path.is_dir() for path in folder.iterdir())
     given = [name for name in ("split_file", "group_pattern", "train_list") if getattr(args, name, None) is not None]
     if given:
-        raise UsageFault("BAD_VALUE", f"--{given[0]}", "it with volumes", "a folder of pictures", "leave it out")
+        option = "--" + given[0].replace("_", "-")
+        raise UsageFault(
+            "BAD_VALUE", option, "a dataset of volumes", "2-D images, to which alone it applies", "leave it out"
+        )
     return False
 
 

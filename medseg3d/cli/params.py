@@ -6,10 +6,10 @@ import argparse
 
 from medseg3d.faults import UsageFault
 
-HELP = "count parameters, multiplications and memory of the papers' networks or of a bundle's"
+HELP = "count parameters, multiply-adds and memory of the papers' networks or of a bundle's"
 TAKES_KNOBS = True
 EPILOG = """\
-Further --key value pairs are knobs of the bundle, as in training: --init_filters 32
+Other --key value pairs are options of the bundle, as in training: --init_filters 32
 
 examples:
   medseg3d params                                                     every network of the five papers
@@ -23,7 +23,7 @@ DEFAULT_BUNDLE = "bundles/pancreas_nl"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to count, how deep, and where the result goes."""
-    parser.add_argument("bundle", nargs="?", help="count this bundle's network, beside those of its paper")
+    parser.add_argument("bundle", nargs="?", help="count this bundle's network, next to those of its paper")
     parser.add_argument(
         "--compare",
         nargs="+",
@@ -33,11 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--ablation", action="store_true", help="count the bundle with 0 to 4 non-local blocks too")
     parser.add_argument("--paper", nargs="+", default=[], metavar="PAPER", help="count the networks of these papers")
-    parser.add_argument("--depth", type=int, default=0, metavar="N", help="list the modules N levels deep")
+    parser.add_argument("--depth", type=int, default=0, metavar="N", help="also list modules, N levels deep")
     parser.add_argument("--format", choices=("text", "markdown", "csv", "json"), default="text")
     parser.add_argument("-o", "--output", metavar="FILE", help="write the table here instead of printing it")
-    parser.add_argument("--figure", metavar="PNG", help="draw the parameters over the papers' Dice")
-    parser.add_argument("--runs", nargs="+", default=[], metavar="DIR", help="evaluation folders to draw there too")
+    parser.add_argument("--figure", metavar="PNG", help="plot the papers' Dice over parameters")
+    parser.add_argument("--runs", nargs="+", default=[], metavar="DIR", help="evaluation folders to add to that plot")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     from medseg3d.reports.parameters import bundle_report, paper_report, papers_of_bundle
 
     if args.runs and not args.figure:
-        raise UsageFault("BAD_VALUE", "--runs", "no figure to draw them in", "--figure PNG beside it")
+        raise UsageFault("BAD_VALUE", "--runs", "no figure to draw them in", "--figure PNG with it")
     bundle = args.bundle
     if bundle is None and (args.compare or args.ablation or args.knobs):
         bundle = DEFAULT_BUNDLE

@@ -5,16 +5,17 @@ from __future__ import annotations
 import argparse
 import shlex
 
-HELP = "write a data set of generated abdominal CTs (MSD layout) or colonoscopy frames (Kvasir-SEG layout)"
+HELP = "write a dataset of generated abdominal CTs (MSD layout) or colonoscopy frames (Kvasir-SEG layout)"
+RENAMED = {"--cases": "--num-cases"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The folder and what varies; the size can be lowered for tests."""
     parser.add_argument("output", metavar="OUT", help="folder to write, for example data/phantom_pancreas")
     parser.add_argument("--kind", choices=["pancreas", "polyp"], default="pancreas", help="default: %(default)s")
-    parser.add_argument("--cases", type=_positive, help="labelled volumes (default: 12) or frames (default: 60)")
+    parser.add_argument("--num-cases", type=_positive, help="labelled volumes (default: 12) or frames (default: 60)")
     parser.add_argument("--test-images", type=_count, help="pancreas: unlabelled volumes (default: 2)")
-    parser.add_argument("--seed", type=_count, default=0, help="same seed, same volumes (default: %(default)s)")
+    parser.add_argument("--seed", type=_count, default=0, help="random seed (default: %(default)s)")
     parser.add_argument(
         "--spacing",
         type=_millimetres,
@@ -37,7 +38,7 @@ def _write_polyps(args: argparse.Namespace) -> int:
     for option in ("test_images", "spacing"):
         if getattr(args, option) is not None:
             raise UsageFault("BAD_VALUE", f"--{option}", "it with --kind polyp", "--kind pancreas", "leave it out")
-    cases = args.cases or 60
+    cases = args.num_cases or 60
     folder = write_polyp_phantoms(args.output, cases, args.seed, overwrite=args.overwrite)
     print(f"{cases} frames, every tenth without a polyp: {folder}")
     print("next: " + _training_line("polyp_resunetpp", "data/phantom_polyps", args.output))
@@ -53,7 +54,7 @@ def _write_abdomens(args: argparse.Namespace) -> int:
     from medseg3d.reports.curves import save_figure
     from medseg3d.reports.overlays import draw_labels
 
-    cases = args.cases or 12
+    cases = args.num_cases or 12
     test_images = 2 if args.test_images is None else args.test_images
     folder = write_phantom_dataset(
         args.output,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 
-HELP = "write a report on one run or several, side by side: one HTML page, Markdown and figures"
+HELP = "write a report on one or several runs, side by side: an HTML page, Markdown and figures"
+RENAMED = {"--cases": "--draw-cases"}
 EPILOG = """\
-RUN is the folder of an evaluation, a run with evaluation_* folders in it, or an ablation; NAME=RUN gives it a name:
+RUN is an evaluation folder, a run folder with evaluation_* in it, or an ablation; NAME=RUN names it:
   medseg3d report runs/pancreas -o reports/pancreas
   medseg3d report ours=runs/a baseline=runs/b runs/ablation -o reports/comparison
-The page needs no network, no script and no other file.
+The page is self-contained: no network, no scripts, no other files.
 Research only, not for clinical use.
 """
 
@@ -19,11 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, of an evaluation or of an ablation")
     parser.add_argument("-o", "--output", required=True, help="folder for report.html, report.md and figures/")
     parser.add_argument("--title", help="heading of the page (default: the names of the runs)")
-    parser.add_argument("--cases", type=int, default=3, metavar="N", help="cases drawn by score (default: %(default)s)")
-    parser.add_argument(
-        "--class", dest="class_name", metavar="NAME", help="class the page is about (default: the first)"
-    )
-    parser.add_argument("--bundle", default="", metavar="NAME", help="bundle of runs that have recorded none")
+    parser.add_argument("--draw-cases", type=int, default=3, metavar="N", help="number of cases (default: %(default)s)")
+    parser.add_argument("--class", dest="class_name", metavar="NAME", help="class to report on (default: the first)")
+    parser.add_argument("--bundle", default="", metavar="NAME", help="bundle of runs that did not record one")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -36,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
         args.runs,
         args.output,
         title=args.title,
-        cases=args.cases,
+        cases=args.draw_cases,
         bundle=args.bundle,
         class_name=args.class_name,
     )

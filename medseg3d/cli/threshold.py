@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-HELP = "choose the probability from which a voxel counts as foreground, on an evaluation of any part but the test's"
+HELP = "choose the probability threshold for foreground, on the evaluation of any split but the test split"
 EPILOG = """\
-Evaluate the validation part first: python -m monai.bundle run evaluating ... --part val
-(--part train where a protocol chooses on the training part, as that of bundles/polyp_cris.)
-Then give the file to evaluation, inference and predict: --threshold_file runs/pancreas_nl/evaluation_val/threshold.json
+Evaluate the validation split first: python -m monai.bundle run evaluating ... --part val
+(--part train where a protocol chooses on the training split, as that of bundles/polyp_cris.)
+Then pass the file to evaluation, inference and predict: --threshold_file runs/pancreas_nl/evaluation_val/threshold.json
 """
 
 
@@ -20,11 +20,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--score",
         choices=("dice_pooled", "dice_mean"),
         default="dice_pooled",
-        help="what shall be highest: Dice of all voxels pooled, at any threshold, or the mean over cases, at 0.01 to "
-        "0.99 (default: %(default)s)",
+        help="what to maximize: the Dice of all voxels pooled, over all thresholds, or the mean over cases, over 0.01 "
+        "to 0.99 (default: %(default)s)",
     )
     parser.add_argument(
-        "--allow-test", action="store_true", help="choose on the test part too; its scores are then no test any more"
+        "--allow-test",
+        action="store_true",
+        help="choose on the test split: its scores can then no longer be reported as test results",
     )
 
 

@@ -146,4 +146,4 @@ def test_the_verb_does_not_overwrite_another_split(tmp_path, pictures, capsys):
 
 def test_the_verb_refuses_to_draw_and_to_list(pictures, capsys):
     assert main([*pictures, "--test-cases", "1"]) == 2
-    assert "BAD_VALUE --test_cases" in capsys.readouterr().err
+    assert "BAD_VALUE --test-cases" in capsys.readouterr().err

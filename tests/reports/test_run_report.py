@@ -112,7 +112,7 @@ def test_ablation_alone_is_reported_beside_the_paper(ablation, tmp_path):
 
 
 def test_command_line_writes_the_report_and_names_it(run, tmp_path, capsys):
-    assert main(["report", f"ours={run}", "-o", str(tmp_path / "out"), "--cases", "0", "--title", "Polyps"]) == 0
+    assert main(["report", f"ours={run}", "-o", str(tmp_path / "out"), "--draw-cases", "0", "--title", "Polyps"]) == 0
     assert capsys.readouterr().out == f"{tmp_path}/out/report.html\n{tmp_path}/out/report.md\n"
     page = (tmp_path / "out" / "report.html").read_text()
     assert "<title>Polyps</title>" in page
