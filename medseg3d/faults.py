@@ -24,7 +24,7 @@ class Fault(Exception):
 
     Example:
         >>> print(Fault("EMPTY", "ct.nii.gz", "0 bytes", "a NIfTI volume", "copy the file again"))
-        EMPTY ct.nii.gz: found 0 bytes; wanted a NIfTI volume; next: copy the file again
+        EMPTY ct.nii.gz: 0 bytes, expected a NIfTI volume. Hint: copy the file again
     """
 
     exit_code = 1
@@ -39,13 +39,13 @@ class Fault(Exception):
         super().__init__(code, self.subject, found, wanted, remedy)  # all five, so that it pickles
 
     def __str__(self) -> str:
-        parts = [f"{self.code} {self.subject}: found {self.found}"]
+        line = f"{self.code} {self.subject}: {self.found}"
         if self.wanted:
-            parts.append(f"wanted {self.wanted}")
+            line += f", expected {self.wanted}"
         if self.remedy:
-            parts.append(f"next: {self.remedy}")
+            line += f". Hint: {self.remedy}"
         # a newline in a file name must not break the promise of one line
-        return "; ".join(parts).replace("\r", "\\r").replace("\n", "\\n")
+        return line.replace("\r", "\\r").replace("\n", "\\n")
 
 
 class UsageFault(Fault):
@@ -97,7 +97,7 @@ def internal_fault(error: BaseException, subject: str | Path) -> Fault:
         ...         raise RuntimeError("applying transform <object at 0x7f>") from error
         ... except RuntimeError as error:
         ...     print(internal_fault(error, "ct.nii.gz"))
-        INTERNAL ct.nii.gz: found ZeroDivisionError: by zero; next: report it with the traceback, and use another file
+        INTERNAL ct.nii.gz: ZeroDivisionError: by zero. Hint: report it with the traceback, and use another file
     """
     seen: set[int] = set()
     while id(error) not in seen and (inner := error.__cause__ or error.__context__):

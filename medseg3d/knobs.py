@@ -189,7 +189,7 @@ def refuse_impossible(knobs: Mapping[str, Any]) -> None:
         >>> refuse_impossible({"epochs": 2, "roi_size": "@picture_size", "overlap": 0.25})
         >>> refuse_impossible({"epochs": 0})
         Traceback (most recent call last):
-        medseg3d.faults.UsageFault: BAD_VALUE --epochs: found 0; wanted a whole number, 1 or more; next: correct it
+        medseg3d.faults.UsageFault: BAD_VALUE --epochs: 0, expected a whole number, 1 or more. Hint: correct it
     """
     for name, value in knobs.items():
         if name not in BOUNDS or (isinstance(value, str) and value.startswith(("$", "@"))):

@@ -122,7 +122,7 @@ def test_split_writes_the_manifest_once(folder, tmp_path, capsys):
 
 def test_split_of_too_few_cases_has_a_remedy_and_writes_nothing(folder, tmp_path, capsys):
     assert main(["data", "split", str(folder), "--output", str(tmp_path / "split.json")]) == 1
-    assert "TOO_FEW_CASES PhantomPancreas: found 3 cases" in capsys.readouterr().err
+    assert "TOO_FEW_CASES PhantomPancreas: 3 cases" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

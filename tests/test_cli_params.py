@@ -49,4 +49,4 @@ def test_a_figure_can_be_drawn(capsys, tmp_path):
 
 def test_runs_without_a_figure_are_refused(capsys):
     assert main(["params", "--runs", "runs/a"]) == 2
-    assert "BAD_VALUE --runs: found no figure to draw them in" in capsys.readouterr().err
+    assert "BAD_VALUE --runs: no figure to draw them in" in capsys.readouterr().err

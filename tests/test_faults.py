@@ -15,7 +15,7 @@ from medseg3d.faults import Fault, UsageFault, escape_names, fault_hook, find_fa
 
 def test_a_fault_is_one_line_even_with_a_newline_in_the_file_name():
     fault = Fault("EMPTY", "a\nb.nii.gz", "0 bytes", "a volume", "copy it again")
-    assert str(fault) == "EMPTY a\\nb.nii.gz: found 0 bytes; wanted a volume; next: copy it again"
+    assert str(fault) == "EMPTY a\\nb.nii.gz: 0 bytes, expected a volume. Hint: copy it again"
 
 
 def test_a_fault_survives_the_way_between_processes():
@@ -42,7 +42,7 @@ def test_the_hook_prints_faults_and_interruptions_in_one_line_and_leaves_bugs_al
         hook(Fault, Fault("EMPTY", "a.nii.gz", "0 bytes"), None)
     hook(KeyboardInterrupt, KeyboardInterrupt(), None)
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "error: EMPTY a.nii.gz: found 0 bytes"
+    assert lines[0] == "error: EMPTY a.nii.gz: 0 bytes"
     assert lines[1].startswith("interrupted")
     assert "--resume true" in lines[1]
     assert len(lines) == 2
@@ -56,7 +56,7 @@ def test_the_hook_prints_faults_and_interruptions_in_one_line_and_leaves_bugs_al
 def test_the_class_of_a_fault_is_the_exit_code_of_the_process(kind, code):
     words = f"import sys; from medseg3d.faults import *; sys.excepthook = fault_hook(None); raise {kind.__name__}"
     ended = subprocess.run([sys.executable, "-c", f"{words}('CODE', 'a', 'b')"], capture_output=True, text=True)
-    assert (ended.returncode, ended.stderr) == (code, "error: CODE a: found b\n")
+    assert (ended.returncode, ended.stderr) == (code, "error: CODE a: b\n")
 
 
 def test_every_code_belongs_to_one_class_of_faults():

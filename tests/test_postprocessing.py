@@ -123,11 +123,11 @@ def test_an_empty_mask_stays_empty():
 @pytest.mark.parametrize(
     ("knobs", "message"),
     [
-        ({"largest_component": -1}, "BAD_VALUE --largest_component: found -1"),
-        ({"largest_component": "most"}, "BAD_VALUE --largest_component: found 'most'"),
-        ({"fill_holes": "maybe"}, "BAD_VALUE --fill_holes: found 'maybe'"),
-        ({"min_volume_ml": -1.0}, "BAD_VALUE --min_volume_ml: found -1.0; wanted a size of 0 or more"),
-        ({"min_area_px": "ten"}, "BAD_VALUE --min_area_px: found 'ten'"),
+        ({"largest_component": -1}, "BAD_VALUE --largest_component: -1"),
+        ({"largest_component": "most"}, "BAD_VALUE --largest_component: 'most'"),
+        ({"fill_holes": "maybe"}, "BAD_VALUE --fill_holes: 'maybe'"),
+        ({"min_volume_ml": -1.0}, "BAD_VALUE --min_volume_ml: -1.0, expected a size of 0 or more"),
+        ({"min_area_px": "ten"}, "BAD_VALUE --min_area_px: 'ten'"),
     ],
 )
 def test_what_is_no_choice_is_refused(knobs, message):

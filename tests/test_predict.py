@@ -216,7 +216,7 @@ class TestFaults:
     def test_a_folder_that_cannot_be_is_said_before_anything_is_computed(self, bundle, pictures, option, capsys):
         assert self.predict(bundle, pictures, option, str(pictures / "1.jpg")) == 1
         said = capsys.readouterr()
-        assert said.err.startswith(f"error: NOT_WRITABLE {pictures / '1.jpg'}: found file exists")
+        assert said.err.startswith(f"error: NOT_WRITABLE {pictures / '1.jpg'}: file exists")
         assert len(said.err.splitlines()) == 1
         assert "[1/6]" not in said.out
 
@@ -244,7 +244,7 @@ class TestFaults:
         monkeypatch.chdir(tmp_path)
         Path("ct.nii.gz").write_bytes(b"x")
         assert main(["predict", str(ROOT / "bundles" / "pancreas_nl"), "ct.nii.gz", "--overlays", "drawn"]) == 2
-        assert "error: BAD_VALUE --overlays: found a bundle for volumes" in capsys.readouterr().err
+        assert "error: BAD_VALUE --overlays: a bundle for volumes" in capsys.readouterr().err
 
     @pytest.mark.parametrize(
         ("knob", "value", "code"),
@@ -267,7 +267,7 @@ class TestFaults:
 
     def test_a_number_of_workers_is_one(self, bundle, pictures, capsys):
         assert main(["predict", str(bundle), str(pictures), "--workers", "0"]) == 2
-        assert "error: BAD_VALUE --workers: found 0" in capsys.readouterr().err
+        assert "error: BAD_VALUE --workers: 0" in capsys.readouterr().err
 
 
 class TestStandingMasks:

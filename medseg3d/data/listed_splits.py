@@ -52,9 +52,9 @@ def listed_split(
         groups: case to patient or sequence, none of which may be in two parts.
 
     Raises:
-        Fault: MISSING_FILE, CASE_LIST (none of these forms; a case twice, or none to train on; several folds and no
-            `fold`, or no such one), SPLIT_MISMATCH (names that are no cases, cases that no list names), LEAKAGE (a
-            case, a patient, or the same image in two parts).
+        Fault: MISSING_FILE, CASE_LIST (none of these forms, a case twice), BAD_VALUE (several folds and no `fold`, or
+            no such one), TOO_FEW_CASES (none to train on), SPLIT_MISMATCH (names that are no cases, cases that no list
+            names), LEAKAGE (a case, a patient, or the same image in two parts).
     """
     source = ", ".join(map(str, lists))
     named = _read(lists, fold)
@@ -91,7 +91,7 @@ def _read(lists: Sequence[str | Path], fold: int | None) -> dict[str, list[str]]
         except (ValueError, TypeError, AttributeError) as error:
             raise Fault("CASE_LIST", paths[0], f"no lists of cases ({error})", _FORMS) from error
     if len(paths) > len(PARTS):
-        raise UsageFault("CASE_LIST", "--from", f"{len(paths)} files", _FORMS)
+        raise UsageFault("BAD_VALUE", "--from", f"{len(paths)} files", _FORMS)
     lines = [path.read_text(encoding="utf-8-sig").splitlines() for path in paths]
     return {
         part: [line.strip() for line in of_part if line.strip()]
@@ -123,7 +123,8 @@ def _of_json(content: Any, path: Path, fold: int | None) -> dict[str, list[str]]
 
 
 def _no_fold(path: Path, found: str, folds: Sequence[int]) -> Fault:
-    return UsageFault("CASE_LIST", path, found, f"one of its folds {list(folds)}", "name it with --fold")
+    wanted = f"one of {list(folds)}"
+    return UsageFault("BAD_VALUE", f"{found} of {path}", "several folds", wanted, "name it with --fold")
 
 
 def _name_of(entry: Any) -> str:

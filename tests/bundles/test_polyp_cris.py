@@ -143,7 +143,7 @@ def test_an_end_in_the_backbones_turn_is_refused_before_anything_is_trained(pict
 def test_the_check_finds_an_end_in_the_backbones_turn(pictures, tmp_path, capsys):
     knobs = words(**SMALL, **pictures, output_dir=tmp_path)
     assert main(["check", "bundles/polyp_cris", *knobs, "--epochs", "5"]) == 2
-    assert "BAD_VALUE --epochs 5: found an end in a turn of backbone" in capsys.readouterr().err
+    assert "BAD_VALUE --epochs 5: an end in a turn of backbone" in capsys.readouterr().err
     assert main(["check", "bundles/polyp_cris", *knobs, "--epochs", "6"]) == 0
     assert "the losses of backbone and final take turns" in capsys.readouterr().out
 
@@ -155,7 +155,7 @@ def test_the_check_finds_an_end_in_the_backbones_turn(pictures, tmp_path, capsys
 def test_an_unknown_choice_is_refused_with_those_there_are(knob, known):
     with pytest.raises(Exception) as error:  # noqa: PT011 -- MONAI wraps it
         train_json(**{knob: "pspnet"})("network_def")
-    assert str(find_fault(error.value)) == f"BAD_VALUE --{knob}: found 'pspnet'; wanted one of {known}"
+    assert str(find_fault(error.value)) == f"BAD_VALUE --{knob}: 'pspnet', expected one of {known}"
 
 
 @pytest.mark.parametrize(

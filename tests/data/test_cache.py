@@ -127,7 +127,7 @@ def test_what_a_sample_raises_leaves_monais_tracking_on():
         raise OSError
 
     cache = CaseCache(DATA, [Lambdad("image", prepare), RandGaussianNoised("image", prob=1.0), Lambdad("image", fail)])
-    with pytest.raises(Fault, match=r"INTERNAL .*: found OSError;"):
+    with pytest.raises(Fault, match=r"INTERNAL .*: OSError"):
         cache[CaseKey(0, 0)]
     assert get_track_meta()
 
@@ -156,7 +156,7 @@ def test_a_cache_that_does_not_fit_is_filled_as_far_as_it_goes_and_says_so(monke
 
 
 def test_a_refusal_comes_out_of_the_cache_unwrapped():
-    with pytest.raises(Fault, match=r"EMPTY case_-1\.0\.nii\.gz: found 0 bytes"):
+    with pytest.raises(Fault, match=r"EMPTY case_-1\.0\.nii\.gz: 0 bytes"):
         CaseCache([{"image": -1.0}], augmented())
     uncached = CaseCache([{"image": -1.0}], augmented(), memory_fraction=0.0)
     with pytest.raises(Fault, match="EMPTY"):
@@ -172,5 +172,5 @@ def test_a_case_that_fails_in_a_transform_is_named_with_the_innermost_cause():
     def fail(item):
         raise ZeroDivisionError("by zero")
 
-    with pytest.raises(Fault, match=r"^INTERNAL scans/ct\.nii\.gz: found ZeroDivisionError: by zero"):
+    with pytest.raises(Fault, match=r"^INTERNAL scans/ct\.nii\.gz: ZeroDivisionError: by zero"):
         CaseCache([{"image": "scans/ct.nii.gz"}], Compose([fail]))[0]

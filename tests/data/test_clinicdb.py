@@ -34,7 +34,7 @@ def test_what_is_no_frame_is_a_group_of_its_own(case):
 
 @pytest.mark.parametrize("case", ["0", "613", "TrainDataset/1000"])
 def test_a_number_that_is_no_frame_is_refused(case):
-    with pytest.raises(Fault, match=r"GROUP_PATTERN .* wanted frames 1 to 612 of CVC-ClinicDB"):
+    with pytest.raises(Fault, match=r"GROUP_PATTERN .* expected frames 1 to 612 of CVC-ClinicDB"):
         clinicdb_sequence(case)
 
 

@@ -72,7 +72,7 @@ def test_a_fold_of_a_datalist_validates_and_the_others_train(tmp_path, cases):
 
 @pytest.mark.parametrize(("fold", "found"), [(None, "no --fold"), (2, "--fold 2"), (-1, "--fold -1")])
 def test_one_of_several_folds_must_be_named(tmp_path, cases, fold, found):
-    with pytest.raises(Fault, match=rf"CASE_LIST .*lists.json: found {found}; wanted one of its folds \[0, 1\]"):
+    with pytest.raises(Fault, match=rf"BAD_VALUE {found} of .*lists.json: several folds, expected one of \[0, 1\]"):
         split_of(tmp_path, cases, FOLDS, fold=fold)
 
 

@@ -170,7 +170,7 @@ def test_a_case_named_twice_is_refused(tmp_path):
 )
 def test_a_malformed_dataset_json_is_refused(tmp_path, changes):
     write_dataset(tmp_path, **changes)
-    with pytest.raises(Fault, match=r"DATASET_JSON .*dataset\.json: found"):
+    with pytest.raises(Fault, match=r"DATASET_JSON .*dataset\.json: "):
         read_msd(tmp_path)
 
 

@@ -459,9 +459,7 @@ def test_nearly_half_a_turn_is_one_grid_for_two_writers(tmp_path: Path, degrees:
 
 
 def test_label_of_another_shape_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(
-        Fault, match=r"PAIR_GEOMETRY .*label.nii: found shape \(7, 6, 4\); .*image.nii: shape \(7, 6, 5\)"
-    ):
+    with pytest.raises(Fault, match=r"PAIR_GEOMETRY .*label.nii: shape \(7, 6, 4\), .*image.nii: shape \(7, 6, 5\)"):
         check_pair(*pair(tmp_path, shape=(7, 6, 4)))
 
 
@@ -578,9 +576,9 @@ def test_legal_labels_come_back_as_uint8(dtype: type) -> None:
 @pytest.mark.parametrize(
     ("value", "labels", "words"),
     [
-        (3, (0, 1, 2), r"found the values 3; wanted only the labels \[0, 1, 2\]"),
+        (3, (0, 1, 2), r"the values 3, expected only the labels \[0, 1, 2\]"),
         (255, (0, 1, 2), "the values 255"),
-        (-1, None, "the values -1; wanted integers from 0 to 255"),
+        (-1, None, "the values -1, expected integers from 0 to 255"),
         (256, None, "the values 256"),
         (257, (0, 1), "the values 257"),
         (0.9999, None, "0.9999.*integer values"),

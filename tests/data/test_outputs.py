@@ -97,7 +97,7 @@ def test_files_of_one_name_keep_their_folders(tmp_path: Path) -> None:
 @pytest.mark.parametrize("as_folder", [True, False])
 def test_two_images_for_one_mask_are_refused_and_named(tmp_path: Path, as_folder: bool) -> None:
     files = touch(tmp_path, "ct.nii", "ct.nii.gz")
-    with pytest.raises(Fault, match=r"NAME_COLLISION .*/ct\.nii(\.gz)?: found the same name as .*/ct\.nii"):
+    with pytest.raises(Fault, match=r"NAME_COLLISION .*/ct\.nii(\.gz)?: the same name as .*/ct\.nii"):
         input_items([tmp_path] if as_folder else files, tmp_path / "out")
 
 
@@ -229,7 +229,7 @@ def test_an_overlay_of_ours_is_worked_on_and_a_foreign_one_left_alone(tmp_path: 
 
 def test_overlays_of_volumes_are_refused(tmp_path: Path) -> None:
     (image,) = touch(tmp_path, "ct.nii")
-    with pytest.raises(Fault, match=r"^BAD_VALUE --overlays: found a bundle for volumes; wanted one for pictures"):
+    with pytest.raises(Fault, match=r"^BAD_VALUE --overlays: a bundle for volumes, expected one for pictures"):
         input_items(image, tmp_path / "out", overlay_dir=tmp_path / "drawn")
 
 

@@ -48,12 +48,12 @@ def test_the_pattern_finds_the_patient(tmp_path, pattern, group):
     [
         ([], None, "MISSING_DATA .*no such folder"),
         (["images/a.jpg"], None, "MISSING_DATA .*no folder masks/"),
-        (["images/a.txt", "masks/a.png"], None, "MISSING_DATA .*images: found no picture"),
-        ([*pairs("a"), "images/b.jpg", "images/c.jpg"], None, r"MISSING_FILE .*b\.jpg: found no mask .*\(2 of 3"),
-        ([*pairs("a"), "masks/b.jpg"], None, r"MISSING_FILE .*masks/b\.jpg: found no picture"),
-        ([*pairs("a"), "images/a.png"], None, r"DUPLICATE_CASE .*images/a\.png: found a\.jpg beside"),
-        (pairs("P_01-1", "scan7"), PATTERN, r"GROUP_PATTERN .*scan7\.jpg: found a name without .*--patient_pattern"),
-        (pairs("P_01-1"), "P_(", "GROUP_PATTERN P_.: found no regular expression"),
+        (["images/a.txt", "masks/a.png"], None, "MISSING_DATA .*images: no picture"),
+        ([*pairs("a"), "images/b.jpg", "images/c.jpg"], None, r"MISSING_FILE .*b\.jpg: no mask .*\(2 of 3"),
+        ([*pairs("a"), "masks/b.jpg"], None, r"MISSING_FILE .*masks/b\.jpg: no picture"),
+        ([*pairs("a"), "images/a.png"], None, r"DUPLICATE_CASE .*images/a\.png: a\.jpg beside"),
+        (pairs("P_01-1", "scan7"), PATTERN, r"GROUP_PATTERN .*scan7\.jpg: a name without .*--patient_pattern"),
+        (pairs("P_01-1"), "P_(", "GROUP_PATTERN P_.: no regular expression"),
     ],
 )
 def test_what_is_no_data_set_is_refused(tmp_path, names, pattern, words):
@@ -90,7 +90,7 @@ def test_masks_of_an_evaluation_are_lossless_pictures(tmp_path):
 
 
 def test_unknown_part_is_a_programming_error(tmp_path):
-    with pytest.raises(ValueError, match="got 'valid'"):
+    with pytest.raises(ValueError, match="'valid'"):
         split_pictures(tmp_path, tmp_path / "split.json", "valid", 1, 1)
 
 
@@ -149,14 +149,14 @@ def test_one_data_set_in_two_formats_is_not_read_twice(tmp_path):
         *both("PNG/Original", "PNG/Ground Truth", "1", "2"),
         *both("TIF/Original", "TIF/Ground Truth", "1", "2", suffix="tif"),
     )
-    with pytest.raises(Fault, match=r"DUPLICATE_CASE .*TIF: found the 2 names that .*PNG has too.*--dataset_dir"):
+    with pytest.raises(Fault, match=r"DUPLICATE_CASE .*TIF: the 2 names that .*PNG has too.*--dataset_dir"):
         read_picture_folder(folder)
     assert [case["case"] for case in read_picture_folder(folder / "TIF")] == ["1", "2"]
 
 
 def test_a_set_that_lacks_its_masks_is_not_passed_over(tmp_path):
     folder = folder_of(tmp_path, *PRANET, "TestDataset/Kvasir/images/cju9.png")
-    with pytest.raises(Fault, match=r"MISSING_DATA .*Kvasir: found no folder masks/"):
+    with pytest.raises(Fault, match=r"MISSING_DATA .*Kvasir: no folder masks/"):
         read_picture_folder(folder)
 
 
@@ -175,9 +175,9 @@ def test_a_published_list_is_for_training_and_validation(tmp_path, lines):
 @pytest.mark.parametrize(
     ("lines", "words"),
     [
-        ("a\nx\ny", r"CASE_LIST .*train\.txt: found 2 names that the data set lacks \(x, y\)"),
-        ("a\nb\nc", "CASE_LIST .*found 3 of the data set's 3 cases; .*others left to test on"),
-        ("", "CASE_LIST .*found 0 of"),
+        ("a\nx\ny", r"CASE_LIST .*train\.txt: 2 names that the data set lacks \(x, y\)"),
+        ("a\nb\nc", "CASE_LIST .*3 of the data set's 3 cases, .*others left to test on"),
+        ("", "CASE_LIST .*0 of"),
     ],
 )
 def test_a_list_of_other_cases_is_refused(tmp_path, lines, words):

@@ -114,7 +114,7 @@ def test_no_file_is_argmax_and_more_classes_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "MISSING_FILE .*threshold.json: found no such file"),
+        (None, "MISSING_FILE .*threshold.json: no such file"),
         ("{half", "THRESHOLD_FILE .*no JSON"),
         ("[0.5]", "THRESHOLD_FILE .*the threshold None"),
         ('{"threshold": 1.5}', "THRESHOLD_FILE .*the threshold 1.5"),

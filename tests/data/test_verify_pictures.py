@@ -86,7 +86,7 @@ def test_a_picture_that_is_there_twice_is_a_warning_and_in_two_parts_a_fault(fol
     split_file = tmp_path / "split.json"
     write_split(split_file, make_split([str(frame) for frame in range(20, 30)], ["29"], 0))
     (fault,) = verify_pictures(folder, split_file).faults
-    assert str(fault).startswith(f"LEAKAGE {split_file}: found one picture as 20 in train and 29 in test")
+    assert str(fault).startswith(f"LEAKAGE {split_file}: one picture as 20 in train and 29 in test")
 
 
 def test_a_sequence_in_two_parts_is_a_warning_that_says_what_it_means(folder, tmp_path):

@@ -128,7 +128,7 @@ def without(weights: dict[str, torch.Tensor], count: int) -> dict[str, torch.Ten
 def test_95_per_cent_are_the_limit(encoder, torchvision):
     # 5 % of 265 are 13.25
     assert load_pretrained(encoder, without(torchvision, 13)).matched == 252
-    with pytest.raises(Fault, match=r"PRETRAINED r50\.pth: found 251 of 265 tensors .*wanted at least 95%"):
+    with pytest.raises(Fault, match=r"PRETRAINED r50\.pth: 251 of 265 tensors .*expected at least 95%"):
         load_pretrained(encoder, without(torchvision, 14), "r50.pth")
 
 
@@ -140,9 +140,9 @@ def test_a_deep_stem_is_refused_with_the_reason(encoder, torchvision):
 
 
 def test_weights_of_the_other_encoder_are_refused(encoder, se_encoder, torchvision, cadene):
-    with pytest.raises(Fault, match=r"PRETRAINED .*the layout of cadene; wanted that of torchvision"):
+    with pytest.raises(Fault, match=r"PRETRAINED .*the layout of cadene, expected that of torchvision"):
         load_pretrained(encoder, cadene)
-    with pytest.raises(Fault, match=r"PRETRAINED .*the layout of torchvision; wanted that of cadene"):
+    with pytest.raises(Fault, match=r"PRETRAINED .*the layout of torchvision, expected that of cadene"):
         load_pretrained(se_encoder, torchvision)
 
 
@@ -157,13 +157,13 @@ def test_a_smaller_resnet_is_refused_and_nothing_is_loaded(encoder, torchvision)
 @pytest.mark.parametrize(
     ("weights", "words"),
     [
-        ({}, "found 0 tensors, none of them called layer1.0.conv1.weight"),
-        ({"epoch": 3, "optimizer": {"state": {}}}, "found 0 tensors"),
-        ({"blocks.0.attn.qkv.weight": torch.ones(2, 2)}, "found 1 tensors"),
-        ({"prelayer1.0.conv1.weight": torch.ones(1)}, "found 1 tensors"),
+        ({}, "0 tensors, none of them called layer1.0.conv1.weight"),
+        ({"epoch": 3, "optimizer": {"state": {}}}, "0 tensors"),
+        ({"blocks.0.attn.qkv.weight": torch.ones(2, 2)}, "1 tensors"),
+        ({"prelayer1.0.conv1.weight": torch.ones(1)}, "1 tensors"),
         (
             {"student.layer1.0.conv1.weight": torch.ones(1), "teacher.layer1.0.conv1.weight": torch.ones(1)},
-            r"found 2 encoders \(student\., teacher\.\)",
+            r"2 encoders \(student\., teacher\.\)",
         ),
     ],
 )

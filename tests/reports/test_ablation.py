@@ -98,7 +98,7 @@ def test_what_was_finished_before_a_failure_is_kept(tmp_path, monkeypatch):
 
 def test_runs_with_other_knobs_are_refused_into_the_same_folder(recorder, tmp_path):
     run_ablation(BUNDLE, tmp_path, blocks=[0], seeds=[0], knobs={"epochs": 3}, say=lambda text: None)
-    with pytest.raises(Fault, match=r"OTHER_ABLATION.*knobs {'epochs': 3}; wanted knobs {'epochs': 4}"):
+    with pytest.raises(Fault, match=r"OTHER_ABLATION.*knobs {'epochs': 3}, expected knobs {'epochs': 4}"):
         run_ablation(BUNDLE, tmp_path, blocks=[1], seeds=[0], knobs={"epochs": 4}, say=lambda text: None)
 
 

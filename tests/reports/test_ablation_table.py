@@ -105,7 +105,7 @@ def test_the_figure_has_a_point_for_every_run(folder):
 
 
 def test_a_folder_without_an_ablation_is_a_fault_that_says_what_to_run(tmp_path):
-    with pytest.raises(Fault, match=r"found no ablation\.json; wanted .*; next: run medseg3d ablation first"):
+    with pytest.raises(Fault, match=r"no ablation\.json, expected .*. Hint: run medseg3d ablation first"):
         read_ablation(tmp_path)
 
 

@@ -135,7 +135,7 @@ def test_what_is_finished_is_not_run_again(study):
 def test_a_failure_is_recorded_the_others_go_on_and_the_next_call_tries_again(study):
     folder = study(Commands({"backbone": Fault("LOSS_NOT_FINITE", "epoch 1", "nan")}))
     assert [row["strategy"] for row in rows(folder)] == ["cris"]
-    reasons = {"own_unet_backbone_seed_0": "LOSS_NOT_FINITE epoch 1: found nan"}
+    reasons = {"own_unet_backbone_seed_0": "LOSS_NOT_FINITE epoch 1: nan"}
     assert read_summary(folder / "study.json")["failures"] == reasons
     study(Commands())
     assert read_summary(folder / "study.json")["failures"] == {}
@@ -164,7 +164,7 @@ def test_what_another_process_works_on_is_left_to_it(study):
 
 def test_other_settings_are_refused_into_the_same_folder(study):
     study(Commands(), strategies=["backbone"])
-    with pytest.raises(Fault, match=r"OTHER_STUDY.*found threshold_part train; wanted threshold_part val"):
+    with pytest.raises(Fault, match=r"OTHER_STUDY.*threshold_part train, expected threshold_part val"):
         study(Commands(), threshold_part="val")
 
 

@@ -75,9 +75,7 @@ def folder(tmp_path):
     write_row(tmp_path, "segnet", "cris", 0, 0.7, 0.0614)
     for seed in (0, 1):
         (tmp_path / f"kvasir-seg_unet_backbone_seed_{seed}").mkdir()
-        (tmp_path / f"kvasir-seg_unet_backbone_seed_{seed}" / "failure.json").write_text(
-            '{"reason": "LOSS: found nan"}'
-        )
+        (tmp_path / f"kvasir-seg_unet_backbone_seed_{seed}" / "failure.json").write_text('{"reason": "LOSS: nan"}')
     write_record(tmp_path)
     return tmp_path
 
@@ -102,7 +100,7 @@ def test_what_has_failed_says_so_in_the_table_and_why_below_it(folder):
     study = read_study(folder)
     assert ours(study, "kvasir-seg", paper_table(study, "kvasir-seg"), "mean")["Backbone"]["unet_dice"] == "failed"
     text = study_markdown(study)
-    assert "- kvasir-seg_unet_backbone_seed_0 failed: LOSS: found nan" in text
+    assert "- kvasir-seg_unet_backbone_seed_0 failed: LOSS: nan" in text
     assert "- kvasir-seg, 3 not finished: segnet_cris_seed_1, segnet_crf_seed_0, segnet_crf_seed_1" in text
 
 

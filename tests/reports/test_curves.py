@@ -184,7 +184,7 @@ def test_steps_repeated_by_a_resumed_run_count_once_and_the_later_value(tmp_path
 
 
 def test_folder_without_events_is_a_fault_that_names_it(tmp_path):
-    with pytest.raises(Fault, match=r"NO_EVENTS .*found no TensorBoard event file"):
+    with pytest.raises(Fault, match=r"NO_EVENTS .*no TensorBoard event file"):
         read_training_curves(tmp_path)
 
 

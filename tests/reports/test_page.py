@@ -250,7 +250,7 @@ def test_page_of_equal_files_is_equal_bytes(run, tmp_path):
 
 
 def test_unknown_class_is_refused_with_the_known_ones(run):
-    with pytest.raises(ValueError, match=r"class_name must be one of \['pancreas'\].*found 'liver'"):
+    with pytest.raises(ValueError, match=r"class_name must be one of \['pancreas'\].*'liver'"):
         page_of(run, class_name="liver")
 
 

@@ -99,7 +99,7 @@ def test_a_config_without_a_network_or_its_input_is_refused(tmp_path, key):
     config = {"roi_size": [8, 6], "network_def": {"_target_": "torch.nn.Identity", "in_channels": 1}}
     del config[key]
     (tmp_path / "train.json").write_text(json.dumps(config))
-    with pytest.raises(Fault, match=f"BAD_CONFIG .*: found no {key}"):
+    with pytest.raises(Fault, match=f"BAD_CONFIG .*: no {key}"):
         bundle_report(tmp_path)
 
 

@@ -122,7 +122,7 @@ def test_command_line_writes_the_report_and_names_it(run, tmp_path, capsys):
 
 def test_class_that_no_run_has_and_run_without_evaluation_are_calls_at_fault(run, tmp_path, capsys):
     assert main(["report", str(run), "-o", str(tmp_path / "out"), "--class", "liver"]) == 2
-    assert "--class liver: found no class of these runs; wanted one of polyp" in capsys.readouterr().err
+    assert "--class liver: no class of these runs, expected one of polyp" in capsys.readouterr().err
     assert main(["report", str(tmp_path), "-o", str(tmp_path / "out")]) == 2
     assert "NO_EVALUATION" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -63,8 +63,8 @@ def test_a_run_is_of_the_data_that_it_was_scored_on(tmp_path, where):
     [
         (CONFIG, {"scores": {}}, "SCORE_FILE .*no dice_mean with a value"),
         (CONFIG, {"scores": {"pancreas": DICE}}, "SCORE_FILE .*no record of the network"),
-        (CONFIG, {**SUMMARY, "network": {**NETWORK, "macs": "$1 + 1"}}, r"SCORE_FILE .*network#macs: found '\$1 \+ 1'"),
-        (CONFIG, {**SUMMARY, "network": {**NETWORK, "macs": -1}}, "SCORE_FILE .*network#macs: found -1"),
+        (CONFIG, {**SUMMARY, "network": {**NETWORK, "macs": "$1 + 1"}}, r"SCORE_FILE .*network#macs: '\$1 \+ 1'"),
+        (CONFIG, {**SUMMARY, "network": {**NETWORK, "macs": -1}}, "SCORE_FILE .*network#macs: -1"),
         (CONFIG, {**SUMMARY, "network": {**NETWORK, "input_shape": "$1"}}, "SCORE_FILE .*network#input_shape"),
         ({**CONFIG, "bundle_root": "bundles/mine"}, SUMMARY, "BAD_VALUE .*no paper in the name of its bundle_root"),
     ],

@@ -215,7 +215,7 @@ def test_the_count_of_skipped_steps_in_a_row_goes_on(tmp_path):
     run().run(interrupt_at=4)
     resumed = run(resume=True)
     assert (resumed.trainer.skipped_steps, resumed.trainer.skipped_in_row) == (3, 3)
-    with pytest.raises(Fault, match=r"LOSS_NOT_FINITE iteration 5: found 5 steps in a row"):
+    with pytest.raises(Fault, match=r"LOSS_NOT_FINITE iteration 5: 5 steps in a row"):
         resumed.run()
 
 

@@ -182,7 +182,7 @@ def test_a_training_that_would_end_in_the_backbones_turn_is_refused(epochs):
 
 
 def test_another_interleave_is_refused_by_name():
-    with pytest.raises(Fault, match="BAD_VALUE --interleave: found 'batch'; wanted one of epoch, step"):
+    with pytest.raises(Fault, match="BAD_VALUE --interleave: 'batch', expected one of epoch, step"):
         AlternatingObjectives([BACKBONE, FINAL], "batch")
 
 

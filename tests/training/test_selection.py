@@ -32,5 +32,5 @@ def test_the_last_is_kept_without_a_score_too(tmp_path):
 
 
 def test_another_selection_is_refused(tmp_path):
-    with pytest.raises(Fault, match=r"BAD_VALUE --selection: found 'latest'; wanted one of best, last"):
+    with pytest.raises(Fault, match=r"BAD_VALUE --selection: 'latest', expected one of best, last"):
         kept_model(nn.Linear(1, 1), tmp_path / "model.pt", selection="latest")

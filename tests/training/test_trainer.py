@@ -86,9 +86,9 @@ def test_less_than_nothing_at_a_time_is_refused() -> None:
 @pytest.mark.parametrize(
     ("batch_size", "size", "words"),
     [
-        (1, 0, r"--batch_size 1: found 1 at a time of a batch of 1: .*; next: --batch_size 2 or more"),
-        (5, 1, r"--micro_batch_size 1: found 1 at a time of a batch of 5: .*; next: choose at least 2"),
-        (5, 2, r"--micro_batch_size 2: found 1 at a time of a batch of 5: .*; next: choose at least 2"),
+        (1, 0, r"--batch_size 1: 1 at a time of a batch of 1: .*. Hint: --batch_size 2 or more"),
+        (5, 1, r"--micro_batch_size 1: 1 at a time of a batch of 5: .*. Hint: choose at least 2"),
+        (5, 2, r"--micro_batch_size 2: 1 at a time of a batch of 5: .*. Hint: choose at least 2"),
     ],
 )
 def test_a_part_that_cannot_be_normalised_is_refused_before_any_step(
@@ -229,19 +229,19 @@ def test_many_skipped_steps_in_a_row_end_the_training_and_others_do_not() -> Non
     between.run()
     assert between.skipped_steps == 6
     in_a_row = training([good, bad, bad, bad, good], max_skipped_steps=2)
-    with pytest.raises(Fault, match="LOSS_NOT_FINITE iteration 4: found 3 steps in a row without a finite loss"):
+    with pytest.raises(Fault, match="LOSS_NOT_FINITE iteration 4: 3 steps in a row without a finite loss"):
         in_a_row.run()
 
 
 @pytest.mark.parametrize(
     ("precision", "checkpoint", "words"),
     [
-        ("float16", None, "next: --precision float32$"),
-        ("float32", None, "next: lower --learning_rate$"),
+        ("float16", None, "Hint: --precision float32$"),
+        ("float32", None, "Hint: lower --learning_rate$"),
         (
             "bfloat16",
             "runs/a/epoch_00007.pt",
-            "next: the same command with --resume true --precision float32 goes on from runs/a/epoch_00007.pt",
+            "Hint: the same command with --resume true --precision float32 goes on from runs/a/epoch_00007.pt",
         ),
         (
             "float32",
@@ -274,7 +274,7 @@ def test_the_gradients_norm_is_that_before_clipping_and_scaling(max_grad_norm: f
 
 def test_a_training_that_ends_in_an_epoch_of_skipped_steps_fails() -> None:
     with pytest.raises(
-        Fault, match=r"LOSS_NOT_FINITE iteration 2: found 2 steps in a row .*wanted a last epoch that trains"
+        Fault, match=r"LOSS_NOT_FINITE iteration 2: 2 steps in a row .*expected a last epoch that trains"
     ):
         training([picture(float("nan"))] * 2).run()
     training([picture(), picture(float("nan"))]).run()

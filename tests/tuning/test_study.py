@@ -140,8 +140,8 @@ def test_a_loss_that_is_not_finite_ranks_last_and_a_fault_is_kept_with_its_reaso
     said: list[str] = []
     records = study(tmp_path, training, n_trials=3, say=said.append)
     assert [(record.state, record.reason) for record in records] == [
-        ("diverged", "LOSS_NOT_FINITE iteration 1: found a loss of nan"),
-        ("failed", "RUN_FAILED training: found exit code 1"),
+        ("diverged", "LOSS_NOT_FINITE iteration 1: a loss of nan"),
+        ("failed", "RUN_FAILED training: exit code 1"),
         ("complete", ""),
     ]
     ends = [text for text in said if text.startswith("[")]
@@ -153,7 +153,7 @@ def test_a_loss_that_is_not_finite_ranks_last_and_a_fault_is_kept_with_its_reaso
 def test_three_failures_in_a_row_end_the_worker_and_one_success_starts_the_count_anew(tmp_path):
     failure = Fault("MISSING_FILE", "data", "nothing")
     training = Training({(f"trial_{n:04d}", 1): failure for n in (0, 1, 3, 4, 5, 6)})
-    with pytest.raises(Fault, match=r"TRIALS_FAILED.*with more --trials.*MISSING_FILE data: found nothing"):
+    with pytest.raises(Fault, match=r"TRIALS_FAILED.*with more --trials.*MISSING_FILE data: nothing"):
         study(tmp_path, training, n_trials=10)
     assert list(training.events) == [("trial_0006", 1)]
 
@@ -172,7 +172,7 @@ def test_a_bug_ends_the_study_and_does_not_count(tmp_path):
 
 def test_a_study_keeps_its_settings_once_it_has_a_trial(tmp_path):
     study(tmp_path, Training(), n_trials=1, settings={"epochs": 3})
-    with pytest.raises(Fault, match=r"OTHER_STUDY .*: found epochs 3; wanted epochs 4"):
+    with pytest.raises(Fault, match=r"OTHER_STUDY .*: epochs 3, expected epochs 4"):
         study(tmp_path, settings={"epochs": 4})
     assert len(study(tmp_path, n_trials=2, settings={"epochs": 3})) == 2
     with pytest.raises(KeyboardInterrupt):
@@ -197,7 +197,7 @@ def test_trials_of_another_study_are_not_written_over(tmp_path):
     (tmp_path / "b" / "trial_notes").mkdir()
     assert len(study(tmp_path / "b", n_trials=2, storage=url, name="shared")) == 2  # its own, on another machine
     (tmp_path / "b" / "trial_0002").mkdir()
-    with pytest.raises(Fault, match=r"NOT_EMPTY .*b: found trial_0002 of another study"):
+    with pytest.raises(Fault, match=r"NOT_EMPTY .*b: trial_0002 of another study"):
         study(tmp_path / "b", n_trials=3, storage=url, name="shared")
 
 
