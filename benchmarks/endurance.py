@@ -107,6 +107,16 @@ def masks(folder: Path) -> dict[str, bytes]:
     return found
 
 
+def finished(folder: Path) -> list[Path]:
+    """The records that stand: one for each case that is done."""
+    return list(folder.glob("*_seg.json"))
+
+
+def not_as_recorded(*folders: Path) -> int:
+    """How many files are not what their record says; a whole mask that has none yet is no such file."""
+    return sum(each.code != "NO_RECORD" for each in verify_results(list(folders))[1])
+
+
 def names(folder: Path) -> set[str]:
     """The names of all files of a folder."""
     return {path.name for path in folder.iterdir()}
@@ -123,34 +133,33 @@ def batch(folder: Path) -> dict[str, Any]:
     write_weights(folder / "model.safetensors")
     arguments = folder / "scans", folder / "model.safetensors"
     whole = predict(arguments[0], folder / "whole", arguments[1])
-    began, seen = time.monotonic(), []
+    seen = []
     while whole.poll() is None:
         try:
             process = psutil.Process(whole.pid)
-            done = len(list((folder / "whole").glob("*_seg.json")))
+            done = len(finished(folder / "whole"))
             seen.append((done, process.memory_info().rss / 2**20, process.num_fds()))
         except (psutil.Error, OSError):
             pass
         time.sleep(0.2)
-    seconds = time.monotonic() - began
-    first = next(time_ for time_ in range(len(seen)) if seen[time_][0] > 0)  # importing and loading come before
-    late = [(rss, files) for done, rss, files in seen if done >= SCANS // 5]
+    late = [(rss, files) for done, rss, files in seen if SCANS // 5 <= done < SCANS - BAD - 5]
 
-    rng, moments, partial, unverified = random.Random(0), [], 0, 0
+    rng, standing, partial, unverified = random.Random(0), [], 0, 0
     for _ in range(KILLS):
         process = predict(arguments[0], folder / "killed", arguments[1])
-        moments.append(round(rng.uniform(0.2, 1.3) * first * 0.2 + rng.uniform(0, seconds / KILLS), 2))
-        try:
-            process.wait(moments[-1])
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+        goal = min(len(finished(folder / "killed")) + rng.randint(2, 12), SCANS - BAD - 1)
+        while len(finished(folder / "killed")) < goal and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.3))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
         if (folder / "killed").is_dir():
             try:
                 masks(folder / "killed")
             except (OSError, EOFError):
                 partial += 1
-            unverified += len(verify_results([folder / "killed"])[1]) if records(folder / "killed") else 0
+            standing.append(len(finished(folder / "killed")))
+            unverified += not_as_recorded(folder / "killed")
     last = predict(arguments[0], folder / "killed", arguments[1])
     last.wait()
     log = (folder / "whole.log").read_text()
@@ -161,6 +170,7 @@ def batch(folder: Path) -> dict[str, Any]:
         "masks": len(masks(folder / "whole")),
         "bad ones named": sum(f"{name}.nii.gz" in log for name in bad),
         "kills": KILLS,
+        "cases finished at each kill": standing,
         "partial masks after a kill": partial,
         "records that did not verify after a kill": unverified,
         "masks equal to the undisturbed run": masks(folder / "killed") == masks(folder / "whole"),
@@ -168,7 +178,7 @@ def batch(folder: Path) -> dict[str, Any]:
         "left over": sorted(
             {path.name for path in (folder / "killed").iterdir()} - {p.name for p in (folder / "whole").iterdir()}
         ),
-        "growth of memory from case 40 on, MiB": round(late[-1][0] - late[0][0], 1),
+        "most memory from case 40 on, above that at case 40, MiB": round(max(rss for rss, _ in late) - late[0][0], 1),
         "open files from case 40 on": sorted({files for _, files in late}),
     }
 
@@ -187,7 +197,7 @@ def together(folder: Path) -> dict[str, Any]:
         "exit codes": codes,
         "masks": len(masks(folder / "both")),
         "masks equal to those of one process": masks(folder / "both") == masks(folder / "alone"),
-        "records that do not verify": len(verify_results([folder / "both"])[1]),
+        "records that do not verify": not_as_recorded(folder / "both"),
     }
 
 
@@ -220,14 +230,14 @@ def disk(folder: Path) -> dict[str, Any]:
             whole = masks(small / "masks") if (small / "masks").is_dir() else {}
             for path in (small / "maps").rglob("*_prob.nii.gz"):
                 gzip.decompress(path.read_bytes())
-            differing = len(verify_results([small / "masks"])[1]) if records(small / "masks") else 0
+            differing = not_as_recorded(small / "masks", small / "maps") if records(small / "masks") else 0
             said = "NO_SPACE" in (folder / f"log_{kibibytes}.log").read_text()
             outcome[f"exit {code}, {'NO_SPACE said' if said else 'nothing said'}, {len(whole)} of 3 masks whole"] += 1
             outcome["records that do not verify"] += differing
     result["predict, mask + record + probability map"] = dict(outcome)
     state = {f"tensor_{number}": torch.rand(4096) for number in range(8)}  # 128 KiB
     counts = ConfusionCounts(tp=300, fp=20, fn=40, tn=9000)
-    rows = [score_row(f"case_{number:04d}", "pancreas", counts) for number in range(1500)]
+    rows = [score_row(f"case_{number:04d}", "pancreas", counts) for number in range(1000)]
     kinds: dict[str, tuple[str, Callable[[Path], object], Callable[[Path], object]]] = {
         "checkpoint": ("epoch_00001.pt", lambda path: save_tensors(path, state), read_tensors),
         "score table": ("scores.csv", lambda path: write_scores(path, rows), lambda path: path.read_text()),
