@@ -488,6 +488,7 @@ class CasePredictor:
                 "file": source.name,
                 "bytes": source.stat().st_size if source.is_file() else None,
                 "sha256": meta.get("sha256"),
+                **(result["series"].record() if "series" in item else {}),
             },
             "mask": {
                 "file": Path(item["mask_file"]).name if "mask_file" in item else None,

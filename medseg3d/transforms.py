@@ -48,6 +48,8 @@ logger = logging.getLogger("medseg3d")
 class LoadNiftid(MapTransform):
     """Image and label as `MetaTensor` (1, X, Y, Z), read through `read_nifti` and refused when anything is wrong.
 
+    The image of an item with the key `series` is DICOM and read through `read_series`; `series` becomes what was read.
+
     The image is float32, the label uint8. Both carry `affine` (voxel to RAS mm) and in `meta`: `original_affine`,
     `spatial_shape`, `filename_or_obj`, `space` ("RAS"), `geometry` (`NiftiHeader.geometry`, what a mask on the same
     grid needs), `sha256` of the file, and `warnings` (one per line, "" for none). When both keys are loaded, the
@@ -92,7 +94,12 @@ class LoadNiftid(MapTransform):
         headers: dict[Hashable, NiftiHeader] = {}
         for key in self.key_iterator(item):
             is_label = key == self.label_key
-            array, header = read_nifti(item[key], self.max_voxels, check_hu=self.check_hu and not is_label)
+            if key == self.image_key and "series" in item:
+                from medseg3d.data.dicom import read_series  # of the extra dicom
+
+                array, header, item["series"] = read_series(item[key], item["series"], self.max_voxels, self.check_hu)
+            else:
+                array, header = read_nifti(item[key], self.max_voxels, check_hu=self.check_hu and not is_label)
             if is_label:
                 array = check_labels(array, self.labels, item[key], header)
             item[key] = _as_meta_tensor(array, header, torch.uint8 if is_label else torch.float32)

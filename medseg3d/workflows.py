@@ -18,6 +18,7 @@ from medseg3d.bundle import (
     read_config,
     refuse_absent_device,
     shipped_weights,
+    spelt_for_monai,
 )
 from medseg3d.data.atomic import check_folder
 from medseg3d.data.mask_folders import (
@@ -44,6 +45,7 @@ def predict(
     *,
     prob_dir: str | Path | None = None,
     overlay_dir: str | Path | None = None,
+    series: str | int | None = None,
     overwrite: bool = False,
     overlays: Sequence[str] = (),
     knobs: Mapping[str, Any] | None = None,
@@ -58,9 +60,11 @@ def predict(
     Args:
         bundle: the bundle's folder.
         inputs: files and folders of them: NIfTI volumes, or JPEG, PNG, TIFF and BMP where the bundle is for pictures.
+            A DICOM folder, a ZIP of one and a multi-frame file are one volume each.
         output_dir: where the masks go: `<name>_seg.nii.gz`, of pictures `<name>_seg.png`, each.
         prob_dir: where maps of foreground probability go, `<name>_prob` as float32 NIfTI or 16-bit PNG; None for none.
         overlay_dir: where pictures with their masks drawn on them go, `<name>_overlay.png`; None for none.
+        series: of DICOM, the number or UID of the series to take; None for the only CT volume.
         overwrite: segment again what has a mask already.
         overlays: overlays beside inference.json that the training had, without `.json`.
         knobs: further knobs (`model_file`, `device`, `overlap`, `workers`, ...); paths from the current directory.
@@ -92,6 +96,8 @@ def predict(
     with bundle_directory(folder):
         parser = read_config(files, overrides)
         refuse_absent_device(parser)
+        if series is not None:
+            parser["dataset::data::series"] = spelt_for_monai(str(series))
         parser.parse()
         predictor: CasePredictor = parser.get_parsed_content("evaluator")
         predictor.progress = progress

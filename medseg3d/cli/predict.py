@@ -26,8 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """A bundle, inputs, an output folder."""
     parser.add_argument("bundle", help="folder of the bundle, for instance bundles/pancreas_nl")
     parser.add_argument(
-        "inputs", nargs="+", metavar="INPUT", help="files or folders of them: NIfTI, or JPEG, PNG, TIFF, BMP"
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help="files or folders of them: NIfTI, or JPEG, PNG, TIFF, BMP; a DICOM folder or a ZIP of one is one volume",
     )
+    parser.add_argument("--series", metavar="NUMBER", help="the DICOM series to take, by number or UID")
     parser.add_argument(
         "-o", "--output", default="masks", help="folder for the masks; made if needed (default: %(default)s)"
     )
@@ -56,11 +60,17 @@ def run(args: argparse.Namespace) -> int:
             args.output,
             prob_dir=args.probabilities,
             overlay_dir=args.overlays,
+            series=args.series,
             overwrite=args.overwrite,
             overlays=args.overlay,
             knobs=args.knobs,
             progress=progress,
         )
+    for record in report.done:
+        if "series" in record["input"]:
+            series = record["input"]["series"]
+            number = series["number"] or "without a number"
+            print(f"{record['case']}: {series['slices']} slices of DICOM series {number}, {series['chosen']}")
     for what, items in (("skipped", report.skipped), ("segmented again", report.again)):
         for reason, number in Counter(item["reason"] for item in items).items():
             print(f"{number} {what}: {reason}")

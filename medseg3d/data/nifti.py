@@ -149,8 +149,23 @@ def read_nifti(
     array = _real_values(voxels, header)
     low, high = _finite_range(array, path)
     if check_hu:
-        header = _warned(header, *_gap_warnings(header), *_hu_warnings(array, low, high))
+        header = with_scan_warnings(header, array, low, high)
     return array, replace(header, sha256=stream.sha256())
+
+
+def with_scan_warnings(header: NiftiHeader, array: np.ndarray, low: float, high: float) -> NiftiHeader:
+    """The header of a CT, warned where slices lie wide apart (SLICE_GAP) or the values are no HU (HU_RANGE)."""
+    return _warned(header, *_gap_warnings(header), *_hu_warnings(array, low, high))
+
+
+def geometry_of(shape: Sequence[int], affine: np.ndarray) -> bytes:
+    """`NiftiHeader.geometry` of a volume that was no NIfTI: both forms with code 1 (scanner), in mm."""
+    raw = nib.Nifti1Header()
+    raw.set_data_shape(shape)
+    raw.set_sform(affine, 1)
+    raw.set_qform(affine, 1)
+    raw.set_xyzt_units("mm")
+    return _bare_geometry(raw, shape)
 
 
 def check_pair(image: NiftiHeader, label: NiftiHeader, tolerance: float = GRID_TOLERANCE) -> tuple[str, ...]:
@@ -521,7 +536,7 @@ def _straightened(affine: np.ndarray, spacing: np.ndarray, shape: Sequence[int])
     return straight
 
 
-def _bare_geometry(raw: nib.Nifti1Header, shape: tuple[int, int, int]) -> bytes:
+def _bare_geometry(raw: nib.Nifti1Header, shape: Sequence[int]) -> bytes:
     bare = type(raw)(endianness="<")
     for name in _GEOMETRY_FIELDS:
         bare[name] = raw[name]

@@ -15,6 +15,7 @@ from PIL import Image
 
 from medseg3d import __version__
 from medseg3d.data.atomic import atomic_path, check_folder
+from medseg3d.data.dicom_sources import is_dicom, is_zip, require_packages
 from medseg3d.data.folders import files_below, not_read, printable
 from medseg3d.data.nifti import read_nifti
 from medseg3d.faults import Fault, UsageFault
@@ -73,6 +74,7 @@ def input_items(
     mask_suffix: str = ".nii.gz",
     prob_dir: str | Path | None = None,
     overlay_dir: str | Path | None = None,
+    series: str | int | None = None,
 ) -> CaseList:
     """The cases to segment, each with its image and the mask file it belongs to, and those to leave alone.
 
@@ -80,8 +82,9 @@ def input_items(
     below it, or those of other `image_suffixes` (in any case, without names that begin with a dot), and their
     sub-folders are kept under `output_dir`. Sub-folders that are links are followed; what may be an image and is not
     read is named in a warning in the log.
-    Files of one name from different folders keep their path below their common parent. Masks found below `output_dir`,
-    maps of probabilities below `prob_dir` and overlays below `overlay_dir` are results, not inputs.
+    Files of one name from different folders keep their path below their common parent. A folder that holds DICOM files,
+    a ZIP and a DICOM file are one case each, `<output_dir>/folder_seg.nii.gz`, where masks are NIfTI. Masks found below
+    `output_dir`, maps of probabilities below `prob_dir` and overlays below `overlay_dir` are results, not inputs.
 
     Args:
         inputs: files and folders, in any mixture.
@@ -93,16 +96,18 @@ def input_items(
         prob_dir: where maps of probabilities go, `<prob_dir>/ct_prob.nii.gz`; None for none. A folder of its own, so
             that either folder can be evaluated.
         overlay_dir: where pictures with their masks drawn on them go, `<overlay_dir>/frame_overlay.png`; None for none.
+        series: number or UID of the series to take from DICOM; None for the only CT volume.
 
     Returns:
         Items `{"image", "mask_file", "case"}`, `"prob_file"` with a `prob_dir` and `"overlay_file"` with an
-        `overlay_dir`, in the order of the inputs; `skipped` holds those in whose place somebody else's file stands.
+        `overlay_dir`, in the order of the inputs; those of DICOM also have `"series"`, as it was given or "".
+        `skipped` holds those in whose place somebody else's file stands.
         Whether a mask of ours still holds is for `medseg3d.data.records.standing` to say.
 
     Raises:
         Fault: NO_INPUT, MISSING_FILE, FILE_NAME (control characters), NAME_COLLISION (two inputs, one mask),
             NOT_WRITABLE or NO_SPACE (a folder of results), OUTSIDE_OUTPUT (a symbolic link leads out of one),
-            BAD_VALUE (overlays of volumes).
+            BAD_VALUE (overlays of volumes, a series of what is no DICOM), MISSING_PACKAGE (the extra `dicom`).
 
     Example:
         >>> import tempfile
@@ -126,7 +131,8 @@ def input_items(
         places["prob_file"] = _Place(Path(prob_dir), PROBABILITY_SUFFIX, mask_suffix)
     if overlay_dir is not None:
         places["overlay_file"] = _Place(Path(overlay_dir), OVERLAY_SUFFIX, _PICTURE)
-    found, warnings = _found(inputs, tuple(image_suffixes), [place.folder for place in places.values()])
+    folders = [place.folder for place in places.values()]
+    found, dicom, warnings = _found(inputs, tuple(image_suffixes), folders, takes_dicom=mask_suffix != _PICTURE)
     for place in places.values():
         found = _without_results(found, place)
     if not found:
@@ -137,12 +143,11 @@ def input_items(
             "at least one image",
             "name image files, or a folder that holds some",
         )
+    _check_dicom(dicom, series)
     for place in places.values():
         check_folder(place.folder)
     for warning in warnings:
         logger.warning("%s", warning)
-    for place in places.values():
-        check_folder(place.folder)
     overwrite = as_flag(overwrite, "overwrite")
     items = CaseList(overwrite=overwrite)
     for image, name in _distinct(found).items():
@@ -153,6 +158,7 @@ def input_items(
             "image": str(image),
             "case": printable(name.as_posix()),
             **{key: str(file) for key, file in files.items()},
+            **({"series": str(series or "")} if image in dicom else {}),
         }
         reason = None if overwrite else _foreign(files)
         if reason is None:
@@ -247,13 +253,15 @@ def _image_of(mask: np.ndarray, geometry: bytes | None, affine: np.ndarray | Non
 
 
 def _found(
-    inputs: Sequence[str | Path], image_suffixes: tuple[str, ...], results: Sequence[Path]
-) -> tuple[dict[Path, Path], list[str]]:
+    inputs: Sequence[str | Path], image_suffixes: tuple[str, ...], results: Sequence[Path], takes_dicom: bool
+) -> tuple[dict[Path, Path], set[Path], list[str]]:
     """Absolute image paths, in order, and the name of each without suffixes, below the folder it was found in.
 
-    And a warning for each folder that holds what may be images as well, out of the folders of results.
+    Those of them that are DICOM, and a warning for each folder that holds what may be images as well, out of the
+    folders of results.
     """
     found: dict[Path, Path] = {}
+    dicom: set[Path] = set()
     warnings: list[str] = []
     for given in inputs:
         path = Path(os.path.abspath(given))
@@ -262,15 +270,28 @@ def _found(
             for file in files.read:
                 found.setdefault(file, file.relative_to(path).with_name(_stem(file)))
             unread = [file for file in files.unread if not any(_lies_in(file, folder) for folder in results)]
-            warnings += not_read(path, unread, image_suffixes)
+            others = [file for file in unread if not is_dicom(file)] if takes_dicom else unread
+            if len(others) < len(unread):
+                found.setdefault(path, Path(path.name))
+                dicom.add(path)
+            warnings += not_read(path, others, image_suffixes)
         elif path.exists():
             found.setdefault(path, Path(_stem(path)))
+            if takes_dicom and (is_dicom(path) or is_zip(path)):
+                dicom.add(path)
         else:
             raise UsageFault("MISSING_FILE", given, "no such file or folder", "an image or a folder of images")
     for file, name in found.items():
         if any(unicodedata.category(letter) == "Cc" for letter in str(name)):
             raise Fault("FILE_NAME", file, "control characters in the name", "a printable name", "rename the file")
-    return found, warnings
+    return found, dicom, warnings
+
+
+def _check_dicom(dicom: set[Path], series: str | int | None) -> None:
+    if dicom:
+        require_packages(min(dicom))
+    elif series is not None:
+        raise UsageFault("BAD_VALUE", f"--series {series}", "no DICOM among the inputs", "a DICOM folder or ZIP")
 
 
 def _lies_in(file: Path, folder: Path) -> bool:
@@ -292,7 +313,7 @@ def _distinct(found: dict[Path, Path]) -> dict[Path, Path]:
     names = dict(found)
     for files in _same(found):
         common = Path(os.path.commonpath([file.parent for file in files]))
-        names.update({file: file.relative_to(common).with_name(_stem(file)) for file in files})
+        names.update({file: file.relative_to(common).with_name(found[file].name) for file in files})
     for files in _same(names):
         raise UsageFault(
             "NAME_COLLISION",

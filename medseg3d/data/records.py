@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -52,7 +53,7 @@ def standing(item: Mapping[str, Any], made_with: Mapping[str, Any]) -> Standing:
     mask = Path(item["mask_file"])
     if not mask.exists():
         return Standing(False, "")
-    if not Path(item["image"]).is_file():
+    if not ("series" in item or Path(item["image"]).is_file()):
         return Standing(False, "its image is no file")  # which reading it says, of this case alone
     path = record_file(mask)
     record = read_record(path)
@@ -97,7 +98,7 @@ def file_sha256(path: str | Path) -> str:
 
 def _changed(item: Mapping[str, Any], record: Mapping[str, Any], made_with: Mapping[str, Any]) -> Iterator[str]:
     """Why a mask is another one's than would be made now."""
-    if file_sha256(item["image"]) != record["input"]["sha256"]:
+    if _image_sha256(item) != record["input"]["sha256"]:
         yield "another image"
     for part, now in made_with.items():
         before = record.get(part)
@@ -116,6 +117,18 @@ def _changed(item: Mapping[str, Any], record: Mapping[str, Any], made_with: Mapp
                 yield f"no {part} yet"
             elif file_sha256(path) != record.get(part, {}).get("sha256"):
                 yield f"another {part}"
+
+
+def _image_sha256(item: Mapping[str, Any]) -> str:
+    """The sum of the image, of DICOM that of its series; "" of a series that cannot be read, which reading it says."""
+    if "series" not in item:
+        return file_sha256(item["image"])
+    from medseg3d.data.dicom import series_sha256  # of the extra dicom
+
+    try:
+        return series_sha256(item["image"], item["series"])
+    except Fault:
+        return ""
 
 
 def _readable(mask: Path) -> bool:
@@ -164,7 +177,9 @@ def verify_results(folders: Sequence[str | Path], images: Sequence[str | Path] =
         differences += _compared([mask] if mask.is_file() else [], record["mask"])
         for part in BESIDE.keys() & record.keys():
             differences += _compared(named.get(record[part]["file"], []), record[part])
-        if images:
+        if images and "series" in record["input"]:
+            differences += _compared_series(images, record["input"])
+        elif images:
             differences += _compared(inputs.get(record["input"]["file"], []), record["input"])
     recorded = {path.with_name(record["mask"]["file"]) for path, record in records.items()}
     masks = [path for path in files if path.name.endswith(("_seg.nii.gz", "_seg.png")) and path not in recorded]
@@ -180,6 +195,23 @@ def _compared(candidates: Sequence[Path], recorded: Mapping[str, Any]) -> list[D
     if recorded["sha256"] in sums:
         return []
     return [Difference(str(candidates[0]), "CHECKSUM", f"sha256 {sums[0][:12]}, not {str(recorded['sha256'])[:12]}")]
+
+
+def _compared_series(folders: Sequence[str | Path], recorded: Mapping[str, Any]) -> list[Difference]:
+    """The DICOM folders and ZIPs of one name below some folders: a series of one of them has to be the recorded one."""
+    from medseg3d.data.dicom import all_series_sha256  # of the extra dicom
+
+    name = recorded["file"]
+    candidates = [path for folder in folders for path in Path(folder).rglob(glob.escape(name))]
+    candidates += [Path(folder) for folder in folders if Path(folder).name == name]
+    if not candidates:
+        return [Difference(name, "MISSING_FILE", "no such folder or ZIP in the folders that were named")]
+    try:
+        if any(recorded["sha256"] in all_series_sha256(path) for path in candidates):
+            return []
+    except Fault as fault:
+        return [Difference(fault.subject, fault.code, fault.found)]
+    return [Difference(str(candidates[0]), "CHECKSUM", f"no series with the sum {str(recorded['sha256'])[:12]}")]
 
 
 def _by_name(files: Sequence[Path]) -> dict[str, list[Path]]:

@@ -1,0 +1,119 @@
+"""`medseg3d predict` on DICOM: whole commands on a bundle for CT with tiny random weights."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk  # noqa: N813
+import torch
+from commands import ROOT
+from dicom_series import PLANTED, stored_values, write_series
+
+from medseg3d.bundle import bundle_directory, read_config
+from medseg3d.cli import main
+
+KNOBS = {"init_filters": 8, "roi_size": [16, 16, 16], "spacing": [1.5, 1.5, 2.5], "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    """Random weights of the bundle's network, whose masks are neither empty nor full."""
+    torch.manual_seed(0)
+    with bundle_directory(ROOT / "bundles/pancreas_nl"):
+        network = read_config(["bundles/pancreas_nl/inference.json"], KNOBS).get_parsed_content("network_def").eval()
+    with torch.inference_mode():
+        medians = network(torch.rand(1, 1, 16, 16, 16)).flatten(2).median(2).values[0]
+        [value for value in network.parameters() if value.shape == medians.shape][-1].sub_(medians)
+    path = tmp_path_factory.mktemp("weights") / "model.pt"
+    torch.save(network.state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def predict(weights, tmp_path, monkeypatch):
+    """The command, run in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    knobs = [word for name, value in KNOBS.items() for word in (f"--{name}", str(value))]
+
+    def run(*words: str | Path) -> int:
+        command = ["predict", ROOT / "bundles/pancreas_nl", *words, "--model_file", weights, *knobs]
+        return main([str(word) for word in command])
+
+    return run
+
+
+def mask_of(path: str) -> np.ndarray:
+    return np.asarray(nib.load(path).dataobj)
+
+
+def record_of(path: str) -> dict:
+    return json.loads(Path(path).read_text())
+
+
+def test_a_series_gets_the_mask_of_its_nifti_and_a_record_of_its_own(predict, capsys):
+    write_series(Path("scans/ct"), number=4)
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames("scans/ct"))
+    sitk.WriteImage(reader.Execute(), "scans/nifti.nii.gz")
+    assert predict("scans/ct", "scans/nifti.nii.gz") == 0
+    ct, nifti = mask_of("masks/ct_seg.nii.gz"), mask_of("masks/nifti_seg.nii.gz")
+    assert 0 < ct.astype(bool).mean() < 1
+    assert (ct != nifti).mean() < 1e-3  # the affine of a NIfTI is float32
+    record = record_of("masks/ct_seg.json")
+    assert record["input"]["file"] == "ct"
+    assert record["input"]["series"] == {"number": "4", "chosen": "the only CT volume of 1 series", "slices": 6}
+    assert "ct: 6 slices of DICOM series 4, the only CT volume of 1 series" in capsys.readouterr().out
+
+
+def test_the_same_command_keeps_what_stands_and_redoes_a_changed_series(predict, capsys):
+    paths = write_series(Path("scans/ct"))
+    assert predict("scans/ct") == 0
+    paths[0].rename("scans/ct/renamed")
+    assert predict("scans/ct") == 0
+    assert "0 segmented, 1 skipped" in capsys.readouterr().out
+    Path("scans/ct/renamed").rename(paths[0])
+    write_series(Path("scans/ct"), stored_values(seed=9))
+    assert predict("scans/ct") == 0
+    out = capsys.readouterr().out
+    assert "1 segmented again: another image" in out
+    assert main(["verify", "masks", "--images", "scans"]) == 0
+    paths[3].write_bytes(paths[3].read_bytes()[:-2] + b"\x01\x02")
+    assert main(["verify", "masks", "--images", "scans"]) == 1
+
+
+def test_one_bad_series_does_not_stop_the_others(predict, capsys):
+    for name in "abc":
+        write_series(Path("scans") / name)
+    Path("scans/b/IM0003").unlink()
+    write_series(Path("scans/c"), number=2, name="other{}".format)
+    shutil.make_archive("scans/d", "zip", "scans/a")
+    assert predict("scans/a", "scans/b", "scans/c", "scans/d.zip") == 3
+    captured = capsys.readouterr()
+    assert [line.split(":")[1].split()[0] for line in captured.err.splitlines() if line.startswith("error")] == [
+        "SLICE_GAP",
+        "SERIES",
+    ]
+    assert sorted(path.name for path in Path("masks").glob("*.nii.gz")) == ["a_seg.nii.gz", "d_seg.nii.gz"]
+    assert np.array_equal(mask_of("masks/a_seg.nii.gz"), mask_of("masks/d_seg.nii.gz"))
+    assert predict("scans/c", "--series", "2") == 0
+
+
+def test_no_output_names_the_patient(predict, capsys, caplog):
+    caplog.set_level(logging.DEBUG)
+    write_series(Path("scans/ct"))
+    write_series(Path("scans/bad"))[3].unlink()
+    assert predict("scans/ct", "scans/bad", "--probabilities", "probs") == 3
+    captured = capsys.readouterr()
+    said = [captured.out, captured.err, caplog.text]
+    said += [nib.load(path).header.binaryblock.decode("latin-1") for path in Path().rglob("*_seg.nii.gz")]
+    said += [nib.load(path).header.binaryblock.decode("latin-1") for path in Path().rglob("*_prob.nii.gz")]
+    said += [path.read_text() for path in Path("masks").glob("*.json")]
+    assert len(said) == 6
+    for text in said:
+        assert [value for value in PLANTED.values() if value in text or value.split("^")[0] in text] == []
