@@ -317,6 +317,7 @@ class CasePredictor:
             workers up to twice their number ahead.
         workers: cases under way at once; None for as many as torch has threads, at most 8. The memory needed grows
             with them: 1 for volumes, whose windows keep every core busy anyway.
+        class_names: of the labels 1, 2, ..., for DICOM segmentations, which items with a `dicom_seg_file` get.
 
     Raises:
         Fault: BAD_VALUE for `precision` or `workers`.
@@ -354,6 +355,7 @@ class CasePredictor:
         settings: Mapping[str, Any] | None = None,
         progress: Callable[[int, int, dict], None] | None = None,
         workers: int | None = 1,
+        class_names: Sequence[str] = (),
     ) -> None:
         if workers is None:
             workers = min(torch.get_num_threads(), _MOST_WORKERS)
@@ -369,6 +371,7 @@ class CasePredictor:
         self.settings = dict(settings or {})
         self.progress = progress
         self.workers = workers
+        self.class_names = class_names
         # memory for one case's layers is all that a GPU is asked for, whatever the number of workers
         self._turn = contextlib.nullcontext() if self.device.type == "cpu" else threading.Lock()
         if preprocessing is None and not hasattr(dataset, "data"):
@@ -441,6 +444,10 @@ class CasePredictor:
         clock = _Clock()
         with torch.inference_mode():
             prepared = dict(self.dataset[index] if self.preprocessing is None else self.preprocessing(dict(item)))
+            if "dicom_seg_file" in item:
+                from medseg3d.data.dicom_seg import check_referable, write_segmentation  # of the extra dicom
+
+                check_referable(item["image"], prepared["series"])
             clock.lap("preprocessing")
             prepared["pred"] = self._logits(prepared["image"])
             clock.lap("inference")
@@ -448,6 +455,14 @@ class CasePredictor:
             if record is not None:
                 record.unlink(missing_ok=True)  # from here on the case is not done
             result = self.postprocessing(prepared)
+            if "dicom_seg_file" in item:
+                result["pred"].meta["segmentation_sha256"] = write_segmentation(
+                    item["dicom_seg_file"],
+                    result["pred"].cpu().numpy()[0],
+                    result["series"],
+                    self.class_names,
+                    self._made_with()["model"],
+                )
             clock.lap("postprocessing")
         content = self._content(item, result, clock.seconds)
         if record is not None:
@@ -598,7 +613,11 @@ def _case_name(item: Mapping[str, Any]) -> str:
 
 def _files_beside(item: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Name and sum of every file the case has besides its mask."""
-    files = {"probability": ("prob_file", "prob", "prob_sha256"), "overlay": ("overlay_file", "pred", "overlay_sha256")}
+    files = {
+        "probability": ("prob_file", "prob", "prob_sha256"),
+        "overlay": ("overlay_file", "pred", "overlay_sha256"),
+        "segmentation": ("dicom_seg_file", "pred", "segmentation_sha256"),
+    }
     return {
         name: {"file": Path(item[file]).name, "sha256": getattr(result.get(key), "meta", {}).get(digest)}
         for name, (file, key, digest) in files.items()

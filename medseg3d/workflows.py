@@ -46,6 +46,7 @@ def predict(
     prob_dir: str | Path | None = None,
     overlay_dir: str | Path | None = None,
     series: str | int | None = None,
+    dicom_seg: bool = False,
     overwrite: bool = False,
     overlays: Sequence[str] = (),
     knobs: Mapping[str, Any] | None = None,
@@ -65,6 +66,7 @@ def predict(
         prob_dir: where maps of foreground probability go, `<name>_prob` as float32 NIfTI or 16-bit PNG; None for none.
         overlay_dir: where pictures with their masks drawn on them go, `<name>_overlay.png`; None for none.
         series: of DICOM, the number or UID of the series to take; None for the only CT volume.
+        dicom_seg: of DICOM, write each mask as a DICOM segmentation too, `<name>_seg.dcm`.
         overwrite: segment again what has a mask already.
         overlays: overlays beside inference.json that the training had, without `.json`.
         knobs: further knobs (`model_file`, `device`, `overlap`, `workers`, ...); paths from the current directory.
@@ -98,9 +100,13 @@ def predict(
         refuse_absent_device(parser)
         if series is not None:
             parser["dataset::data::series"] = spelt_for_monai(str(series))
+        if dicom_seg:
+            parser["dataset::data::dicom_seg"] = True
         parser.parse()
         predictor: CasePredictor = parser.get_parsed_content("evaluator")
         predictor.progress = progress
+        if dicom_seg:
+            predictor.class_names = parser.get_parsed_content("class_names")
         return predictor.run()
 
 

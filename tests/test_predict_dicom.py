@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import shutil
@@ -13,10 +14,12 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 import torch
 from commands import ROOT
-from dicom_series import PLANTED, stored_values, write_series
+from dicom_series import PLANTED, pydicom, stored_values, write_series
 
 from medseg3d.bundle import bundle_directory, read_config
 from medseg3d.cli import main
+from medseg3d.data.dicom import read_series
+from medseg3d.data.dicom_seg import read_segmentation
 
 KNOBS = {"init_filters": 8, "roi_size": [16, 16, 16], "spacing": [1.5, 1.5, 2.5], "device": "cpu"}
 
@@ -117,3 +120,49 @@ def test_no_output_names_the_patient(predict, capsys, caplog):
     assert len(said) == 6
     for text in said:
         assert [value for value in PLANTED.values() if value in text or value.split("^")[0] in text] == []
+
+
+class TestSegmentations:
+    """`--format dicom-seg`."""
+
+    def test_one_lies_over_its_source_as_the_nifti_mask_of_the_run(self, predict):
+        write_series(Path("scans/ct"), name=lambda index: "fbeadc"[index])
+        assert predict("scans/ct", "--format", "dicom-seg") == 0
+        series = read_series("scans/ct")[2]
+        mask = mask_of("masks/ct_seg.nii.gz")
+        assert np.array_equal(read_segmentation("masks/ct_seg.dcm", series), mask)
+        assert 0 < mask.mean() < 1
+        record = record_of("masks/ct_seg.json")
+        digest = hashlib.sha256(Path("masks/ct_seg.dcm").read_bytes()).hexdigest()
+        assert record["segmentation"] == {"file": "ct_seg.dcm", "sha256": digest}
+        tags = pydicom.dcmread("masks/ct_seg.dcm")
+        assert [segment.SegmentLabel for segment in tags.SegmentSequence] == ["pancreas"]
+        assert tags.PatientName == PLANTED["PatientName"]  # the standard asks for the patient there, and only there
+        assert PLANTED["PatientID"] not in Path("masks/ct_seg.json").read_text()
+
+    def test_one_that_is_missing_or_changed_is_made_again(self, predict, capsys):
+        write_series(Path("scans/ct"))
+        assert predict("scans/ct") == 0
+        for reason in ("no segmentation yet", "another segmentation"):
+            assert predict("scans/ct", "--format", "dicom-seg") == 0
+            assert f"1 segmented again: {reason}" in capsys.readouterr().out
+            assert predict("scans/ct", "--format", "dicom-seg") == 0
+            assert "1 skipped" in capsys.readouterr().out
+            with open("masks/ct_seg.dcm", "r+b") as file:
+                file.seek(-1, 2)
+                file.write(b"\x7f")
+        assert main(["verify", "masks"]) == 1
+
+    def test_a_nifti_has_nothing_to_refer_to(self, predict, capsys):
+        nib.save(nib.Nifti1Image(np.zeros((4, 5, 6), np.int16), np.eye(4)), "scan.nii.gz")
+        assert predict("scan.nii.gz", "--format", "dicom-seg") == 2
+        err = capsys.readouterr().err
+        assert err.startswith("error: BAD_VALUE --format dicom-seg: found ")
+        assert len(err.splitlines()) == 1
+        assert not Path("masks").exists()
+
+    def test_images_without_uids_are_refused_before_the_inference(self, predict, capsys):
+        write_series(Path("ct"), change=lambda tags, index: setattr(tags, "StudyInstanceUID", ""))
+        assert predict("ct", "--format", "dicom-seg") == 1
+        assert "MISSING_TAG" in capsys.readouterr().err
+        assert not Path("masks").exists()

@@ -33,6 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--series", metavar="NUMBER", help="the DICOM series to take, by number or UID")
     parser.add_argument(
+        "--format",
+        choices=["nifti", "dicom-seg"],
+        default="nifti",
+        help="of DICOM, dicom-seg writes each mask as a DICOM segmentation too (default: %(default)s)",
+    )
+    parser.add_argument(
         "-o", "--output", default="masks", help="folder for the masks; made if needed (default: %(default)s)"
     )
     parser.add_argument("--probabilities", metavar="DIR", help="folder for maps of probability; made if needed")
@@ -61,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
             prob_dir=args.probabilities,
             overlay_dir=args.overlays,
             series=args.series,
+            dicom_seg=args.format == "dicom-seg",
             overwrite=args.overwrite,
             overlays=args.overlay,
             knobs=args.knobs,

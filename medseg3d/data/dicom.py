@@ -95,6 +95,7 @@ class LoadedSeries:
         sha256: of the sorted SHA-256 sums of its files, so that neither names nor the order of the files matter.
         headers: every tag of its files but the pixels, with patient data; for a segmentation that refers to them.
         planes: (index of the header, index of the frame) of each slice along Z.
+        slice_mm: distance of neighbouring slices.
     """
 
     number: str
@@ -103,6 +104,7 @@ class LoadedSeries:
     sha256: str
     headers: list[Dataset] = field(repr=False)
     planes: list[tuple[int, int]] = field(repr=False)
+    slice_mm: float
 
     def record(self) -> dict[str, Any]:
         """What a record says of it; no patient data."""
@@ -155,6 +157,7 @@ def read_series(
         str(header.sha256),
         headers,
         [(place[plane.file.path], plane.frame) for plane in planes],
+        spacing[2],
     )
     return array, header, loaded
 

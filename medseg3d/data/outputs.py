@@ -32,7 +32,14 @@ OVERLAY_SUFFIX = "_overlay"
 
 _SUFFIXES = (".nii.gz", ".nii")
 _PICTURE = ".png"
-_FOREIGN = {"prob_file": "a map of probabilities", "overlay_file": "an overlay", "mask_file": "a mask"}
+_DICOM = ".dcm"
+_DICOM_HEAD = 1 << 16  # bytes that hold the name of the maker
+_FOREIGN = {
+    "prob_file": "a map of probabilities",
+    "overlay_file": "an overlay",
+    "dicom_seg_file": "a segmentation",
+    "mask_file": "a mask",
+}
 
 logger = logging.getLogger("medseg3d")
 
@@ -75,6 +82,7 @@ def input_items(
     prob_dir: str | Path | None = None,
     overlay_dir: str | Path | None = None,
     series: str | int | None = None,
+    dicom_seg: bool = False,
 ) -> CaseList:
     """The cases to segment, each with its image and the mask file it belongs to, and those to leave alone.
 
@@ -97,17 +105,20 @@ def input_items(
             that either folder can be evaluated.
         overlay_dir: where pictures with their masks drawn on them go, `<overlay_dir>/frame_overlay.png`; None for none.
         series: number or UID of the series to take from DICOM; None for the only CT volume.
+        dicom_seg: whether each mask also goes to `<output_dir>/folder_seg.dcm`, a DICOM segmentation of its image.
 
     Returns:
-        Items `{"image", "mask_file", "case"}`, `"prob_file"` with a `prob_dir` and `"overlay_file"` with an
-        `overlay_dir`, in the order of the inputs; those of DICOM also have `"series"`, as it was given or "".
+        Items `{"image", "mask_file", "case"}`, `"prob_file"` with a `prob_dir`, `"overlay_file"` with an `overlay_dir`
+        and `"dicom_seg_file"` with `dicom_seg`, in the order of the inputs; those of DICOM also have `"series"`, as it
+        was given or "".
         `skipped` holds those in whose place somebody else's file stands.
         Whether a mask of ours still holds is for `medseg3d.data.records.standing` to say.
 
     Raises:
         Fault: NO_INPUT, MISSING_FILE, FILE_NAME (control characters), NAME_COLLISION (two inputs, one mask),
             NOT_WRITABLE or NO_SPACE (a folder of results), OUTSIDE_OUTPUT (a symbolic link leads out of one),
-            BAD_VALUE (overlays of volumes, a series of what is no DICOM), MISSING_PACKAGE (the extra `dicom`).
+            BAD_VALUE (overlays of volumes, a series or segmentation of what is no DICOM), MISSING_PACKAGE (the extra
+            `dicom`).
 
     Example:
         >>> import tempfile
@@ -132,6 +143,8 @@ def input_items(
     if overlay_dir is not None:
         places["overlay_file"] = _Place(Path(overlay_dir), OVERLAY_SUFFIX, _PICTURE)
     folders = [place.folder for place in places.values()]
+    if dicom_seg:
+        places["dicom_seg_file"] = _Place(Path(output_dir), suffix, _DICOM)
     found, dicom, warnings = _found(inputs, tuple(image_suffixes), folders, takes_dicom=mask_suffix != _PICTURE)
     for place in places.values():
         found = _without_results(found, place)
@@ -143,7 +156,7 @@ def input_items(
             "at least one image",
             "name image files, or a folder that holds some",
         )
-    _check_dicom(dicom, series)
+    _check_dicom(found, dicom, series, dicom_seg)
     for place in places.values():
         check_folder(place.folder)
     for warning in warnings:
@@ -287,11 +300,20 @@ def _found(
     return found, dicom, warnings
 
 
-def _check_dicom(dicom: set[Path], series: str | int | None) -> None:
+def _check_dicom(found: Mapping[Path, Path], dicom: set[Path], series: str | int | None, dicom_seg: bool) -> None:
     if dicom:
         require_packages(min(dicom))
     elif series is not None:
         raise UsageFault("BAD_VALUE", f"--series {series}", "no DICOM among the inputs", "a DICOM folder or ZIP")
+    others = [file for file in found if file not in dicom]
+    if dicom_seg and others:
+        raise UsageFault(
+            "BAD_VALUE",
+            "--format dicom-seg",
+            f"{others[0]}, which is no DICOM",
+            "DICOM, whose patient, study and images a segmentation refers to",
+            "leave it out, or segment the others by themselves",
+        )
 
 
 def _lies_in(file: Path, folder: Path) -> bool:
@@ -366,6 +388,9 @@ def is_ours(mask: Path) -> bool:
         if mask.suffix.lower() == ".png":
             with Image.open(mask) as picture:
                 return str(picture.info.get("Software", "")).startswith(own)
+        if mask.suffix.lower() == _DICOM:
+            with open(mask, "rb") as file:
+                return own.encode() in file.read(_DICOM_HEAD)
         header: Any = nib.load(mask).header
         return bytes(header["descrip"]).startswith(own.encode())
     except Exception:  # whatever it is, it is not ours to replace

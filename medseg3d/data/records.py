@@ -17,7 +17,7 @@ from medseg3d.data.pictures import read_grey
 from medseg3d.data.stream import check_regular
 from medseg3d.faults import Fault, UsageFault
 
-BESIDE = {"probability": "prob_file", "overlay": "overlay_file"}
+BESIDE = {"probability": "prob_file", "overlay": "overlay_file", "segmentation": "dicom_seg_file"}
 """Part of a record -> key of the item: what a case may have besides its mask."""
 
 _CHUNK = 1 << 20

@@ -1,0 +1,160 @@
+"""A mask as a DICOM Segmentation (PS3.3, A.51) that refers to the images it was made from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import highdicom as hd
+import numpy as np
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+from medseg3d import __version__
+from medseg3d.data.atomic import atomic_path
+from medseg3d.data.dicom import LoadedSeries
+from medseg3d.data.outputs import SIGNATURE
+from medseg3d.faults import Fault
+
+CODES = {
+    "pancreas": (codes.SCT.AnatomicalStructure, Code("15776009", "SCT", "Pancreas")),
+    "tumour": (codes.SCT.MorphologicallyAbnormalStructure, Code("126859007", "SCT", "Neoplasm of pancreas")),
+}
+"""Class of a bundle -> category and type of what is segmented, in SNOMED CT; other classes have a code of our own."""
+
+_OWN_SCHEME = "99MEDSEG3D"  # PS3.3, 8.2: the schemes of single makers begin with 99
+_SERIES_NUMBER = 9000  # far from the scanner's own
+_NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "FrameOfReferenceUID")
+_BY_ITS_FILE = {"SOPInstanceUID": "MediaStorageSOPInstanceUID", "SOPClassUID": "MediaStorageSOPClassUID"}
+
+
+def check_referable(source: str | Path, series: LoadedSeries) -> None:
+    """Refuse images that a segmentation cannot refer to, because an anonymiser has emptied their UIDs.
+
+    Raises:
+        Fault: MISSING_TAG.
+    """
+    for tags in series.headers:
+        for keyword in _NEEDED:
+            if not (tags.get(keyword) or tags.file_meta.get(_BY_ITS_FILE.get(keyword, ""))):
+                raise Fault(
+                    "MISSING_TAG",
+                    source,
+                    f"no {keyword} for a segmentation to refer to",
+                    "images with their UIDs",
+                    "leave out --format dicom-seg, or take the series as it was exported",
+                )
+
+
+def write_segmentation(
+    path: str | Path,
+    mask: np.ndarray,
+    series: LoadedSeries,
+    class_names: Sequence[str],
+    model: Mapping[str, str | None],
+) -> str:
+    """The sha256 of the segmentation just written, opened again and compared before it gets its name.
+
+    Its UIDs follow from the images, the mask and the weights: made again, the same segmentation has the same ones.
+
+    Args:
+        path: the file to write; an existing one is replaced once the new one is whole.
+        mask: (X, Y, Z) uint8 on the grid of the series, label i + 1 is `class_names[i]`.
+        series: what it was made from, as `read_series` gives it; `check_referable` has to let it pass.
+        class_names: of the labels; each is a segment, also one that is nowhere.
+        model: `class` and `sha256` of the network, the algorithm that the segments name.
+
+    Raises:
+        ValueError: a label without a name.
+        Fault: NO_SPACE, NOT_WRITABLE.
+    """
+    if mask.max() > len(class_names):
+        raise ValueError(f"mask must hold labels up to {len(class_names)}, found {mask.max()}")
+    # by file and frame, the order in which a segmentation expects its source
+    order = sorted(range(len(series.planes)), key=lambda place: series.planes[place])
+    frames = np.ascontiguousarray(mask.transpose(2, 1, 0)[order])
+    identity = [series.sha256, str(model.get("sha256")), __version__, hashlib.sha256(frames.tobytes()).hexdigest()]
+    with atomic_path(path) as temporary:
+        segmentation = hd.seg.Segmentation(
+            source_images=[_referable(tags, series) for tags in series.headers],
+            pixel_array=frames,
+            segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+            segment_descriptions=_segments(class_names, model),
+            series_instance_uid=generate_uid(entropy_srcs=["series", *identity]),
+            series_number=_SERIES_NUMBER,
+            sop_instance_uid=generate_uid(entropy_srcs=["instance", *identity]),
+            instance_number=1,
+            manufacturer="medseg3d",
+            manufacturer_model_name=str(model.get("class")),
+            software_versions=__version__,
+            device_serial_number=str(model.get("sha256") or "unknown"),
+            series_description=SIGNATURE,
+            content_label="SEGMENTATION",
+            content_qualification=hd.ContentQualificationValues.RESEARCH,
+            transfer_syntax_uid=ExplicitVRLittleEndian,
+        )
+        segmentation.save_as(temporary)
+        if not np.array_equal(read_segmentation(temporary, series), mask):
+            raise OSError(f"{path}: the segmentation read back is not the one written")
+        digest = hashlib.sha256(temporary.read_bytes()).hexdigest()
+    return digest
+
+
+def read_segmentation(path: str | Path, series: LoadedSeries) -> np.ndarray:
+    """Labels (X, Y, Z) uint8 of a segmentation on the grid of the series it refers to; 0 where no segment is."""
+    segmentation = hd.seg.segread(path)
+    sources = [str(_referable(tags, series).SOPInstanceUID) for tags in series.headers]
+    if len(sources) == 1:
+        frames = segmentation.get_pixels_by_source_frame(
+            sources[0],
+            [frame + 1 for _, frame in series.planes],
+            combine_segments=True,
+            assert_missing_frames_are_empty=True,
+        )
+    else:
+        frames = segmentation.get_pixels_by_source_instance(
+            [sources[header] for header, _ in series.planes],
+            combine_segments=True,
+            assert_missing_frames_are_empty=True,
+        )
+    return frames.transpose(2, 1, 0).astype(np.uint8)
+
+
+def _segments(class_names: Sequence[str], model: Mapping[str, str | None]) -> list[hd.seg.SegmentDescription]:
+    algorithm = hd.AlgorithmIdentificationSequence(
+        name=f"medseg3d {model.get('class')}",
+        family=codes.DCM.ArtificialIntelligence,
+        version=__version__,
+        parameters={"weights_sha256": str(model.get("sha256"))},
+    )
+    described = []
+    for number, name in enumerate(class_names, start=1):
+        own = (codes.SCT.Tissue, Code(name.upper()[:16], _OWN_SCHEME, name))
+        category, kind = CODES.get(name, own)
+        described.append(
+            hd.seg.SegmentDescription(
+                segment_number=number,
+                segment_label=name,
+                segmented_property_category=category,
+                segmented_property_type=kind,
+                algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+                algorithm_identification=algorithm,
+            )
+        )
+    return described
+
+
+def _referable(tags: Dataset, series: LoadedSeries) -> Dataset:
+    """The header with its kind and UID, where an anonymiser has left them in the file's own header alone.
+
+    And with a thickness, which a segmentation has to have and a CT may leave empty.
+    """
+    for keyword, of_file in _BY_ITS_FILE.items():
+        if not tags.get(keyword):
+            setattr(tags, keyword, tags.file_meta.get(of_file))
+    if not tags.get("SliceThickness"):
+        tags.SliceThickness = series.slice_mm
+    return tags
