@@ -254,9 +254,9 @@ def _parsed(file: SourceFile, opened: IO[bytes], converted: bool = False, **opti
         return tags
     except (EOFError, struct.error) as error:
         raise _cut(file) from error
-    except Exception as error:  # of any kind, on bytes that are no data set
+    except Exception as error:  # of any kind, on bytes that are no data set, and quoting them
         found = f"a damaged data set ({type(error).__name__})"
-        raise Fault("NOT_DICOM", file.path, found, "a DICOM file", "export or copy it again") from error
+        raise Fault("NOT_DICOM", file.path, found, "a DICOM file", "export or copy it again") from None
 
 
 def _cut(file: SourceFile) -> Fault:

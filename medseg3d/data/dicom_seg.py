@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import highdicom as hd
@@ -12,6 +12,7 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pydicom.valuerep import DA, TM
 
 from medseg3d import __version__
 from medseg3d.data.atomic import atomic_path
@@ -27,26 +28,30 @@ CODES = {
 
 _OWN_SCHEME = "99MEDSEG3D"  # PS3.3, 8.2: the schemes of single makers begin with 99
 _SERIES_NUMBER = 9000  # far from the scanner's own
+_REPEATED: dict[str, Callable[[str | None], object]] = {
+    **{"PatientBirthDate": DA, "StudyDate": DA, "StudyTime": TM},
+    "PatientSex": lambda value: value and hd.PatientSexValues(value),
+}
 _NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "FrameOfReferenceUID")
+_EMPTY_WHERE_ABSENT = ("PatientName", "PatientID", "StudyID", "AccessionNumber", *_REPEATED)  # PS3.3: type 2
 _BY_ITS_FILE = {"SOPInstanceUID": "MediaStorageSOPInstanceUID", "SOPClassUID": "MediaStorageSOPClassUID"}
 
 
 def check_referable(source: str | Path, series: LoadedSeries) -> None:
-    """Refuse images that a segmentation cannot refer to, because an anonymiser has emptied their UIDs.
+    """Refuse images that a segmentation cannot refer to, and a patient or study that it could not repeat.
 
     Raises:
-        Fault: MISSING_TAG.
+        Fault: MISSING_TAG, without the value.
     """
     for tags in series.headers:
         for keyword in _NEEDED:
             if not (tags.get(keyword) or tags.file_meta.get(_BY_ITS_FILE.get(keyword, ""))):
-                raise Fault(
-                    "MISSING_TAG",
-                    source,
-                    f"no {keyword} for a segmentation to refer to",
-                    "images with their UIDs",
-                    "leave out --format dicom-seg, or take the series as it was exported",
-                )
+                raise _missing(source, keyword)
+        for keyword, kind in _REPEATED.items():
+            try:
+                kind(tags.get(keyword) or None)
+            except ValueError:
+                raise _missing(source, keyword) from None  # the error quotes the value
 
 
 def write_segmentation(
@@ -69,7 +74,7 @@ def write_segmentation(
 
     Raises:
         ValueError: a label without a name.
-        Fault: NO_SPACE, NOT_WRITABLE.
+        Fault: DICOM_SEG, for headers that highdicom refuses; NO_SPACE, NOT_WRITABLE.
     """
     if mask.max() > len(class_names):
         raise ValueError(f"mask must hold labels up to {len(class_names)}, found {mask.max()}")
@@ -77,7 +82,7 @@ def write_segmentation(
     order = sorted(range(len(series.planes)), key=lambda place: series.planes[place])
     frames = np.ascontiguousarray(mask.transpose(2, 1, 0)[order])
     identity = [series.sha256, str(model.get("sha256")), __version__, hashlib.sha256(frames.tobytes()).hexdigest()]
-    with atomic_path(path) as temporary:
+    try:
         segmentation = hd.seg.Segmentation(
             source_images=[_referable(tags, series) for tags in series.headers],
             pixel_array=frames,
@@ -96,6 +101,15 @@ def write_segmentation(
             content_qualification=hd.ContentQualificationValues.RESEARCH,
             transfer_syntax_uid=ExplicitVRLittleEndian,
         )
+    except (AttributeError, TypeError, ValueError) as error:  # which quote the values of tags
+        raise Fault(
+            "DICOM_SEG",
+            path,
+            f"images that highdicom makes no segmentation of ({type(error).__name__})",
+            "a series as a scanner exports it",
+            "leave out --format dicom-seg",
+        ) from None
+    with atomic_path(path) as temporary:
         segmentation.save_as(temporary)
         if not np.array_equal(read_segmentation(temporary, series), mask):
             raise OSError(f"{path}: the segmentation read back is not the one written")
@@ -123,6 +137,16 @@ def read_segmentation(path: str | Path, series: LoadedSeries) -> np.ndarray:
     return frames.transpose(2, 1, 0).astype(np.uint8)
 
 
+def _missing(source: str | Path, keyword: str) -> Fault:
+    return Fault(
+        "MISSING_TAG",
+        source,
+        f"no usable {keyword} for a segmentation",
+        "the UIDs, patient and study of the scanner",
+        "leave out --format dicom-seg, or take the series as it was exported",
+    )
+
+
 def _segments(class_names: Sequence[str], model: Mapping[str, str | None]) -> list[hd.seg.SegmentDescription]:
     algorithm = hd.AlgorithmIdentificationSequence(
         name=f"medseg3d {model.get('class')}",
@@ -148,13 +172,18 @@ def _segments(class_names: Sequence[str], model: Mapping[str, str | None]) -> li
 
 
 def _referable(tags: Dataset, series: LoadedSeries) -> Dataset:
-    """The header with its kind and UID, where an anonymiser has left them in the file's own header alone.
+    """The header, completed where an anonymiser has emptied it or a CT may leave empty what a segmentation may not.
 
-    And with a thickness, which a segmentation has to have and a CT may leave empty.
+    Its kind and UID may be left in the file's own header alone; a thickness is the distance of the slices.
     """
     for keyword, of_file in _BY_ITS_FILE.items():
         if not tags.get(keyword):
             setattr(tags, keyword, tags.file_meta.get(of_file))
-    if not tags.get("SliceThickness"):
-        tags.SliceThickness = series.slice_mm
+    for keyword in _EMPTY_WHERE_ABSENT:
+        if keyword not in tags:
+            setattr(tags, keyword, "")
+    groups = (*tags.get("SharedFunctionalGroupsSequence", ()), *tags.get("PerFrameFunctionalGroupsSequence", ()))
+    for place in (tags, *(item for group in groups for item in group.get("PixelMeasuresSequence", ()))):
+        if not place.get("SliceThickness"):
+            place.SliceThickness = series.slice_mm
     return tags

@@ -145,8 +145,40 @@ class TestWhatItSays:
 
 def test_images_without_their_uids_are_refused(tmp_path):
     write_series(tmp_path, change=lambda tags, index: setattr(tags, "StudyInstanceUID", ""))
-    with pytest.raises(Fault, match=r"MISSING_TAG .* no StudyInstanceUID"):
+    with pytest.raises(Fault, match=r"MISSING_TAG .* no usable StudyInstanceUID"):
         check_referable(tmp_path, read_series(tmp_path)[2])
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [("PatientBirthDate", "1947"), ("PatientSex", "planted"), ("StudyTime", "25"), ("StudyDate", "2026?")],
+)
+def test_a_value_that_cannot_be_repeated_is_refused_without_being_quoted(keyword, value, tmp_path):
+    def change(tags, index):
+        tags[keyword].value = value
+
+    write_series(tmp_path, change=change)
+    with pytest.raises(Fault) as caught:
+        check_referable("scan", read_series(tmp_path)[2])
+    assert caught.value.found == f"no usable {keyword} for a segmentation"
+    assert value not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["slices", "enhanced"])
+def test_what_an_anonymiser_removed_is_empty_and_no_hindrance(kind, tmp_path):
+    removed = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID")
+    source = tmp_path / "in"
+    paths = [write_enhanced(source / "ct.dcm")] if kind == "enhanced" else write_series(source)
+    for path in paths:
+        tags = pydicom.dcmread(path)
+        for keyword in (*removed, "AccessionNumber", "ReferringPhysicianName"):
+            del tags[keyword]
+        if kind == "enhanced":
+            del tags.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SliceThickness
+        tags.save_as(path)
+    segmentation, series = written(source, tmp_path / "seg.dcm")
+    check_referable(source, series)
+    assert [keyword for keyword in removed if segmentation[keyword].value] == []
 
 
 def test_a_uid_that_only_the_files_own_header_has_is_referred_to(tmp_path):
@@ -159,3 +191,14 @@ def test_a_uid_that_only_the_files_own_header_has_is_referred_to(tmp_path):
     first = pydicom.dcmread(tmp_path / "in/IM0000").file_meta.MediaStorageSOPInstanceUID
     referred = segmentation.ReferencedSeriesSequence[0].ReferencedInstanceSequence
     assert first in {item.ReferencedSOPInstanceUID for item in referred}
+
+
+def test_a_series_of_several_multi_frame_files_makes_none(tmp_path):
+    for part in ((0, 1, 2), (3, 4, 5)):
+        path = write_enhanced(tmp_path / "in" / f"{part[0]}.dcm", order=part)
+        tags = pydicom.dcmread(path)
+        tags.SOPInstanceUID = f"{tags.SOPInstanceUID[:-2]}.{part[0]}"
+        tags.save_as(path)
+    with pytest.raises(Fault, match="DICOM_SEG"):
+        written(tmp_path / "in", tmp_path / "seg.dcm")
+    assert not (tmp_path / "seg.dcm").exists()
