@@ -12,8 +12,10 @@ TAKES_KNOBS = True
 EPILOG = """\
 Masks are named <scan>_seg.nii.gz or <picture>_seg.png; of folders, sub-folders are kept. A mask that stands is kept if
 its record names the same image, weights and settings, and made again if not. One that was changed since, or that
-another program wrote, is replaced with --overwrite alone. --probabilities DIR also writes <scan>_prob.nii.gz (float32)
-or <picture>_prob.png (16-bit) there, --overlays DIR <picture>_overlay.png, the picture with the border of its mask.
+another program wrote, is replaced with --overwrite alone. A DICOM folder, a ZIP of one and a multi-frame file are one
+volume each (pip install "medseg3d[dicom]"); what is refused and why: docs/dicom.md. --probabilities DIR also writes
+<scan>_prob.nii.gz (float32) or <picture>_prob.png (16-bit) there, --overlays DIR <picture>_overlay.png, the picture
+with the border of its mask.
 Further --key value pairs are knobs of the bundle: --model_file runs/a/model.pt --device cpu --precision bfloat16
 --overlap 0.25 --workers 4. Without --model_file, --output_dir and --overlay the weights that come with the bundle are
 used, if any do.
