@@ -18,7 +18,6 @@ from medseg3d.bundle import (
     read_config,
     refuse_absent_device,
     shipped_weights,
-    spelt_for_monai,
 )
 from medseg3d.data.atomic import check_folder
 from medseg3d.data.mask_folders import (
@@ -80,6 +79,8 @@ def predict(
             impossible values, a device that is not there, overlays of volumes.
     """
     folder = bundle_folder(bundle)
+    if series is not None and not re.fullmatch(r"[0-9.]+", str(series)):
+        raise UsageFault("BAD_VALUE", f"--series {series}", "neither", "the number of a series, or its UID")
     shipped = weights_for(folder, overlays, knobs)
     if shipped is not None:
         logger.info("%s", shipped)
@@ -99,7 +100,7 @@ def predict(
         parser = read_config(files, overrides)
         refuse_absent_device(parser)
         if series is not None:
-            parser["dataset::data::series"] = spelt_for_monai(str(series))
+            parser["dataset::data::series"] = str(series)
         if dicom_seg:
             parser["dataset::data::dicom_seg"] = True
         parser.parse()

@@ -6,12 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-
-pydicom = __import__("pytest").importorskip("pydicom")
-
-from pydicom.dataset import Dataset, FileDataset, FileMetaDataset  # noqa: E402
-from pydicom.sequence import Sequence  # noqa: E402
-from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, generate_uid  # noqa: E402
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.sequence import Sequence
+from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 SHAPE = (6, 14, 16)  # slices, rows, columns
 SPACING = (2.5, 0.8, 0.7)  # mm between slices, rows, columns

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk  # noqa: N813
 import torch
 from commands import ROOT
-from dicom_series import PLANTED, pydicom, stored_values, write_series
+from dicom_series import PLANTED, stored_values, write_series
 
 from medseg3d.bundle import bundle_directory, read_config
 from medseg3d.cli import main

@@ -9,6 +9,7 @@ Patient data is neither logged nor kept: of the tags, only those that are named 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import logging
@@ -27,7 +28,7 @@ from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, MediaStorageDire
 
 from medseg3d.data.dicom_grid import Plane, even_grid, planes_of, sorted_planes
 from medseg3d.data.dicom_pixels import check_inflated, check_size, hounsfield
-from medseg3d.data.dicom_sources import SourceFile, damaged_member, dicom_files
+from medseg3d.data.dicom_sources import SourceFile, damaged_member, dicom_files, harmless
 from medseg3d.data.nifti import MAX_VOXELS, NiftiHeader, geometry_of, with_scan_warnings
 from medseg3d.faults import Fault
 
@@ -35,8 +36,9 @@ _TAGS = (
     *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "PatientID", "FrameOfReferenceUID"),
     *("Modality", "ImageType", "SeriesNumber", "SeriesDescription", "ConvolutionKernel", "Rows", "Columns"),
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "NumberOfFrames"),
-    *("SamplesPerPixel", "BitsAllocated", "RescaleSlope", "RescaleIntercept", "RescaleType", "PixelPaddingValue"),
-    *("LossyImageCompression", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+    *("SamplesPerPixel", "BitsAllocated", "PixelRepresentation", "PixelPaddingValue", "LossyImageCompression"),
+    *("RescaleSlope", "RescaleIntercept", "RescaleType"),
+    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 )
 _CT = (CTImageStorage, EnhancedCTImageStorage)
 _NOT_IMAGES = (MediaStorageDirectoryStorage,)
@@ -81,7 +83,7 @@ class Series:
         """A tag of its first file as text, "" where it has none; of several values the first."""
         value = self.headers[0].tags.get(keyword)
         value = value[0] if isinstance(value, pydicom.multival.MultiValue) and value else value
-        return "" if value is None else str(value).strip()
+        return "" if value is None else harmless(str(value).strip())
 
 
 @dataclass(frozen=True)
@@ -190,16 +192,15 @@ def choose_series(source: Path, files: Sequence[SourceFile], chosen: str) -> tup
         Fault: SERIES, MODALITY, TRUNCATED.
     """
     found = _grouped(files)
+    how = f"--series {chosen}" if chosen else f"the only CT volume of {len(found)} series"
     if chosen:
         named = [each for each in found if chosen in (each.number, each.uid)]
-        volumes = [each for each in named if each.is_ct]
         if not named:
             raise Fault("SERIES", source, f"no series {chosen}", f"one of {_listed(found)}", "correct --series")
-        found, how = named, f"--series {chosen}"
-    else:
-        volumes = [each for each in found if each.is_ct]
-        volumes = [each for each in volumes if _slices(each) > 1] or volumes
-        how = f"the only CT volume of {len(found)} series"
+        found = named
+    volumes = [each for each in found if each.is_ct]
+    if len(volumes) > 1:
+        volumes = [each for each in volumes if _is_volume(each)] or volumes
     if not volumes:
         kinds = ", ".join(sorted({each.first("Modality") or "no modality" for each in found})) or "no image"
         raise Fault("MODALITY", source, kinds, "a CT series", "name a folder with a CT, or choose one by --series")
@@ -269,6 +270,15 @@ def _cut(file: SourceFile) -> Fault:
     )
 
 
+def _is_volume(series: Series) -> bool:
+    """Whether its images lie at more than one place, unlike those of bolus tracking; so do they until it is known."""
+    try:
+        planes = _planes(series)
+    except Fault:
+        return True
+    return not all(planes[0].lies_at(plane) for plane in planes)
+
+
 def _slices(series: Series) -> int:
     return sum(int(header.tags.get("NumberOfFrames") or 1) for header in series.headers)
 
@@ -313,11 +323,12 @@ def _without_copies(series: Series) -> tuple[list[Plane], list[str]]:
     planes = sorted_planes(_planes(series))
     kept: list[Plane] = []
     copies = 0
+    sha256 = functools.cache(SourceFile.sha256)
     for plane in planes:
         last = kept[-1] if kept else None
         if last is None or not last.lies_at(plane):
             kept.append(plane)
-        elif last.file is not plane.file and last.file.sha256() == plane.file.sha256():
+        elif last.file is not plane.file and sha256(last.file) == sha256(plane.file):
             copies += 1
         else:
             raise Fault(

@@ -118,8 +118,9 @@ def even_grid(source: Path, planes: Sequence[Plane]) -> tuple[np.ndarray, tuple[
         Fault: DIMENSIONS (a single slice), GANTRY_TILT, SLICE_GAP, SPACING_RANGE.
     """
     first, last = planes[0], planes[-1]
-    if len(planes) < 2:
-        raise Fault("DIMENSIONS", source, "a single slice", "a volume of at least 2", "name the folder of the series")
+    if len(planes) < 2 or first.lies_at(last):
+        found = "a single slice" if len(planes) < 2 else "slices at one place"
+        raise Fault("DIMENSIONS", source, found, "a volume of at least 2", "name the folder of the series")
     positions = np.array([plane.position for plane in planes])
     normal = first.normal
     along = (positions - positions[0]) @ normal

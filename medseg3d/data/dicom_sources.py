@@ -6,6 +6,7 @@ Needs no package for DICOM: what counts as DICOM are the letters DICM at byte 12
 from __future__ import annotations
 
 import hashlib
+import io
 import lzma
 import os
 import zipfile
@@ -28,6 +29,7 @@ _MAGIC_AT = 128
 _MAGIC = b"DICM"
 _ZIP_MAGIC = b"PK\x03\x04"
 _MOST_UNPACKED = 16 << 30  # bytes in a ZIP: some thousands of slices take 2 GiB
+_BUFFER = 1 << 16  # a ZIP's own file goes back by inflating anew
 _COPY = "copy or download the file again"
 
 
@@ -75,6 +77,16 @@ def is_dicom(path: str | Path) -> bool:
 def is_zip(path: str | Path) -> bool:
     """Whether a file begins as a ZIP does."""
     return _head(path).startswith(_ZIP_MAGIC)
+
+
+def harmless(text: str) -> str:
+    r"""Text out of a file without what could steer a terminal.
+
+    Example:
+        >>> harmless("Abdomen\x1b[2J")
+        'Abdomen?[2J'
+    """
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 @contextmanager
@@ -166,9 +178,9 @@ def _plain(path: Path) -> SourceFile:
 
 def _member(archive: zipfile.ZipFile, source: Path, member: zipfile.ZipInfo) -> SourceFile:
     def opened() -> IO[bytes]:
-        return archive.open(member)
+        return io.BufferedReader(archive.open(member), _BUFFER)  # type: ignore[type-var]
 
-    return SourceFile(source / member.filename, member.file_size, opened)
+    return SourceFile(source / harmless(member.filename), member.file_size, opened)
 
 
 def _visible(name: str) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk  # noqa: N813
 from dicom_series import (
@@ -19,7 +20,6 @@ from dicom_series import (
     OBLIQUE,
     ORIGIN,
     SPACING,
-    pydicom,
     stored_values,
     uid,
     write_enhanced,
@@ -31,6 +31,8 @@ from medseg3d.data.dicom import all_series_sha256, read_series, series_sha256
 from medseg3d.data.nifti import read_nifti
 from medseg3d.data.outputs import input_items, write_mask
 from medseg3d.faults import Fault, UsageFault
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom.valuerep")
 
 
 def hounsfield(values: np.ndarray) -> np.ndarray:
@@ -183,10 +185,12 @@ def compress(path: Path, syntax: str) -> None:
         tags = pydicom.dcmread(path)
         tags.compress(syntax, generate_instance_uid=False)
         tags.save_as(path)
-    elif syntax == uids.DeflatedExplicitVRLittleEndian:
+    elif syntax in PLAIN.values():
         tags = pydicom.dcmread(path)
+        if syntax == uids.ExplicitVRBigEndian:
+            tags.PixelData = np.frombuffer(tags.PixelData, "<u2").byteswap().tobytes()
         tags.file_meta.TransferSyntaxUID = syntax
-        tags.save_as(path)
+        pydicom.dcmwrite(path, tags, implicit_vr=syntax.is_implicit_VR, little_endian=syntax.is_little_endian)
     else:
         import gdcm
 
@@ -211,14 +215,21 @@ COMPRESSED = {
 }
 
 
+PLAIN = {
+    "deflated": uids.DeflatedExplicitVRLittleEndian,
+    "implicit": uids.ImplicitVRLittleEndian,
+    "big endian": uids.ExplicitVRBigEndian,
+}
+
+
 class TestTransferSyntaxes:
     """Compressed pixels."""
 
     @pytest.mark.parametrize("signed", [False, True], ids=["unsigned", "signed"])
     @pytest.mark.parametrize(
         "syntax",
-        [*COMPRESSED.values(), uids.DeflatedExplicitVRLittleEndian],
-        ids=[*COMPRESSED, "deflated"],
+        [*COMPRESSED.values(), *PLAIN.values()],
+        ids=[*COMPRESSED, *PLAIN],
     )
     def test_lossless_ones_give_the_written_values(self, syntax, signed, tmp_path):
         values = stored_values()
@@ -437,6 +448,21 @@ class TestTheSeries:
         assert np.array_equal(array, hounsfield(stored_values(1)))
         assert series.chosen == "the only CT volume of 3 series"
         assert fault_of(tmp_path, "9").code == "MODALITY"
+
+    def test_bolus_tracking_at_one_place_is_no_volume(self, tmp_path):
+        def tracking(tags, index):
+            tags.ImagePositionPatient = [0, 0, 0]
+
+        write_series(tmp_path)
+        write_series(tmp_path, number=2, change=tracking, name="tracking{}".format)
+        assert read_series(tmp_path)[2].number == "1"
+        assert fault_of(tmp_path, "2").code == "DUPLICATE_SLICE"
+
+    def test_a_description_cannot_steer_the_terminal(self, two):
+        tags = pydicom.dcmread(two / "IM0000")
+        tags.SeriesDescription = "\x1b]0;planted\x07"
+        tags.save_as(two / "IM0000")
+        assert '3 ("?]0;planted?", CT' in fault_of(two).found
 
     def test_an_mr_alone_is_refused(self, tmp_path):
         def change(tags, index):

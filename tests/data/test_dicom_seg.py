@@ -6,8 +6,9 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
-from dicom_series import OBLIQUE, PLANTED, pydicom, stored_values, write_enhanced, write_series
+from dicom_series import OBLIQUE, PLANTED, stored_values, write_enhanced, write_series
 
 from medseg3d import __version__
 from medseg3d.data.dicom import LoadedSeries, read_series
