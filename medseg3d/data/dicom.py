@@ -29,6 +29,7 @@ from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, MediaStorageDire
 from medseg3d.data.dicom_grid import Plane, even_grid, planes_of, sorted_planes
 from medseg3d.data.dicom_pixels import check_inflated, check_size, hounsfield
 from medseg3d.data.dicom_sources import SourceFile, damaged_member, dicom_files, harmless
+from medseg3d.data.gdcm_process import GdcmProcess
 from medseg3d.data.nifti import MAX_VOXELS, NiftiHeader, geometry_of, with_scan_warnings
 from medseg3d.faults import Fault
 
@@ -349,15 +350,17 @@ def _pixels(planes: Sequence[Plane]) -> tuple[np.ndarray, dict[Path, Dataset], s
         of_file.setdefault(plane.file.path, []).append(index)
     headers: dict[Path, Dataset] = {}
     sums = set()
-    for path, places in of_file.items():
-        file = planes[places[0]].file
-        content = file.read()
-        sums.add(hashlib.sha256(content).hexdigest())
-        tags = _parsed(file, io.BytesIO(content))
-        for place, values in hounsfield(file, tags, {place: planes[place] for place in places}):
-            volume[:, :, place] = values.T
-        del tags.PixelData
-        headers[path] = tags
+    with GdcmProcess() as gdcm:
+        for path, places in of_file.items():
+            file = planes[places[0]].file
+            content = file.read()
+            sums.add(hashlib.sha256(content).hexdigest())
+            tags = _parsed(file, io.BytesIO(content))
+            wanted = {place: planes[place] for place in places}
+            for place, values in hounsfield(file, content, tags, wanted, gdcm):
+                volume[:, :, place] = values.T
+            del tags.PixelData
+            headers[path] = tags
     return volume, headers, sums
 
 

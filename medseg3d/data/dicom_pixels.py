@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
+from pydicom import uid
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
 from pydicom.pixels import get_decoder
@@ -15,12 +16,22 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from medseg3d.data.dicom_grid import Plane
 from medseg3d.data.dicom_sources import SourceFile
+from medseg3d.data.gdcm_process import GdcmProcess
 from medseg3d.faults import Fault
 
 _BESIDE_PIXELS = 64 << 20  # bytes of a file that are no pixels: private tags, overlays, functional groups
 _MOST_INFLATED = 4 << 30
 _META_BYTES = 4096  # hold the file's own header, group 0002
 _CHUNK = 1 << 20
+_BY_GDCM = (uid.JPEGLossless, uid.JPEGLosslessSV1, uid.JPEGExtended12Bit, uid.JPEGBaseline8Bit)
+_CODECS = {
+    uid.RLELossless: "pydicom",
+    **dict.fromkeys((uid.JPEG2000Lossless, uid.JPEG2000), "pillow"),
+    **dict.fromkeys((uid.JPEGLSLossless, uid.JPEGLSNearLossless), "pyjpegls"),
+    **dict.fromkeys(_BY_GDCM, "gdcm"),
+}
+"""Transfer syntax -> plugin of pydicom."""
+
 _COPY = "copy or download the file again"
 _EXPORT = "export the series again"
 
@@ -75,8 +86,17 @@ def check_inflated(file: SourceFile, opened: IO[bytes]) -> bool:
     return True
 
 
-def hounsfield(file: SourceFile, tags: Dataset, planes: Mapping[int, Plane]) -> Iterator[tuple[int, np.ndarray]]:
+def hounsfield(
+    file: SourceFile, content: bytes, tags: Dataset, planes: Mapping[int, Plane], gdcm: GdcmProcess
+) -> Iterator[tuple[int, np.ndarray]]:
     """Each plane (rows, columns) of a file in float32, with its key.
+
+    Args:
+        file: where it is.
+        content: all of it.
+        tags: the same, parsed.
+        planes: those wanted.
+        gdcm: decodes the transfer syntaxes that nothing else does.
 
     Raises:
         Fault: TRUNCATED, DECODE, DTYPE.
@@ -84,12 +104,13 @@ def hounsfield(file: SourceFile, tags: Dataset, planes: Mapping[int, Plane]) -> 
     if "PixelData" not in tags:
         raise Fault("TRUNCATED", file.path, "no whole pixel data", "every pixel", _COPY)
     first = next(iter(planes.values()))
-    syntax = tags.file_meta.TransferSyntaxUID
-    if syntax.is_encapsulated:
-        _check_codec(file, syntax)
+    syntax = UID(tags.file_meta.get("TransferSyntaxUID") or "")
+    if not syntax.is_transfer_syntax or syntax.is_encapsulated:
+        plugin = _codec(file, syntax)
         _check_codestreams(file, tags, first)
+        tags.pixel_array_options(decoding_plugin=plugin)
     try:
-        pixels = tags.pixel_array
+        pixels = gdcm.pixels(content) if syntax in _BY_GDCM else tags.pixel_array
     except Exception as error:  # the codecs raise of many kinds
         short = not syntax.is_encapsulated and isinstance(error, ValueError)
         code, found = ("TRUNCATED", "fewer pixels than") if short else ("DECODE", f"damaged {syntax.name} pixels for")
@@ -102,12 +123,15 @@ def hounsfield(file: SourceFile, tags: Dataset, planes: Mapping[int, Plane]) -> 
         yield key, (frames[plane.frame].astype(np.float64) * slope + intercept).astype(np.float32)
 
 
-def _check_codec(file: SourceFile, syntax: UID) -> None:
-    try:
-        if get_decoder(syntax).is_available:
-            return
-    except NotImplementedError:
-        pass
+def _codec(file: SourceFile, syntax: UID) -> str:
+    """The plugin of pydicom that decodes a transfer syntax.
+
+    Raises:
+        Fault: DECODE.
+    """
+    plugin = _CODECS.get(syntax)
+    if plugin is not None and plugin in get_decoder(syntax).available_plugins:
+        return plugin
     raise Fault(
         "DECODE",
         file.path,
@@ -124,28 +148,29 @@ def _check_codestreams(file: SourceFile, tags: Dataset, plane: Plane) -> None:
     except Exception as error:
         raise Fault("TRUNCATED", file.path, "an incomplete sequence of fragments", "every pixel", _COPY) from error
     for frame in frames:
-        size = _codestream_size(frame)
-        if size is not None and size != (plane.rows, plane.columns):
+        said = _codestream_shape(frame)
+        if said is not None and (said[:2] != (plane.rows, plane.columns) or said[2] > plane.bits or said[3] != 1):
             raise Fault(
                 "DECODE",
                 file.path,
-                f"a compressed image of {size[0]} x {size[1]}",
-                f"{plane.rows} x {plane.columns}, as the header says",
+                f"a compressed image of {said[0]} x {said[1]}, {said[2]} bits, {said[3]} components",
+                f"{plane.rows} x {plane.columns}, at most {plane.bits} bits, 1 component, as the header says",
                 _EXPORT,
             )
 
 
-def _codestream_size(frame: bytes) -> tuple[int, int] | None:
-    """Rows and columns by a JPEG 2000, JPEG or JPEG-LS codestream; None for any other."""
-    if frame[:4] == b"\xff\x4f\xff\x51":  # JPEG 2000: SOC, SIZ
+def _codestream_shape(frame: bytes) -> tuple[int, int, int, int] | None:
+    """Rows, columns, bits and components by a JPEG 2000, JPEG or JPEG-LS codestream; None for any other."""
+    if frame[:4] == b"\xff\x4f\xff\x51" and len(frame) > 42:  # JPEG 2000: SOC, SIZ
         width, height, left, top = (int.from_bytes(frame[at : at + 4], "big") for at in (8, 12, 16, 20))
-        return height - top, width - left
+        return height - top, width - left, (frame[42] & 0x7F) + 1, int.from_bytes(frame[40:42], "big")
     if frame[:2] != b"\xff\xd8":
         return None
     at = 2
-    while at + 9 <= len(frame) and frame[at] == 0xFF:
+    while at + 10 <= len(frame) and frame[at] == 0xFF:
         marker = frame[at + 1]
         if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):  # SOF of JPEG-LS, of JPEG
-            return int.from_bytes(frame[at + 5 : at + 7], "big"), int.from_bytes(frame[at + 7 : at + 9], "big")
+            rows, columns = (int.from_bytes(frame[at + start : at + start + 2], "big") for start in (5, 7))
+            return rows, columns, frame[at + 4], frame[at + 9]
         at += 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
     return None

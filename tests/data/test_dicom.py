@@ -274,7 +274,14 @@ class TestTransferSyntaxes:
                 tags.Rows, tags.PixelData = 13, tags.PixelData[: 13 * 16 * 2]
                 tags.save_as(other)
         fault = fault_of(tmp_path)
-        assert (fault.code, fault.found) == ("DECODE", "a compressed image of 14 x 16")
+        assert (fault.code, fault.found) == ("DECODE", "a compressed image of 14 x 16, 16 bits, 1 components")
+
+    def test_a_stream_that_crashes_its_codec_is_a_fault_of_its_file(self, tmp_path, monkeypatch):
+        path = write_series(tmp_path)[2]
+        compress(path, uids.JPEGLosslessSV1)
+        monkeypatch.setattr("sys.executable", "/bin/false")  # ends without an answer, as a crash does
+        fault = fault_of(tmp_path)
+        assert (fault.code, fault.subject) == ("DECODE", str(path))
 
     def test_a_deflate_bomb_is_refused_without_being_inflated(self, tmp_path):
         path = write_series(tmp_path)[2]
