@@ -76,11 +76,12 @@ def predict(
 
     Raises:
         Fault: before anything is computed: no input, colliding names, no weights or another network's, misspelt knobs,
-            impossible values, a device that is not there, overlays of volumes.
+            impossible values, a device that is not there, overlays of volumes, a series or a segmentation of what is
+            no DICOM.
     """
     folder = bundle_folder(bundle)
     if series is not None and not re.fullmatch(r"[0-9.]+", str(series)):
-        raise UsageFault("BAD_VALUE", f"--series {series}", "neither", "the number of a series, or its UID")
+        raise UsageFault("BAD_VALUE", "--series", repr(series), "the number of a series or its UID")
     shipped = weights_for(folder, overlays, knobs)
     if shipped is not None:
         logger.info("%s", shipped)

@@ -108,6 +108,13 @@ def test_one_bad_series_does_not_stop_the_others(predict, capsys):
     assert predict("scans/c", "--series", "2") == 0
 
 
+@pytest.mark.parametrize("series", ["$print('planted')", "@bundle_root", "portal"])
+def test_a_series_is_a_number_or_a_uid_and_never_an_expression(predict, series, capsys):
+    write_series(Path("ct"))
+    assert predict("ct", "--series", series) == 2
+    assert "BAD_VALUE --series: " in capsys.readouterr().err
+
+
 def test_no_output_names_the_patient(predict, capsys, caplog):
     caplog.set_level(logging.DEBUG)
     write_series(Path("scans/ct"))
@@ -158,7 +165,7 @@ class TestSegmentations:
         nib.save(nib.Nifti1Image(np.zeros((4, 5, 6), np.int16), np.eye(4)), "scan.nii.gz")
         assert predict("scan.nii.gz", "--format", "dicom-seg") == 2
         err = capsys.readouterr().err
-        assert err.startswith("error: BAD_VALUE --format dicom-seg: found ")
+        assert err.startswith("error: BAD_VALUE --format dicom-seg: ")
         assert len(err.splitlines()) == 1
         assert not Path("masks").exists()
 

@@ -601,7 +601,7 @@ class TestItems:
 
     def test_a_series_without_dicom_is_a_wrong_call(self, tmp_path):
         nib.save(nib.Nifti1Image(np.zeros((4, 5, 6), np.int16), np.eye(4)), tmp_path / "scan.nii.gz")
-        with pytest.raises(UsageFault, match="BAD_VALUE --series 3: found no DICOM among the inputs"):
+        with pytest.raises(UsageFault, match="BAD_VALUE --series 3: no DICOM among the inputs"):
             input_items(tmp_path / "scan.nii.gz", tmp_path / "out", series=3)
 
     def test_without_the_extra_the_command_that_installs_it_is_said(self, tmp_path, monkeypatch):
