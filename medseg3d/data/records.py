@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medseg3d.data.dicom_sources import require_packages
 from medseg3d.data.folders import files_below
 from medseg3d.data.nifti import read_nifti
 from medseg3d.data.outputs import is_ours, record_file
@@ -199,9 +200,10 @@ def _compared(candidates: Sequence[Path], recorded: Mapping[str, Any]) -> list[D
 
 def _compared_series(folders: Sequence[str | Path], recorded: Mapping[str, Any]) -> list[Difference]:
     """The DICOM folders and ZIPs of one name below some folders: a series of one of them has to be the recorded one."""
+    name = recorded["file"]
+    require_packages(name)
     from medseg3d.data.dicom import all_series_sha256  # of the extra dicom
 
-    name = recorded["file"]
     candidates = [path for folder in folders for path in Path(folder).rglob(glob.escape(name))]
     candidates += [Path(folder) for folder in folders if Path(folder).name == name]
     if not candidates:
