@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -203,3 +205,13 @@ def test_a_series_of_several_multi_frame_files_makes_none(tmp_path):
     with pytest.raises(Fault, match="DICOM_SEG"):
         written(tmp_path / "in", tmp_path / "seg.dcm")
     assert not (tmp_path / "seg.dcm").exists()
+
+
+@pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy (Debian's dicom3tools) is not installed")
+@pytest.mark.parametrize("kind", ["axial", "enhanced"])
+def test_dciodvfy_has_nothing_to_say(kind, tmp_path):
+    source = tmp_path / "in.dcm" if kind == "enhanced" else tmp_path / "in"
+    (write_enhanced if kind == "enhanced" else write_series)(source)
+    written(source, tmp_path / "seg.dcm")
+    done = subprocess.run(["dciodvfy", "-new", str(tmp_path / "seg.dcm")], capture_output=True, text=True)
+    assert [line for line in done.stderr.splitlines() if line.startswith(("Error", "Warning"))] == []
