@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -73,3 +74,11 @@ def test_a_wrong_door_is_named(tmp_path, monkeypatch):
 
 def test_nobody_names_a_module_utils():
     assert [path for path in PACKAGE.rglob("*util*.py")] == []
+
+
+def test_the_plan_of_the_house_names_only_what_is_there():
+    text = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:[a-z0-9_]+/)*[a-z0-9_]+(?:\.py|/))`", text))
+    places = (PACKAGE, PACKAGE.parent)
+    assert {name for name in named if not any((place / name).exists() for place in places)} == set()
+    assert len(named) > 25
