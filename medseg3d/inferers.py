@@ -27,6 +27,7 @@ from torch import nn
 from medseg3d import __version__
 from medseg3d.data.ahead import map_ahead
 from medseg3d.data.atomic import atomic_write, remove_leftovers
+from medseg3d.data.manifests import Manifest
 from medseg3d.data.outputs import record_file
 from medseg3d.data.records import standing
 from medseg3d.data.tensors import read_tensors, state_of_network
@@ -318,6 +319,7 @@ class CasePredictor:
         workers: cases under way at once; None for as many as torch has threads, at most 8. The memory needed grows
             with them: 1 for volumes, whose windows keep every core busy anyway.
         class_names: of the labels 1, 2, ..., for DICOM segmentations, which items with a `dicom_seg_file` get.
+        manifest: the sums that the images have to have; None to take them as they are.
 
     Raises:
         Fault: BAD_VALUE for `precision` or `workers`.
@@ -356,6 +358,7 @@ class CasePredictor:
         progress: Callable[[int, int, dict], None] | None = None,
         workers: int | None = 1,
         class_names: Sequence[str] = (),
+        manifest: Manifest | None = None,
     ) -> None:
         if workers is None:
             workers = min(torch.get_num_threads(), _MOST_WORKERS)
@@ -372,6 +375,7 @@ class CasePredictor:
         self.progress = progress
         self.workers = workers
         self.class_names = class_names
+        self.manifest = manifest
         # memory for one case's layers is all that a GPU is asked for, whatever the number of workers
         self._turn = contextlib.nullcontext() if self.device.type == "cpu" else threading.Lock()
         if preprocessing is None and not hasattr(dataset, "data"):
@@ -442,6 +446,8 @@ class CasePredictor:
 
     def _segment(self, index: int, item: Mapping[str, Any]) -> dict[str, Any]:
         clock = _Clock()
+        if self.manifest is not None:
+            self.manifest.check(item["image"])
         with torch.inference_mode():
             prepared = dict(self.dataset[index] if self.preprocessing is None else self.preprocessing(dict(item)))
             if "dicom_seg_file" in item:

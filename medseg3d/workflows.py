@@ -20,6 +20,7 @@ from medseg3d.bundle import (
     shipped_weights,
 )
 from medseg3d.data.atomic import check_folder
+from medseg3d.data.manifests import Manifest
 from medseg3d.data.mask_folders import (
     VOLUME_SUFFIXES,
     LoadedPair,
@@ -46,6 +47,7 @@ def predict(
     overlay_dir: str | Path | None = None,
     series: str | int | None = None,
     dicom_seg: bool = False,
+    manifest: str | Path | None = None,
     overwrite: bool = False,
     overlays: Sequence[str] = (),
     knobs: Mapping[str, Any] | None = None,
@@ -66,6 +68,7 @@ def predict(
         overlay_dir: where pictures with their masks drawn on them go, `<name>_overlay.png`; None for none.
         series: of DICOM, the number or UID of the series to take; None for the only CT volume.
         dicom_seg: of DICOM, write each mask as a DICOM segmentation too, `<name>_seg.dcm`.
+        manifest: list of SHA-256 sums as `sha256sum` writes it; an image that is not as listed fails with CHECKSUM.
         overwrite: segment again what has a mask already.
         overlays: overlays beside inference.json that the training had, without `.json`.
         knobs: further knobs (`model_file`, `device`, `overlap`, `workers`, ...); paths from the current directory.
@@ -86,6 +89,7 @@ def predict(
     if shipped is not None:
         logger.info("%s", shipped)
         overlays = [shipped.overlay]
+    sums = None if manifest is None else Manifest(manifest)
     inputs = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
     overrides = absolute_paths(knobs or {})
     overrides |= {
@@ -107,6 +111,7 @@ def predict(
         parser.parse()
         predictor: CasePredictor = parser.get_parsed_content("evaluator")
         predictor.progress = progress
+        predictor.manifest = sums
         if dicom_seg:
             predictor.class_names = parser.get_parsed_content("class_names")
         return predictor.run()

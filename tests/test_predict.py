@@ -226,6 +226,20 @@ class TestFaults:
         assert "NAME_COLLISION" in capsys.readouterr().err
         assert files(Path()) == []
 
+    def test_an_image_that_is_not_as_its_list_of_sums_has_it_is_refused_and_the_others_are_done(
+        self, bundle, pictures, capsys
+    ):
+        sums = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in pictures.glob("[12].jpg")]
+        (pictures / "SHA256SUMS").write_text("".join(sums))
+        content = bytearray((pictures / "2.jpg").read_bytes())
+        content[-20] ^= 1  # in the last scan lines: it is decoded without a word
+        (pictures / "2.jpg").write_bytes(content)
+        call = ["predict", str(bundle), *(str(pictures / f"{name}.jpg") for name in (1, 2)), "--device", "cpu"]
+        assert main([*call, "--manifest", str(pictures / "SHA256SUMS")]) == 3
+        assert f"CHECKSUM {pictures / '2.jpg'}: sha256 " in capsys.readouterr().err
+        assert files(Path()) == ["masks/1_seg.json", "masks/1_seg.png"]
+        assert main(call) == 0
+
     def test_a_full_disk_leaves_nothing_half_written(self, bundle, pictures, capsys):
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (600, hard))  # room for the masks, not for their records

@@ -46,6 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--probabilities", metavar="DIR", help="folder for maps of probability; made if needed")
     parser.add_argument("--overlays", metavar="DIR", help="folder for pictures with their masks drawn on them")
     parser.add_argument("--overlay", nargs="+", default=[], metavar="NAME", help="the overlays that the training had")
+    parser.add_argument(
+        "--manifest", metavar="FILE", help="SHA256SUMS of the images, as sha256sum writes it: what differs is refused"
+    )
     parser.add_argument("--overwrite", action="store_true", help="segment again what has a mask already")
 
 
@@ -70,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
             overlay_dir=args.overlays,
             series=args.series,
             dicom_seg=args.format == "dicom-seg",
+            manifest=args.manifest,
             overwrite=args.overwrite,
             overlays=args.overlay,
             knobs=args.knobs,
