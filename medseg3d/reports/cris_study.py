@@ -137,12 +137,12 @@ class StudyPlan:
 
 
 def tune_learning_rate(plan: StudyPlan, combination: Combination) -> dict[str, Any]:
-    """The learning rate with the best validation score, by `medseg3d.tuning`.
+    """The learning rate with the best validation score, by `medseg3d.experiments`.
 
     Raises:
-        Fault: as `medseg3d.tuning.bundles.tune`; `MISSING_PACKAGE` without Optuna.
+        Fault: as `medseg3d.experiments.tune.tune`; `MISSING_PACKAGE` without Optuna.
     """
-    from medseg3d.tuning.bundles import tune
+    from medseg3d.experiments.tune import tune
 
     knobs = plan.run_knobs(combination)
     tuned = tune(

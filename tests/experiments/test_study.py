@@ -19,11 +19,11 @@ import study_worker
 from optuna.trial import TrialState
 from study_worker import EPOCHS, SEARCH, score
 
+from medseg3d.experiments import storage
+from medseg3d.experiments import study as studies
+from medseg3d.experiments.storage import open_storage, quiet_optuna
+from medseg3d.experiments.study import run_study
 from medseg3d.faults import Fault
-from medseg3d.tuning import storage
-from medseg3d.tuning import study as studies
-from medseg3d.tuning.storage import open_storage, quiet_optuna
-from medseg3d.tuning.study import run_study
 
 SILENT = {"say": lambda text: None, "heartbeat_s": 1}
 

@@ -14,10 +14,10 @@ from picture_runs import polyp_folder
 
 from medseg3d.cli import main
 from medseg3d.data.tensors import read_tensors
+from medseg3d.experiments import tune as bundles
+from medseg3d.experiments.trial_process import ScoreReport
+from medseg3d.experiments.tune import tune
 from medseg3d.faults import Fault
-from medseg3d.tuning import bundles
-from medseg3d.tuning.bundles import tune
-from medseg3d.tuning.trial_process import ScoreReport
 
 BUNDLE = ROOT / "bundles" / "polyp_resunetpp"
 LOG = {"learning_rate": "log:1e-6:1e-2"}
@@ -217,7 +217,7 @@ def test_a_hang_up_that_is_ignored_stays_ignored(recorder, monkeypatch, tmp_path
 
 def test_without_optuna_the_verb_says_what_to_install(monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(sys.modules, "optuna", None)
-    for name in [name for name in sys.modules if name.split(".")[:2] == ["medseg3d", "tuning"]]:
+    for name in [name for name in sys.modules if name.split(".")[:2] == ["medseg3d", "experiments"]]:
         monkeypatch.delitem(sys.modules, name)
     assert main(["tune", str(BUNDLE), "-o", str(tmp_path), "--search", "epochs=int:1:2"]) == 1
     assert "next: pip install 'medseg3d[tune]'" in capsys.readouterr().err

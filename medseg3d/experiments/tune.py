@@ -26,15 +26,21 @@ from medseg3d.bundle import (
 )
 from medseg3d.data.atomic import make_folder
 from medseg3d.data.score_files import write_summary
+from medseg3d.experiments.search import Choice, Dimension, parse_search
+from medseg3d.experiments.trials import TrialRecord, best_record, write_trials
 from medseg3d.faults import Fault, UsageFault, find_fault
-from medseg3d.tuning.records import TrialRecord, best_record, write_trials
-from medseg3d.tuning.search import Choice, Dimension, parse_search
-from medseg3d.tuning.study import HEARTBEAT_S, Progress, Report, run_study
+
+try:
+    from medseg3d.experiments.study import HEARTBEAT_S, Progress, Report, run_study
+except ModuleNotFoundError as error:
+    raise Fault(
+        "MISSING_PACKAGE", "tuning", f"no package {error.name}", "it", "pip install 'medseg3d[tune]'"
+    ) from error
 
 _OWN = {"seed", "output_dir", "model_file", "resume", "overwrite"}
 """Knobs that a study sets itself, for each trial."""
 
-_PROCESS = "medseg3d.tuning.trial_process"
+_PROCESS = "medseg3d.experiments.trial_process"
 
 _LOG = "run.log"
 

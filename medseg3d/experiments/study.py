@@ -27,8 +27,9 @@ from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from medseg3d.data.atomic import make_folder
-from medseg3d.faults import Fault, UsageFault
-from medseg3d.tuning.records import (
+from medseg3d.experiments.search import Dimension
+from medseg3d.experiments.storage import DATABASE_ERRORS, begin_again, open_storage, quiet_optuna, storage_fault
+from medseg3d.experiments.trials import (
     COMPLETE,
     DIVERGED,
     FAILED,
@@ -38,8 +39,7 @@ from medseg3d.tuning.records import (
     best_record,
     values_sentence,
 )
-from medseg3d.tuning.search import Dimension
-from medseg3d.tuning.storage import DATABASE_ERRORS, begin_again, open_storage, quiet_optuna, storage_fault
+from medseg3d.faults import Fault, UsageFault
 
 Report = Callable[[int, float], bool]
 """Takes epoch, from 1, and validation score; whether the training shall go on."""
