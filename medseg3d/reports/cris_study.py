@@ -17,11 +17,11 @@ from medseg3d.bundle import absolute_paths, bundle_folder, bundle_root
 from medseg3d.child import run_workers
 from medseg3d.data.atomic import claimed, make_folder
 from medseg3d.data.picture_folders import split_of_pictures
+from medseg3d.data.polyp_phantoms import is_phantom_data
 from medseg3d.data.score_files import read_summary, read_thresholds, write_summary
 from medseg3d.data.splits import PARTS
 from medseg3d.data.thresholds import choose_threshold, write_threshold
 from medseg3d.faults import Fault, UsageFault
-from medseg3d.reports.runs import is_phantom_data
 from medseg3d.reports.study_runs import (
     class_scores,
     conventions,

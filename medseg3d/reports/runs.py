@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from medseg3d.data.polyp_phantoms import MARKER
+from medseg3d.data.polyp_phantoms import is_phantom_data
 from medseg3d.data.score_files import read_curve, read_files, read_scores, read_summary, read_thresholds
 from medseg3d.evaluation import FOREGROUND
 from medseg3d.faults import Fault, UsageFault
@@ -191,12 +191,6 @@ def data_sets_of(dataset_dir: str | Sequence[str] | None) -> list[str]:
     if not dataset_dir:
         return []
     return [dataset_dir] if isinstance(dataset_dir, str) else [str(folder) for folder in dataset_dir]
-
-
-def is_phantom_data(dataset_dir: str | Path) -> bool:
-    """Whether a data set says of itself that it was generated."""
-    folder = Path(dataset_dir)
-    return (folder / MARKER).is_file() or read_json(folder / "dataset.json").get("reference") == "medseg3d phantom"
 
 
 def read_json(file: Path) -> dict[str, Any]:

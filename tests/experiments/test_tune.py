@@ -47,7 +47,7 @@ def recorder(monkeypatch) -> Recorder:
 def replace_trainings(monkeypatch, training):
     """Trainings that need no data."""
     monkeypatch.setattr(bundles, "_train", training)
-    monkeypatch.setattr(bundles, "_check_trials", lambda *call: None)
+    monkeypatch.setattr(bundles, "build", lambda *call: None)
     return training
 
 
