@@ -34,10 +34,13 @@ def read_experiment(folder: str | Path, name: str, verb: str) -> dict[str, Any]:
         verb: what makes one, for the message.
 
     Raises:
-        Fault: SCORE_FILE if there is none, or it is damaged.
+        Fault: SCORE_FILE if there is none, it is damaged, or an earlier version of medseg3d has written it.
     """
     record = Path(folder) / f"{name}.json"
     if not record.is_file():
         remedy = f"run medseg3d {verb} first"
         raise Fault("SCORE_FILE", folder, f"no {record.name}", f"the folder of an experiment ({verb})", remedy)
-    return read_summary(record)
+    content = read_summary(record)
+    if "asked" not in content or "factors" not in content:
+        raise Fault("SCORE_FILE", record, "another form", "that of this version", "use the version that has written it")
+    return content

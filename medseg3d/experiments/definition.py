@@ -119,9 +119,16 @@ class Experiment:
         return Run(levels, seed, bundle, tuple(overlays), knobs)
 
 
-def packaged(name: str) -> dict[str, Any]:
-    """A definition that comes with the package: `ablation`, `cris` or `demo`."""
-    return json.loads((Path(__file__).parent / f"{name}.json").read_text(encoding="utf-8"))
+def packaged(name: str, **changes: Any) -> dict[str, Any]:
+    """A definition that comes with the package, `ablation`, `cris` or `demo`, with changes; None leaves a key as it is.
+
+    Example:
+        >>> definition = packaged("ablation", seeds=[7], part=None)
+        >>> definition["seeds"], definition["part"]
+        ([7], 'test')
+    """
+    content = json.loads((Path(__file__).parent / f"{name}.json").read_text(encoding="utf-8"))
+    return {**content, **{key: value for key, value in changes.items() if value is not None}}
 
 
 def read_definition(file: str | Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import torch
 
 from medseg3d.child import run_workers
 from medseg3d.data.atomic import claimed, make_folder
-from medseg3d.data.experiment_files import FAILURE, ROW, write_experiment
+from medseg3d.data.experiment_files import FAILURE, ROW, read_experiment, write_experiment
 from medseg3d.data.picture_folders import data_sets
 from medseg3d.data.polyp_phantoms import is_phantom_data
 from medseg3d.data.score_files import read_summary, read_thresholds, write_summary
@@ -251,7 +251,7 @@ def _begin(plan: Plan, runs: Sequence[Run], data: Mapping[str, Any], jobs: int) 
     experiment = plan.experiment
     record = plan.folder / f"{experiment.name}.json"
     begun = [path for name in (ROW, "checkpoints", "tuning") for path in plan.folder.glob(f"*/{name}")]
-    before: dict[str, Any] = read_summary(record) if record.is_file() and begun else {}
+    before = read_experiment(plan.folder, experiment.name, "experiment") if record.is_file() and begun else {}
     factors = plain(experiment.factors)
     if before:
         now = {**experiment.settings, "factors": sorted(factors)}
@@ -266,6 +266,7 @@ def _begin(plan: Plan, runs: Sequence[Run], data: Mapping[str, Any], jobs: int) 
     asked += [run for run in before.get("asked", []) if run["run_dir"] not in names]
     used = [condition.used for condition in plan.conditions.values()]
     same = {name: value for name, value in used[0].items() if all(each.get(name, value) == value for each in used)}
+    same = {name: value for name, value in same.items() if value != ""}
     write_experiment(
         plan.folder,
         experiment.name,

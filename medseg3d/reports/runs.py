@@ -14,7 +14,7 @@ from medseg3d.data.score_files import read_curve, read_files, read_scores, read_
 from medseg3d.evaluation import FOREGROUND
 from medseg3d.faults import Fault, UsageFault
 from medseg3d.metrics import BinnedPRCurve, Strata, size_strata
-from medseg3d.reports.ablation import RECORD
+from medseg3d.reports.ablation_table import NAME as ABLATION
 from medseg3d.reports.curves import TrainingCurves, read_training_curves
 
 _PREFIX = "evaluation_"
@@ -204,7 +204,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 def is_ablation(path: str | Path) -> bool:
     """Whether a folder holds the record of an ablation."""
-    return (Path(path) / RECORD).is_file()
+    return (Path(path) / f"{ABLATION}.json").is_file()
 
 
 def read_runs(paths: Sequence[str | Path], bundle: str = "") -> list[EvaluatedRun]:

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from commands import ROOT, knobs
+
+from medseg3d.cli import main
+from medseg3d.experiments import runner
+
+NL = str(ROOT / "bundles" / "pancreas_nl")
+
+
+@pytest.fixture
+def phantoms(tmp_path):
+    """A data set of volumes without content: enough to be split."""
+    for folder in ("imagesTr", "labelsTr"):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+        for number in range(6):
+            (tmp_path / "data" / folder / f"case_{number}.nii.gz").touch()
+    pairs = [{"image": f"./imagesTr/case_{n}.nii.gz", "label": f"./labelsTr/case_{n}.nii.gz"} for n in range(6)]
+    described = {"labels": {"0": "background", "1": "pancreas"}, "training": pairs, "test": []}
+    (tmp_path / "data" / "dataset.json").write_text(json.dumps(described))
+    return knobs(dataset_dir=tmp_path / "data", split_file=tmp_path / "split.json", test_cases=2, val_cases=1)
+
+
+@pytest.fixture
+def commands(monkeypatch):
+    """What MONAI's command is called with; an evaluation gives more blocks and higher seeds a higher Dice."""
+    calls, real = [], runner.run_experiment
+
+    def command(run_id, bundle, overlays, words, run, show):
+        calls.append((run_id, bundle.name, tuple(overlays), dict(words)))
+        if run_id == "evaluating":
+            value = 0.5 + 0.01 * words["nonlocal_blocks"] + 0.1 * words["seed"]
+            keys = [f"{score}_mean" for score in ("dice", "recall", "specificity")]
+            scores = {key: {"value": value, "n": 2, "convention": "mean over cases"} for key in keys}
+            folder = Path(run) / f"evaluation_{words['part']}"
+            folder.mkdir(parents=True)
+            split = json.loads(Path(words["split_file"]).read_text())["hash"]
+            summary = {"scores": {"pancreas": {**scores, "n_cases": 2}}, "split_hash": split}
+            (folder / "summary.json").write_text(json.dumps(summary))
+        return 1.0
+
+    def run_experiment(*args, **how):
+        return real(*args, **{**how, "command": command})
+
+    monkeypatch.setattr(runner, "run_experiment", run_experiment)
+    return calls
+
+
+def test_the_ablation_differs_in_blocks_and_seed_and_tables_the_gain(commands, phantoms, tmp_path, capsys):
+    call = ["ablation", NL, "-o", str(tmp_path / "out"), "--blocks", "0", "2", "--seeds", "0", "1", *phantoms]
+    assert main(call) == 0
+    trained = [words for run_id, *_, words in commands if run_id == "training"]
+    varied = [(words.pop("seed"), words.pop("nonlocal_blocks")) for words in trained]
+    assert varied == [(0, 0), (0, 2), (1, 0), (1, 2)]
+    assert all(words == trained[0] for words in trained)
+    out = capsys.readouterr().out
+    assert "| 2 | 4,767,090 | 91.51 | 91.97 | 99.98 | 57.00 ± 7.07 |" in out
+    assert "+2.00 ± 0.00 (2 of 2 higher)" in out
+    assert (tmp_path / "out" / "ablation.md").read_text().strip() in out
+
+
+def test_an_overlay_without_non_local_blocks_has_no_ablation(commands, phantoms, tmp_path, capsys):
+    assert main(["ablation", NL, "-o", str(tmp_path / "out"), "--overlay", "unetr", *phantoms]) == 2
+    assert "BAD_VALUE factor nonlocal_blocks" in capsys.readouterr().err
+    assert commands == []
+
+
+def test_a_bundle_without_blocks_has_no_ablation(commands, tmp_path, capsys):
+    assert main(["ablation", str(ROOT / "bundles" / "polyp_ann"), "-o", str(tmp_path / "out")]) == 2
+    assert "UNKNOWN_KNOB --nonlocal_blocks" in capsys.readouterr().err
