@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from medseg3d.bundle import bundle_directory, bundle_root, config_files, read_config, run_monai
+from medseg3d.bundle import bundle_directory, bundle_root, config_files, monai_words, read_config, run_monai
 from medseg3d.experiments.definition import plain
 from medseg3d.faults import UsageFault, find_fault
 
@@ -34,7 +35,7 @@ def run_bundle(
         overlays: overlays, without `.json`.
         knobs: overrides, paths absolute; the folder of the run is added.
         run_dir: the folder of the run.
-        show: whether its output goes to the terminal instead of `run.log`.
+        show: whether its command and its output go to the terminal instead of `run.log`.
 
     Raises:
         Fault: `RUN_FAILED`, with the last line of the log.
@@ -42,8 +43,10 @@ def run_bundle(
     run_dir.mkdir(parents=True, exist_ok=True)
     root = bundle_root(bundle)
     files = [str(path.relative_to(root)) for path in config_files(bundle, _CONFIGS[run_id], overlays)]
-    log_file = None if show else run_dir / "run.log"
-    return run_monai(run_id, files, {**knobs, "output_dir": run_dir}, root=root, log_file=log_file)
+    words = {**knobs, "output_dir": run_dir}
+    if show:
+        print(f"$ python {shlex.join(monai_words(run_id, files, words))}", flush=True)
+    return run_monai(run_id, files, words, root=root, log_file=None if show else run_dir / "run.log")
 
 
 @contextmanager

@@ -72,3 +72,25 @@ def test_an_overlay_without_non_local_blocks_has_no_ablation(commands, phantoms,
 def test_a_bundle_without_blocks_has_no_ablation(commands, tmp_path, capsys):
     assert main(["ablation", str(ROOT / "bundles" / "polyp_ann"), "-o", str(tmp_path / "out")]) == 2
     assert "UNKNOWN_KNOB --nonlocal_blocks" in capsys.readouterr().err
+
+
+def test_the_demo_replaces_only_a_demo(tmp_path, capsys):
+    (tmp_path / "notes.txt").touch()
+    assert main(["demo", "-o", str(tmp_path), "--overwrite"]) == 2
+    assert "NOT_EMPTY" in capsys.readouterr().err
+    (tmp_path / "demo.json").touch()
+    assert main(["demo", "-o", str(tmp_path)]) == 2
+    assert "found an earlier demo" in capsys.readouterr().err
+    assert (tmp_path / "notes.txt").exists()
+
+
+@pytest.mark.slow
+def test_the_demo_trains_scores_segments_and_reports(tmp_path, capfd):
+    folder = tmp_path / "demo"
+    assert main(["demo", "-o", str(folder), "--cases", "7", "--epochs", "1"]) == 1  # too short to find a pancreas
+    out = capfd.readouterr().out
+    for run_id in ("training", "evaluating", "inferring"):
+        assert f"$ python -m monai.bundle run {run_id} " in out
+    assert len(list((folder / "run_seed_0" / "evaluation_test" / "masks").glob("*.nii.gz"))) == 3
+    assert len(list((folder / "run_seed_0" / "masks").glob("*_seg.nii.gz"))) == 2
+    assert "Against something simple" in (folder / "report.html").read_text()
