@@ -20,13 +20,11 @@ def write_experiment(folder: Path, name: str, content: Mapping[str, Any] | None 
         Fault: NO_SPACE or NOT_WRITABLE.
     """
     known = read_summary(folder / f"{name}.json") if content is None else content
-    rows = [read_summary(path) for path in sorted(folder.glob(f"*/{ROW}"))]
-    failures = {path.parent.name: read_summary(path)["reason"] for path in sorted(folder.glob(f"*/{FAILURE}"))}
-    write_summary(folder / f"{name}.json", {**known, "rows": rows, "failures": failures})
+    write_summary(folder / f"{name}.json", {**known, **_outcomes(folder)})
 
 
 def read_experiment(folder: str | Path, name: str, verb: str) -> dict[str, Any]:
-    """The record of an experiment.
+    """The record of an experiment, with the rows and failures of the runs whose folders are beside it.
 
     Args:
         folder: its folder.
@@ -43,4 +41,11 @@ def read_experiment(folder: str | Path, name: str, verb: str) -> dict[str, Any]:
     content = read_summary(record)
     if "asked" not in content or "factors" not in content:
         raise Fault("SCORE_FILE", record, "another form", "that of this version", "use the version that has written it")
-    return content
+    found = _outcomes(Path(folder))
+    return {**content, **found} if any(found.values()) else {"rows": [], "failures": {}, **content}
+
+
+def _outcomes(folder: Path) -> dict[str, Any]:
+    rows = [read_summary(path) for path in sorted(folder.glob(f"*/{ROW}"))]
+    failures = {path.parent.name: read_summary(path)["reason"] for path in sorted(folder.glob(f"*/{FAILURE}"))}
+    return {"rows": rows, "failures": failures}

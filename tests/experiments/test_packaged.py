@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 from commands import ROOT, knobs
+from experiment_runs import SMALL, Commands, empty_pictures
 
 from medseg3d.cli import main
 from medseg3d.experiments import runner
+from medseg3d.experiments.definition import packaged
+from medseg3d.faults import Fault
 
 NL = str(ROOT / "bundles" / "pancreas_nl")
 
@@ -72,6 +75,85 @@ def test_an_overlay_without_non_local_blocks_has_no_ablation(commands, phantoms,
 def test_a_bundle_without_blocks_has_no_ablation(commands, tmp_path, capsys):
     assert main(["ablation", str(ROOT / "bundles" / "polyp_ann"), "-o", str(tmp_path / "out")]) == 2
     assert "UNKNOWN_KNOB --nonlocal_blocks" in capsys.readouterr().err
+
+
+CRIS = ["study", "cris", "--bundle", str(ROOT / "bundles" / "polyp_cris")]
+SMALL_WORDS = knobs(**SMALL)
+
+
+@pytest.fixture
+def cris(monkeypatch, tmp_path):
+    """The verb on pictures that hold nothing, and the commands that it gives."""
+    commands, tuned, real = Commands(), [], runner.run_experiment
+
+    def tune(plan, run):
+        tuned.append({**plan.experiment.tune, "storage": plan.storage})
+        return {"values": {"learning_rate": 0.01}, "best_score": 0.5, "trials": {"complete": 3}, "seconds": 1.0}
+
+    def run_experiment(*args, **how):
+        return real(*args, **{**how, "command": commands, "tune": tune})
+
+    monkeypatch.setattr(runner, "run_experiment", run_experiment)
+    data = str(empty_pictures(tmp_path / "data"))
+
+    def call(*words):
+        commands.code = main([*CRIS, "-o", str(tmp_path / "out"), "--data", f"own={data}", *words, *SMALL_WORDS])
+        return commands
+
+    commands.tuned, call.commands = tuned, commands
+    return call
+
+
+def test_the_study_runs_its_grid_on_one_split_with_the_tuned_rate(cris, tmp_path, capsys):
+    words = ["--backbones", "unet", "segnet", "--strategies", "fcn", "cris", "--trials", "3", "--tune-epochs", "2"]
+    commands = cris(*words, "--storage", "sqlite:///x.db", "--threshold-part", "val")
+    assert commands.code == 0
+    grid = [(knobs["backbone"], knobs["strategy"]) for knobs in commands.trained]
+    assert grid == [("unet", "fcn"), ("unet", "cris"), ("segnet", "fcn"), ("segnet", "cris")]
+    assert {(knobs["learning_rate"], knobs["split_file"], knobs["seed"]) for knobs in commands.trained} == {
+        (0.01, str(tmp_path / "out" / "split_own.json"), 0)
+    }
+    (tune, *others) = commands.tuned
+    assert (tune["trials"], tune["knobs"], tune["storage"], len(others)) == (3, {"epochs": 2}, "sqlite:///x.db", 3)
+    assert [knobs["part"] for run_id, knobs in commands.calls[:3] if run_id == "evaluating"] == ["val", "test"]
+    text = (tmp_path / "out" / "study.md").read_text()
+    assert "4 of 4 combinations" in text
+    assert "Learning rate of each tuned from 1e-6 to 1e-2 in 3 trials of 2 epochs." in text
+    assert text in capsys.readouterr().out
+
+
+def test_the_paper_s_defaults_are_the_paper_s():
+    definition = packaged("cris")
+    assert definition["factors"]["backbone"] == ["unet", "unet_plus_plus", "segnet"]
+    assert definition["factors"]["strategy"] == ["backbone", "fcn", "crf", "cris"]
+    assert definition["tune"] == {"search": {"learning_rate": "log:1e-6:1e-2"}, "trials": 20}
+    assert (definition["threshold"]["part"], definition["part"]) == ("train", "test")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--backbones", "resnet"], "BAD_VALUE --backbone"),
+        (["--strategies", "cris", "cris"], "BAD_VALUE factor strategy"),
+        (["--trials", "0", "--tune-epochs", "4"], "BAD_VALUE --tune-epochs"),
+        (["--trials", "-1"], "BAD_VALUE trials"),
+        (["--learning_rate", "0.1"], "BAD_VALUE --learning_rate"),
+        (["--threshold-part", "test"], "TEST_PART"),
+        (["--split", "other=a.json"], "BAD_VALUE --split other"),
+        (["--strategy", "crf"], "BAD_VALUE --strategy"),
+        (["--dataset_dir", "elsewhere"], "BAD_VALUE --dataset_dir"),
+    ],
+)
+def test_a_wrong_study_is_refused_before_anything_runs(cris, words, message, tmp_path, capsys):
+    commands = cris(*words)
+    assert (commands.code, commands.calls) == (2, [])
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out" / "study.json").exists()
+
+
+def test_a_failed_combination_ends_the_study_with_3(cris):
+    cris.commands.wrong = {"fcn": Fault("LOSS_NOT_FINITE", "epoch 1", "nan")}
+    assert cris("--backbones", "unet", "--strategies", "fcn", "cris", "--trials", "0").code == 3
 
 
 def test_the_demo_replaces_only_a_demo(tmp_path, capsys):
