@@ -181,7 +181,7 @@ def tune(
             output,
             f"{len(records)} trials, all {states}",
             "one that came to its end",
-            "mend what trials.csv gives as reasons and raise --trials, or begin anew with -o for another folder",
+            "fix what trials.csv gives as reasons and raise --trials, or begin anew with -o for another folder",
         )
     return Tuned(dict(best.values), best.score, metric, part, best, records, train_command(best), root)
 

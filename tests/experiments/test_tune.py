@@ -95,7 +95,7 @@ def test_an_interrupted_trial_resumes_its_run_with_or_without_a_checkpoint(tmp_p
         tune(BUNDLE, tmp_path, LOG, **settings())
     tune(BUNDLE, tmp_path, LOG, **settings())
     assert [(call["output_dir"].name, call["resume"]) for call in recorder.calls] == [
-        *(("trial_0000", False), ("trial_0001", False), ("trial_0001", True), ("trial_0002", False)),
+        *(("trial_0000", False), ("trial_0001", False), ("trial_0001", True), ("trial_0003", False)),
     ]
     assert recorder.calls[1]["learning_rate"] == recorder.calls[2]["learning_rate"]
 
