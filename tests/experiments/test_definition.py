@@ -61,11 +61,11 @@ def test_no_trials_are_no_tuning():
         ({"factors": {"epochs": []}}, "BAD_VALUE factor epochs"),
         ({"factors": {"epochs": [2, 2]}}, "BAD_VALUE factor epochs"),
         ({"factors": {"picture_size": [[64, 64]]}}, "BAD_VALUE factor picture_size"),
-        ({"factors": {"data": {}}}, "BAD_VALUE factor data: found no level"),
-        ({"factors": {"data": {"a/b": {}}}}, "BAD_VALUE factor data: found 'a/b'"),
+        ({"factors": {"data": {}}}, "BAD_VALUE factor data: no level"),
+        ({"factors": {"data": {"a/b": {}}}}, "BAD_VALUE factor data: 'a/b'"),
         ({"factors": {"data": {"a": "folder"}}}, "BAD_DEFINITION data a"),
-        ({"factors": {"epochs": [2]}, "knobs": {"epochs": 4}}, "BAD_VALUE --epochs: found set by the factor epochs"),
-        ({"factors": {"a": {"x": {"epochs": 2}}, "epochs": [2]}}, "BAD_VALUE --epochs: found set by the factor"),
+        ({"factors": {"epochs": [2]}, "knobs": {"epochs": 4}}, "BAD_VALUE --epochs: set by the factor epochs"),
+        ({"factors": {"a": {"x": {"epochs": 2}}, "epochs": [2]}}, "BAD_VALUE --epochs: set by the factor"),
         ({"factors": {"a": {"x_y": {}, "x": {}}, "b": {"z": {}, "y_z": {}}}}, "two runs named x_y_z_seed_0"),
         ({"knobs": {"seed": 3}}, "BAD_VALUE --seed"),
         ({"knobs": {"output_dir": "runs/x"}}, "BAD_VALUE --output_dir"),
@@ -78,7 +78,7 @@ def test_no_trials_are_no_tuning():
         ({"threshold": {"part": "all", "score": "dice_mean"}}, "BAD_VALUE threshold part"),
         ({"part": "all"}, "BAD_VALUE part"),
         ({"reference": {"epochs": 2}}, "BAD_DEFINITION reference epochs"),
-        ({"factors": {"epochs": [2]}, "reference": {"epochs": 3}}, "BAD_DEFINITION reference epochs: found 3"),
+        ({"factors": {"epochs": [2]}, "reference": {"epochs": 3}}, "BAD_DEFINITION reference epochs: 3"),
     ],
 )
 def test_a_definition_that_cannot_be_meant_is_refused(content, message):
@@ -87,7 +87,7 @@ def test_a_definition_that_cannot_be_meant_is_refused(content, message):
 
 
 def test_a_definition_names_its_bundle():
-    with pytest.raises(Fault, match="BAD_DEFINITION bundle: found none"):
+    with pytest.raises(Fault, match="BAD_DEFINITION bundle: none"):
         parse_experiment({})
 
 

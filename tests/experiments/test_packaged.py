@@ -162,7 +162,7 @@ def test_the_demo_replaces_only_a_demo(tmp_path, capsys):
     assert "NOT_EMPTY" in capsys.readouterr().err
     (tmp_path / "demo.json").touch()
     assert main(["demo", "-o", str(tmp_path)]) == 2
-    assert "found an earlier demo" in capsys.readouterr().err
+    assert ": an earlier demo, expected" in capsys.readouterr().err
     assert (tmp_path / "notes.txt").exists()
 
 

@@ -107,7 +107,7 @@ def test_the_record_states_parameters_conditions_and_data(run, tmp_path):
 def test_a_failure_is_recorded_the_others_go_on_and_the_next_call_tries_again(run):
     record = run(Commands({"backbone": Fault("LOSS_NOT_FINITE", "epoch 1", "nan")}))
     assert [row["strategy"] for row in record["rows"]] == ["cris"]
-    assert record["failures"] == {"backbone_seed_0": "LOSS_NOT_FINITE epoch 1: found nan"}
+    assert record["failures"] == {"backbone_seed_0": "LOSS_NOT_FINITE epoch 1: nan"}
     record = run(Commands())
     assert (record["failures"], len(record["rows"])) == ({}, 2)
 
@@ -135,10 +135,10 @@ def test_what_another_process_works_on_is_left_to_it(run, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"threshold": {"part": "val", "score": "dice_mean"}}, r"threshold .*'train'.*wanted threshold .*'val'"),
-        ({"knobs": {"epochs": 6}}, r"knobs .*'epochs': 4.*wanted knobs .*'epochs': 6"),
-        ({"factors": {"backbone": ["unet"]}}, r"factors \['strategy'\]; wanted factors \['backbone'\]"),
-        ({"part": "val"}, r"found part test; wanted part val"),
+        ({"threshold": {"part": "val", "score": "dice_mean"}}, r"threshold .*'train'.*expected threshold .*'val'"),
+        ({"knobs": {"epochs": 6}}, r"knobs .*'epochs': 4.*expected knobs .*'epochs': 6"),
+        ({"factors": {"backbone": ["unet"]}}, r"factors \['strategy'\], expected factors \['backbone'\]"),
+        ({"part": "val"}, r": part test, expected part val"),
     ],
 )
 def test_other_settings_are_refused_into_the_same_folder(run, changes, message):
@@ -149,7 +149,7 @@ def test_other_settings_are_refused_into_the_same_folder(run, changes, message):
 
 def test_another_meaning_of_a_level_is_refused_into_the_same_folder(run):
     run(Commands(), factors={"how": {"a": {"strategy": "fcn"}}})
-    with pytest.raises(Fault, match=r"OTHER_EXPERIMENT.*a {'strategy': 'fcn'}; wanted a {'strategy': 'cris'}"):
+    with pytest.raises(Fault, match=r"OTHER_EXPERIMENT.*a {'strategy': 'fcn'}, expected a {'strategy': 'cris'}"):
         run(Commands(), factors={"how": {"a": {"strategy": "cris"}}})
 
 

@@ -176,7 +176,7 @@ def test_choices_that_cannot_be_built_and_data_that_is_missing_are_found_before_
             small_cris(small),
             r"BAD_VALUE --refinement_channels: 'x'",
         ),
-        (BUNDLE, LOG, {**small, **missing}, r"MISSING_DATA .*nosuch: found no such folder"),
+        (BUNDLE, LOG, {**small, **missing}, r"MISSING_DATA .*nosuch: no such folder"),
         (ROOT / "bundles" / "pancreas_nl", LOG, missing, r"DATA.*nosuch"),
     ):
         with pytest.raises(Fault, match=message):
@@ -220,7 +220,7 @@ def test_without_optuna_the_verb_says_what_to_install(monkeypatch, tmp_path, cap
     for name in [name for name in sys.modules if name.split(".")[:2] == ["medseg3d", "experiments"]]:
         monkeypatch.delitem(sys.modules, name)
     assert main(["tune", str(BUNDLE), "-o", str(tmp_path), "--search", "epochs=int:1:2"]) == 1
-    assert "next: pip install 'medseg3d[tune]'" in capsys.readouterr().err
+    assert "Hint: pip install 'medseg3d[tune]'" in capsys.readouterr().err
 
 
 @pytest.fixture

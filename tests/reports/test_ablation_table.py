@@ -112,7 +112,7 @@ def test_a_folder_without_an_ablation_is_a_fault_that_says_what_to_run(tmp_path)
 
 def test_an_ablation_of_an_earlier_version_is_a_fault(folder):
     (folder / "ablation.json").write_text('{"bundle": "pancreas_nl_2d", "budget": {}, "rows": [{}]}')
-    with pytest.raises(Fault, match=r"ablation\.json: found another form"):
+    with pytest.raises(Fault, match=r"ablation\.json: another form"):
         read_ablation(folder)
 
 

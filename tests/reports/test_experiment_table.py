@@ -65,7 +65,7 @@ def test_what_failed_and_what_is_missing_is_named(tmp_path):
     (folder / "experiment.json").write_text(json.dumps(record))
     text = write_experiment_table(folder)
     assert "2 of 5 runs are finished" in text
-    assert "- cris_seed_0 failed: LOSS_NOT_FINITE epoch 1: found nan\n" in text
+    assert "- cris_seed_0 failed: LOSS_NOT_FINITE epoch 1: nan\n" in text
     assert "- not finished: fcn_seed_0\n" in text
 
 
