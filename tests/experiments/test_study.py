@@ -1,13 +1,9 @@
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -310,53 +306,3 @@ def test_two_workers_share_a_study_on_sqlite(tmp_path):
 
 def test_a_killed_workers_trial_is_trained_by_another_on_sqlite(tmp_path):
     survive_a_kill(f"sqlite:///{tmp_path / 'study.db'}", tmp_path / "study")
-
-
-def postgres_programs() -> Path | None:
-    found = shutil.which("postgres")
-    folders = [Path(found).parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    return next((folder for folder in reversed(folders) if (folder / "initdb").exists()), None)
-
-
-@pytest.fixture(scope="module")
-def postgres():
-    """URL of a PostgreSQL server of this test's own, in a temporary folder, on a free port of the loopback."""
-    programs = postgres_programs()
-    if programs is None:
-        pytest.skip("no PostgreSQL (initdb) on this machine: apt-get install postgresql")
-    psycopg = pytest.importorskip("psycopg", reason="no driver psycopg: pip install 'psycopg[binary]'")
-    as_user: list[str] = []
-    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
-        if not shutil.which("setpriv"):
-            pytest.skip("PostgreSQL does not run as root, and there is no setpriv to run it as another user")
-        as_user = ["setpriv", "--reuid", "postgres", "--regid", "postgres", "--clear-groups"]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    # not in pytest's own folder, which is root's alone
-    with tempfile.TemporaryDirectory(prefix="medseg3d-postgres-") as folder:
-        if as_user:
-            shutil.chown(folder, "postgres", "postgres")
-        data = Path(folder, "db")
-        make = [*as_user, programs / "initdb", "-D", data, "-A", "trust", "-U", "tuner", "--no-sync"]
-        subprocess.run(make, check=True, cwd=folder, stdout=subprocess.DEVNULL)
-        serve = [*as_user, programs / "postgres", "-D", data, "-p", str(port), "-h", "127.0.0.1", "-k", folder, "-F"]
-        with open(Path(folder, "log"), "w") as log, subprocess.Popen(serve, cwd=folder, stderr=log) as server:
-            try:
-                url = f"postgresql://tuner@127.0.0.1:{port}/postgres"
-                for _ in range(300):
-                    assert server.poll() is None, Path(folder, "log").read_text()
-                    with contextlib.suppress(psycopg.OperationalError), psycopg.connect(url):
-                        break
-                    time.sleep(0.2)
-                yield url.replace("postgresql", "postgresql+psycopg")
-            finally:
-                server.send_signal(signal.SIGINT)  # its fast shutdown
-
-
-def test_two_workers_share_a_study_on_postgresql(postgres, tmp_path):
-    share_a_study(postgres, tmp_path / "shared")
-
-
-def test_a_killed_workers_trial_is_trained_by_another_on_postgresql(postgres, tmp_path):
-    survive_a_kill(postgres, tmp_path / "killed")
