@@ -11,8 +11,8 @@ import sys
 import time
 from pathlib import Path
 
-from medseg3d.tuning.search import parse_search
-from medseg3d.tuning.study import run_study
+from medseg3d.experiments.search import parse_search
+from medseg3d.experiments.study import run_study
 
 EPOCHS = 3
 SEARCH = parse_search({"learning_rate": "log:1e-6:1e-2"})

@@ -15,8 +15,8 @@ FLOORS = {
     **{"transforms": 2, "postprocessing": 2, "evaluation": 2},
     "inferers": 3,
     **{"training": 4, "bundle": 4},
-    "tuning": 5,
-    **{"reports": 6, "checks": 6, "workflows": 6},
+    **{"experiments": 5, "reports": 5},
+    **{"checks": 6, "workflows": 6},
     "cli": 7,
     "__main__": 8,
 }

@@ -15,7 +15,7 @@ from medseg3d.knobs import literal
 
 VERBS = (
     *("demo", "phantom", "data", "predict", "verify", "evaluate", "threshold", "report"),
-    *("params", "ablation", "tune", "study", "check", "version"),
+    *("params", "experiment", "ablation", "tune", "study", "check", "version"),
 )
 
 EPILOG = """\

@@ -7,20 +7,19 @@ import argparse
 HELP = "train and score 0 to 4 non-local blocks with the same seeds, data and budget, and print the paper's Table 2"
 TAKES_KNOBS = True
 EPILOG = """\
-Stopped at any moment, it goes on with the same command: finished runs stay, the others resume.
+Interrupted? Rerun the same command to resume: finished runs stay, the others resume, failed ones are tried again.
 Further --key value pairs are knobs of the bundle, the same for all runs: --dataset_dir D --epochs 50 --init_filters 16
+Exit code 3: some runs failed; failure.json in their folders says why.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """A bundle, what is varied, what is scored."""
-    parser.add_argument("bundle", nargs="?", default="bundles/pancreas_nl_2d", help="default: %(default)s")
+    parser.add_argument("bundle", nargs="?", help="default: bundles/pancreas_nl_2d")
     parser.add_argument("-o", "--output", required=True, help="folder for the runs, ablation.json, .md and .png")
-    parser.add_argument("--blocks", nargs="+", type=int, default=[0, 1, 2, 3, 4], metavar="N", help="default: 0 to 4")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N", help="default: 0 1 2")
-    parser.add_argument(
-        "--part", default="test", choices=("train", "val", "test"), help="what is scored (default: test)"
-    )
+    parser.add_argument("--blocks", nargs="+", type=int, metavar="N", help="default: 0 to 4")
+    parser.add_argument("--seeds", nargs="+", type=int, metavar="N", help="default: 0 1 2")
+    parser.add_argument("--part", choices=("train", "val", "test"), help="what is scored (default: test)")
     parser.add_argument("--overlay", nargs="+", default=[], metavar="NAME", help="overlays, for instance pictures")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="trainings at a time (default: 1)")
     parser.add_argument("--table", action="store_true", help="train nothing; table and figure of what is there")
@@ -31,31 +30,26 @@ def run(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from medseg3d.data.atomic import atomic_write, check_folder
-    from medseg3d.reports.ablation import run_ablation
+    from medseg3d.data.experiment_files import read_experiment
+    from medseg3d.experiments.definition import packaged, parse_experiment
+    from medseg3d.experiments.runner import run_experiment
     from medseg3d.reports.ablation_table import ablation_markdown, draw_ablation, read_ablation
     from medseg3d.reports.curves import save_figure
 
     def say(text: str) -> None:
         print(text, flush=True)
 
-    check_folder(args.output)
-    if not args.table:
-        run_ablation(
-            args.bundle,
-            args.output,
-            blocks=args.blocks,
-            seeds=args.seeds,
-            part=args.part,
-            overlays=args.overlay,
-            knobs=args.knobs,
-            jobs=args.jobs,
-            say=say,
-        )
     folder = Path(args.output)
+    check_folder(folder)
+    if not args.table:
+        own = {"bundle": args.bundle, "overlays": args.overlay, "knobs": args.knobs}
+        factors = args.blocks and {"nonlocal_blocks": args.blocks}
+        definition = packaged("ablation", **own, factors=factors, seeds=args.seeds, part=args.part)
+        run_experiment(parse_experiment(definition), folder, jobs=args.jobs, say=say)
     ablation = read_ablation(folder)
     text = ablation_markdown(ablation)
     with atomic_write(folder / "ablation.md", "w") as file:
         file.write(text + "\n")
     save_figure(draw_ablation(ablation), folder / "ablation.png")
     print(f"\n{text}\n\ntable and figure in {folder}")
-    return 0
+    return 3 if read_experiment(folder, "ablation", "ablation")["failures"] else 0

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 HELP = "tune, train and score every data set, backbone and strategy of a paper alike, and print its tables with ours"
 TAKES_KNOBS = True
 EPILOG = """\
   medseg3d study cris -o runs/study_cris --data kvasir-seg=data/Kvasir-SEG clinicdb=data/CVC-ClinicDB
 Further --key value pairs are knobs of bundles/polyp_cris, the same for all: --picture_size [128,128] --epochs 40
-Stopped at any moment, it goes on with the same command: what is finished stays, what was begun resumes, what failed is
-tried again. The same command in another terminal takes other combinations.
+Interrupted? Rerun the same command to resume: what is finished stays, what was begun resumes, what failed is tried
+again. The same command in another terminal takes other combinations.
 """
 
 
@@ -57,7 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run what is missing, then print the tables and write them beside the runs with the figures."""
     from medseg3d.data.atomic import check_folder
-    from medseg3d.reports.cris_study import BACKBONES, STRATEGIES, run_cris_study
+    from medseg3d.experiments.definition import parse_experiment
+    from medseg3d.experiments.runner import run_experiment
     from medseg3d.reports.cris_study_results import read_study
     from medseg3d.reports.cris_study_table import write_study
 
@@ -66,32 +69,42 @@ def run(args: argparse.Namespace) -> int:
 
     check_folder(args.output)
     if not args.table:
-        run_cris_study(
-            args.output,
-            _pairs("--data", args.data),
-            bundle=args.bundle,
-            backbones=args.backbones or BACKBONES,
-            strategies=args.strategies or STRATEGIES,
-            seeds=args.seeds,
-            splits=_pairs("--split", args.split),
-            trials=args.trials,
-            tune_epochs=args.tune_epochs,
-            storage=args.storage,
-            threshold_part=args.threshold_part,
-            part=args.part,
-            knobs=args.knobs,
-            jobs=args.jobs,
-            say=say,
-        )
+        experiment = parse_experiment(_definition(args))
+        run_experiment(experiment, args.output, jobs=args.jobs, storage=args.storage, say=say)
     study = read_study(args.output)
     print(f"\n{write_study(study)}\ntables and figures in {args.output}")
     return 3 if study.failures else 0
 
 
-def _pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
+def _definition(args: argparse.Namespace) -> dict[str, Any]:
+    from medseg3d.bundle import bundle_folder, bundle_root
+    from medseg3d.experiments.definition import packaged
     from medseg3d.faults import UsageFault
 
-    pairs: dict[str, str] = {}
+    data, splits = _pairs("--data", args.data), _pairs("--split", args.split)
+    for name in splits:
+        if name not in data:
+            raise UsageFault("BAD_VALUE", f"--split {name}", "no data set of that name", f"one of {', '.join(data)}")
+    if args.tune_epochs is not None and not args.trials:
+        raise UsageFault("BAD_VALUE", "--tune-epochs", "no trials", "--trials above 0 with it", "leave it out")
+    definition = packaged("cris", bundle=args.bundle, seeds=args.seeds, part=args.part, knobs=args.knobs)
+    known, root = definition["factors"]["data"], bundle_root(bundle_folder(definition["bundle"]))
+    for name in data:
+        own = root / known[name]["split_file"] if name in known else Path(args.output) / f"split_{name}.json"
+        data[name] = {"dataset_dir": data[name], "split_file": splits.get(name, str(own))}
+    definition["factors"] |= {"data": data}
+    for factor, levels in (("backbone", args.backbones), ("strategy", args.strategies)):
+        definition["factors"] |= {factor: levels} if levels else {}
+    definition["tune"] |= {"trials": args.trials}
+    definition["tune"] |= {} if args.tune_epochs is None else {"knobs": {"epochs": args.tune_epochs}}
+    definition["threshold"] |= {"part": args.threshold_part}
+    return definition
+
+
+def _pairs(option: str, texts: Sequence[str]) -> dict[str, Any]:
+    from medseg3d.faults import UsageFault
+
+    pairs: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not (name and equals and value) or name in pairs:

@@ -55,10 +55,10 @@ def run(args: argparse.Namespace) -> int:
     """Work on the study until it is complete, then print its trials and the command that trains with the best."""
     from tqdm import tqdm
 
+    from medseg3d.experiments.trials import trials_markdown
+    from medseg3d.experiments.tune import tune
     from medseg3d.faults import UsageFault
     from medseg3d.reports.wording import command_line
-    from medseg3d.tuning.bundles import tune
-    from medseg3d.tuning.records import trials_markdown
 
     search: dict[str, str] = {}
     for text in args.search:

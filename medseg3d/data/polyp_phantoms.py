@@ -28,6 +28,17 @@ WITHOUT_POLYP = 0.1
 """Share of the frames that have none, where it is left to the seed."""
 
 
+def is_phantom_data(dataset_dir: str | Path) -> bool:
+    """Whether a data set, of volumes or pictures, says of itself that it was generated."""
+    folder = Path(dataset_dir)
+    try:
+        described = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        described = None
+    named = isinstance(described, dict) and described.get("reference") == "medseg3d phantom"
+    return named or (folder / MARKER).is_file()
+
+
 class PolypPhantom(NamedTuple):
     """One frame with its mask.
 

@@ -11,12 +11,14 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from medseg3d.data.colours import OKABE_ITO
-from medseg3d.data.score_files import read_summary
+from medseg3d.data.experiment_files import read_experiment
 from medseg3d.faults import Fault
-from medseg3d.reports.ablation import KNOB, RECORD
 from medseg3d.reports.curves import new_figure
 from medseg3d.reports.paired import is_clear
 from medseg3d.reports.papers import TABLES
+
+NAME, KNOB = "ablation", "nonlocal_blocks"
+"""Of the experiment, whose record is ablation.json, and of its factor."""
 
 _MEANS = {
     "mean": "mean over cases",
@@ -96,18 +98,17 @@ def read_ablation(folder: str | Path) -> Ablation:
     Raises:
         Fault: `SCORE_FILE` if there is no ablation.json, or no run of it is finished.
     """
-    if not (Path(folder) / RECORD).is_file():
-        raise Fault("SCORE_FILE", folder, f"no {RECORD}", "the folder of an ablation", "run medseg3d ablation first")
-    content = read_summary(Path(folder) / RECORD)
+    content = read_experiment(folder, NAME, "ablation")
     if not content.get("rows"):
-        raise Fault("SCORE_FILE", Path(folder) / RECORD, "no finished run", "one or more", "go on with the ablation")
+        remedy = "rerun the same command to resume; failure.json in the folder of a run says why it failed"
+        raise Fault("SCORE_FILE", Path(folder) / f"{NAME}.json", "no finished run", "one or more", remedy)
     return Ablation(
         content["bundle"],
         content["overlays"],
         content["part"],
         content["knobs"],
-        content["budget"],
-        {int(blocks): count for blocks, count in content["parameters"].items()},
+        content["conditions"],
+        {row[KNOB]: row["parameters"] for row in content["rows"]},
         content["rows"],
     )
 

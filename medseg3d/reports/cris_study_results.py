@@ -7,15 +7,33 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from medseg3d.data.experiment_files import read_experiment
 from medseg3d.data.score_files import read_scores, read_summary
 from medseg3d.faults import Fault
-from medseg3d.reports.cris_study import BACKBONES, RECORD, STRATEGIES, Combination, failures, rows
 from medseg3d.reports.curves import read_training_curves
 from medseg3d.reports.runs import EvaluatedRun
+
+NAME = "study"
+"""Of the experiment, whose record is study.json."""
+
+_ORDER = ("unet", "unet_plus_plus", "segnet", "backbone", "fcn", "crf", "cris")
+"""Backbones, then strategies, as the paper has them."""
+
+
+class Combination(NamedTuple):
+    """One run of the grid: its levels and its seed."""
+
+    data: str
+    backbone: str
+    strategy: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.data}_{self.backbone}_{self.strategy}_seed_{self.seed}"
 
 
 @dataclass(frozen=True)
@@ -41,12 +59,18 @@ class Study:
     @property
     def settings(self) -> Mapping[str, Any]:
         """What all runs have in common."""
-        return self.record["settings"]
+        tune = self.record["tune"] or {"trials": 0, "knobs": {}}
+        return {
+            **{"bundle": self.record["bundle"], "knobs": self.record["knobs"], "part": self.record["part"]},
+            **{"trials": tune["trials"], "tune_epochs": tune["knobs"].get("epochs")},
+            "threshold_part": self.record["threshold"]["part"],
+        }
 
     @property
     def data(self) -> Mapping[str, Mapping[str, Any]]:
-        """Name -> folder, manifest, its hash, pictures of each part, whether generated."""
-        return self.record["data"]
+        """Name -> manifest, its hash, pictures of each part, whether generated."""
+        sets = self.record["factors"]["data"].items()
+        return {name: self.record["data"][settings["dataset_dir"]] for name, settings in sets}
 
     @property
     def conditions(self) -> Mapping[str, Any]:
@@ -71,8 +95,8 @@ class Study:
             for row in self.rows
             if row["data"] == data and backbone in ("", row["backbone"]) and strategy in ("", row["strategy"])
         ]
-        order = {name: place for place, name in enumerate((*BACKBONES, *STRATEGIES))}
-        return sorted(found, key=lambda row: (order[row["backbone"]], order[row["strategy"]], row["seed"]))
+        place = _ORDER.index
+        return sorted(found, key=lambda row: (place(row["backbone"]), place(row["strategy"]), row["seed"]))
 
     def cases(self, row: Mapping[str, Any], score: str) -> dict[str, float]:
         """Picture -> a score of scores.csv in a finished run; NaN where it has none."""
@@ -128,14 +152,13 @@ def read_study(folder: str | Path) -> Study:
         Fault: `SCORE_FILE` if there is none, or a file of a finished run is absent or damaged.
     """
     folder = Path(folder)
-    if not (folder / RECORD).is_file():
-        raise Fault("SCORE_FILE", folder, f"no {RECORD}", "the folder of a study", "run medseg3d study cris first")
-    record = read_summary(folder / RECORD)
-    finished = rows(folder)
-    evaluations = {}
-    for row in finished:
-        place = folder / row["run_dir"] / f"evaluation_{record['settings']['part']}"
+    record = read_experiment(folder, NAME, "study cris")
+    rows, evaluations = [], {}
+    for row in record["rows"]:
+        scores = next(iter(row["scores"].values()))
+        rows.append({**row, "scores": {**scores, "average_precision": row["average_precision"]}})
+        place = folder / row["run_dir"] / f"evaluation_{record['part']}"
         summary, cases = read_summary(place / "summary.json"), read_scores(place / "scores.csv")
         evaluations[row["run_dir"]] = EvaluatedRun(row["run_dir"], place, summary, cases)
-    asked = [Combination(*each) for each in record["asked"]]
-    return Study(folder, record, asked, finished, failures(folder), evaluations)
+    asked = [Combination(*(run[field] for field in Combination._fields)) for run in record["asked"]]
+    return Study(folder, record, asked, rows, record["failures"], evaluations)

@@ -10,9 +10,8 @@ from urllib.parse import quote
 from matplotlib.figure import Figure
 
 from medseg3d.data.atomic import atomic_write
-from medseg3d.data.score_files import read_curve, read_summary, write_summary
+from medseg3d.data.score_files import read_curve
 from medseg3d.reports.ablation_table import spread
-from medseg3d.reports.cris_study import RECORD
 from medseg3d.reports.cris_study_conditions import conditions, differences, unfinished
 from medseg3d.reports.cris_study_gains import gains_markdown, titles
 from medseg3d.reports.cris_study_results import Study
@@ -26,12 +25,10 @@ _CIRCLE = "A circle: recall and precision at the run's threshold."
 
 
 def write_study(study: Study) -> str:
-    """Write study.md, study.json and, for every data set with a finished run, `pr_<name>.png`; the text comes back."""
+    """Write study.md and, for every data set with a finished run, `pr_<name>.png`; the text comes back."""
     text = study_markdown(study)
     with atomic_write(study.folder / "study.md", "w") as file:
         file.write(text)
-    record = read_summary(study.folder / RECORD)
-    write_summary(study.folder / RECORD, {**record, "rows": study.rows, "failures": study.failures})
     for name in study.data:
         if study.of(name):
             save_figure(draw_study(study, name), study.folder / f"pr_{name}.png")

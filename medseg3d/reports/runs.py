@@ -9,12 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from medseg3d.data.polyp_phantoms import MARKER
+from medseg3d.data.polyp_phantoms import is_phantom_data
 from medseg3d.data.score_files import read_curve, read_files, read_scores, read_summary, read_thresholds
 from medseg3d.evaluation import FOREGROUND
 from medseg3d.faults import Fault, UsageFault
 from medseg3d.metrics import BinnedPRCurve, Strata, size_strata
-from medseg3d.reports.ablation import RECORD
+from medseg3d.reports.ablation_table import NAME as ABLATION
 from medseg3d.reports.curves import TrainingCurves, read_training_curves
 
 _PREFIX = "evaluation_"
@@ -193,12 +193,6 @@ def data_sets_of(dataset_dir: str | Sequence[str] | None) -> list[str]:
     return [dataset_dir] if isinstance(dataset_dir, str) else [str(folder) for folder in dataset_dir]
 
 
-def is_phantom_data(dataset_dir: str | Path) -> bool:
-    """Whether a data set says of itself that it was generated."""
-    folder = Path(dataset_dir)
-    return (folder / MARKER).is_file() or read_json(folder / "dataset.json").get("reference") == "medseg3d phantom"
-
-
 def read_json(file: Path) -> dict[str, Any]:
     """A JSON object as plain values: nothing in it is resolved or run. Empty where there is none."""
     try:
@@ -210,7 +204,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 def is_ablation(path: str | Path) -> bool:
     """Whether a folder holds the record of an ablation."""
-    return (Path(path) / RECORD).is_file()
+    return (Path(path) / f"{ABLATION}.json").is_file()
 
 
 def read_runs(paths: Sequence[str | Path], bundle: str = "") -> list[EvaluatedRun]:

@@ -20,14 +20,15 @@ def folder(tmp_path):
             "seed": seed,
             "scores": {"pancreas": {f"{name}_mean": value for name in ("dice", "recall", "specificity")}},
             "conventions": {"dice_mean": "mean over cases; n=9"},
-            "split_hash": "one",
+            "parameters": 10 + blocks,
         }
         for blocks, values in DICE.items()
         for seed, value in enumerate(values)
     ]
     record = {
-        **{"bundle": "pancreas_nl_2d", "overlays": ["pictures"], "part": "test", "knobs": {}},
-        **{"budget": {"epochs": 3}, "parameters": {"0": 10, "1": 11, "2": 12}, "rows": rows},
+        **{"bundle": "pancreas_nl_2d", "overlays": ["pictures"], "part": "test", "knobs": {}, "failures": {}},
+        **{"asked": [], "factors": {}},
+        **{"conditions": {"epochs": 3}, "rows": rows},
     }
     (tmp_path / "ablation.json").write_text(json.dumps(record))
     return tmp_path
@@ -109,8 +110,14 @@ def test_a_folder_without_an_ablation_is_a_fault_that_says_what_to_run(tmp_path)
         read_ablation(tmp_path)
 
 
+def test_an_ablation_of_an_earlier_version_is_a_fault(folder):
+    (folder / "ablation.json").write_text('{"bundle": "pancreas_nl_2d", "budget": {}, "rows": [{}]}')
+    with pytest.raises(Fault, match=r"ablation\.json: another form"):
+        read_ablation(folder)
+
+
 def test_an_ablation_without_a_finished_run_is_a_fault(folder):
-    (folder / "ablation.json").write_text(json.dumps({"rows": []}))
+    (folder / "ablation.json").write_text(json.dumps({"rows": [], "asked": [], "factors": {}}))
     with pytest.raises(Fault, match="no finished run"):
         read_ablation(folder)
 

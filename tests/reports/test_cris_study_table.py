@@ -10,27 +10,23 @@ from medseg3d.cli import main
 from medseg3d.data.score_files import score_row, write_curve, write_scores
 from medseg3d.data.splits import make_split, write_split
 from medseg3d.metrics import BinnedPRCurve, ConfusionCounts
-from medseg3d.reports import cris_study
 from medseg3d.reports.cris_study_conditions import conditions, differences
 from medseg3d.reports.cris_study_gains import conclusion, gains, gains_markdown
 from medseg3d.reports.cris_study_results import read_study
 from medseg3d.reports.cris_study_table import draw_study, ours, paper_table, study_markdown
 
 DATA = {
-    **{"dataset_dir": "data/Kvasir-SEG", "split_file": "split.json", "split_hash": "0123456789abcdef0123"},
+    **{"split_file": "split.json", "split_hash": "0123456789abcdef0123"},
     **{"cases": {"train": 700, "val": 150, "test": 150}, "phantom": False},
-}
-SETTINGS = {
-    **{"bundle": "polyp_cris", "knobs": {}, "trials": 20, "tune_epochs": None},
-    **{"threshold_part": "train", "part": "test"},
 }
 
 
 def write_row(folder, backbone, strategy, seed, dice_mean, mse_mean, data="kvasir-seg"):
     name = f"{data}_{backbone}_{strategy}_seed_{seed}"
-    scores = {"dice_mean": dice_mean, "dice_pooled": dice_mean + 0.1, "mse_mean": mse_mean, "average_precision": 0.9}
+    scores = {"polyp": {"dice_mean": dice_mean, "dice_pooled": dice_mean + 0.1, "mse_mean": mse_mean}}
     row = {
         **{"data": data, "backbone": backbone, "strategy": strategy, "seed": seed, "scores": scores},
+        "average_precision": 0.9,
         **{"scores_at_half": {"dice_mean": 0.25, "dice_pooled": 0.125}, "threshold": 0.35, "learning_rate": 0.00123},
         **{"conventions": {"dice_mean": "mean over cases; n=150", "mse_mean": "mean", "dice_pooled": "summed"}},
         **{"epochs": 80, "parameters": 29519778, "seconds": {"training": 61.0}, "resumed": False, "run_dir": name},
@@ -56,14 +52,22 @@ def write_row(folder, backbone, strategy, seed, dice_mean, mse_mean, data="kvasi
     write_curve(folder / name / "evaluation_test" / "pr.npz", {"polyp": curve})
 
 
-def write_record(folder, data=None, conditions=None, **settings):
+def write_record(folder, data=None, conditions=None, trials=20, tune_epochs=None, threshold_part="train"):
     grid = [("unet", "backbone"), ("unet", "cris"), ("segnet", "cris"), ("segnet", "crf")]
     record = {
-        **{"study": "cris", "settings": {**SETTINGS, **settings}, "data": {"kvasir-seg": {**DATA, **(data or {})}}},
+        **{"name": "study", "bundle": "polyp_cris", "knobs": {}, "part": "test"},
+        "tune": {"trials": trials, "knobs": {"epochs": tune_epochs} if tune_epochs else {}} if trials else None,
+        "threshold": {"part": threshold_part, "score": "dice_mean"},
+        "factors": {"data": {"kvasir-seg": {"dataset_dir": "/data/Kvasir-SEG"}}},
+        "data": {"/data/Kvasir-SEG": {**DATA, **(data or {})}},
         "conditions": {"picture_size": [128, 128], "epochs": 80, "batch_size": 4, **(conditions or {})},
         "command": ["/venv/bin/medseg3d", "study", "cris", "-o", "runs/my study"],
         **{"jobs": 2, "machine": "a machine without a GPU"},
-        **{"asked": [["kvasir-seg", *cell, seed] for cell in grid for seed in (0, 1)]},
+        "asked": [
+            {"data": "kvasir-seg", "backbone": backbone, "strategy": strategy, "seed": seed}
+            for backbone, strategy in grid
+            for seed in (0, 1)
+        ],
     }
     (folder / "study.json").write_text(json.dumps(record))
 
@@ -255,21 +259,6 @@ def test_the_verb_writes_tables_and_figures_and_ends_with_3_after_a_failure(fold
     assert main(["study", "cris", "-o", str(folder), "--table"]) == 3
     assert (folder / "study.md").read_text() in capsys.readouterr().out
     assert (folder / "pr_kvasir-seg.png").stat().st_size > 10_000
-    record = json.loads((folder / "study.json").read_text())
-    assert (len(record["rows"]), len(record["failures"])) == (3, 2)
-
-
-def test_the_verb_hands_on_options_and_knobs(folder, monkeypatch):
-    calls = []
-    monkeypatch.setattr(cris_study, "run_cris_study", lambda *args, **settings: calls.append((args, settings)))
-    words = "--data kvasir-seg=a clinicdb=b --split clinicdb=c.json --strategies fcn --trials 0 --picture_size [64,64]"
-    main(["study", "cris", "-o", str(folder), *words.split(), "--tune-epochs", "4", "--jobs", "2"])
-    ((args, settings),) = calls
-    assert args == (str(folder), {"kvasir-seg": "a", "clinicdb": "b"})
-    assert settings["splits"] == {"clinicdb": "c.json"}
-    assert settings["knobs"] == {"picture_size": [64, 64]}
-    assert (settings["strategies"], len(settings["backbones"])) == (["fcn"], 3)
-    assert (settings["trials"], settings["tune_epochs"], settings["jobs"]) == (0, 4, 2)
 
 
 @pytest.mark.parametrize("words", [["kvasir-seg"], ["a=b", "a=c"], ["=b"]])
@@ -295,8 +284,9 @@ def test_a_study_that_has_only_begun_has_no_table_and_says_what_is_missing(tmp_p
 
 def test_every_data_set_has_its_own_tables_and_picture(folder):
     record = json.loads((folder / "study.json").read_text())
-    record["data"]["my polyps"] = DATA
-    record["asked"].append(["my polyps", "unet", "cris", 0])
+    record["factors"]["data"]["my polyps"] = {"dataset_dir": "/data/own"}
+    record["data"]["/data/own"] = DATA
+    record["asked"].append({"data": "my polyps", "backbone": "unet", "strategy": "cris", "seed": 0})
     (folder / "study.json").write_text(json.dumps(record))
     write_row(folder, "unet", "cris", 0, 0.6, 0.1, data="my polyps")
     text = study_markdown(read_study(folder))

@@ -21,16 +21,15 @@ def ablation(tmp_path):
     scores = {(0, 0): 0.5, (1, 0): 0.6, (0, 1): 0.7, (1, 1): 0.7}
     keys = [f"{score}_mean" for score in ("dice", "recall", "specificity")]
     content = {
-        **{"bundle": "pancreas_nl", "overlays": [], "knobs": {}, "part": "test"},
-        "budget": {"epochs": 2},
-        "parameters": {"0": 100, "1": 120},
+        **{"bundle": "pancreas_nl", "overlays": [], "knobs": {}, "part": "test", "asked": [], "factors": {}},
+        "conditions": {"epochs": 2},
         "rows": [
             {
                 "nonlocal_blocks": blocks,
                 "seed": seed,
                 "scores": {"pancreas": dict.fromkeys(keys, dice)},
                 "conventions": dict.fromkeys(keys, "mean over cases; n=2"),
-                "seconds": {},
+                "parameters": 100 + 20 * blocks,
             }
             for (blocks, seed), dice in scores.items()
         ],

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from medseg3d.experiments.search import Choice, Interval, parse_search
 from medseg3d.faults import Fault
-from medseg3d.tuning.search import Choice, Interval, parse_search
 
 
 @pytest.mark.parametrize(

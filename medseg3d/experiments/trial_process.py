@@ -1,8 +1,8 @@
 """The process of one trial: MONAI's training command, which tells the study each validation score and asks to go on.
 
-`python -m medseg3d.tuning.trial_process METRIC -m monai.bundle run training ...`. Each line on its standard output is
-a message in JSON, `{"epoch": 1, "score": 0.5}` or at the end `{"fault": [...]}`; each line on its standard input is the
-answer to a score, `true` to go on. All else that it says goes to standard error. When the study is gone, it ends.
+`python -m medseg3d.experiments.trial_process METRIC -m monai.bundle run training ...`. Each line on its standard output
+is a message in JSON, `{"epoch": 1, "score": 0.5}` or at the end `{"fault": [...]}`; each line on its standard input is
+the answer to a score, `true` to go on. All else that it says goes to standard error. When the study is gone, it ends.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import csv
 
-from medseg3d.tuning.records import TrialRecord, best_record, trials_markdown, write_trials
+from medseg3d.experiments.trials import TrialRecord, best_record, trials_markdown, write_trials
 
 RECORDS = [
     TrialRecord(0, "complete", 0.5, 2, 3, 60.04, {"learning_rate": 1e-3}, "/runs/trial_0000"),

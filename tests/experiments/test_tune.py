@@ -14,10 +14,10 @@ from picture_runs import polyp_folder
 
 from medseg3d.cli import main
 from medseg3d.data.tensors import read_tensors
+from medseg3d.experiments import tune as tuning
+from medseg3d.experiments.trial_process import ScoreReport
+from medseg3d.experiments.tune import tune
 from medseg3d.faults import Fault
-from medseg3d.tuning import bundles
-from medseg3d.tuning.bundles import tune
-from medseg3d.tuning.trial_process import ScoreReport
 
 BUNDLE = ROOT / "bundles" / "polyp_resunetpp"
 LOG = {"learning_rate": "log:1e-6:1e-2"}
@@ -46,8 +46,8 @@ def recorder(monkeypatch) -> Recorder:
 
 def replace_trainings(monkeypatch, training):
     """Trainings that need no data."""
-    monkeypatch.setattr(bundles, "_train", training)
-    monkeypatch.setattr(bundles, "_check_trials", lambda *call: None)
+    monkeypatch.setattr(tuning, "_train", training)
+    monkeypatch.setattr(tuning, "build", lambda *call: None)
     return training
 
 
@@ -95,7 +95,7 @@ def test_an_interrupted_trial_resumes_its_run_with_or_without_a_checkpoint(tmp_p
         tune(BUNDLE, tmp_path, LOG, **settings())
     tune(BUNDLE, tmp_path, LOG, **settings())
     assert [(call["output_dir"].name, call["resume"]) for call in recorder.calls] == [
-        *(("trial_0000", False), ("trial_0001", False), ("trial_0001", True), ("trial_0002", False)),
+        *(("trial_0000", False), ("trial_0001", False), ("trial_0001", True), ("trial_0003", False)),
     ]
     assert recorder.calls[1]["learning_rate"] == recorder.calls[2]["learning_rate"]
 
@@ -146,7 +146,7 @@ def test_a_study_in_which_nothing_came_to_its_end_has_no_best(tmp_path, monkeypa
         raise Fault("LOSS_NOT_FINITE", "iteration 1", "a loss of nan")
 
     replace_trainings(monkeypatch, diverge)
-    with pytest.raises(Fault, match=r"NO_TRIAL .*: 3 trials, all diverged; .*raise --trials"):
+    with pytest.raises(Fault, match=r"NO_TRIAL .*: 3 trials, all diverged, .*raise --trials"):
         tune(BUNDLE, tmp_path, LOG, **settings())
     assert (tmp_path / "trials.csv").exists()
 
@@ -166,7 +166,7 @@ def test_the_verb_prints_the_trials_the_best_and_its_command(recorder, tmp_path,
 
 
 def test_choices_that_cannot_be_built_and_data_that_is_missing_are_found_before_any_trial(tmp_path, monkeypatch, small):
-    monkeypatch.setattr(bundles, "_train", None)
+    monkeypatch.setattr(tuning, "_train", None)
     cris, missing = ROOT / "bundles" / "polyp_cris", {"dataset_dir": str(tmp_path / "nosuch")}
     for bundle, search, knobs, message in (
         (cris, {"strategy": "choice:fcn,nosuch"}, small_cris(small), r"BAD_VALUE --strategy: 'nosuch', expected"),
@@ -176,7 +176,7 @@ def test_choices_that_cannot_be_built_and_data_that_is_missing_are_found_before_
             small_cris(small),
             r"BAD_VALUE --refinement_channels: 'x'",
         ),
-        (BUNDLE, LOG, {**small, **missing}, r"MISSING_DATA .*nosuch: found no such folder"),
+        (BUNDLE, LOG, {**small, **missing}, r"MISSING_DATA .*nosuch: no such folder"),
         (ROOT / "bundles" / "pancreas_nl", LOG, missing, r"DATA.*nosuch"),
     ):
         with pytest.raises(Fault, match=message):
@@ -207,7 +207,7 @@ def test_the_verb_stops_for_a_batch_system_and_a_lost_terminal_as_for_ctrl_c(mon
 
 def test_a_hang_up_that_is_ignored_stays_ignored(recorder, monkeypatch, tmp_path):
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    monkeypatch.setattr(bundles, "_train", lambda *args: (signal.raise_signal(signal.SIGHUP), recorder(*args)))
+    monkeypatch.setattr(tuning, "_train", lambda *args: (signal.raise_signal(signal.SIGHUP), recorder(*args)))
     words = ["tune", str(BUNDLE), "-o", str(tmp_path), "--search", "learning_rate=log:1e-6:1e-2", "--trials", "1"]
     try:
         assert main(words) == 0
@@ -217,16 +217,16 @@ def test_a_hang_up_that_is_ignored_stays_ignored(recorder, monkeypatch, tmp_path
 
 def test_without_optuna_the_verb_says_what_to_install(monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(sys.modules, "optuna", None)
-    for name in [name for name in sys.modules if name.split(".")[:2] == ["medseg3d", "tuning"]]:
+    for name in [name for name in sys.modules if name.split(".")[:2] == ["medseg3d", "experiments"]]:
         monkeypatch.delitem(sys.modules, name)
     assert main(["tune", str(BUNDLE), "-o", str(tmp_path), "--search", "epochs=int:1:2"]) == 1
-    assert "next: pip install 'medseg3d[tune]'" in capsys.readouterr().err
+    assert "Hint: pip install 'medseg3d[tune]'" in capsys.readouterr().err
 
 
 @pytest.fixture
 def scripted(monkeypatch, tmp_path):
     """Trains by a script (scripted_trial.py), with these answers to its scores."""
-    monkeypatch.setattr(bundles, "_PROCESS", "scripted_trial")
+    monkeypatch.setattr(tuning, "_PROCESS", "scripted_trial")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent))
     told: list[tuple[int, float]] = []
 
@@ -238,7 +238,7 @@ def scripted(monkeypatch, tmp_path):
             return left.pop(0)
 
         (tmp_path / "checkpoints").mkdir(exist_ok=True)
-        bundles._train("val_dice_mean", ["train.json"], {"script": script}, tmp_path, tmp_path, report)
+        tuning._train("val_dice_mean", ["train.json"], {"script": script}, tmp_path, tmp_path, report)
         return told
 
     return train
@@ -260,13 +260,13 @@ def test_a_fault_of_the_training_is_raised_as_it_was(scripted, tmp_path):
 
 
 def test_a_training_that_dies_is_a_fault_with_its_exit_code_and_log(scripted, tmp_path):
-    with pytest.raises(Fault, match=r"RUN_FAILED training: exit code 3; .* which ends: epoch 1 answer true"):
+    with pytest.raises(Fault, match=r"RUN_FAILED training: exit code 3, .* which ends: epoch 1 answer true"):
         scripted("0.5,die", True)
     assert (tmp_path / "checkpoints").exists()
 
 
 def test_an_interruption_ends_the_training(monkeypatch, tmp_path):
-    monkeypatch.setattr(bundles, "_PROCESS", "scripted_trial")
+    monkeypatch.setattr(tuning, "_PROCESS", "scripted_trial")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent))
     started = []
     popen = subprocess.Popen
@@ -281,7 +281,7 @@ def test_an_interruption_ends_the_training(monkeypatch, tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        bundles._train("val_dice_mean", ["train.json"], {"script": "0.5,0.5"}, tmp_path, tmp_path, interrupted)
+        tuning._train("val_dice_mean", ["train.json"], {"script": "0.5,0.5"}, tmp_path, tmp_path, interrupted)
     assert started[0].returncode == -signal.SIGKILL
 
 
@@ -347,7 +347,7 @@ def test_a_pruned_training_ends_with_its_epoch(tmp_path, small):
         return epoch < 2
 
     knobs = {**small, "seed": 0, "output_dir": tmp_path}
-    bundles._train("val_dice_mean", ["bundles/polyp_resunetpp/train.json"], knobs, ROOT, tmp_path, report)
+    tuning._train("val_dice_mean", ["bundles/polyp_resunetpp/train.json"], knobs, ROOT, tmp_path, report)
     assert told == [1, 2]
     assert "pruned after epoch 2" in (tmp_path / "run.log").read_text()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import shlex
 import shutil
 import subprocess
@@ -14,27 +13,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medseg3d.bundle import (
-    absolute_paths,
-    bundle_directory,
-    bundle_folder,
-    bundle_root,
-    config_files,
-    log_end,
-    monai_words,
-    read_config,
-)
+from medseg3d.bundle import absolute_paths, bundle_folder, bundle_root, config_files, log_end, monai_words
 from medseg3d.data.atomic import make_folder
 from medseg3d.data.score_files import write_summary
-from medseg3d.faults import Fault, UsageFault, find_fault
-from medseg3d.tuning.records import TrialRecord, best_record, write_trials
-from medseg3d.tuning.search import Choice, Dimension, parse_search
-from medseg3d.tuning.study import HEARTBEAT_S, Progress, Report, run_study
+from medseg3d.experiments.configs import build, refuse_unused, training_config
+from medseg3d.experiments.search import Choice, parse_search
+from medseg3d.experiments.trials import TrialRecord, best_record, write_trials
+from medseg3d.faults import Fault, UsageFault
+
+try:
+    from medseg3d.experiments.study import HEARTBEAT_S, Progress, Report, run_study
+except ModuleNotFoundError as error:
+    raise Fault(
+        "MISSING_PACKAGE", "tuning", f"no package {error.name}", "it", "pip install 'medseg3d[tune]'"
+    ) from error
 
 _OWN = {"seed", "output_dir", "model_file", "resume", "overwrite"}
 """Knobs that a study sets itself, for each trial."""
 
-_PROCESS = "medseg3d.tuning.trial_process"
+_PROCESS = "medseg3d.experiments.trial_process"
 
 _LOG = "run.log"
 
@@ -121,8 +118,7 @@ def tune(
     folder = bundle_folder(bundle)
     fixed = absolute_paths(knobs or {})
     files = config_files(folder, "train.json", overlays)
-    metric, part = _check_call(folder, files, dimensions, fixed)
-    _check_trials(folder, files, dimensions, fixed)
+    metric, part = check_search(folder, overlays, search, fixed)
     root = bundle_root(folder)
     names = [str(path.relative_to(root)) for path in files]
     output = Path(output_dir).absolute()
@@ -185,76 +181,50 @@ def tune(
             output,
             f"{len(records)} trials, all {states}",
             "one that came to its end",
-            "mend what trials.csv gives as reasons and raise --trials, or begin anew with -o for another folder",
+            "fix what trials.csv gives as reasons and raise --trials, or begin anew with -o for another folder",
         )
     return Tuned(dict(best.values), best.score, metric, part, best, records, train_command(best), root)
 
 
-def _check_call(
-    folder: Path, files: Sequence[Path], dimensions: Mapping[str, Dimension], fixed: Mapping[str, Any]
+def check_search(
+    bundle: str | Path, overlays: Sequence[str], search: Mapping[str, str], knobs: Mapping[str, Any]
 ) -> tuple[str, str]:
-    """The key metric of the validations, and the part of the split that they are on."""
+    """The key metric of the validations and the part of the split that they are on, once a search can begin.
+
+    Args:
+        bundle: as in `tune`.
+        overlays: as in `tune`.
+        search: as in `tune`.
+        knobs: as in `tune`, paths absolute.
+
+    Raises:
+        Fault: as `tune` before any trial.
+    """
+    folder, dimensions = bundle_folder(bundle), parse_search(search)
     for names, taken, why in (
         (dimensions, _OWN, "a knob that the study sets itself"),
-        (fixed, _OWN, "a knob that the study sets itself"),
+        (knobs, _OWN, "a knob that the study sets itself"),
         (dimensions, _JUDGE, "a knob that changes what the trials are judged by"),
-        (dimensions, set(fixed), "a knob that is searched and has a value too"),
+        (dimensions, set(knobs), "a knob that is searched and has a value too"),
     ):
         for name in sorted(taken & set(names)):
             raise UsageFault("BAD_VALUE", f"--{name}", why, "another", "leave it out; --seed is an option of the study")
-    with bundle_directory(folder):
-        parser = read_config(files, {**fixed, **{knob: each.example for knob, each in dimensions.items()}})
-        used = json.dumps(parser.get(), default=str)
+    example = {**knobs, **{knob: each.example for knob, each in dimensions.items()}}
+    with training_config(folder, overlays, example) as parser:
         for knob in dimensions:
-            if not re.search(r"[#:]", knob) and not re.search(rf"@{re.escape(knob)}\b", used):
-                found = "a knob that nothing in the config uses"
-                raise UsageFault(
-                    "BAD_VALUE", f"--search {knob}", found, "one that changes the training", "an overlay has none"
-                )
-        part = str(parser["val_part"])
+            refuse_unused(parser, knob, f"--search {knob}")
+        metric, part = next(iter(parser["validate::key_metric"])), str(parser["val_part"])
         if part == "test":
-            raise UsageFault(
-                "TEST_PART",
-                "--val_part",
-                "the test part",
-                "the validation part: knobs chosen on the test cases are fitted to them",
-                "leave it out",
-            )
-        return next(iter(parser["validate::key_metric"])), part
-
-
-def _check_trials(
-    folder: Path, files: Sequence[Path], dimensions: Mapping[str, Dimension], fixed: Mapping[str, Any]
-) -> None:
-    """Find what would fail trial after trial: no data, or a choice that no network or loss can be built with."""
-    example = {**fixed, **{knob: each.example for knob, each in dimensions.items()}}
-    choices = [
-        (f"{knob}={text}", {**example, knob: each.value(text)})
-        for knob, each in dimensions.items()
-        if isinstance(each, Choice)
-        for text in each.options
-    ]
-    with bundle_directory(folder):
-        for text, knobs in choices:
-            _build(files, knobs, ("network_def", "loss"), f"--search {text}")
-        _build(files, example, ("train::dataset::data", "validate::dataset::data"), "the data set")
-
-
-def _build(files: Sequence[Path], knobs: Mapping[str, Any], names: Sequence[str], what: str) -> None:
-    """Build these parts of a config, where it has them."""
-    parser = read_config(files, knobs)
-    parser.parse()
-    for name in names:
-        if name not in parser:
-            continue
-        try:
-            parser.get_parsed_content(name)
-        except Exception as error:
-            fault = find_fault(error)
-            if fault is None:
-                said = " ".join(str(error.__cause__ or error).split())[:300]
-                fault = UsageFault("BAD_VALUE", what, said, f"what {name} can be built with", "correct it")
-            raise fault from error
+            wanted = "the validation part: knobs chosen on the test cases are fitted to them"
+            raise UsageFault("TEST_PART", "--val_part", "the test part", wanted, "leave it out")
+        for name in ("train::dataset::data", "validate::dataset::data"):
+            build(parser, name, "the data set")
+    for knob, choice in ((knob, each) for knob, each in dimensions.items() if isinstance(each, Choice)):
+        for text in choice.options:
+            with training_config(folder, overlays, {**example, knob: choice.value(text)}) as parser:
+                for name in ("network_def", "loss"):
+                    build(parser, name, f"--search {knob}={text}")
+    return metric, part
 
 
 def _train(

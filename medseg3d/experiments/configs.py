@@ -1,0 +1,126 @@
+"""Configs and evaluations as an experiment needs them: read, built in part, run as MONAI's commands, scores read."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser
+
+from medseg3d.bundle import bundle_directory, bundle_root, config_files, monai_words, read_config, run_monai
+from medseg3d.experiments.definition import plain
+from medseg3d.faults import UsageFault, find_fault
+
+_CONFIGS = {"training": "train.json", "evaluating": "evaluate.json", "inferring": "inference.json"}
+
+
+def run_bundle(
+    run_id: str,
+    bundle: Path,
+    overlays: Sequence[str],
+    knobs: Mapping[str, Any],
+    run_dir: Path,
+    show: bool = False,
+) -> float:
+    """Train, evaluate or infer with a bundle in a process of its own; the seconds it took.
+
+    Args:
+        run_id: `training`, `evaluating` or `inferring`.
+        bundle: its folder, absolute.
+        overlays: overlays, without `.json`.
+        knobs: overrides, paths absolute; the folder of the run is added.
+        run_dir: the folder of the run.
+        show: whether its command and its output go to the terminal instead of `run.log`.
+
+    Raises:
+        Fault: `RUN_FAILED`, with the last line of the log.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    root = bundle_root(bundle)
+    files = [str(path.relative_to(root)) for path in config_files(bundle, _CONFIGS[run_id], overlays)]
+    words = {**knobs, "output_dir": run_dir}
+    if show:
+        print(f"$ python {shlex.join(monai_words(run_id, files, words))}", flush=True)
+    return run_monai(run_id, files, words, root=root, log_file=None if show else run_dir / "run.log")
+
+
+@contextmanager
+def training_config(bundle: Path, overlays: Sequence[str], knobs: Mapping[str, Any]) -> Iterator[ConfigParser]:
+    """The parsed train.json of a bundle, in a context in which what it holds can be built.
+
+    Raises:
+        Fault: as `read_config`.
+    """
+    files = config_files(bundle, "train.json", overlays)
+    with bundle_directory(bundle):
+        parser = read_config(files, knobs)
+        parser.parse()
+        yield parser
+
+
+def build(parser: ConfigParser, name: str, what: str) -> Any:
+    """A part of a config, built; None where it has none of that name.
+
+    Raises:
+        Fault: `BAD_VALUE`, or what the part itself says, where it cannot be built.
+    """
+    if name not in parser:
+        return None
+    try:
+        return parser.get_parsed_content(name)
+    except Exception as error:
+        fault = find_fault(error)
+        if fault is None:
+            said = " ".join(str(error.__cause__ or error).split())[:300]
+            fault = UsageFault("BAD_VALUE", what, said, f"what {name} can be built with", "correct it")
+        raise fault from error
+
+
+def refuse_unused(parser: ConfigParser, knob: str, what: str) -> None:
+    """Refuse to vary a knob that nothing in a config uses, as an overlay may leave it.
+
+    Raises:
+        Fault: `BAD_VALUE`.
+    """
+    if not re.search(r"[#:]", knob) and not used_knobs(parser, [knob]):
+        found = "a knob that nothing in the config uses"
+        raise UsageFault("BAD_VALUE", what, found, "one that changes the training", "an overlay may have replaced it")
+
+
+def used_knobs(parser: ConfigParser, names: Sequence[str]) -> dict[str, Any]:
+    """The values of those knobs that something in the config uses; an overlay may leave some without use."""
+    used = json.dumps(parser.get(), default=str)
+    return {name: plain(parser.get_parsed_content(name)) for name in names if re.search(rf"@{re.escape(name)}\b", used)}
+
+
+def class_scores(summary: Mapping[str, Any]) -> dict[str, dict[str, float | None]]:
+    """Class -> score -> value, of an evaluation's summary; what is of no single class is left out.
+
+    Example:
+        >>> class_scores({"scores": {"polyp": {"dice_mean": {"value": 0.5}, "n_cases": 3}, "average_precision": {}}})
+        {'polyp': {'dice_mean': 0.5}}
+    """
+    return {
+        name: {key: entry["value"] for key, entry in scores.items() if isinstance(entry, Mapping) and "value" in entry}
+        for name, scores in summary["scores"].items()
+        if _is_class(scores)
+    }
+
+
+def conventions(summary: Mapping[str, Any]) -> dict[str, str]:
+    """Score -> how it was taken and of how many cases, for the first class of an evaluation's summary."""
+    first = next(entries for entries in summary["scores"].values() if _is_class(entries))
+    return {
+        key: f"{entry['convention']}; n={entry['n']}"
+        for key, entry in first.items()
+        if isinstance(entry, Mapping) and "convention" in entry
+    }
+
+
+def _is_class(scores: Any) -> bool:
+    return isinstance(scores, Mapping) and "n_cases" in scores
