@@ -263,7 +263,7 @@ def _check_network(parser: ConfigParser) -> list[str]:
 
 
 def _check_smallest_part(network: torch.nn.Module, parser: ConfigParser, in_channels: int) -> None:
-    """Refuse parts of a batch that the network cannot train on: one case alone, which cannot be normalised by others."""
+    """Refuse parts of a batch that the network cannot train on: one case, which no other helps to normalise."""
     knob = parser.get_parsed_content
     batch_size, at_a_time = knob("batch_size"), knob("micro_batch_size") if "micro_batch_size" in parser else 0
     batch_size *= knob("crops_per_case") if "crops_per_case" in parser else 1
