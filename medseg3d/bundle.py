@@ -94,14 +94,24 @@ def complete_config(bundle_root: str | Path) -> None:
 
     An evaluate.json and an inference.json say what they do otherwise than the training, so MONAI reads them after it:
     `--config_file "['bundles/X/train.json','bundles/X/evaluate.json']"`. First in their `initialize`, this makes
-    `--config_file bundles/X/evaluate.json` the same. A deep override (`--network_def#act relu`) needs the list: MONAI
-    sets it before anything of a config is run.
+    `--config_file bundles/X/evaluate.json` the same. MONAI sets a deep override (`--network_def#act relu`) before
+    anything of a config is run, so these files have an empty `network_def` for it, which is filled here.
 
     Args:
         bundle_root: the bundle's folder.
     """
     parser = _running_parser()
-    parser.set({**ConfigParser.load_config_file(Path(bundle_root) / "train.json"), **parser.get()})
+    parser.set(_on_top(ConfigParser.load_config_file(Path(bundle_root) / "train.json"), parser.get()))
+
+
+def _on_top(training: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config on top of a train.json; a component without a `_target_` only adds to the training's of that name."""
+    whole = {**training, **config}
+    for name, component in config.items():
+        below = training.get(name)
+        if isinstance(component, dict) and isinstance(below, dict) and "_target_" in below.keys() - component.keys():
+            whole[name] = {**below, **component}
+    return whole
 
 
 def _running_parser() -> ConfigParser:
@@ -245,6 +255,8 @@ def read_config(config_files: Sequence[str | Path], overrides: Mapping[str, Any]
         parser.read_config(files)
         refuse_unknown_knobs(parser, files, overrides)
         parser.update(pairs={name: spelt_for_monai(value) for name, value in overrides.items()})
+        if any(Path(file).name in CONFIGS[1:] for file in files[1:]):
+            parser.set(_on_top(ConfigParser.load_config_file(files[0]), parser.get()))
         parser.resolve_macro_and_relative_ids()
     except (OSError, KeyError, ValueError) as error:
         raise Fault(

@@ -122,13 +122,18 @@ class TestAlone:
     @pytest.mark.parametrize("name", ["evaluate", "inference"])
     def test_a_run_of_it_reads_the_training_first_and_keeps_what_is_overridden(self, name):
         files = [f"bundles/pancreas_nl/{name}.json", "bundles/pancreas_nl/phantom.json"]
-        workflow = ConfigWorkflow(files, logging_file=False, overlap=0.125)
+        knobs = {"overlap": 0.125, "network_def#act": "LEAKYRELU"}
+        workflow = ConfigWorkflow(files, logging_file=False, **knobs)
         workflow.initialize()
-        whole = read_config(files, {"overlap": 0.125})
+        whole = read_config(files, knobs)
         for parser in (workflow.parser, whole):
             parser.parse()
         config = whole.get()
         assert workflow.parser.get() == {**config, "_meta_": workflow.parser["_meta_"]}
+        assert (config["network_def"]["_target_"], config["network_def"]["act"]) == (
+            "medseg3d.networks.SegResNetNL",
+            "LEAKYRELU",
+        )
         assert (config["overlap"], config["epochs"]) == (0.125, json.loads(Path(files[1]).read_text())["epochs"])
 
     def test_nothing_else_can_be_completed(self):
