@@ -16,10 +16,11 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from logging.config import fileConfig
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from monai.bundle import ConfigParser
 
@@ -32,6 +33,8 @@ from medseg3d.precision import check_device
 logger = logging.getLogger("medseg3d")
 
 CONFIGS = ("train.json", "evaluate.json", "inference.json")
+
+_Built = TypeVar("_Built")
 
 _FREE_TO_CHANGE = {
     *("epochs", "patience", "val_interval", "seed", "max_skipped_steps", "precision", "amp", "device", "compile"),
@@ -61,7 +64,7 @@ def bundle_folder(bundle: str | Path) -> Path:
 
 
 def config_files(folder: Path, name: str, overlays: Sequence[str] = ()) -> list[Path]:
-    """The config `name` of a bundle and its overlays in order, later ones winning.
+    """The config `name` of a bundle, on top of its train.json, and its overlays: in order, later ones winning.
 
     Args:
         folder: the bundle's folder.
@@ -71,13 +74,78 @@ def config_files(folder: Path, name: str, overlays: Sequence[str] = ()) -> list[
     Raises:
         Fault: `MISSING_OVERLAY`, with the overlays there are.
     """
-    files = [folder / name, *(folder / f"{overlay}.json" for overlay in overlays)]
-    for path in files[1:]:
+    files = [folder / f"{overlay}.json" for overlay in overlays]
+    for path in files:
         if not path.is_file():
             others = {*CONFIGS, "metadata.json"}
             known = ", ".join(sorted(path.stem for path in folder.glob("*.json") if path.name not in others))
             raise UsageFault("MISSING_OVERLAY", path.stem, f"no {path.name} in {folder}", f"one of {known}")
-    return files
+    return _on_training([folder / name, *files])
+
+
+def _on_training(files: Sequence[Path]) -> list[Path]:
+    """Config files with the train.json that an evaluate.json or inference.json says the differences from."""
+    train = files[0].with_name("train.json")
+    return [train, *files] if files[0].name in CONFIGS[1:] and train.is_file() else list(files)
+
+
+def complete_config(bundle_root: str | Path) -> None:
+    """Put a bundle's train.json under the config that MONAI is running.
+
+    An evaluate.json and an inference.json say what they do otherwise than the training, so MONAI reads them after it:
+    `--config_file "['bundles/X/train.json','bundles/X/evaluate.json']"`. First in their `initialize`, this makes
+    `--config_file bundles/X/evaluate.json` the same. MONAI sets a deep override (`--network_def#act relu`) before
+    anything of a config is run, so these files have an empty `network_def` for it, which is filled here.
+
+    Args:
+        bundle_root: the bundle's folder.
+    """
+    parser = _running_parser()
+    parser.set(_on_top(ConfigParser.load_config_file(Path(bundle_root) / "train.json"), parser.get()))
+
+
+def _on_top(training: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config on top of a train.json; a component without a `_target_` only adds to the training's of that name."""
+    whole = {**training, **config}
+    for name, component in config.items():
+        below = training.get(name)
+        if isinstance(component, dict) and isinstance(below, dict) and "_target_" in below.keys() - component.keys():
+            whole[name] = {**below, **component}
+    return whole
+
+
+def _running_parser() -> ConfigParser:
+    """The parser whose config called this: MONAI hands it to nothing that a config calls, so the stack is asked."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        parser = frame.f_locals.get("self")
+        if isinstance(parser, ConfigParser):
+            return parser
+        frame = frame.f_back
+    raise RuntimeError("complete_config is called by a config that MONAI runs")
+
+
+def build(component: Callable[..., _Built], **arguments: Any) -> _Built:
+    """What a component of `bundles/_shared` makes, with a bundle's own arguments on top of it.
+
+    `{"_target_": "medseg3d.bundle.build", "component": "%bundles/_shared/engine.json::train::trainer"}` is a place for
+    deep overrides (`--train#trainer#compile true`), which MONAI sets before it follows a `%`.
+
+    Args:
+        component: a class or function with the arguments that all bundles share, as `"_mode_": "callable"` makes it.
+        arguments: others, and other values for those.
+
+    Raises:
+        Fault: `BAD_ARGUMENT` for one that it does not take.
+    """
+    try:
+        inspect.signature(component).bind(**arguments)
+    except TypeError as error:
+        name = getattr(getattr(component, "func", component), "__name__", str(component))
+        raise UsageFault(
+            "BAD_ARGUMENT", name, str(error), f"one of {', '.join(inspect.signature(component).parameters)}"
+        ) from error
+    return component(**arguments)
 
 
 @dataclass(frozen=True)
@@ -114,7 +182,7 @@ def shipped_weights(folder: Path) -> ShippedWeights | None:
     overlay = _read_json(metadata).get("shipped_weights") if metadata.is_file() else None
     if overlay is None:
         return None
-    knobs = _read_json(config_files(folder, "inference.json", [overlay])[1])
+    knobs = _read_json(config_files(folder, "inference.json", [overlay])[-1])
     file = bundle_root(folder) / knobs.pop("model_file")
     if not file.is_file():
         raise Fault(
@@ -172,20 +240,23 @@ def read_config(config_files: Sequence[str | Path], overrides: Mapping[str, Any]
     """The merged config of `config_files` (later ones win) with `overrides` set; nothing is instantiated.
 
     Args:
-        config_files: JSON files; `%` paths in them start from the current directory.
+        config_files: JSON files; `%` paths in them start from the current directory. An evaluate.json or inference.json
+            is read on top of the train.json beside it.
         overrides: knob -> value, as on MONAI's command line; `a::b` and `a#b` go deep.
 
     Raises:
         Fault: `UNKNOWN_KNOB` for an override that no config knows; `BAD_VALUE` for a knob that is set to what it cannot
             be, in a file too; `BAD_CONFIG` for a file that cannot be read or a `%` that leads nowhere.
     """
-    files = [str(path) for path in config_files]
+    files = [str(path) for path in _on_training([Path(path) for path in config_files])]
     overrides = dict(overrides or {})
     parser = ConfigParser()
     try:
         parser.read_config(files)
         refuse_unknown_knobs(parser, files, overrides)
         parser.update(pairs={name: spelt_for_monai(value) for name, value in overrides.items()})
+        if any(Path(file).name in CONFIGS[1:] for file in files[1:]):
+            parser.set(_on_top(ConfigParser.load_config_file(files[0]), parser.get()))
         parser.resolve_macro_and_relative_ids()
     except (OSError, KeyError, ValueError) as error:
         raise Fault(
@@ -221,15 +292,8 @@ def refuse_absent_device(parser: ConfigParser) -> None:
 
 
 def refuse_unknown_knobs(parser: ConfigParser, config_files: Sequence[str], overrides: Mapping[str, Any]) -> None:
-    """Raise `Fault` `UNKNOWN_KNOB` if an override names a key that neither the config nor its train.json has.
-
-    The training's knobs are known to evaluate.json and inference.json too, so that one set of overrides serves all
-    three.
-    """
+    """Raise `Fault` `UNKNOWN_KNOB` if an override names a key that the config does not have."""
     known = set(parser.get().keys())
-    train = Path(config_files[0]).parent / "train.json"
-    if train.is_file():
-        known |= set(json.loads(train.read_text(encoding="utf-8")).keys())
     for name in overrides:
         deep = name.replace("#", "::")
         top = deep.split("::")[0].lstrip("+%")
@@ -240,7 +304,7 @@ def refuse_unknown_knobs(parser: ConfigParser, config_files: Sequence[str], over
                 f"--{name}",
                 "a knob that no config of this run has",
                 f"one of {', '.join('--' + knob for knob in close)}" if close else "a key of the config files",
-                f"correct the name; the knobs are the keys of {train if train.is_file() else config_files[0]}",
+                f"correct the name; the knobs are the keys of {config_files[0]}",
             )
 
 
@@ -354,6 +418,9 @@ def start_run(output_dir: str | Path | None = None, config_name: str = "config.j
     command = monai_command_line(sys.argv)
     if command is None:
         return
+    log_format = Path(command[0][0]).absolute().parent.parent / "_shared" / "logging.conf"
+    if not logging.getLogger().handlers and log_format.is_file():  # with --logging_file MONAI has read that one
+        fileConfig(log_format, disable_existing_loggers=False)
     escape_names()
     sys.excepthook = fault_hook(sys.excepthook)
     for name, value in command[1].items():

@@ -95,13 +95,11 @@ def check_bundle(
     report = CheckReport()
     with bundle_directory(folder):
         parsers = {}
-        # a deep override is meant for the file that spells the branch out
-        flat = {key: value for key, value in (overrides or {}).items() if "#" not in key and "::" not in key}
         for name in CONFIGS:
             if not (folder / name).is_file():
                 continue
             try:
-                parsers[name] = read_config(files[name], overrides if name == "train.json" else flat)
+                parsers[name] = read_config(files[name], overrides)
                 refuse_absent_device(parsers[name])
             except Fault as fault:
                 report.problems.append(fault)
@@ -248,8 +246,8 @@ def _check_network(parser: ConfigParser) -> list[str]:
         device = "cpu" if any(isinstance(module, CRFasRNN) for module in network.modules()) else "meta"
         with torch.inference_mode():
             channels = network.to(device)(torch.zeros(1, in_channels, *roi_size, device=device)).shape[1]
-        if device == "meta" and "micro_batch_size" in parser:
-            _check_smallest_part(network, parser)
+        if device == "meta":
+            _check_smallest_part(network, parser, in_channels)
     except Fault:
         raise
     except Exception as error:
@@ -264,14 +262,19 @@ def _check_network(parser: ConfigParser) -> list[str]:
     return [f"the network has {count:,} parameters and takes patches of {'x'.join(map(str, roi_size))}"]
 
 
-def _check_smallest_part(network: torch.nn.Module, parser: ConfigParser) -> None:
-    """Refuse parts of a batch that the network cannot train on."""
-    batch_size, at_a_time = parser.get_parsed_content("batch_size"), parser.get_parsed_content("micro_batch_size")
+def _check_smallest_part(network: torch.nn.Module, parser: ConfigParser, in_channels: int) -> None:
+    """Refuse parts of a batch that the network cannot train on: one case, which no other helps to normalise."""
+    knob = parser.get_parsed_content
+    batch_size, at_a_time = knob("batch_size"), knob("micro_batch_size") if "micro_batch_size" in parser else 0
+    batch_size *= knob("crops_per_case") if "crops_per_case" in parser else 1
     smallest = batch_size % at_a_time or at_a_time if 0 < at_a_time < batch_size else batch_size
-    size = parser.get_parsed_content("picture_size")
-    pictures = torch.zeros(smallest, parser.get_parsed_content("in_channels"), *size, device="meta")
+    if smallest > 1:
+        return
+    size = knob("picture_size") if "picture_size" in parser else None
+    size = size if isinstance(size, Sequence) else knob("roi_size")
+    case = torch.zeros(smallest, in_channels, *size, device="meta")
     with part_of_batch(smallest, batch_size, at_a_time), torch.inference_mode():
-        network.train()(pictures)
+        network.train()(case)
 
 
 def _cause(error: BaseException) -> str:

@@ -165,6 +165,10 @@ BOUNDS: dict[str, Bounds] = {
     "lr_drop_epochs": _list(_POSITIVE),
     "mirror_axes": _list(_COUNT, 0, 3),
     "labels": _either(_list(_COUNT, 1), _NOTHING),
+    "selection": Bounds("best or last", lambda value: value in ("best", "last")),
+    "lr_step": Bounds(
+        "epoch, iteration, validation or never", lambda value: value in ("epoch", "iteration", "validation", "never")
+    ),
     **dict.fromkeys(
         ("val_part", "part"), Bounds("train, val or test", lambda value: value in ("train", "val", "test"))
     ),

@@ -54,7 +54,7 @@ def parsed(bundle: str, *overlays: str, **knobs: object) -> Callable[[str], Any]
 def anonymous_config(bundle: str, name: str) -> dict:
     """A config of a polyp bundle without its own name and the list of its knobs, to be compared with another's."""
     config = json.loads((ROOT / "bundles" / bundle / f"{name}.json").read_text().replace(bundle, "polyp"))
-    config.get("evaluator", {}).pop("settings", None)
+    config.pop("network_settings", None)
     return config
 
 

@@ -4,13 +4,17 @@ import json
 import os
 import re
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
+from monai.bundle import ConfigWorkflow
 
 from medseg3d.bundle import (
+    build,
     bundle_directory,
     bundle_folder,
+    complete_config,
     monai_command_line,
     monai_words,
     read_config,
@@ -70,9 +74,71 @@ def test_an_override_may_go_deep(knob):
     assert read_config(["bundles/pancreas_nl/train.json"], {knob: 1})[knob] == 1
 
 
+def test_a_deep_override_of_the_training_serves_the_evaluation_too():
+    assert read_config(["bundles/pancreas_nl/evaluate.json"], {"network_def#act": "relu"})["network_def#act"] == "relu"
+
+
 def test_what_a_macro_brings_in_cannot_be_overridden_deep():
-    with pytest.raises(Fault, match="UNKNOWN_KNOB --network_def#act"):
-        read_config(["bundles/pancreas_nl/evaluate.json"], {"network_def#act": "relu"})
+    with pytest.raises(Fault, match="UNKNOWN_KNOB --image_chain#transforms"):
+        read_config(["bundles/pancreas_nl/evaluate.json"], {"image_chain#transforms": []})
+
+
+DEEP = {
+    "train#trainer#max_epochs": 7,
+    "train#trainer#compile": "$1 == 1",
+    "train#dataset#data": ["a case"],
+    "train#dataloader#num_workers": 3,
+    "validate#evaluator#epoch_length": 1,
+    "network_def#act": "LEAKYRELU",
+    "inferer#overlap": 0.125,
+}
+
+
+@pytest.mark.parametrize(("knob", "value"), DEEP.items(), ids=list(DEEP))
+def test_monai_itself_takes_a_deep_override_of_what_bundles_share(knob, value):
+    workflow = ConfigWorkflow("bundles/pancreas_nl/train.json", logging_file=False, **{knob: value})
+    workflow.parser.parse()
+    parent, _, argument = knob.rpartition("#")
+    assert workflow.parser[parent][argument] == value
+
+
+class TestBuild:
+    """The place where a bundle adds to the arguments of what all share."""
+
+    def test_arguments_win_over_those_of_the_component(self):
+        def trainer(epochs, seed):
+            return epochs, seed
+
+        assert build(partial(trainer, epochs=1, seed=0), epochs=2) == (2, 0)
+
+    def test_an_argument_that_is_not_taken_is_refused_in_one_line(self):
+        with pytest.raises(UsageFault, match=r"BAD_ARGUMENT check_device: .*'devic'.*device"):
+            build(partial(check_device, device="cpu"), devic="gpu")
+
+
+class TestAlone:
+    """An evaluate.json or inference.json without the train.json that it is the differences from."""
+
+    @pytest.mark.parametrize("name", ["evaluate", "inference"])
+    def test_a_run_of_it_reads_the_training_first_and_keeps_what_is_overridden(self, name):
+        files = [f"bundles/pancreas_nl/{name}.json", "bundles/pancreas_nl/phantom.json"]
+        knobs = {"overlap": 0.125, "network_def#act": "LEAKYRELU"}
+        workflow = ConfigWorkflow(files, logging_file=False, **knobs)
+        workflow.initialize()
+        whole = read_config(files, knobs)
+        for parser in (workflow.parser, whole):
+            parser.parse()
+        config = whole.get()
+        assert workflow.parser.get() == {**config, "_meta_": workflow.parser["_meta_"]}
+        assert (config["network_def"]["_target_"], config["network_def"]["act"]) == (
+            "medseg3d.networks.SegResNetNL",
+            "LEAKYRELU",
+        )
+        assert (config["overlap"], config["epochs"]) == (0.125, json.loads(Path(files[1]).read_text())["epochs"])
+
+    def test_nothing_else_can_be_completed(self):
+        with pytest.raises(RuntimeError, match="called by a config"):
+            complete_config("bundles/pancreas_nl")
 
 
 def test_a_branch_that_is_not_there_is_refused():

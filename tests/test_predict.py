@@ -16,7 +16,8 @@ from commands import ROOT
 from picture_runs import polyp_folder
 from PIL import Image
 
-from medseg3d.bundle import shipped_weights
+from medseg3d.bundle import read_config, shipped_weights
+from medseg3d.checks import REFERENCE
 from medseg3d.cli import main
 from medseg3d.data.outputs import SIGNATURE
 from medseg3d.data.overlays import draw_overlay
@@ -56,7 +57,7 @@ def bundle(tmp_path_factory) -> Path:
         "picture_size": [32, 32],
         "features": FEATURES,
         "roi_size": "$@picture_size",
-        "inferer": "%bundles/_shared/polyp.json::inferer",
+        "clean": "%bundles/_shared/polyp.json::clean",
     }
     (folder / "tiny.json").write_text(json.dumps(overlay))
     metadata = json.loads((folder / "metadata.json").read_text())
@@ -314,21 +315,33 @@ class TestStandingMasks:
         assert "5 segmented again: made with min_area_px 0, now 5" in said
 
 
-def test_a_record_has_every_setting_that_shapes_a_mask():
+def names_behind(config: dict, name: str) -> set[str]:
+    """What a part of a config refers to, and what that refers to."""
+    seen, ahead = set(), [name]
+    while ahead:
+        found = {reference.split("::")[0] for reference in REFERENCE.findall(json.dumps(config[ahead.pop()]))}
+        ahead += found - seen
+        seen |= found
+    return seen
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("bundles/*/inference.json")), ids=lambda path: path.parent.name)
+def test_a_record_has_every_setting_that_shapes_a_mask(path, monkeypatch):
+    monkeypatch.chdir(ROOT)
     no_shape = {
-        *("inputs", "overwrite", "workers", "image_suffixes", "mask_suffix", "split_seed", "split_file", "class_names"),
+        *("inputs", "overwrite", "workers", "image_suffixes", "mask_suffix", "class_names"),
         *("device", "precision", "amp", "roi_size", "overlap"),  # the record has them, or their choice, by themselves
-        *("sw_batch_size", "slices_per_batch", "load_keys", "labels", "imports", "initialize", "inferring", "run"),
+        *("sw_batch_size", "slices_per_batch", "load_keys", "labels"),
         *("refinement_dropout", "refinement_init", "crf_training_iterations"),  # of the training
         "grid_tolerance",  # of what is refused
-        *("threshold_file", "prob_key", "bundle_root", "_desc_"),
+        "in_channels",  # weights for others are refused
+        *("bundle_root", "output_dir", "prob_dir", "overlay_dir", "mask_dir", "dataset_dir", "model_file"),
+        "threshold_file",  # what it holds is recorded
     }
-    for path in (ROOT / "bundles").glob("*/inference.json"):
-        config = json.loads(path.read_text())
-        train = json.loads(path.with_name("train.json").read_text())
-        settings = config["evaluator"]["settings"]
-        assert all(value == f"@{name}" for name, value in settings.items())
-        for name, value in config.items():
-            if name.endswith(("_dir", "_file")) or name in no_shape | settings.keys() or isinstance(value, dict):
-                continue
-            assert isinstance(train.get(name, value), dict) or str(train.get(name, value))[0] in "%$", (path, name)
+    config = read_config([path]).get()
+    settings = {**config["settings"], **config["network_settings"]}
+    assert all(value == f"@{name}" for name, value in settings.items())
+    behind = names_behind(config, "evaluator")
+    knobs = {name for name in behind if not isinstance(config[name], dict) and not str(config[name]).startswith("$")}
+    assert knobs >= {"overlap", "out_channels" if "out_channels" in config else "spacing"}
+    assert knobs - no_shape <= settings.keys()

@@ -36,7 +36,7 @@ def test_an_overlay_fits_every_run(overlay, name):
 
 @pytest.mark.parametrize("path", RUNS + OVERLAYS, ids=identity)
 def test_folders_of_pictures_are_read_alike_by_every_door(path):
-    suffixes = json.loads(path.read_text()).get("image_suffixes")
+    suffixes = read_config([path]).get("image_suffixes")
     assert suffixes is None or tuple(suffixes) in (PICTURE_SUFFIXES, VOLUME_SUFFIXES)
 
 
@@ -50,9 +50,7 @@ def test_evaluation_and_inference_hold_no_number_of_their_own(path):
         inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
         return [found for name, each in inner for found in numbers(each, f"{key}::{name}")]
 
-    # a scan at a time and in this process is how a scan is evaluated, not a knob
-    allowed = {"::dataloader::batch_size", "::dataloader::num_workers", "::workers"}
-    assert set(numbers(json.loads(path.read_text()))) <= allowed
+    assert set(numbers(json.loads(path.read_text()))) <= {"::workers"}
 
 
 @pytest.mark.parametrize("path", RUNS, ids=identity)
@@ -60,20 +58,19 @@ def test_one_knob_is_the_precision_of_every_run(path):
     parser = read_config([path])
     config = parser.get()
     assert (config["precision"], config["amp"]) == ("auto", None)
-    inferers = [config["validate"]["inferer"], config["train"]["trainer"]] if path.stem == "train" else []
-    for each in inferers or [config["inferer"]]:
-        assert each["precision"] == "@chosen_precision"
+    for each in (config["inferer"], config["train"]["trainer"]):
+        assert each["component"]["precision"] == "@chosen_precision"
 
 
 @pytest.mark.parametrize("path", [path for path in RUNS if path.stem == "train"], ids=identity)
 def test_no_validation_takes_logits_that_are_not_finite_for_a_mask(path):
     config = read_config([path]).get()
-    assert config["validate"]["postprocessing"] == {
+    assert config["validate"]["evaluator"]["component"]["postprocessing"] == {
         "_target_": "medseg3d.transforms.AsLabelsd",
         "keys": "pred",
         "fault_key": "fault",
     }
-    assert config["train"]["trainer"]["max_skipped_steps"] == "@max_skipped_steps"
+    assert config["train"]["trainer"]["component"]["max_skipped_steps"] == "@max_skipped_steps"
 
 
 @pytest.mark.parametrize("path", [*RUNS, *OVERLAYS], ids=identity)
@@ -91,6 +88,36 @@ def test_a_shared_fragment_takes_nothing_in_itself(path):
 def test_the_compared_networks_change_nothing_but_the_network(bundle, name):
     overlay = json.loads((ROOT / f"bundles/{bundle}/{name}.json").read_text())
     assert set(overlay) == {"_desc_", "output_dir", "network_def"}
+
+
+def lines_of(paths, bundle: str = "bundles/_shared") -> list[str]:
+    """All lines of configs but brackets, without the bundle's name."""
+    lines = [line.strip().rstrip(",") for path in paths for line in path.read_text().splitlines()]
+    return [line.replace(bundle, "BUNDLE") for line in lines if len(line) > 3]
+
+
+def test_the_configs_are_short_and_say_most_things_once():
+    shared = sorted(ROOT.glob("bundles/_shared/*.json"))
+    assert sum(len(path.read_text().splitlines()) for path in [*RUNS, *shared]) <= 1300
+    bundles = {
+        folder.name: lines_of((path for path in RUNS if path.parent == folder), folder.name)
+        for folder in {path.parent for path in RUNS}
+    }
+    counted = [line for lines in bundles.values() for line in lines] + lines_of(shared)
+    recurring = [
+        line
+        for name, lines in bundles.items()
+        for line in lines
+        if any(line in others for other, others in bundles.items() if other != name)
+    ]
+    # what is left are knobs that have one value everywhere, and the names of what a bundle takes from `_shared`
+    assert len(recurring) / len(counted) <= 0.62
+    own = [line for line in recurring if '"_target_"' in line and "bundles/_shared" not in line]
+    assert len(own) / len(counted) <= 0.04
+
+
+def test_there_is_one_format_of_the_log():
+    assert [path.parent.name for path in ROOT.glob("bundles/*/logging.conf")] == ["_shared"]
 
 
 def network_of(bundle: str, *overlays: str, **knobs: object):
@@ -123,14 +150,10 @@ def test_the_pancreas_bundles_agree_where_they_mean_the_same():
         json.loads((ROOT / f"bundles/{name}/train.json").read_text()) for name in ("pancreas_nl", "pancreas_nl_2d")
     )
     own = {"init_filters", "roi_size", "crops_per_case", "batch_size", "learning_rate", "sw_batch_size", "spacing"}
-    own |= {"bundle_root", "output_dir", "network_def", "train", "validate"}
+    own |= {"bundle_root", "output_dir", "network_def", "in_channels", "crops", "augmentation", "inferer", "clean"}
     for key in three.keys() - own - {"_desc_"}:
         assert two[key] == three[key], key
     assert two["spacing"][:2] == three["spacing"][:2]
-    for part in ("handlers", "trainer"):
-        assert two["train"][part] == three["train"][part]
-    for part in ("postprocessing", "key_metric", "best_model", "evaluator"):
-        assert two["validate"][part] == three["validate"][part]
 
 
 def test_the_split_is_the_papers():

@@ -162,7 +162,7 @@ def test_monai_finds_all_that_its_contract_asks_for(name, trained, small_knobs, 
     workflow = ConfigWorkflow(
         config_file=f"bundles/pancreas_nl/{name}.json",
         workflow_type="train" if name == "train" else "inference",
-        logging_file="bundles/pancreas_nl/logging.conf",
+        logging_file="bundles/_shared/logging.conf",
         **{**small_knobs, "output_dir": str(tmp_path), **weights},
     )
     workflow.initialize()
