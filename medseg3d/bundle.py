@@ -142,7 +142,7 @@ def build(component: Callable[..., _Built], **arguments: Any) -> _Built:
         inspect.signature(component).bind(**arguments)
     except TypeError as error:
         name = getattr(getattr(component, "func", component), "__name__", str(component))
-        raise UsageFault(
+        raise Fault(
             "BAD_ARGUMENT", name, str(error), f"one of {', '.join(inspect.signature(component).parameters)}"
         ) from error
     return component(**arguments)

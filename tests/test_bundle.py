@@ -112,7 +112,7 @@ class TestBuild:
         assert build(partial(trainer, epochs=1, seed=0), epochs=2) == (2, 0)
 
     def test_an_argument_that_is_not_taken_is_refused_in_one_line(self):
-        with pytest.raises(UsageFault, match=r"BAD_ARGUMENT check_device: .*'devic'.*device"):
+        with pytest.raises(Fault, match=r"BAD_ARGUMENT check_device: .*'devic'.*device"):
             build(partial(check_device, device="cpu"), devic="gpu")
 
 

@@ -232,7 +232,7 @@ def _data(conditions: Mapping[str, Condition]) -> dict[str, Mapping[str, Any]]:
     """Folder of each data set -> what there is of it.
 
     Raises:
-        Fault: `SPLIT_CHANGED` if two conditions split it differently.
+        Fault: `BAD_VALUE` if two conditions split it differently.
     """
     found: dict[str, Mapping[str, Any]] = {}
     for name, condition in conditions.items():
@@ -241,7 +241,7 @@ def _data(conditions: Mapping[str, Condition]) -> dict[str, Mapping[str, Any]]:
             if other["split_hash"] != data["split_hash"]:
                 wanted = f"that of the others, {other['split_file']}: runs on different splits cannot be compared"
                 found_there = f"the split {data['split_file']} of {folder}"
-                raise UsageFault("SPLIT_CHANGED", name, found_there, wanted, "give one split_file for all")
+                raise UsageFault("BAD_VALUE", f"split_file of {name}", found_there, wanted, "give one for all")
     return found
 
 

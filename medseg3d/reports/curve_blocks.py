@@ -39,9 +39,8 @@ def curve_blocks(runs: Sequence[EvaluatedRun], figures: Path) -> list[Block]:
         ]
     without = [run.name for run in runs if not run.curves]
     if without:
-        blocks.append(
-            Text(f"Not recorded{of_runs(runs, without)}: no pr.npz, which needs probabilities, not masks alone.")
-        )
+        why = "there is no pr.npz, which needs probabilities, not masks alone"
+        blocks.append(Text(f"Not recorded{of_runs(runs, without)}: {why}."))
     return blocks
 
 
@@ -107,12 +106,8 @@ def training_blocks(runs: Sequence[EvaluatedRun], figures: Path) -> list[Block]:
         blocks.append(Picture(save_figure(figure, figures / "training.png"), alt=words, caption=caption))
     without = [run.name for run in runs if not run.training]
     if without:
-        blocks.append(
-            Text(
-                f"Not recorded{of_runs(runs, without)}: no TensorBoard events in the evaluation's folder or the run "
-                "around it."
-            )
-        )
+        why = "no TensorBoard events were found in the evaluation's folder or the run around it"
+        blocks.append(Text(f"Not recorded{of_runs(runs, without)}: {why}."))
     return blocks
 
 

@@ -190,7 +190,7 @@ def test_one_data_set_is_split_in_one_way(run, tmp_path):
     }
     content = definition(tmp_path, factors={"split": splits})
     del content["knobs"]["split_file"]
-    with pytest.raises(Fault, match=r"SPLIT_CHANGED b: .*one split_file for all"):
+    with pytest.raises(Fault, match=r"BAD_VALUE split_file of b: .*Hint: give one for all"):
         run_experiment(parse_experiment(content), tmp_path / "out", command=Commands(), say=lambda text: None)
 
 
