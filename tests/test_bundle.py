@@ -272,7 +272,7 @@ def test_every_number_of_every_bundle_has_bounds_and_keeps_them():
 
 @pytest.mark.parametrize("words", [["--epochs", "0"], ["--device", "cuda:77"], ["--device", "gpu"]])
 def test_check_and_training_end_with_2_and_one_line(words, monkeypatch, capsys, tmp_path):
-    assert main(["check", "bundles/pancreas_nl", "--overlay", "phantom", *words]) == 2
+    assert main(["check", "bundles/pancreas_nl", "--config-overlay", "phantom", *words]) == 2
     said = capsys.readouterr().err.splitlines()
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     run = ["run", "training", "--config_file", "bundles/pancreas_nl/train.json", "--output_dir", str(tmp_path / "run")]

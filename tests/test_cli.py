@@ -80,8 +80,8 @@ def test_a_value_without_a_knob_is_refused():
 
 
 def test_knobs_may_stand_anywhere():
-    words, knobs = split_knobs(["check", "--epochs", "2", "bundles/x", "--overlay", "phantom", "--seed=1"])
-    assert words == ["check", "bundles/x", "--overlay", "phantom"]
+    words, knobs = split_knobs(["check", "--epochs", "2", "bundles/x", "--config-overlay", "phantom", "--seed=1"])
+    assert words == ["check", "bundles/x", "--config-overlay", "phantom"]
     assert knobs == ["--epochs", "2", "--seed=1"]
 
 
@@ -120,6 +120,9 @@ def test_the_parser_has_every_verb():
         ("evaluate --pred a --truth b -o c", "--tolerance", ["3"], "surface_tolerance_mm", 3.0),
         ("evaluate --pred a --truth b -o c", "--group", ["x"], "group_pattern", "x"),
         ("report a -o b", "--cases", ["2"], "draw_cases", 2),
+        ("predict a b", "--overlays", ["c"], "save_overlays", "c"),
+        ("predict a b", "--overlay", ["c", "d"], "config_overlay", ["c", "d"]),
+        ("check a", "--overlay", ["c"], "config_overlay", ["c"]),
         ("phantom a", "--cases", ["2"], "num_cases", 2),
         ("data verify a", "--cases", ["2"], "expect_cases", 2),
         ("data split a", "--split_file", ["b"], "output", "b"),

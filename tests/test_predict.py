@@ -107,7 +107,7 @@ class TestShippedWeights:
         assert json.loads(Path("masks/1_seg.json").read_text())["model"]["sha256"] == digest
         assert not capsys.readouterr().out.startswith("weights ")
 
-    @pytest.mark.parametrize("words", [["--overlay", "unet"], ["--output_dir", "runs/mine"]])
+    @pytest.mark.parametrize("words", [["--config-overlay", "unet"], ["--output_dir", "runs/mine"]])
     def test_whoever_names_a_training_gets_its_weights_or_none(self, bundle, pictures, words, capsys):
         assert main(["predict", str(bundle), str(pictures / "1.jpg"), *words]) == 1
         err = capsys.readouterr().err
@@ -147,7 +147,7 @@ class TestWorkers:
 
     def predict(self, bundle: Path, pictures: Path, workers: int, windows: list[str]) -> Path:
         out = Path(f"by_{workers}")
-        more = ["--probabilities", f"{out}/probs", "--overlays", f"{out}/drawn", "--workers", str(workers)]
+        more = ["--probabilities", f"{out}/probs", "--save-overlays", f"{out}/drawn", "--workers", str(workers)]
         assert (
             main(["predict", str(bundle), str(pictures), "-o", f"{out}/masks", "--device", "cpu", *more, *windows]) == 0
         )
@@ -213,7 +213,7 @@ class TestFaults:
         assert files(Path()) == ["out#1/case#1_seg.json", "out#1/case#1_seg.png"]
         assert json.loads(Path("out#1/case#1_seg.json").read_text())["model"]["sha256"] == digest
 
-    @pytest.mark.parametrize("option", ["-o", "--probabilities", "--overlays"])
+    @pytest.mark.parametrize("option", ["-o", "--probabilities", "--save-overlays"])
     def test_a_folder_that_cannot_be_is_said_before_anything_is_computed(self, bundle, pictures, option, capsys):
         assert self.predict(bundle, pictures, option, str(pictures / "1.jpg")) == 1
         said = capsys.readouterr()
@@ -258,8 +258,8 @@ class TestFaults:
     def test_overlays_are_of_pictures(self, tmp_path, capsys, monkeypatch):
         monkeypatch.chdir(tmp_path)
         Path("ct.nii.gz").write_bytes(b"x")
-        assert main(["predict", str(ROOT / "bundles" / "pancreas_nl"), "ct.nii.gz", "--overlays", "drawn"]) == 2
-        assert "error: BAD_VALUE --overlays: a bundle for volumes" in capsys.readouterr().err
+        assert main(["predict", str(ROOT / "bundles" / "pancreas_nl"), "ct.nii.gz", "--save-overlays", "drawn"]) == 2
+        assert "error: BAD_VALUE --save-overlays: a bundle for volumes" in capsys.readouterr().err
 
     @pytest.mark.parametrize(
         ("knob", "value", "code"),

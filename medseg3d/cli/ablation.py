@@ -6,6 +6,7 @@ import argparse
 
 HELP = "train and score 0 to 4 non-local blocks with the same seeds, data and budget, and print the paper's Table 2"
 TAKES_KNOBS = True
+RENAMED = {"--overlay": "--config-overlay"}
 EPILOG = """\
 Interrupted? Rerun the same command to resume: finished runs stay, the others resume, failed ones are tried again.
 Further --key value pairs are knobs of the bundle, the same for all runs: --dataset_dir D --epochs 50 --init_filters 16
@@ -20,7 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--blocks", nargs="+", type=int, metavar="N", help="default: 0 to 4")
     parser.add_argument("--seeds", nargs="+", type=int, metavar="N", help="default: 0 1 2")
     parser.add_argument("--part", choices=("train", "val", "test"), help="what is scored (default: test)")
-    parser.add_argument("--overlay", nargs="+", default=[], metavar="NAME", help="overlays, for instance pictures")
+    parser.add_argument(
+        "--config-overlay", nargs="+", default=[], metavar="NAME", help="overlays of the bundle, for example phantom"
+    )
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="trainings at a time (default: 1)")
     parser.add_argument("--table", action="store_true", help="train nothing; table and figure of what is there")
 
@@ -42,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     folder = Path(args.output)
     check_folder(folder)
     if not args.table:
-        own = {"bundle": args.bundle, "overlays": args.overlay, "knobs": args.knobs}
+        own = {"bundle": args.bundle, "overlays": args.config_overlay, "knobs": args.knobs}
         factors = args.blocks and {"nonlocal_blocks": args.blocks}
         definition = packaged("ablation", **own, factors=factors, seeds=args.seeds, part=args.part)
         run_experiment(parse_experiment(definition), folder, jobs=args.jobs, say=say)

@@ -6,6 +6,7 @@ import argparse
 
 HELP = "check a bundle's configs, data, split, network and weights without training"
 TAKES_KNOBS = True
+RENAMED = {"--overlay": "--config-overlay"}
 EPILOG = "Further --key value pairs are knobs of the bundle, as in training: --dataset_dir /data/Task07_Pancreas"
 
 
@@ -13,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """A bundle and its overlays."""
     parser.add_argument("bundle", help="folder of the bundle, for instance bundles/pancreas_nl")
     parser.add_argument(
-        "--overlay", nargs="+", default=[], metavar="NAME", help="overlays beside train.json: phantom, unetr"
+        "--config-overlay", nargs="+", default=[], metavar="NAME", help="overlays of the bundle, for example phantom"
     )
     parser.add_argument(
         "--allow",
@@ -31,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
 
     from medseg3d.checks import check_bundle
 
-    report = check_bundle(args.bundle, args.overlay, args.knobs, args.allow)
+    report = check_bundle(args.bundle, args.config_overlay, args.knobs, args.allow)
     for sentence in report.passed:
         print(f"ok     {sentence}")
     if args.expressions:

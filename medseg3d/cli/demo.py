@@ -18,12 +18,13 @@ WHY = (
     "the organ from other phantoms; and the masks must have come back to each volume's own grid, spacing and "
     "orientation, because a mirrored or shifted mask scores near 0."
 )
+RENAMED = {"--cases": "--num-cases"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Where to, and how much."""
     parser.add_argument("-o", "--output", default="runs/demo", help="new folder for everything (default: %(default)s)")
-    parser.add_argument("--cases", type=int, default=26, help="labelled phantoms (default: %(default)s)")
+    parser.add_argument("--num-cases", type=int, default=26, help="labelled phantoms (default: %(default)s)")
     parser.add_argument("--epochs", type=int, help="length of the training (default: the overlay's)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier demo in that folder")
@@ -46,9 +47,9 @@ def run(args: argparse.Namespace) -> int:
     folder = Path(args.output).absolute()
     _claim(folder, args.overwrite)
     data = folder / "phantoms"
-    say(f"phantoms: {args.cases} abdomens with a label and 2 without, in {data}")
+    say(f"phantoms: {args.num_cases} abdomens with a label and 2 without, in {data}")
     started = time.perf_counter()
-    write_phantom_dataset(data, cases=args.cases, seed=args.seed)
+    write_phantom_dataset(data, cases=args.num_cases, seed=args.seed)
     seconds = {"phantoms": time.perf_counter() - started}
     definition = packaged("demo", seeds=[args.seed])
     definition["bundle"] = Path(medseg3d.__file__).parent.parent / definition["bundle"]

@@ -7,18 +7,18 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-HELP = "segment scans or pictures with a trained bundle: masks in the geometry of each out, NIfTI or PNG"
+HELP = "segment CT volumes or 2-D images with a trained bundle; masks keep the geometry of each input (NIfTI or PNG)"
 TAKES_KNOBS = True
+RENAMED = {"--overlay": "--config-overlay", "--overlays": "--save-overlays"}
 EPILOG = """\
-Masks are named <scan>_seg.nii.gz or <picture>_seg.png; of folders, sub-folders are kept. A mask that stands is kept if
-its record names the same image, weights and settings, and made again if not. One that was changed since, or that
-another program wrote, is replaced with --overwrite alone. A DICOM folder, a ZIP of one and a multi-frame file are one
-volume each (pip install "medseg3d[dicom]"); what is refused and why: docs/dicom.md. --probabilities DIR also writes
-<scan>_prob.nii.gz (float32) or <picture>_prob.png (16-bit) there, --overlays DIR <picture>_overlay.png, the picture
-with the border of its mask.
-Further --key value pairs are knobs of the bundle: --model_file runs/a/model.pt --device cpu --precision bfloat16
---overlap 0.25 --workers 4. Without --model_file, --output_dir and --overlay the weights that come with the bundle are
-used, if any do.
+Masks are named <volume>_seg.nii.gz or <image>_seg.png; subfolders are kept. An existing mask is kept if its record
+names the same image, weights and settings, and remade otherwise; one that was edited, or that another program wrote,
+is replaced only with --overwrite. A DICOM folder, a ZIP of one and a multi-frame file are one volume each (pip install
+"medseg3d[dicom]"; docs/dicom.md says what is refused). --probabilities also writes <volume>_prob.nii.gz (float32) or
+<image>_prob.png (16-bit), --save-overlays <image>_overlay.png, the image with the contour of its mask.
+Other --key value pairs are options of the bundle: --model_file runs/a/model.pt --device cpu --precision bfloat16
+--overlap 0.25 --workers 4. Without --model_file, --output_dir and --config-overlay, the weights shipped with the bundle
+are used, if there are any.
 exit codes: 0 all done, 1 all failed, 2 nothing to do or a wrong call, 3 some failed
 Research only, not for clinical use.
 """
@@ -31,25 +31,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "inputs",
         nargs="+",
         metavar="INPUT",
-        help="files or folders of them: NIfTI, or JPEG, PNG, TIFF, BMP; a DICOM folder or a ZIP of one is one volume",
+        help="files or folders: NIfTI, or JPEG, PNG, TIFF, BMP; a DICOM folder or a ZIP of one is one volume",
     )
-    parser.add_argument("--series", metavar="NUMBER", help="the DICOM series to take, by number or UID")
+    parser.add_argument("--series", metavar="NUMBER", help="DICOM series to use, by number or UID")
     parser.add_argument(
         "--format",
         choices=["nifti", "dicom-seg"],
         default="nifti",
-        help="of DICOM, dicom-seg writes each mask as a DICOM segmentation too (default: %(default)s)",
+        help="dicom-seg: for DICOM input, also write each mask as a DICOM Segmentation (default: %(default)s)",
+    )
+    parser.add_argument("-o", "--output", default="masks", help="folder for the masks (default: %(default)s)")
+    parser.add_argument("--probabilities", metavar="DIR", help="folder for probability maps")
+    parser.add_argument("--save-overlays", metavar="DIR", help="folder for 2-D images with the contour of their mask")
+    parser.add_argument(
+        "--config-overlay", nargs="+", default=[], metavar="NAME", help="overlays of the bundle used in training"
     )
     parser.add_argument(
-        "-o", "--output", default="masks", help="folder for the masks; made if needed (default: %(default)s)"
+        "--manifest",
+        metavar="FILE",
+        help="checksums of the images (sha256sum's format); images that differ are refused",
     )
-    parser.add_argument("--probabilities", metavar="DIR", help="folder for maps of probability; made if needed")
-    parser.add_argument("--overlays", metavar="DIR", help="folder for pictures with their masks drawn on them")
-    parser.add_argument("--overlay", nargs="+", default=[], metavar="NAME", help="the overlays that the training had")
-    parser.add_argument(
-        "--manifest", metavar="FILE", help="SHA256SUMS of the images, as sha256sum writes it: what differs is refused"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="segment again what has a mask already")
+    parser.add_argument("--overwrite", action="store_true", help="segment again even where a mask exists")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -61,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     def progress(number: int, total: int, item: dict) -> None:
         print(f"[{number}/{total}] {item['image']}", flush=True)
 
-    shipped = weights_for(args.bundle, args.overlay, args.knobs)
+    shipped = weights_for(args.bundle, args.config_overlay, args.knobs)
     if shipped is not None:
         print(f"weights {shipped}; for your own: --model_file runs/.../model.pt", flush=True)
     with _spoken():
@@ -70,12 +72,12 @@ def run(args: argparse.Namespace) -> int:
             args.inputs,
             args.output,
             prob_dir=args.probabilities,
-            overlay_dir=args.overlays,
+            overlay_dir=args.save_overlays,
             series=args.series,
             dicom_seg=args.format == "dicom-seg",
             manifest=args.manifest,
             overwrite=args.overwrite,
-            overlays=args.overlay,
+            overlays=args.config_overlay,
             knobs=args.knobs,
             progress=progress,
         )

@@ -9,11 +9,12 @@ from contextlib import contextmanager
 
 HELP = "choose knobs of a bundle (the learning rate, ...) by their validation scores over many trainings, with Optuna"
 TAKES_KNOBS = True
+RENAMED = {"--overlay": "--config-overlay"}
 EPILOG = """\
   medseg3d tune bundles/polyp_resunetpp -o runs/tune --search learning_rate=log:1e-6:1e-2 --epochs 10
 Further --key value pairs are knobs of the bundle, the same for all trials.
-The same command in another terminal, or on another machine with the same --storage, shares the trials. Stopped at any
-moment, it goes on with the same command. Only the validation part of the split is ever looked at.
+The same command in another terminal, or on another machine with the same --storage, shares the trials. Interrupted?
+Rerun the same command to resume. Only the validation part of the split is ever looked at.
 Each trial tells of its training in OUTPUT/trial_NNNN/run.log.
 """
 
@@ -30,7 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="log:LOW:HIGH, uniform:LOW:HIGH, int:LOW:HIGH or choice:A,B,C; may be given several times",
     )
     parser.add_argument("--trials", type=int, default=20, metavar="N", help="of all workers (default: %(default)s)")
-    parser.add_argument("--overlay", nargs="+", default=[], metavar="NAME", help="overlays beside train.json")
+    parser.add_argument(
+        "--config-overlay", nargs="+", default=[], metavar="NAME", help="overlays of the bundle, for example phantom"
+    )
     parser.add_argument(
         "--storage", metavar="URL", help="database, as postgresql+psycopg://USER@HOST/DB (default: study.db in OUTPUT)"
     )
@@ -87,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
             args.output,
             search,
             n_trials=args.trials,
-            overlays=args.overlay,
+            overlays=args.config_overlay,
             knobs=args.knobs,
             storage=args.storage,
             study=args.study,

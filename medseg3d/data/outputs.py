@@ -135,7 +135,7 @@ def input_items(
     inputs = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
     if overlay_dir is not None and mask_suffix != _PICTURE:
         raise UsageFault(
-            "BAD_VALUE", "--overlays", "a bundle for volumes", "one for pictures", "leave the overlays out"
+            "BAD_VALUE", "--save-overlays", "a bundle for volumes", "one for pictures", "leave the overlays out"
         )
     places = {"mask_file": _Place(Path(output_dir), suffix, mask_suffix)}
     if prob_dir is not None:

@@ -98,7 +98,7 @@ class TestPictures:
 
     def test_predict_writes_a_mask_for_each_picture(self, run_dir, pictures, tmp_path):
         size = {key: pictures[key] for key in ("picture_size", "init_filters")}
-        options = ["--overlay", "pictures", *words(**size, model_file=run_dir / "model.pt")]
+        options = ["--config-overlay", "pictures", *words(**size, model_file=run_dir / "model.pt")]
         folder = Path(pictures["dataset_dir"]) / "images"
         assert main(["predict", str(ROOT / BUNDLE), str(folder), "-o", str(tmp_path), *options]) == 0
         masks = sorted(path.name for path in tmp_path.glob("*.png"))
@@ -110,7 +110,7 @@ class TestPictures:
         assert record["labels"].get("1", {"pixels": 0})["pixels"] == (found == 255).sum()
 
     def check(self, *more: str, **changed: object) -> int:
-        return main(["check", str(ROOT / BUNDLE), "--overlay", "pictures", *words(**changed), *more])
+        return main(["check", str(ROOT / BUNDLE), "--config-overlay", "pictures", *words(**changed), *more])
 
     def test_a_sound_folder_passes_the_check(self, pictures, run_dir, capsys):
         assert self.check(**pictures, output_dir=run_dir) == 0

@@ -100,7 +100,10 @@ def test_the_final_map_is_what_is_validated():
 def test_a_folder_is_predicted_with_the_knobs_of_the_training(runs, pictures, tmp_path):
     folder = Path(pictures["dataset_dir"]) / "images"
     knobs = words(**SMALL, model_file=runs["crf"] / "model.pt", backbone="segnet")
-    assert main(["predict", "bundles/polyp_cris", str(folder), "-o", str(tmp_path), "--overlay", "crf", *knobs]) == 0
+    assert (
+        main(["predict", "bundles/polyp_cris", str(folder), "-o", str(tmp_path), "--config-overlay", "crf", *knobs])
+        == 0
+    )
     for path in folder.iterdir():
         mask = np.asarray(Image.open(tmp_path / f"{path.stem}_seg.png"))
         assert mask.shape == np.asarray(Image.open(path)).shape[:2]

@@ -229,7 +229,7 @@ def test_an_overlay_of_ours_is_worked_on_and_a_foreign_one_left_alone(tmp_path: 
 
 def test_overlays_of_volumes_are_refused(tmp_path: Path) -> None:
     (image,) = touch(tmp_path, "ct.nii")
-    with pytest.raises(Fault, match=r"^BAD_VALUE --overlays: a bundle for volumes, expected one for pictures"):
+    with pytest.raises(Fault, match=r"^BAD_VALUE --save-overlays: a bundle for volumes, expected one for pictures"):
         input_items(image, tmp_path / "out", overlay_dir=tmp_path / "drawn")
 
 

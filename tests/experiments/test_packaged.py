@@ -67,7 +67,7 @@ def test_the_ablation_differs_in_blocks_and_seed_and_tables_the_gain(commands, p
 
 
 def test_an_overlay_without_non_local_blocks_has_no_ablation(commands, phantoms, tmp_path, capsys):
-    assert main(["ablation", NL, "-o", str(tmp_path / "out"), "--overlay", "unetr", *phantoms]) == 2
+    assert main(["ablation", NL, "-o", str(tmp_path / "out"), "--config-overlay", "unetr", *phantoms]) == 2
     assert "BAD_VALUE factor nonlocal_blocks" in capsys.readouterr().err
     assert commands == []
 
