@@ -56,8 +56,8 @@ def predict(
     """Segment volumes or pictures with a bundle's inference.json; masks in the geometry of each come out.
 
     Without weights of one's own (`model_file`) and without `overlays`, those that the bundle ships are taken, where it
-    ships some: `weights_for` says which. The current directory is the bundle's repository while this runs, because the
-    configs' paths start there.
+    ships some: `weights_for` says which. The current directory is the bundle's repository while its configs are read,
+    because their paths start there, and the caller's again while cases are segmented.
 
     Args:
         bundle: the bundle's folder.
@@ -114,7 +114,7 @@ def predict(
         predictor.manifest = sums
         if dicom_seg:
             predictor.class_names = parser.get_parsed_content("class_names")
-        return predictor.run()
+    return predictor.run()
 
 
 def weights_for(

@@ -24,7 +24,7 @@ from medseg3d.data.overlays import draw_overlay
 from medseg3d.data.pictures import read_grey
 from medseg3d.faults import Fault
 from medseg3d.networks import ResUNetPlusPlus
-from medseg3d.workflows import weights_for
+from medseg3d.workflows import predict, weights_for
 
 FEATURES = [8, 8, 8, 16]
 
@@ -99,6 +99,12 @@ class TestShippedWeights:
         record = json.loads(Path("masks/1_seg.json").read_text())
         assert (record["model"]["sha256"], record["settings"]["picture_size"]) == (digest, [32, 32])
         assert 0 < record["labels"]["1"]["percent"] < 100
+
+    def test_cases_are_segmented_in_the_directory_of_the_caller(self, bundle, pictures, tmp_path):
+        seen = []
+        predict(bundle, pictures / "1.jpg", "out", knobs={"device": "cpu"}, progress=lambda *_: seen.append(Path.cwd()))
+        assert seen == [tmp_path / "here"]
+        assert files(Path("out")) == ["1_seg.json", "1_seg.png"]
 
     def test_weights_of_ones_own_are_used_and_not_announced(self, bundle, pictures, tmp_path, capsys):
         digest = tiny_weights(tmp_path / "own" / "model.safetensors", seed=1)
