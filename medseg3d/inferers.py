@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
 import json
 import logging
@@ -30,7 +29,7 @@ from medseg3d.data.atomic import atomic_write, remove_leftovers
 from medseg3d.data.manifests import Manifest
 from medseg3d.data.outputs import record_file
 from medseg3d.data.records import standing
-from medseg3d.data.tensors import read_tensors, state_of_network
+from medseg3d.data.tensors import read_tensors_and_sum, state_of_network
 from medseg3d.faults import Fault, UsageFault, find_fault, internal_fault
 from medseg3d.networks.memory_format import channels_last
 from medseg3d.precision import Precision, precision_on
@@ -58,10 +57,11 @@ def load_weights(network: nn.Module, path: str | Path, device: str | torch.devic
         Fault: MISSING_WEIGHTS, CHECKSUM, NON_FINITE, or CHECKPOINT: not a file of tensors, or of another network.
     """
     path = Path(path)
-    state = state_of_network(read_tensors(path), network.state_dict())
+    content, digest = read_tensors_and_sum(path)
+    state = state_of_network(content, network.state_dict())
     _check_fit(network, state, path)
     network.load_state_dict(state)
-    network.weights_sha256 = hashlib.sha256(path.read_bytes()).hexdigest()  # type: ignore[assignment]
+    network.weights_sha256 = digest  # type: ignore[assignment]
     return channels_last(network.to(device))
 
 

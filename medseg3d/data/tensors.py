@@ -49,8 +49,8 @@ def save_tensors(path: str | Path, state: Mapping[str, Any]) -> None:
         file.write(f"{hashlib.sha256(content).hexdigest()}  {path.name}\n")
 
 
-def read_tensors(path: str | Path, device: str | torch.device = "cpu") -> dict[str, Any]:
-    """What `save_tensors` or `torch.save` wrote, read with `weights_only=True` and checked.
+def read_tensors_and_sum(path: str | Path, device: str | torch.device = "cpu") -> tuple[dict[str, Any], str]:
+    """What `save_tensors` or `torch.save` wrote, read with `weights_only=True` and checked, and the file's SHA-256.
 
     A name that ends in `.safetensors` is read as such a file.
 
@@ -72,7 +72,8 @@ def read_tensors(path: str | Path, device: str | torch.device = "cpu") -> dict[s
             "train first, or name the file with --model_file",
         )
     content = path.read_bytes()
-    _check_sum(path, content)
+    digest = hashlib.sha256(content).hexdigest()
+    _check_sum(path, digest)
     state = (_from_safetensors if path.suffix == ".safetensors" else _from_torch)(path, content, device)
     if not isinstance(state, dict):
         raise Fault("CHECKPOINT", path, f"a {type(state).__name__}", "a state dict", "save network.state_dict()")
@@ -83,7 +84,12 @@ def read_tensors(path: str | Path, device: str | torch.device = "cpu") -> dict[s
             )
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise Fault("NON_FINITE", path, f"NaN or infinity in {name}", "finite weights", "use an earlier checkpoint")
-    return state
+    return state, digest
+
+
+def read_tensors(path: str | Path, device: str | torch.device = "cpu") -> dict[str, Any]:
+    """What is in a file of tensors, without its sum; arguments and faults as of `read_tensors_and_sum`."""
+    return read_tensors_and_sum(path, device)[0]
 
 
 def state_of_network(content: Mapping[str, Any], names: Iterable[str]) -> Mapping[str, Any]:
@@ -144,12 +150,11 @@ def _from_safetensors(path: Path, content: bytes, device: str | torch.device) ->
         ) from error
 
 
-def _check_sum(path: Path, content: bytes) -> None:
+def _check_sum(path: Path, found: str) -> None:
     checksum = path.with_name(path.name + ".sha256")
     if not checksum.is_file():
         return
     wanted = (checksum.read_text(encoding="utf-8").split() or [""])[0]
-    found = hashlib.sha256(content).hexdigest()
     if found != wanted:
         raise Fault(
             "CHECKSUM",

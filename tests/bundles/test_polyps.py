@@ -118,7 +118,7 @@ def test_no_mask_is_made_of_logits_that_are_not_finite(bundle, run_dir, pictures
     knobs = words(**SMALL[bundle], model_file=overflowing(run_dir / "model.pt", tmp_path))
     assert main(["predict", str(ROOT / "bundles" / bundle), image, "-o", str(tmp_path / "out"), *knobs]) == 1
     assert f"error: NON_FINITE {image}: " in (err := capsys.readouterr().err)
-    assert "next: --precision float32" in err
+    assert "Hint: --precision float32" in err
     assert list((tmp_path / "out").glob("*")) == []
 
 

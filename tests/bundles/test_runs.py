@@ -220,7 +220,7 @@ class TestPredict:
     def test_missing_weights_are_named_with_what_to_do(self, phantom_dir, tmp_path, capsys):
         words = ["-o", str(tmp_path / "masks"), "--model_file", str(tmp_path / "none.pt")]
         assert main(["predict", str(ROOT / "bundles/pancreas_nl"), str(phantom_dir / "imagesTs"), *words]) == 1
-        assert f"error: MISSING_WEIGHTS {tmp_path / 'none.pt'}: found no such file" in capsys.readouterr().err
+        assert f"error: MISSING_WEIGHTS {tmp_path / 'none.pt'}: no such file" in capsys.readouterr().err
 
     def test_a_misspelt_knob_is_an_error_with_exit_code_2(self, words, phantom_dir, capsys):
         bundle, images = str(ROOT / "bundles/pancreas_nl"), str(phantom_dir / "imagesTs")
