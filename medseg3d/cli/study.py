@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="NAME=DIR",
-        help="kvasir-seg and clinicdb stand beside the paper's tables; any other name beside none",
+        help="kvasir-seg and clinicdb are shown next to the paper's numbers; others have no published counterpart",
     )
     parser.add_argument(
         "--split",

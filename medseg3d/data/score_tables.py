@@ -85,7 +85,7 @@ def _side_by_side(columns: Mapping[str, Mapping[str, Any]]) -> list[str]:
 def _emptiness(scores: Mapping[str, Any]) -> str:
     return (
         f"{scores['n_cases']} cases, {scores['n_empty_truth']} empty in the truth, {scores['n_empty_pred']} empty in "
-        f"the prediction, {scores['n_missed']} missed whole"
+        f"the prediction, {scores['n_missed']} completely missed"
     )
 
 

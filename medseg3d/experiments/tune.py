@@ -102,7 +102,7 @@ def tune(
         seed: of what is drawn, and of every training.
         pruner: "median" or "none".
         startup_trials: complete trials before the first is pruned.
-        heartbeat_s: seconds between signs of life, as in `run_study`.
+        heartbeat_s: seconds between heartbeats, as in `run_study`.
         say: where messages for the user go.
         progress: as in `run_study`.
 

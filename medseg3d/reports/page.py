@@ -74,8 +74,8 @@ MEANING = {
     "pranet256": ("PraNet's scores are means over 256 thresholds of the probability, not scores at one threshold.",),
     "surface": (
         "HD95 is the distance in mm within which 95 % of the two surfaces lie of each other; surface Dice is the part "
-        "of the surfaces that agrees within the tolerance. A case that is missed whole counts with the diagonal of "
-        "the image.",
+        "of the surfaces that agrees within the tolerance. A completely missed case counts with the diagonal of the "
+        "image.",
     ),
     "background": (
         "Specificity and accuracy are close to 1 for any small structure, whatever is predicted, because nearly all "
@@ -123,7 +123,7 @@ class Remarks:
         baselines: what to compare the first run's mean Dice with.
         goal: what that mean Dice had to reach.
         seconds: what took how long.
-        facts: more lines for "What was run".
+        facts: more lines for "Run details".
     """
 
     data: str = ""
@@ -183,7 +183,7 @@ def build_document(
     if parameters:
         sections.append(Section("parameters", "Parameters", parameters))
     if runs:
-        sections.append(Section("run", "What was run", _fact_blocks(runs, remarks)))
+        sections.append(Section("run", "Run details", _fact_blocks(runs, remarks)))
     phantoms = any(run.is_phantom for run in runs)
     sections.append(Section("meaning", "What these numbers do and do not mean", _meaning_blocks(runs, phantoms)))
     return Document(
@@ -280,14 +280,14 @@ def _comparison_sections(runs: Sequence[EvaluatedRun], class_name: str, baseline
             "above all of them."
         )
         table = baseline_table(runs[0], class_name, baselines)
-        sections.append(Section("comparison", "Against something simple", [Text(words), table]))
+        sections.append(Section("comparison", "Baselines", [Text(words), table]))
     differences = difference_table(runs, class_name)
     if differences is not None:
         words = (
             "Two means over the same cases are compared case by case: most of the spread between cases is common to "
             "both runs and cancels."
         )
-        sections.append(Section("differences", "Run against run", [Text(words), differences]))
+        sections.append(Section("differences", "Paired comparison", [Text(words), differences]))
     return sections
 
 

@@ -175,7 +175,7 @@ def emptiness_notes(runs: Sequence[EvaluatedRun]) -> list[str]:
     words = {
         "n_empty_truth": "empty in the truth",
         "n_empty_pred": "empty in the prediction",
-        "n_missed": "missed whole",
+        "n_missed": "completely missed",
     }
     notes = []
     for run in runs:

@@ -36,7 +36,7 @@ def with_pretrained_encoder(
         Fault: PRETRAINED, or as `find_weights` and `medseg3d.data.tensors.read_tensors`.
     """
     if weights is None:
-        logger.warning("no --pretrained: the encoder begins at random, unlike the paper's")
+        logger.warning("no --pretrained: the encoder is randomly initialised (the paper uses ImageNet weights)")
         return network.to(device)
     path = find_weights(weights)
     report = load_pretrained(network.get_submodule("backbone"), read_tensors(path), str(path))

@@ -311,7 +311,7 @@ class TestDeepLabV3Plus:
 
     def test_an_encoder_without_weights_is_said_to_be_random(self, caplog):
         parsed("polyp_deeplabv3plus", device="cpu")("network")
-        assert "the encoder begins at random" in caplog.text
+        assert "the encoder is randomly initialised" in caplog.text
 
 
 class TestResUNetPlusPlus:

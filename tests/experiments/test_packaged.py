@@ -175,4 +175,4 @@ def test_the_demo_trains_scores_segments_and_reports(tmp_path, capfd):
         assert f"$ python -m monai.bundle run {run_id} " in out
     assert len(list((folder / "run_seed_0" / "evaluation_test" / "masks").glob("*.nii.gz"))) == 3
     assert len(list((folder / "run_seed_0" / "masks").glob("*_seg.nii.gz"))) == 2
-    assert "Against something simple" in (folder / "report.html").read_text()
+    assert "Baselines" in (folder / "report.html").read_text()

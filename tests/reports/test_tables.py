@@ -213,7 +213,7 @@ def test_curve_of_nothing_has_no_best():
 
 def test_empty_and_missed_cases_are_told(pictures):
     (note,) = emptiness_notes(pictures[:1])
-    assert note == "polyp: of 3 cases 0 empty in the truth, 0 empty in the prediction, 0 missed whole."
+    assert note == "polyp: of 3 cases 0 empty in the truth, 0 empty in the prediction, 0 completely missed."
     assert emptiness_notes(pictures)[1].startswith("y, polyp: of 3 cases")
 
 
