@@ -267,7 +267,7 @@ def test_a_validation_that_fails_is_no_score_and_keeps_no_weights(tmp_path, spoi
     assert not run.best.model_file.exists()
     assert run.best.state_dict() == {"best": -math.inf, "best_epoch": 0, "last_epoch": 2}
     assert (
-        f"no score: {len(spoiled)} case{'s' * (len(spoiled) > 1)} failed, first of all NON_FINITE {spoiled[0]}: found"
+        f"no score: {len(spoiled)} case{'s' * (len(spoiled) > 1)} failed, first of all NON_FINITE {spoiled[0]}: "
         in caplog.text
     )
 
