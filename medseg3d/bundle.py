@@ -364,7 +364,6 @@ def run_monai(
     *,
     root: str | Path,
     log_file: str | Path | None = None,
-    threads: int | None = None,
 ) -> float:
     """Run one MONAI command in a process of its own, which does not outlive this one; the seconds it took.
 
@@ -374,13 +373,11 @@ def run_monai(
         knobs: overrides.
         root: the directory that the configs' `%` paths start from.
         log_file: where its output is appended; None lets it through to the terminal.
-        threads: CPU threads that it may use; None for torch's choice.
 
     Raises:
         Fault: `RUN_FAILED` with its exit code and, where there is a log, the last line of it.
     """
     words = monai_words(run_id, config_files, knobs)
-    environment = {**os.environ, **({} if threads is None else {"OMP_NUM_THREADS": str(threads)})}
     started = time.perf_counter()
     with contextlib.ExitStack() as stack:
         log = None
@@ -388,7 +385,7 @@ def run_monai(
             log = stack.enter_context(open(log_file, "a", encoding="utf-8", errors="backslashreplace"))
             log.write(f"$ python {shlex.join(words)}\n")
             log.flush()
-        code = run_child(words, cwd=root, environment=environment, output=log)
+        code = run_child(words, cwd=root, environment=os.environ, output=log)
     if code:
         said = "the message above" if log_file is None else log_end(log_file)
         raise Fault("RUN_FAILED", run_id, f"exit code {code}", "0", f"read {said}")

@@ -226,7 +226,7 @@ def test_a_run_refuses_a_misspelt_knob(monkeypatch):
 def test_a_monai_command_that_fails_is_a_fault_with_the_last_line_of_its_log(tmp_path):
     log = tmp_path / "run.log"
     with pytest.raises(Fault, match=r"RUN_FAILED training: exit code 2.*ends: error: UNKNOWN_KNOB --epochz"):
-        run_monai("training", ["bundles/pancreas_nl/train.json"], {"epochz": 1}, root=ROOT, log_file=log, threads=1)
+        run_monai("training", ["bundles/pancreas_nl/train.json"], {"epochz": 1}, root=ROOT, log_file=log)
     assert log.read_text().startswith("$ python -m monai.bundle run training --config_file")
 
 
