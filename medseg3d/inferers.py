@@ -417,13 +417,22 @@ class CasePredictor:
             found = standing(item, self._made_with())
             if found.warning:
                 logger.warning("%s: kept: %s", _case_name(item), found.reason)
-            if found.kept:
+            if found.kept and self._is_as_listed(item):
                 report.skipped.append({**item, "reason": found.reason})
                 continue
             todo.append((index, item))
             if found.reason:
                 report.again.append({**item, "reason": found.reason})
         return todo
+
+    def _is_as_listed(self, item: Mapping[str, Any]) -> bool:
+        """Whether the manifest, if there is one, lets the image pass: one that it does not is no case to keep."""
+        try:
+            if self.manifest is not None:
+                self.manifest.check(item["image"])
+        except Fault:
+            return False
+        return True
 
     def _outcomes(self, cases: Sequence[tuple[int, Any]]) -> Generator[dict[str, Any] | Failure, None, None]:
         """What became of each case, in the order of the items."""

@@ -246,6 +246,9 @@ class TestFaults:
         assert f"CHECKSUM {pictures / '2.jpg'}: sha256 " in capsys.readouterr().err
         assert files(Path()) == ["masks/1_seg.json", "masks/1_seg.png"]
         assert main(call) == 0
+        capsys.readouterr()
+        assert main([*call, "--manifest", str(pictures / "SHA256SUMS")]) == 3  # nor is its mask kept in silence
+        assert f"CHECKSUM {pictures / '2.jpg'}: sha256 " in capsys.readouterr().err
 
     def test_a_full_disk_leaves_nothing_half_written(self, bundle, pictures, capsys):
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
