@@ -6,7 +6,7 @@
   that nothing disturbs; and the memory and open files of the latter from case to case.
 - `together`: two processes on one folder at once.
 - `disk`: masks, probability maps, records, a checkpoint and a score table written to a disk that is full at 10 moments.
-- `fuzz`: single flipped bytes in .nii.gz, in NIfTI headers, PNG, JPEG, TIFF and DICOM: refused, unchanged, or changed
+- `fuzz`: single flipped bytes in .nii.gz, in NIfTI headers, PNG, JPEG and TIFF: refused, unchanged, or changed
   in silence.
 
 Nothing here is a measure of speed. Scans are small and the network's weights random: what is looked at are the files.
