@@ -26,7 +26,6 @@ from monai.transforms import (
 )
 from PIL import Image
 
-from medseg3d import transforms
 from medseg3d.data.nifti import read_header
 from medseg3d.data.overlays import draw_overlay
 from medseg3d.data.pictures import read_grey
@@ -44,7 +43,9 @@ from medseg3d.transforms import (
     SavePictureMaskd,
     SaveProbabilityd,
     SlicesToChannelsd,
+    check_patch_fill,
     restore_labels,
+    restoring,
 )
 
 LABELS = (("L", "R"), ("P", "A"), ("I", "S"))
@@ -242,7 +243,7 @@ def test_slabs_do_not_show(monkeypatch: pytest.MonkeyPatch, voxels: int) -> None
     image = chain()({"image": image_of(AFFINES["permuted"])})["image"]
     item = {"image": image, "pred": smooth_logits(3, image.shape[1:])}
     expected = RestoreLabelsd("pred", prob_key="prob")(item)
-    monkeypatch.setattr(transforms, "_SLAB_VOXELS", voxels)
+    monkeypatch.setattr(restoring, "_SLAB_VOXELS", voxels)
     got = RestoreLabelsd("pred", prob_key="prob")(item)
     assert torch.equal(got["pred"], expected["pred"])
     assert torch.allclose(got["prob"], expected["prob"], rtol=1e-5, atol=0)
@@ -657,9 +658,9 @@ def test_a_validation_has_the_fault_beside_labels_of_background() -> None:
 def test_a_volume_must_fill_a_quarter_of_the_patch(size, refused):
     if refused:
         with pytest.raises(Fault, match=f"PATCH_SIZE ct.nii.gz: 960x960x{size} voxels"):
-            transforms.check_patch_fill((960, 960, size), (960, 960, 960), "ct.nii.gz")
+            check_patch_fill((960, 960, size), (960, 960, 960), "ct.nii.gz")
     else:
-        transforms.check_patch_fill((960, 960, size), (960, 960, 960), "ct.nii.gz")
+        check_patch_fill((960, 960, size), (960, 960, 960), "ct.nii.gz")
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3])

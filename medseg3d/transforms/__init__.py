@@ -1,0 +1,35 @@
+"""MONAI dictionary transforms for what MONAI lacks: a checked load, an exact way back, and masks that fit their image.
+
+They stand at the two ends of a chain of MONAI's own:
+
+    LoadNiftid, Orientationd, Spacingd(dtype=torch.float32), ... network ..., RestoreLabelsd, SaveMaskd
+    LoadNiftid, Orientationd, FitSlicesd, ... 2-D network ..., RestoreLabelsd, SaveMaskd
+    LoadPictured, ResizePictured, ... network ..., RestoreLabelsd, SavePictureMaskd
+"""
+
+from medseg3d.transforms.loading import LoadNiftid, LoadPictured
+from medseg3d.transforms.patches import SMALLEST_FILL, PadToPatchd, SlicesToChannelsd, check_patch_fill
+from medseg3d.transforms.resizing import FitPictured, FitSlicesd, ResizePictured, resize_mask, resize_picture
+from medseg3d.transforms.restoring import AsLabelsd, RestoreLabelsd, restore_labels
+from medseg3d.transforms.saving import SaveMaskd, SaveOverlayd, SavePictureMaskd, SaveProbabilityd
+
+__all__ = [
+    "SMALLEST_FILL",
+    "AsLabelsd",
+    "FitPictured",
+    "FitSlicesd",
+    "LoadNiftid",
+    "LoadPictured",
+    "PadToPatchd",
+    "ResizePictured",
+    "RestoreLabelsd",
+    "SaveMaskd",
+    "SaveOverlayd",
+    "SavePictureMaskd",
+    "SaveProbabilityd",
+    "SlicesToChannelsd",
+    "check_patch_fill",
+    "resize_mask",
+    "resize_picture",
+    "restore_labels",
+]

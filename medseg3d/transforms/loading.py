@@ -1,0 +1,168 @@
+"""Image and label from disk, checked: volumes and pictures as `MetaTensor` that remember the grid of their file."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+
+from medseg3d.data.nifti import GRID_TOLERANCE, MAX_VOXELS, NiftiHeader, check_labels, check_pair, read_nifti
+from medseg3d.data.pictures import read_picture_mask, read_with_remarks
+from medseg3d.faults import Fault
+
+logger = logging.getLogger("medseg3d")
+
+
+class LoadNiftid(MapTransform):
+    """Image and label as `MetaTensor` (1, X, Y, Z), read through `read_nifti` and refused when anything is wrong.
+
+    The image of an item with the key `series` is DICOM and read through `read_series`; `series` becomes what was read.
+
+    The image is float32, the label uint8. Both carry `affine` (voxel to RAS mm) and in `meta`: `original_affine`,
+    `spatial_shape`, `filename_or_obj`, `space` ("RAS"), `geometry` (`NiftiHeader.geometry`, what a mask on the same
+    grid needs), `sha256` of the file, and `warnings` (one per line, "" for none). When both keys are loaded, the
+    label has to lie on the grid of its image.
+
+    Args:
+        keys: what to load: `image_key`, `label_key` or both; other keys are loaded as images.
+        image_key: key of the image.
+        label_key: key of the label.
+        labels: values a label may hold; None allows every integer from 0 to 255.
+        check_hu: whether images that do not look like Hounsfield units get a warning.
+        max_voxels: larger volumes are refused.
+        grid_tolerance: voxels that a corner of the label may lie from that of its image.
+        allow_missing_keys: pass over keys that an item lacks.
+
+    Raises:
+        Fault: as `read_nifti`; PAIR_GEOMETRY, LABEL_SET. MONAI's Compose wraps it: see `medseg3d.faults.find_fault`.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        image_key: str = "image",
+        label_key: str = "label",
+        labels: Sequence[int] | None = None,
+        check_hu: bool = True,
+        max_voxels: int = MAX_VOXELS,
+        grid_tolerance: float = GRID_TOLERANCE,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.image_key = image_key
+        self.label_key = label_key
+        self.labels = labels
+        self.check_hu = check_hu
+        self.max_voxels = max_voxels
+        self.grid_tolerance = grid_tolerance
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The item with the volumes in place of their paths."""
+        item = dict(data)
+        headers: dict[Hashable, NiftiHeader] = {}
+        for key in self.key_iterator(item):
+            is_label = key == self.label_key
+            if key == self.image_key and "series" in item:
+                from medseg3d.data.dicom import read_series  # of the extra dicom
+
+                array, header, item["series"] = read_series(item[key], item["series"], self.max_voxels, self.check_hu)
+            else:
+                array, header = read_nifti(item[key], self.max_voxels, check_hu=self.check_hu and not is_label)
+            if is_label:
+                array = check_labels(array, self.labels, item[key], header)
+            item[key] = _as_meta_tensor(array, header, torch.uint8 if is_label else torch.float32)
+            headers[key] = header
+        if self.image_key in headers and self.label_key in headers:
+            check_pair(headers[self.image_key], headers[self.label_key], self.grid_tolerance)
+            # to the last bit, or the two could be resampled to different shapes
+            item[self.label_key].affine = item[self.image_key].affine.clone()
+        return item
+
+
+class LoadPictured(MapTransform):
+    """Picture and mask as `MetaTensor` (C, H, W): RGB float32 in [0, 1], and the mask uint8 0 or 1 with one channel.
+
+    Read through `read_picture` and `read_picture_mask`, row by row as the file stores them. Both carry `affine` (the
+    identity: row, column) and in `meta`: `original_affine`, `spatial_shape` (H, W), `filename_or_obj`, `sha256` of the
+    file, and `warnings` of a picture (one per line, "" for none).
+
+    Args:
+        keys: what to load: the picture, `label_key` or both.
+        label_key: key of the mask.
+        upright: whether to turn both as their EXIF orientation asks.
+        allow_missing_keys: pass over keys that an item lacks.
+
+    Raises:
+        Fault: as `read_picture` and `read_picture_mask`; PAIR_GEOMETRY. MONAI's Compose wraps it: see
+            `medseg3d.faults.find_fault`.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, label_key: str = "label", upright: bool = False, allow_missing_keys: bool = False
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.label_key = label_key
+        self.upright = upright
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The item with the pictures in place of their paths."""
+        item = dict(data)
+        first: tuple[Any, tuple[int, ...]] | None = None
+        for key in self.key_iterator(item):
+            path = item[key]
+            array: np.ndarray
+            remarks: tuple[str, ...] = ()
+            if key == self.label_key:
+                array = read_picture_mask(path, self.upright).astype(np.uint8)[None]
+            else:
+                pixels, remarks = read_with_remarks(path, self.upright)
+                if self.label_key in self.keys:  # a training; of a prediction the record says it
+                    for remark in remarks:
+                        logger.warning("%s: %s", path, remark)
+                array = np.moveaxis(pixels, -1, 0).astype(np.float32, order="C")
+                array /= 255
+            shape = array.shape[1:]
+            if first is None:
+                first = path, shape
+            elif first[1] != shape:
+                raise Fault(
+                    "PAIR_GEOMETRY",
+                    path,
+                    f"{shape[0]} rows of {shape[1]} pixels",
+                    f"{first[1][0]} rows of {first[1][1]} pixels, as in {first[0]}",
+                    "a mask must be drawn on the grid of its picture",
+                )
+            meta = {
+                "original_affine": torch.eye(4, dtype=torch.float64),
+                "spatial_shape": torch.tensor(shape),
+                "filename_or_obj": str(path),
+                "sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest(),
+                "warnings": "\n".join(remarks),
+            }
+            item[key] = MetaTensor(torch.from_numpy(array), affine=torch.eye(4, dtype=torch.float64), meta=meta)
+        return item
+
+
+def _as_meta_tensor(array: np.ndarray, header: NiftiHeader, dtype: torch.dtype) -> MetaTensor:
+    affine = torch.from_numpy(header.affine)
+    meta = {
+        "original_affine": affine.clone(),
+        "spatial_shape": torch.tensor(header.shape),
+        "filename_or_obj": str(header.path),
+        "space": "RAS",
+        "geometry": header.geometry,
+        "sha256": header.sha256,
+        "warnings": "\n".join(header.warnings),
+    }
+    numpy_dtype = np.float32 if dtype == torch.float32 else np.uint8  # torch lacks some of NIfTI's types
+    return MetaTensor(
+        torch.from_numpy(array.astype(numpy_dtype, order="K", copy=False))[None], affine=affine, meta=meta
+    )
