@@ -28,7 +28,7 @@ from monai.transforms import (
     Spacingd,
 )
 
-from medseg3d.inferers import SlidingWindow
+from medseg3d.inference import SlidingWindow
 from medseg3d.networks import SegResNetNL
 from medseg3d.networks.memory_format import channels_last
 from medseg3d.transforms import LoadNiftid, RestoreLabelsd, SaveMaskd

@@ -19,7 +19,7 @@ from PIL import Image
 
 from medseg3d.data.outputs import input_items
 from medseg3d.data.polyp_phantoms import make_polyp_phantom
-from medseg3d.inferers import CasePredictor, SlidingWindow, load_weights
+from medseg3d.inference import CasePredictor, SlidingWindow, load_weights
 from medseg3d.networks import ResUNetPlusPlus
 from medseg3d.networks.memory_format import channels_last
 from medseg3d.transforms import LoadPictured, ResizePictured, RestoreLabelsd, SavePictureMaskd

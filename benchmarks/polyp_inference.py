@@ -21,7 +21,7 @@ from torch import nn
 from medseg3d.bundle import bundle_directory, config_files, read_config
 from medseg3d.data.pictures import read_picture
 from medseg3d.data.polyp_phantoms import make_polyp_phantom
-from medseg3d.inferers import load_weights
+from medseg3d.inference import load_weights
 from medseg3d.networks.costs import network_costs
 from medseg3d.networks.memory_format import channels_last
 from medseg3d.reports.runs import split_name

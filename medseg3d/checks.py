@@ -22,7 +22,7 @@ from medseg3d.data.nifti import read_header
 from medseg3d.data.picture_folders import data_sets, split_pictures
 from medseg3d.data.splits import PARTS, Split, load_or_make_split, read_split
 from medseg3d.faults import Fault, UsageFault, find_fault
-from medseg3d.inferers import load_weights
+from medseg3d.inference import load_weights
 from medseg3d.networks import CRFasRNN
 from medseg3d.training.objectives import AlternatingObjectives
 from medseg3d.training.pretrained import find_weights, with_pretrained_encoder

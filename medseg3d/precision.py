@@ -142,6 +142,11 @@ def precision_on(precision: str, device: torch.device) -> Precision:
     return choose_precision(precision, device)
 
 
+def resolved(precision: Precision | str, device: torch.device) -> Precision:
+    """A precision as it is; what a name stands for on a device."""
+    return precision if isinstance(precision, Precision) else precision_on(precision, device)
+
+
 def _with_amp(chosen: Precision, amp: bool, device: torch.device) -> Precision:
     if chosen.reason:  # auto: the other knob decides
         if not amp:

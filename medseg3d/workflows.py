@@ -32,7 +32,7 @@ from medseg3d.data.mask_folders import (
 from medseg3d.data.nifti import GRID_TOLERANCE
 from medseg3d.evaluation import FOREGROUND, Evaluation
 from medseg3d.faults import Fault, UsageFault
-from medseg3d.inferers import CasePredictor, Report
+from medseg3d.inference import CasePredictor, Report
 from medseg3d.training.evaluation import command_line, versions
 
 logger = logging.getLogger("medseg3d")

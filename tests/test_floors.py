@@ -13,7 +13,7 @@ FLOORS = {
     **{"faults": 0, "child": 0, "knobs": 0, "networks": 0, "metrics": 0},
     **{"data": 1, "precision": 1},
     **{"transforms": 2, "postprocessing": 2, "evaluation": 2},
-    "inferers": 3,
+    "inference": 3,
     **{"training": 4, "bundle": 4},
     **{"experiments": 5, "reports": 5},
     **{"checks": 6, "workflows": 6},

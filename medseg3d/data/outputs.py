@@ -57,7 +57,7 @@ class _Place(NamedTuple):
 
 
 class CaseList(list):
-    """Items to work on, as `medseg3d.inferers.CasePredictor` and MONAI's data sets take them.
+    """Items to work on, as `medseg3d.inference.CasePredictor` and MONAI's data sets take them.
 
     Attributes:
         skipped: items that must not be worked on, each with a `reason`.

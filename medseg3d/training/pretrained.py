@@ -10,7 +10,7 @@ from torch import nn
 
 from medseg3d.data.tensors import read_tensors
 from medseg3d.faults import Fault
-from medseg3d.inferers import load_weights
+from medseg3d.inference import load_weights
 from medseg3d.networks.pretrained import load_pretrained
 
 logger = logging.getLogger("medseg3d")
@@ -60,7 +60,7 @@ def with_initial_weights(
 
     Args:
         network: the network that the file is of.
-        weights: a file as `medseg3d.inferers.load_weights` takes it, an earlier run's `model.pt` for instance; None
+        weights: a file as `medseg3d.inference.load_weights` takes it, an earlier run's `model.pt` for instance; None
             leaves the network as it was made.
         device: where the network goes.
 

@@ -9,7 +9,7 @@ from monai.data import MetaTensor
 from network_tester import NetworkTester
 from torch import nn
 
-from medseg3d.inferers import SlidingWindow
+from medseg3d.inference import SlidingWindow
 from medseg3d.networks import AsymmetricNonLocalNet, CRFasRNN, CRFRefined
 from medseg3d.networks.crf import gaussian_average
 from medseg3d.networks.permutohedral import PermutohedralLattice

@@ -1,0 +1,7 @@
+"""Inference: sliding windows, weights, and case by case from scans to masks on disk."""
+
+from medseg3d.inference.predictor import CasePredictor, Failure, Report
+from medseg3d.inference.weights import load_weights
+from medseg3d.inference.windows import SliceWindows, SlidingWindow, mirrored
+
+__all__ = ["CasePredictor", "Failure", "Report", "SliceWindows", "SlidingWindow", "load_weights", "mirrored"]

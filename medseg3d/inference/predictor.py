@@ -1,0 +1,328 @@
+"""From a list of scans to masks on disk: one case after the other, or several at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.data import MetaTensor
+from torch import nn
+
+from medseg3d.data.ahead import map_ahead
+from medseg3d.data.atomic import remove_leftovers
+from medseg3d.data.manifests import Manifest
+from medseg3d.data.outputs import record_file
+from medseg3d.data.records import standing
+from medseg3d.faults import Fault, UsageFault, find_fault, internal_fault
+from medseg3d.inference.records import case_name, case_record, provenance, write_record
+from medseg3d.precision import Precision, resolved
+
+logger = logging.getLogger("medseg3d")
+
+_MOST_WORKERS = 8  # beyond, Python's own share of a case leaves the cores idle
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A case that could not be segmented; as text one line that names the file and the reason."""
+
+    item: Mapping[str, Any]
+    error: Exception
+
+    @property
+    def fault(self) -> Fault:
+        """What was wrong; `INTERNAL` with the innermost cause where nobody foresaw it."""
+        return find_fault(self.error) or internal_fault(self.error, str(self.item.get("image") or case_name(self.item)))
+
+    def __str__(self) -> str:
+        return str(self.fault)
+
+
+@dataclass
+class Report:
+    """What became of the cases.
+
+    Attributes:
+        done: records of the cases segmented, as in the JSON file beside each mask.
+        skipped: items that needed no work or are not ours to replace, each with a `reason`.
+        again: items that were segmented although a mask of theirs stood, each with a `reason`.
+        failed: the others.
+    """
+
+    done: list[dict[str, Any]] = field(default_factory=list)
+    skipped: list[dict[str, Any]] = field(default_factory=list)
+    again: list[dict[str, Any]] = field(default_factory=list)
+    failed: list[Failure] = field(default_factory=list)
+
+    @property
+    def exit_code(self) -> int:
+        """0 all done, 1 all failed, 3 some failed."""
+        if not self.failed:
+            return 0
+        return 3 if self.done or self.skipped else 1
+
+    def check(self) -> Report:
+        """The report itself, for the end of a run that has to fail when a case did.
+
+        Raises:
+            Fault: CASES_FAILED, naming the first; or the only one's own fault.
+        """
+        if not self.failed:
+            return self
+        total = len(self.done) + len(self.skipped) + len(self.failed)
+        if total == 1:
+            raise self.failed[0].fault from self.failed[0].error
+        raise Fault(
+            "CASES_FAILED", f"{len(self.failed)} of {total} cases", f"first of all: {self.failed[0]}"
+        ) from self.failed[0].error
+
+    def __str__(self) -> str:
+        return f"{len(self.done)} segmented, {len(self.skipped)} skipped, {len(self.failed)} failed"
+
+
+class CasePredictor:
+    """Segments cases, several at a time if asked to; what is wrong with one does not stop the others.
+
+    Each case is loaded and preprocessed, inferred, and postprocessed, which writes its mask; last of all a record
+    goes beside the mask (`ct_seg.json`): its existence says that the case is done, its content what was done. It names
+    files without their folders and holds nothing of the source's header but the geometry.
+
+    With several `workers`, as many cases are under way at once, each in a thread of its own from file to file; the
+    report, `progress` and what is logged of a case keep the order of the items. On a CPU the workers part torch's
+    threads among them, so that none waits for the others after every layer and reading and writing cost no time of
+    their own; on other devices one network runs at a time. An interrupt lets the cases under way end, and no other
+    begins.
+
+    Args:
+        dataset: items `{"image", "mask_file", "case"}`, and `"prob_file"` where probabilities are wanted, best from
+            `medseg3d.data.outputs.input_items`; or a MONAI data set of such items, whose transform then is the
+            preprocessing.
+        network: logits (B, C, x, y, z) from images (B, 1, x, y, z), or (B, C, h, w) from pictures (B, 3, h, w); a
+            Module is moved to `device`.
+        inferer: called as `inferer(batch, network)`, for instance `SlidingWindow`.
+        postprocessing: takes the item with `pred`, logits (C, x, y, z) on the grid of the preprocessed `image`.
+        preprocessing: from an item to one whose `image` is a MetaTensor (1, x, y, z); None for the data set's own.
+        device: where the network runs.
+        precision: around the inferer, as `medseg3d.precision.choose_precision` takes or gives it; needless when the
+            inferer has one.
+        settings: further numbers worth keeping in the record, such as knobs.
+        progress: called with the number of the case from 1, the total and the item before each case, by several
+            workers up to twice their number ahead.
+        workers: cases under way at once; None for as many as torch has threads, at most 8. The memory needed grows
+            with them: 1 for volumes, whose windows keep every core busy anyway.
+        class_names: of the labels 1, 2, ..., for DICOM segmentations, which items with a `dicom_seg_file` get.
+        manifest: the sums that the images have to have; None to take them as they are.
+
+    Raises:
+        Fault: BAD_VALUE for `precision` or `workers`.
+
+    Example:
+        >>> import tempfile
+        >>> import nibabel as nib
+        >>> import numpy as np
+        >>> from monai.inferers import SimpleInferer
+        >>> from monai.transforms import Compose
+        >>> from medseg3d.data.outputs import input_items
+        >>> from medseg3d.transforms import LoadNiftid, RestoreLabelsd, SaveMaskd
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> nib.save(nib.Nifti1Image(np.full((4, 5, 6), 40, np.int16), np.eye(4)), folder / "ct.nii.gz")
+        >>> predictor = CasePredictor(
+        ...     dataset=input_items(folder, folder / "masks"),
+        ...     network=lambda image: torch.cat([30 - image, image - 30], 1),
+        ...     inferer=SimpleInferer(),
+        ...     preprocessing=LoadNiftid("image"),
+        ...     postprocessing=Compose([RestoreLabelsd("pred"), SaveMaskd("pred")]),
+        ... )
+        >>> print(predictor.run())
+        1 segmented, 0 skipped, 0 failed
+        >>> nib.load(folder / "masks/ct_seg.nii.gz").get_fdata().sum()
+        np.float64(120.0)
+    """
+
+    def __init__(
+        self,
+        dataset: Sequence[Any],
+        network: Callable[..., Any],
+        inferer: Callable[..., Any],
+        postprocessing: Callable[[dict], Any],
+        preprocessing: Callable[[dict], Any] | None = None,
+        device: str | torch.device = "cpu",
+        precision: Precision | str = "float32",
+        settings: Mapping[str, Any] | None = None,
+        progress: Callable[[int, int, dict], None] | None = None,
+        workers: int | None = 1,
+        class_names: Sequence[str] = (),
+        manifest: Manifest | None = None,
+    ) -> None:
+        if workers is None:
+            workers = min(torch.get_num_threads(), _MOST_WORKERS)
+        if not isinstance(workers, int) or workers < 1:
+            raise UsageFault("BAD_VALUE", "--workers", repr(workers), "a number of cases, 1 or more, or none")
+        self.dataset = dataset
+        self.network = network
+        self.inferer = inferer
+        self.preprocessing = preprocessing
+        self.postprocessing = postprocessing
+        self.device = torch.device(device)
+        self.precision = resolved(precision, self.device)
+        self.settings = dict(settings or {})
+        self.progress = progress
+        self.workers = workers
+        self.class_names = class_names
+        self.manifest = manifest
+        # memory for one case's layers is all that a GPU is asked for, whatever the number of workers
+        self._turn = contextlib.nullcontext() if self.device.type == "cpu" else threading.Lock()
+        if preprocessing is None and not hasattr(dataset, "data"):
+            raise ValueError("preprocessing must be given with a plain list of items, found None")
+        if isinstance(network, nn.Module):
+            network.to(self.device).eval()
+
+    def run(self) -> Report:
+        """Segment every case and say what became of each.
+
+        Faults of single cases are collected and logged, see `Report.check`; only an interrupt ends the run.
+        """
+        items = getattr(self.dataset, "data", self.dataset)
+        report = Report(skipped=list(getattr(items, "skipped", [])))
+        written = ("mask_file", "prob_file")
+        for folder in {Path(item[key]).parent for item in items for key in written if key in item}:
+            remove_leftovers(folder)
+        todo = self._todo(items, report)
+        with contextlib.closing(self._outcomes(todo)) as outcomes:
+            for outcome in outcomes:
+                if isinstance(outcome, Failure):
+                    logger.error("%s", outcome)
+                    logger.debug("the same, in full", exc_info=outcome.error)
+                    report.failed.append(outcome)
+                else:
+                    for warning in outcome["warnings"]:
+                        logger.warning("%s: %s", outcome["case"], warning)
+                    report.done.append(outcome)
+        logger.info("%s", report)
+        return report
+
+    def _todo(self, items: Sequence[Any], report: Report) -> list[tuple[int, Any]]:
+        """Index and item of every case to segment; the others go to the report, and the log says why."""
+        todo = []
+        for index, item in enumerate(items):
+            if getattr(items, "overwrite", True) or "mask_file" not in item:
+                todo.append((index, item))
+                continue
+            found = standing(item, self._made_with())
+            if found.warning:
+                logger.warning("%s: kept: %s", case_name(item), found.reason)
+            if found.kept and self._is_as_listed(item):
+                report.skipped.append({**item, "reason": found.reason})
+                continue
+            todo.append((index, item))
+            if found.reason:
+                report.again.append({**item, "reason": found.reason})
+        return todo
+
+    def _is_as_listed(self, item: Mapping[str, Any]) -> bool:
+        """Whether the manifest, if there is one, lets the image pass: one that it does not is no case to keep."""
+        try:
+            if self.manifest is not None:
+                self.manifest.check(item["image"])
+        except Fault:
+            return False
+        return True
+
+    def _outcomes(self, cases: Sequence[tuple[int, Any]]) -> Generator[dict[str, Any] | Failure, None, None]:
+        """What became of each case, in the order of the items."""
+        workers = min(self.workers, len(cases))
+        return map_ahead(lambda case: self._attempt(*case), self._announced(cases), workers if workers > 1 else 0)
+
+    def _announced(self, cases: Sequence[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
+        for number, (index, item) in enumerate(cases, start=1):
+            if self.progress is not None:
+                self.progress(number, len(cases), item)
+            yield index, item
+
+    def _attempt(self, index: int, item: Mapping[str, Any]) -> dict[str, Any] | Failure:
+        try:
+            return self._segment(index, item)
+        except Exception as error:
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            return Failure(item, _out_of_memory(error, item) or error)
+
+    def _segment(self, index: int, item: Mapping[str, Any]) -> dict[str, Any]:
+        clock = _Clock()
+        if self.manifest is not None:
+            self.manifest.check(item["image"])
+        with torch.inference_mode():
+            prepared = dict(self.dataset[index] if self.preprocessing is None else self.preprocessing(dict(item)))
+            if "dicom_seg_file" in item:
+                from medseg3d.data.dicom_seg import check_referable, write_segmentation  # of the extra dicom
+
+                check_referable(item["image"], prepared["series"])
+            clock.lap("preprocessing")
+            prepared["pred"] = self._logits(prepared["image"])
+            clock.lap("inference")
+            record = _record_of(item)
+            if record is not None:
+                record.unlink(missing_ok=True)  # from here on the case is not done
+            result = self.postprocessing(prepared)
+            if "dicom_seg_file" in item:
+                result["pred"].meta["segmentation_sha256"] = write_segmentation(
+                    item["dicom_seg_file"],
+                    result["pred"].cpu().numpy()[0],
+                    result["series"],
+                    self.class_names,
+                    self._made_with()["model"],
+                )
+            clock.lap("postprocessing")
+        content = case_record(item, result, self._made_with(), self.device, clock.seconds)
+        if record is not None:
+            write_record(record, content)
+        return content
+
+    def _logits(self, image: torch.Tensor) -> torch.Tensor:
+        if isinstance(image, MetaTensor):
+            image = image.as_tensor()
+        with self._turn, self.precision.autocast(self.device.type):
+            return self.inferer(image[None].to(self.device), self.network)[0].float()
+
+    def _made_with(self) -> dict[str, Any]:
+        chain = getattr(self.dataset, "transform", None) if self.preprocessing is None else self.preprocessing
+        return provenance(self.network, self.inferer, chain, self.precision, self.device, self.settings)
+
+
+class _Clock:
+    """Seconds between laps, by name."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.seconds[name] = round(now - self._last, 3)
+        self._last = now
+
+
+def _record_of(item: Mapping[str, Any]) -> Path | None:
+    return record_file(item["mask_file"]) if "mask_file" in item else None
+
+
+def _out_of_memory(error: BaseException, item: Mapping[str, Any]) -> Fault | None:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(cause):
+            return Fault(
+                "OUT_OF_MEMORY",
+                str(item.get("image")),
+                "more voxels than the memory holds",
+                "less at a time",
+                "coarsen --spacing, shrink --roi_size, ask for --workers 1, or run on --device cpu",
+            )
+        cause = cause.__cause__ or cause.__context__
+    return None

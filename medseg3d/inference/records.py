@@ -1,0 +1,160 @@
+"""What the record beside a mask says: what was segmented, with what, and what came out."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import monai
+import nibabel as nib
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Compose
+
+from medseg3d import __version__
+from medseg3d.data.atomic import atomic_write
+from medseg3d.precision import Precision, resolved
+
+INTENDED_USE = "research only, not for clinical use"
+
+
+def provenance(
+    network: Any,
+    inferer: Any,
+    preprocessing: Any,
+    precision: Precision | str,
+    device: torch.device,
+    settings: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The parts of a record that say what a mask is made with; another value is another mask."""
+    return {
+        "model": {"class": type(network).__name__, "sha256": getattr(network, "weights_sha256", None)},
+        "preprocessing": _steps(preprocessing),
+        "inference": {
+            "class": type(inferer).__name__,
+            # the inferer's is the inner one
+            "precision": str(resolved(getattr(inferer, "precision", precision), device)),
+            **{name: getattr(inferer, name) for name in ("roi_size", "overlap") if hasattr(inferer, name)},
+        },
+        "settings": settings,
+    }
+
+
+def case_record(
+    item: Mapping[str, Any],
+    result: Mapping[str, Any],
+    made_with: Mapping[str, Any],
+    device: torch.device,
+    seconds: Mapping[str, float],
+) -> dict[str, Any]:
+    """What the record of a case says, in plain JSON types.
+
+    Args:
+        item: `image`, and the files that the case has, as `medseg3d.data.outputs.input_items` gives it.
+        result: the item after postprocessing: `pred` is its mask, (1, X, Y, Z) or (1, H, W).
+        made_with: as `provenance` gives it.
+        device: where it was made, which makes no other mask.
+        seconds: stage -> what it took.
+    """
+    mask = result["pred"]
+    meta = mask.meta if isinstance(mask, MetaTensor) else {}
+    is_volume = mask.ndim == 4
+    affine = np.asarray(mask.affine) if isinstance(mask, MetaTensor) else np.eye(4)
+    source = Path(str(item["image"]))
+    warnings = [line for line in str(meta.get("warnings", "")).splitlines() if line]
+    labels, unit = (_volumes(mask, affine), "voxel") if is_volume else (_areas(mask), "pixel")
+    geometry: dict[str, Any] = {"shape": list(mask.shape[1:])}
+    if is_volume:
+        geometry |= {
+            "spacing_mm": np.linalg.norm(affine[:3, :3], axis=0).round(6).tolist(),
+            "orientation": "".join(nib.aff2axcodes(affine)),
+            "affine": affine.tolist(),
+        }
+    if not labels:
+        warnings.append(f"EMPTY_MASK: no {unit} belongs to any class but the background")
+    return {
+        "case": case_name(item),
+        "intended_use": INTENDED_USE,
+        "input": {
+            "file": source.name,
+            "bytes": source.stat().st_size if source.is_file() else None,
+            "sha256": meta.get("sha256"),
+            **(result["series"].record() if "series" in item else {}),
+        },
+        "mask": {
+            "file": Path(item["mask_file"]).name if "mask_file" in item else None,
+            "sha256": meta.get("mask_sha256"),
+        },
+        **({"cleaned": meta["cleaned"]} if "cleaned" in meta else {}),
+        **_files_beside(item, result),
+        **made_with,
+        "inference": {**made_with["inference"], "device": str(device)},
+        "geometry": geometry,
+        "labels": labels,
+        "warnings": warnings,
+        "seconds": seconds,
+        "versions": {
+            "medseg3d": __version__,
+            "monai": monai.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def write_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Write a record, whole or not at all."""
+    with atomic_write(path, "w") as file:
+        json.dump(record, file, indent=2, default=str)
+        file.write("\n")
+
+
+def case_name(item: Mapping[str, Any]) -> str:
+    """What a case is called; its image where it has no name."""
+    return str(item.get("case") or item.get("image"))
+
+
+def _steps(chain: Any) -> list[str]:
+    """Names of the transforms of a chain, in order."""
+    transforms = chain.flatten().transforms if isinstance(chain, Compose) else [chain]
+    return [getattr(each, "__name__", type(each).__name__) for each in transforms if each is not None]
+
+
+def _files_beside(item: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Name and sum of every file the case has besides its mask."""
+    files = {
+        "probability": ("prob_file", "prob", "prob_sha256"),
+        "overlay": ("overlay_file", "pred", "overlay_sha256"),
+        "segmentation": ("dicom_seg_file", "pred", "segmentation_sha256"),
+    }
+    return {
+        name: {"file": Path(item[file]).name, "sha256": getattr(result.get(key), "meta", {}).get(digest)}
+        for name, (file, key, digest) in files.items()
+        if file in item
+    }
+
+
+def _volumes(mask: torch.Tensor, affine: np.ndarray) -> dict[str, dict[str, float]]:
+    """Voxels and millilitres of every label but 0."""
+    # slice by slice: bincount widens its input to 64 bits
+    counts = sum(np.bincount(part.ravel(order="K"), minlength=256) for part in mask.cpu().numpy().T)
+    ml = abs(np.linalg.det(affine[:3, :3])) / 1000
+    return {
+        str(label): {"voxels": int(count), "ml": round(float(count * ml), 3)}
+        for label, count in enumerate(np.asarray(counts))
+        if label > 0 and count > 0
+    }
+
+
+def _areas(mask: torch.Tensor) -> dict[str, dict[str, float]]:
+    """Pixels of every label but 0, and their share of the picture in per cent."""
+    counts = np.bincount(mask.cpu().numpy().ravel(), minlength=256)
+    return {
+        str(label): {"pixels": int(count), "percent": round(100 * float(count) / mask.numel(), 3)}
+        for label, count in enumerate(counts)
+        if label > 0 and count > 0
+    }

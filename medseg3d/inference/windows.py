@@ -1,0 +1,187 @@
+"""Sliding windows: over volumes, over pictures, and over the slices of a volume."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from monai.inferers import SlidingWindowInfererAdapt
+
+from medseg3d.faults import UsageFault
+from medseg3d.networks.memory_format import channels_last
+from medseg3d.precision import Precision, resolved
+
+
+class SlidingWindow(SlidingWindowInfererAdapt):
+    """MONAI's sliding windows, run in channels-last memory and, if asked for, in reduced precision.
+
+    A volume smaller than a window is padded with `cval` on both sides and the logits are cropped back, as MONAI does:
+    after ScaleIntensityRanged a `cval` of 0 is what lies below the window of intensities, air. On a GPU the logits are
+    stitched there, and on the CPU when it lacks the memory.
+
+    Args:
+        roi_size: the window, voxels along each axis.
+        overlap: share of the window that neighbours have in common, 0 to 1.
+        sw_batch_size: windows per forward pass.
+        mode: how windows are blended, `gaussian` or `constant`.
+        precision: of the network, as `medseg3d.precision.choose_precision` takes or gives it; logits are stitched in
+            float32.
+        channels_last: whether windows are handed to the network in channels-last memory; the network stays as it is.
+        device: where the logits are stitched; None as above.
+        padding_mode: how small volumes are padded.
+        cval: the value they are padded with.
+        progress: whether to show a bar over the windows.
+        mirror_axes: test-time augmentation: the logits are the mean over the windows mirrored along every combination
+            of these spatial axes (0 the first), mirrored back; 2 ** len(mirror_axes) times the work, in one batch, as
+            nnU-Net has it (Isensee et al. 2021, https://doi.org/10.1038/s41592-020-01008-z).
+
+    Raises:
+        Fault: BAD_VALUE for axes that are not different ones of 0, 1 and 2; when called, for an axis that the windows
+            have not.
+
+    Example:
+        >>> volume = torch.rand(1, 1, 10, 40, 24)
+        >>> SlidingWindow((16, 16, 16))(volume, lambda window: 2 * window).sub(2 * volume).abs().max() < 1e-5
+        tensor(True)
+    """
+
+    def __init__(
+        self,
+        roi_size: Sequence[int] | int,
+        overlap: Sequence[float] | float = 0.5,
+        sw_batch_size: int = 1,
+        mode: str = "gaussian",
+        precision: Precision | str = "float32",
+        channels_last: bool = True,
+        device: str | torch.device | None = None,
+        padding_mode: str = "constant",
+        cval: float = 0.0,
+        progress: bool = False,
+        mirror_axes: Sequence[int] = (),
+    ) -> None:
+        super().__init__(
+            roi_size=roi_size,
+            sw_batch_size=sw_batch_size,
+            overlap=overlap,
+            mode=mode,
+            padding_mode=padding_mode,
+            cval=cval,
+            device=device,
+            progress=progress,
+        )
+        self.precision = precision
+        self.channels_last = channels_last
+        self.mirror_axes = list(mirror_axes)
+        if len(set(self.mirror_axes)) < len(self.mirror_axes) or not {*self.mirror_axes} <= {0, 1, 2}:
+            raise UsageFault(
+                "BAD_VALUE", "--mirror_axes", repr(mirror_axes), "different spatial axes out of 0, 1 and 2"
+            )
+
+    def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Logits (B, C, *spatial) float32 of a batch (B, channels, *spatial)."""
+
+        def forward(window: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            window = _channels_last(window) if self.channels_last else window
+            with resolved(self.precision, window.device).autocast(window.device.type):
+                output = network(window, *args, **kwargs)
+            return output.float() if isinstance(output, torch.Tensor) else output
+
+        seen = mirrored(forward, self.mirror_axes) if self.mirror_axes else forward
+        return super().__call__(inputs, seen, *args, **kwargs)
+
+
+def mirrored(network: Callable[..., torch.Tensor], axes: Sequence[int]) -> Callable[..., torch.Tensor]:
+    """A network whose logits are the mean over all mirror images of what it sees, each mirrored back.
+
+    Args:
+        network: logits (B, C, *spatial) of a batch (B, channels, *spatial).
+        axes: spatial axes; the images are mirrored along every combination of them, none of them included.
+
+    Raises:
+        Fault: BAD_VALUE when called, for an axis that the batch has not.
+
+    Example:
+        >>> network = mirrored(lambda batch: batch.cumsum(-1), axes=[1])
+        >>> network(torch.ones(1, 1, 1, 3)).flatten().tolist()
+        [2.0, 2.0, 2.0]
+    """
+    combinations = [dims for number in range(len(axes) + 1) for dims in itertools.combinations(axes, number)]
+
+    def mean(batch: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if max(axes) >= batch.ndim - 2:
+            raise UsageFault("BAD_VALUE", "--mirror_axes", f"{list(axes)}", f"axes of windows {tuple(batch.shape[2:])}")
+        flips = [[axis + 2 for axis in combination] for combination in combinations]
+        logits = network(torch.cat([batch.flip(dims) for dims in flips]), *args, **kwargs).chunk(len(flips))
+        return torch.stack([part.flip(dims) for part, dims in zip(logits, flips, strict=True)]).mean(0)
+
+    return mean
+
+
+class SliceWindows(SlidingWindow):
+    """2-D sliding windows over every slice of a volume, each slice with its neighbours as channels.
+
+    The channels of slice z are the slices z - n to z + n of the volume; beyond its ends the border slice is repeated,
+    so that the first and the last slice are segmented too. A batch of pictures (B, channels, H, W) goes through
+    `SlidingWindow` as it is.
+
+    Args:
+        roi_size: the window, pixels along the two in-plane axes.
+        neighbours: n, the slices on each side.
+        copies: how often these channels are given: 3 with no neighbours for a network of RGB pictures, which takes a
+            slice for a grey one.
+        slices_per_batch: slices whose logits are stitched at a time; bounds the memory, not the result.
+        kwargs: as in `SlidingWindow`.
+
+    Example:
+        A "network" that returns its middle channel gives the volume back.
+
+        >>> volume = torch.rand(1, 1, 20, 12, 5)
+        >>> inferer = SliceWindows((16, 16), neighbours=1, slices_per_batch=2)
+        >>> (inferer(volume, lambda window: window[:, 1:2]) - volume).abs().max() < 1e-5
+        tensor(True)
+    """
+
+    def __init__(
+        self, roi_size: Sequence[int], neighbours: int = 1, slices_per_batch: int = 8, copies: int = 1, **kwargs: Any
+    ) -> None:
+        if len(roi_size) != 2:
+            raise ValueError(f"roi_size must have 2 axes, got {list(roi_size)}")
+        if neighbours < 0 or slices_per_batch < 1:
+            raise ValueError(f"neighbours must be >= 0 and slices_per_batch >= 1, got {neighbours}, {slices_per_batch}")
+        if copies < 1:
+            raise ValueError(f"copies must be >= 1, got {copies}: are there fewer in_channels than 2 * neighbours + 1?")
+        super().__init__(roi_size=roi_size, **kwargs)
+        self.neighbours = neighbours
+        self.copies = copies
+        self.slices_per_batch = slices_per_batch
+
+    def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Logits (1, C, X, Y, Z) of a volume (1, 1, X, Y, Z), or (B, C, H, W) of pictures (B, channels, H, W)."""
+        if inputs.ndim == 4:
+            return super().__call__(inputs, network, *args, **kwargs)
+        if inputs.ndim != 5 or inputs.shape[:2] != (1, 1):
+            raise ValueError(f"inputs must be (1, 1, X, Y, Z) or (B, channels, H, W), found {tuple(inputs.shape)}")
+        slices = inputs[0, 0].permute(2, 0, 1)  # (Z, X, Y)
+        depth = len(slices)
+        offsets = torch.arange(-self.neighbours, self.neighbours + 1).repeat(self.copies)
+        logits: torch.Tensor | None = None
+        for start in range(0, depth, self.slices_per_batch):
+            middle = torch.arange(start, min(start + self.slices_per_batch, depth))
+            chosen = (middle[:, None] + offsets).clamp(0, depth - 1).to(slices.device)
+            part = super().__call__(slices[chosen], network, *args, **kwargs)
+            if logits is None:
+                logits = part.new_empty((1, part.shape[1], *inputs.shape[2:]))
+            logits[0, ..., start : start + len(middle)] = part.permute(1, 2, 3, 0)
+        return logits
+
+
+def _channels_last(window: torch.Tensor) -> torch.Tensor:
+    window = channels_last(window)
+    if window.ndim < 4 or window.shape[1] != 1:
+        return window
+    # one channel looks the same in both formats, and torch would take it for the other one
+    strides = list(window.stride())
+    strides[1] = 1
+    return window.as_strided(window.shape, strides)
