@@ -12,6 +12,7 @@ from types import ModuleType
 from medseg3d import __version__
 from medseg3d.faults import UsageFault, escape_names, find_fault
 from medseg3d.knobs import literal
+from medseg3d.limits import limits
 
 VERBS = (
     *("demo", "phantom", "data", "predict", "verify", "evaluate", "threshold", "report"),
@@ -81,7 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(words)
     try:
         args.knobs = parse_overrides(knobs)
-        return args.run(args)
+        with limits(getattr(args, "max_voxels", None), getattr(args, "max_pixels", None)):
+            return args.run(args)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from medseg3d.cli.size_limits import add_limits
+
 HELP = "check a bundle's configs, data, split, network and weights without training"
 TAKES_KNOBS = True
 RENAMED = {"--overlay": "--config-overlay"}
@@ -24,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="your own packages that the bundle may call, besides medseg3d, MONAI, torch and ignite",
     )
     parser.add_argument("--expressions", action="store_true", help="list the Python ($) that using the bundle runs")
+    add_limits(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medseg3d.cli.size_limits import add_limits
 from medseg3d.faults import Fault, UsageFault
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="VOXELS",
         help="volumes: how far a corner of a label may be from that of its image, in voxels (default: 0.25)",
     )
+    add_limits(verify)
 
     split = actions.add_parser("split", help="write a split file, or show the one that exists")
     split.add_argument("dataset_dir", help=_LAYOUTS)
@@ -81,6 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     statistics.add_argument("dataset_dir", help="folder of pictures")
     statistics.add_argument("--split-file", help="split file whose training part is used (default: every image)")
+    add_limits(statistics, volumes=False)
 
 
 def run(args: argparse.Namespace) -> int:

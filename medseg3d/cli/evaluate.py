@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from medseg3d.cli.size_limits import add_limits
+
 HELP = "score a folder of predictions (NIfTI or 2-D images, masks or probability maps) against the ground truth"
 RENAMED = {"--labels": "--class-names", "--group": "--group-pattern", "--tolerance": "--surface-tolerance-mm"}
 EPILOG = """\
@@ -74,6 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, help="random seed for the bootstrap confidence intervals (default: %(default)s)"
     )
+    add_limits(parser)
 
 
 def run(args: argparse.Namespace) -> int:

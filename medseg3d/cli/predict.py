@@ -7,6 +7,8 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from medseg3d.cli.size_limits import add_limits
+
 HELP = "segment CT volumes or 2-D images with a trained bundle; masks keep the geometry of each input (NIfTI or PNG)"
 TAKES_KNOBS = True
 RENAMED = {"--overlay": "--config-overlay", "--overlays": "--save-overlays"}
@@ -52,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="checksums of the images (sha256sum's format); images that differ are refused",
     )
     parser.add_argument("--overwrite", action="store_true", help="segment again even where a mask exists")
+    add_limits(parser)
 
 
 def run(args: argparse.Namespace) -> int:

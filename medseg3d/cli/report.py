@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from medseg3d.cli.size_limits import add_limits
+
 HELP = "write a report on one or several runs, side by side: an HTML page, Markdown and figures"
 RENAMED = {"--cases": "--draw-cases"}
 EPILOG = """\
@@ -23,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--draw-cases", type=int, default=3, metavar="N", help="number of cases (default: %(default)s)")
     parser.add_argument("--class", dest="class_name", metavar="NAME", help="class to report on (default: the first)")
     parser.add_argument("--bundle", default="", metavar="NAME", help="bundle of runs that did not record one")
+    add_limits(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from medseg3d.cli.size_limits import add_limits
+
 HELP = "check masks, maps and overlays of predict, and on request the images, against the sums in their records"
 EPILOG = "exit codes: 0 all is as recorded, 1 something differs, 2 a wrong call"
 
@@ -12,6 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Folders of results."""
     parser.add_argument("folders", nargs="+", metavar="OUT", help="folders of masks, and of the maps and overlays")
     parser.add_argument("--images", nargs="+", default=[], metavar="DIR", help="folders of the images, to check too")
+    add_limits(parser)
 
 
 def run(args: argparse.Namespace) -> int:

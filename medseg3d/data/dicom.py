@@ -30,7 +30,7 @@ from medseg3d.data.dicom_grid import Plane, even_grid, planes_of, sorted_planes
 from medseg3d.data.dicom_pixels import check_inflated, check_size, hounsfield
 from medseg3d.data.dicom_sources import SourceFile, damaged_member, dicom_files, harmless
 from medseg3d.data.gdcm_process import GdcmProcess
-from medseg3d.data.nifti import MAX_VOXELS, NiftiHeader, geometry_of, with_scan_warnings
+from medseg3d.data.nifti import NiftiHeader, geometry_of, with_scan_warnings
 from medseg3d.faults import Fault
 
 _TAGS = (
@@ -115,14 +115,13 @@ class LoadedSeries:
 
 
 def read_series(
-    source: str | Path, chosen: str = "", max_voxels: int = MAX_VOXELS, check_hu: bool = False
+    source: str | Path, chosen: str = "", check_hu: bool = False
 ) -> tuple[np.ndarray, NiftiHeader, LoadedSeries]:
     """The voxels (X, Y, Z) float32 in HU of a CT series, its header as of a NIfTI file, and the series itself.
 
     Args:
         source: a folder (sub-folders and other files in it do no harm), a ZIP of one, or a multi-frame file.
         chosen: number or UID of the series; "" takes the only CT volume.
-        max_voxels: a larger volume is refused from the headers.
         check_hu: as in `medseg3d.data.nifti.read_nifti`.
 
     Raises:
@@ -133,7 +132,7 @@ def read_series(
     with dicom_files(source) as files:
         series, how = choose_series(source, files, chosen)
         planes, remarks = _without_copies(series)
-        check_size(source, planes, max_voxels)
+        check_size(source, planes)
         affine, spacing, more = even_grid(source, planes)
         array, header_of, sums = _pixels(planes)
     headers = list(header_of.values())

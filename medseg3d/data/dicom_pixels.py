@@ -18,9 +18,10 @@ from medseg3d.data.dicom_grid import Plane
 from medseg3d.data.dicom_sources import SourceFile
 from medseg3d.data.gdcm_process import GdcmProcess
 from medseg3d.faults import Fault
+from medseg3d.limits import VOXELS
 
 _BESIDE_PIXELS = 64 << 20  # bytes of a file that are no pixels: private tags, overlays, functional groups
-_MOST_INFLATED = 4 << 30
+_INFLATED = 4  # bytes for each voxel that a volume may have: twice what CT stores
 _META_BYTES = 4096  # hold the file's own header, group 0002
 _CHUNK = 1 << 20
 _BY_GDCM = (uid.JPEGLossless, uid.JPEGLosslessSV1, uid.JPEGExtended12Bit, uid.JPEGBaseline8Bit)
@@ -36,21 +37,14 @@ _COPY = "copy or download the file again"
 _EXPORT = "export the series again"
 
 
-def check_size(source: Path, planes: Sequence[Plane], max_voxels: int) -> None:
+def check_size(source: Path, planes: Sequence[Plane]) -> None:
     """Refuse from the headers what would not fit: a volume too large, or a file beyond what its pixels need.
 
     Raises:
         Fault: TOO_LARGE.
     """
     voxels = sum(plane.rows * plane.columns for plane in planes)
-    if voxels > max_voxels:
-        raise Fault(
-            "TOO_LARGE",
-            source,
-            f"{planes[0].columns} x {planes[0].rows} x {len(planes)} = {voxels} voxels in the headers",
-            f"at most {max_voxels}",
-            "raise max_voxels if the volume is real",
-        )
+    VOXELS.check(source, (planes[0].columns, planes[0].rows, len(planes)), voxels)
     needed: dict[SourceFile, int] = {}
     for plane in planes:
         needed[plane.file] = needed.get(plane.file, 0) + plane.rows * plane.columns * plane.bits // 8
@@ -71,7 +65,7 @@ def check_inflated(file: SourceFile, opened: IO[bytes]) -> bool:
     # (0002,0000) UL, the length of the file's own header, stands right behind the letters DICM
     opened.seek(144 + int.from_bytes(head[140:144], "little"))
     stream, count = zlib.decompressobj(wbits=-zlib.MAX_WBITS), 0
-    most = min(_MOST_INFLATED, file.size * 64 + _BESIDE_PIXELS)
+    most = min(_INFLATED * VOXELS.most, file.size * 64 + _BESIDE_PIXELS)
     try:
         data = opened.read(_CHUNK)
         while data and not stream.eof:

@@ -21,6 +21,7 @@ from typing import IO
 from medseg3d.data.folders import files_below
 from medseg3d.data.stream import check_regular
 from medseg3d.faults import Fault
+from medseg3d.limits import VOXELS
 
 NAMES = (".dcm", ".dicom", ".ima")
 """How the names of files end that have to be DICOM; most have no suffix at all."""
@@ -28,7 +29,7 @@ NAMES = (".dcm", ".dicom", ".ima")
 _MAGIC_AT = 128
 _MAGIC = b"DICM"
 _ZIP_MAGIC = b"PK\x03\x04"
-_MOST_UNPACKED = 16 << 30  # bytes in a ZIP: some thousands of slices take 2 GiB
+_UNPACKED = 16  # bytes in a ZIP for each voxel that a volume may have: room for several series
 _BUFFER = 1 << 16  # a ZIP's own file goes back by inflating anew
 _COPY = "copy or download the file again"
 
@@ -97,7 +98,8 @@ def dicom_files(source: str | Path) -> Iterator[list[SourceFile]]:
 
     Raises:
         Fault: TRUNCATED (a file of 0 bytes), NOT_DICOM (a name like DICOM's, another content), UNREADABLE, TOO_LARGE
-            or CHECKSUM (a ZIP that is not whole or unpacks to more than 16 GiB).
+            (a ZIP that unpacks to more than 16 bytes
+            for each voxel of `medseg3d.limits.VOXELS`) or CHECKSUM (one that is not whole).
     """
     source = Path(source)
     check_regular(source, "a DICOM series")
@@ -111,13 +113,14 @@ def dicom_files(source: str | Path) -> Iterator[list[SourceFile]]:
         with archive:
             members = [member for member in archive.infolist() if not member.is_dir() and _visible(member.filename)]
             unpacked = sum(member.file_size for member in members)
-            if unpacked > _MOST_UNPACKED:
+            most = _UNPACKED * VOXELS.most
+            if unpacked > most:
                 raise Fault(
                     "TOO_LARGE",
                     source,
                     f"{unpacked >> 20} MiB unpacked",
-                    f"at most {_MOST_UNPACKED >> 20} MiB",
-                    "give the series alone",
+                    f"at most {most >> 20} MiB, {_UNPACKED} bytes for each of {VOXELS.most} voxels",
+                    f"give the series alone; {VOXELS.remedy}",
                 )
             yield _checked([_member(archive, source, member) for member in members])
     else:

@@ -7,6 +7,7 @@ checksum and length (a flipped byte in a .nii.gz otherwise loads in silence) and
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,9 +19,7 @@ from nibabel.spatialimages import HeaderDataError
 
 from medseg3d.data.stream import REWRITE, ByteStream, opened, truncated
 from medseg3d.faults import Fault, UsageFault
-
-MAX_VOXELS = 2**30
-"""Largest volume read unless told otherwise: 1024 cubed, 4 GiB as float32."""
+from medseg3d.limits import VOXELS
 
 SPACING_MM = (0.1, 20.0)
 """Plausible distance of neighbouring voxels in a scan of a body; metres and microns fall outside."""
@@ -85,16 +84,16 @@ class NiftiHeader:
     sha256: str | None = None
 
 
-def read_header(path: str | Path, max_voxels: int = MAX_VOXELS) -> NiftiHeader:
+def read_header(path: str | Path) -> NiftiHeader:
     """The checked header of a NIfTI file; the voxels are neither read nor verified.
 
     Args:
         path: `.nii` or `.nii.gz`, NIfTI-1 or NIfTI-2; what counts is the content.
-        max_voxels: a larger volume is refused.
 
     Raises:
         Fault: MISSING_FILE, UNREADABLE, NOT_A_FILE (a pipe, a device), EMPTY, NOT_NIFTI, TRUNCATED, CHECKSUM, HEADER,
-            DTYPE, DIMENSIONS, TOO_LARGE, GEOMETRY, SPACING_RANGE.
+            DTYPE, DIMENSIONS, TOO_LARGE (`medseg3d.limits.VOXELS`, before anything is decompressed or allocated),
+            GEOMETRY, SPACING_RANGE.
 
     Example:
         >>> import tempfile
@@ -106,17 +105,14 @@ def read_header(path: str | Path, max_voxels: int = MAX_VOXELS) -> NiftiHeader:
     """
     path = Path(path)
     with opened(path, "a NIfTI volume", "NOT_NIFTI") as file:
-        return _parsed(path, ByteStream(file, path), max_voxels)[0]
+        return _parsed(path, ByteStream(file, path))[0]
 
 
-def read_nifti(
-    path: str | Path, max_voxels: int = MAX_VOXELS, check_hu: bool = False
-) -> tuple[np.ndarray, NiftiHeader]:
+def read_nifti(path: str | Path, check_hu: bool = False) -> tuple[np.ndarray, NiftiHeader]:
     """The voxels (X, Y, Z) of a NIfTI file and its header, both checked; every byte of the file is read and verified.
 
     Args:
         path: `.nii` or `.nii.gz`, NIfTI-1 or NIfTI-2; what counts is the content.
-        max_voxels: a larger volume is refused from its header, before anything is decompressed or allocated.
         check_hu: whether it should be a CT in Hounsfield units; if its values do not look so, a HU_RANGE warning is
             added, and a SLICE_GAP warning where slices lie 10 mm or more apart.
 
@@ -138,7 +134,7 @@ def read_nifti(
     path = Path(path)
     with opened(path, "a NIfTI volume", "NOT_NIFTI") as file:
         stream = ByteStream(file, path)
-        header, offset = _parsed(path, stream, max_voxels)
+        header, offset = _parsed(path, stream)
         voxels = np.empty(header.shape, header.dtype, order="F")
         stream.expected = offset + voxels.nbytes
         stream.skip_to(offset)
@@ -296,24 +292,16 @@ def grid_shift(shape: Sequence[int], affine: np.ndarray, other: np.ndarray) -> G
     return GridShift(float(voxels[farthest]), mm, tuple(corners[farthest].tolist()))
 
 
-def _parsed(path: Path, stream: ByteStream, max_voxels: int) -> tuple[NiftiHeader, int]:
+def _parsed(path: Path, stream: ByteStream) -> tuple[NiftiHeader, int]:
     """The checked header and the position of the first voxel; the stream stands right behind the header."""
     if stream.size == 0:
         raise Fault("EMPTY", path, "0 bytes", "a NIfTI volume", "copy the file again")
     raw = _decoded(path, stream)
     shape = _shape(path, raw)
     dtype = _dtype(path, raw)
-    voxels = shape[0] * shape[1] * shape[2]
-    if voxels > max_voxels:
-        raise Fault(
-            "TOO_LARGE",
-            path,
-            f"{shape[0]} x {shape[1]} x {shape[2]} = {voxels} voxels in the header",
-            f"at most {max_voxels}",
-            "raise max_voxels if the volume is real",
-        )
+    VOXELS.check(path, shape)
     offset = _offset(path, raw, stream)
-    expected = offset + voxels * dtype.itemsize
+    expected = offset + math.prod(shape) * dtype.itemsize
     if expected > stream.most_bytes:
         raise truncated(path, stream.most_bytes, expected)
     slope, intercept = _scaling(path, raw)

@@ -18,6 +18,7 @@ from medseg3d.data.atomic import atomic_path, check_folder
 from medseg3d.data.dicom_sources import is_dicom, is_zip, require_packages
 from medseg3d.data.folders import files_below, not_read, printable
 from medseg3d.data.nifti import read_nifti
+from medseg3d.data.pillow import pillow_unbounded
 from medseg3d.faults import Fault, UsageFault
 from medseg3d.knobs import as_flag
 
@@ -386,7 +387,7 @@ def is_ours(mask: Path) -> bool:
         return False  # a pipe or a device, which may never answer
     try:
         if mask.suffix.lower() == ".png":
-            with Image.open(mask) as picture:
+            with pillow_unbounded(), Image.open(mask) as picture:
                 return str(picture.info.get("Software", "")).startswith(own)
         if mask.suffix.lower() == _DICOM:
             with open(mask, "rb") as file:

@@ -13,11 +13,10 @@ own tag asks. Ask for the same of a picture and of its mask.
 from __future__ import annotations
 
 import logging
-import threading
-import warnings
+import math
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -28,11 +27,10 @@ from PIL.PngImagePlugin import PngInfo
 
 from medseg3d.data.atomic import atomic_path
 from medseg3d.data.outputs import SIGNATURE
+from medseg3d.data.pillow import pillow_unbounded
 from medseg3d.data.stream import opened
 from medseg3d.faults import Fault
-
-MAX_PIXELS = 50_000_000
-"""Largest picture read; a larger one is refused from its header."""
+from medseg3d.limits import PIXELS
 
 MASK_THRESHOLD = 127
 """Of 255: a mask pixel above it is foreground."""
@@ -66,7 +64,6 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _INVERSE = {6: 8, 8: 6}  # the other turns undo themselves
-_WARNINGS = threading.Lock()  # Python's filters of warnings are those of all threads
 
 logger = logging.getLogger("medseg3d")
 
@@ -151,7 +148,7 @@ def read_picture(path: str | Path, upright: bool = False) -> np.ndarray:
         upright: whether to turn it as its EXIF orientation asks, instead of keeping the grid of the file.
 
     Raises:
-        Fault: MISSING_FILE, UNREADABLE, NOT_A_FILE, EMPTY, TOO_LARGE (over `MAX_PIXELS`, seen before decoding),
+        Fault: MISSING_FILE, UNREADABLE, NOT_A_FILE, EMPTY, TOO_LARGE (`medseg3d.limits.PIXELS`, before decoding),
             TRUNCATED, DECODE, CHECKSUM (PNG), DIMENSIONS (several pages), BIT_DEPTH (float or 32-bit pixels).
 
     Example:
@@ -342,7 +339,9 @@ def write_png(path: Path, pixels: np.ndarray) -> None:
         Image.fromarray(pixels).save(
             temporary, format="PNG", pnginfo=origin, compress_level=1, compress_type=zlib.Z_RLE
         )
-        with Image.open(temporary) as written:
+        with pillow_unbounded():
+            read_back = Image.open(temporary)
+        with read_back as written:
             if not np.array_equal(np.asarray(written), pixels):
                 raise OSError(f"{path}: the picture read back is not the picture written")
 
@@ -354,16 +353,16 @@ def _loaded(path: Path, upright: bool) -> Iterator[tuple[Image.Image, int]]:
         if path.stat().st_size == 0:
             raise Fault("EMPTY", path, "0 bytes", "a picture", "copy the file again")
         try:
-            # Pillow warns of bombs above its own limit; ours is lower and a refusal
-            with _WARNINGS, warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            with pillow_unbounded():
                 image: Image.Image = Image.open(file, formats=_FORMATS)
                 _check_header(path, image)
                 if image.format == "PNG":
                     _check_png(path, file)
                 orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
                 white_is_zero = image.format == "TIFF" and image.getexif().get(_PHOTOMETRIC) == _WHITE_IS_ZERO
-            image.load()
+            # Pillow looks at the size of a TIFF once more; so large a picture is decoded by itself
+            with pillow_unbounded() if math.prod(image.size) > PIXELS.default else nullcontext():
+                image.load()
             if white_is_zero and _is_sixteen_bit(image):
                 # Pillow counts from black whatever a TIFF of 16 bits says; of 1 and 8 bits it knows
                 form, image = image.format, Image.fromarray(65535 - _sixteen_bits(image))
@@ -412,8 +411,7 @@ def _check_png(path: Path, file: IO[bytes]) -> None:
 
 def _check_header(path: Path, image: Image.Image) -> None:
     width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise _too_large(path, f"{width} x {height} = {width * height} pixels")
+    PIXELS.check(path, (width, height))
     # a photograph with a second picture in it (MPO) begins with the one that is meant
     pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
     if pages > 1:
@@ -459,13 +457,7 @@ def _channel_spread(image: Image.Image) -> int:
     return max(int(np.asarray(ImageChops.difference(*pair)).max()) for pair in pairs)
 
 
-def _too_large(path: Path, found: str) -> Fault:
-    return Fault("TOO_LARGE", path, found, f"at most {MAX_PIXELS} pixels", "scale it down or cut it into parts")
-
-
 def _decode_fault(path: Path, error: Exception) -> Fault:
-    if isinstance(error, Image.DecompressionBombError):
-        return _too_large(path, str(error).partition(" exceeds")[0].lower())
     if isinstance(error, UnidentifiedImageError):
         with open(path, "rb") as file:
             head = file.read(8)

@@ -14,7 +14,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
-from medseg3d.data.nifti import GRID_TOLERANCE, MAX_VOXELS, NiftiHeader, check_labels, check_pair, read_nifti
+from medseg3d.data.nifti import GRID_TOLERANCE, NiftiHeader, check_labels, check_pair, read_nifti
 from medseg3d.data.pictures import read_picture_mask, read_with_remarks
 from medseg3d.faults import Fault
 
@@ -37,7 +37,6 @@ class LoadNiftid(MapTransform):
         label_key: key of the label.
         labels: values a label may hold; None allows every integer from 0 to 255.
         check_hu: whether images that do not look like Hounsfield units get a warning.
-        max_voxels: larger volumes are refused.
         grid_tolerance: voxels that a corner of the label may lie from that of its image.
         allow_missing_keys: pass over keys that an item lacks.
 
@@ -52,7 +51,6 @@ class LoadNiftid(MapTransform):
         label_key: str = "label",
         labels: Sequence[int] | None = None,
         check_hu: bool = True,
-        max_voxels: int = MAX_VOXELS,
         grid_tolerance: float = GRID_TOLERANCE,
         allow_missing_keys: bool = False,
     ) -> None:
@@ -61,7 +59,6 @@ class LoadNiftid(MapTransform):
         self.label_key = label_key
         self.labels = labels
         self.check_hu = check_hu
-        self.max_voxels = max_voxels
         self.grid_tolerance = grid_tolerance
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -73,9 +70,9 @@ class LoadNiftid(MapTransform):
             if key == self.image_key and "series" in item:
                 from medseg3d.data.dicom import read_series  # of the extra dicom
 
-                array, header, item["series"] = read_series(item[key], item["series"], self.max_voxels, self.check_hu)
+                array, header, item["series"] = read_series(item[key], item["series"], self.check_hu)
             else:
-                array, header = read_nifti(item[key], self.max_voxels, check_hu=self.check_hu and not is_label)
+                array, header = read_nifti(item[key], check_hu=self.check_hu and not is_label)
             if is_label:
                 array = check_labels(array, self.labels, item[key], header)
             item[key] = _as_meta_tensor(array, header, torch.uint8 if is_label else torch.float32)

@@ -31,6 +31,7 @@ from medseg3d.data.dicom import all_series_sha256, read_series, series_sha256
 from medseg3d.data.nifti import read_nifti
 from medseg3d.data.outputs import input_items, write_mask
 from medseg3d.faults import Fault, UsageFault
+from medseg3d.limits import limits
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom.valuerep")
 
@@ -338,11 +339,21 @@ class TestTheFolder:
         (tmp_path / "study.zip").write_bytes(content)
         assert fault_of(tmp_path / "study.zip").code in ("CHECKSUM", "UNREADABLE")
 
-    def test_a_zip_bomb_is_refused_by_the_sizes_it_states(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("medseg3d.data.dicom_sources._MOST_UNPACKED", 1 << 20)
+    def test_a_zip_bomb_is_refused_by_the_sizes_it_states(self, tmp_path):
         with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("a", bytes(2 << 20))
-        assert fault_of(tmp_path / "bomb.zip").code == "TOO_LARGE"
+        with limits(max_voxels=(2 << 20) // 16 - 1):
+            fault = fault_of(tmp_path / "bomb.zip")
+        assert fault.code == "TOO_LARGE"
+        assert "--max-voxels" in fault.remedy
+
+    def test_the_limit_of_voxels_is_that_of_the_whole_series(self, tmp_path):
+        write_series(tmp_path)
+        voxels = read_series(tmp_path)[0].size
+        with limits(max_voxels=voxels):
+            assert read_series(tmp_path)[0].size == voxels
+        with limits(max_voxels=voxels - 1):
+            assert fault_of(tmp_path).code == "TOO_LARGE"
 
     def test_a_volume_beyond_the_bound_is_refused_by_its_headers(self, tmp_path):
         def change(tags, index):

@@ -12,6 +12,7 @@ import pytest
 from medseg3d.data.nifti import GridShift, check_labels, check_pair, grid_shift, read_header, read_nifti
 from medseg3d.data.outputs import write_mask
 from medseg3d.faults import Fault
+from medseg3d.limits import limits
 
 SHAPE = (7, 6, 5)
 OBLIQUE = nib.affines.from_matvec(
@@ -259,10 +260,11 @@ def test_two_phases_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("voxels", "code"), [(7 * 6 * 5, None), (7 * 6 * 5 - 1, "TOO_LARGE")])
 def test_limit_of_voxels_is_inclusive(tmp_path: Path, voxels: int, code: str | None) -> None:
     path = write(tmp_path / "ct.nii.gz", ct())
-    if code is None:
-        read_nifti(path, max_voxels=voxels)
-    else:
-        assert refusal(path, max_voxels=voxels).code == code
+    with limits(max_voxels=voxels):
+        if code is None:
+            read_nifti(path)
+        else:
+            assert refusal(path).code == code
 
 
 def test_lying_header_costs_no_memory(tmp_path: Path) -> None:

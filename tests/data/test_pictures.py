@@ -17,7 +17,6 @@ import pytest
 from PIL import Image
 
 from medseg3d.data.pictures import (
-    MAX_PIXELS,
     read_grey,
     read_levels,
     read_picture,
@@ -27,6 +26,7 @@ from medseg3d.data.pictures import (
     write_picture_mask,
 )
 from medseg3d.faults import Fault
+from medseg3d.limits import PIXELS
 
 SHAPE = (6, 9)
 TURNED = {  # what a viewer shows for each orientation of the EXIF standard, in numpy's words
@@ -297,7 +297,7 @@ def claiming(path: Path, width: int, height: int) -> Path:
 
 @pytest.mark.parametrize(("height", "code"), [(5000, "TRUNCATED"), (5001, "TOO_LARGE"), (9999, "TOO_LARGE")])
 def test_limit_of_pixels_is_inclusive_and_read_from_the_header(tmp_path: Path, height: int, code: str) -> None:
-    assert MAX_PIXELS == 10_000 * 5000
+    assert PIXELS.most == 10_000 * 5000
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # Pillow's DecompressionBombWarning is no message to a user
         fault = refusal(claiming(tmp_path / "a.png", 10_000, height))
@@ -331,7 +331,19 @@ def test_reading_in_threads_leaves_pythons_warnings_as_they_were(
 def test_what_pillow_calls_a_bomb_is_too_large(tmp_path: Path) -> None:
     fault = refusal(claiming(tmp_path / "a.png", 20_000, 20_000), read_picture_mask)
     assert fault.code == "TOO_LARGE"
-    assert "400000000 pixels" in fault.found
+    assert fault.found == "20000 x 20000 = 400000000 pixels by the header"
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.jpg"])
+def test_pillows_own_bound_does_not_stand_in_the_way_of_a_raised_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    Image.fromarray(photograph()).save(tmp_path / name)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1)  # with which every picture is a bomb
+    monkeypatch.setattr("medseg3d.data.pictures.PIXELS", PIXELS._replace(default=1, variable="MEDSEG3D_TEST_PIXELS"))
+    monkeypatch.setenv("MEDSEG3D_TEST_PIXELS", str(photograph()[..., 0].size))
+    assert read_picture(tmp_path / name).shape == photograph().shape
+    assert Image.MAX_IMAGE_PIXELS == 1
 
 
 def test_several_pages_are_refused(tmp_path: Path) -> None:
