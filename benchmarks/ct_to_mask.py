@@ -31,7 +31,7 @@ from monai.transforms import (
 from medseg3d.inference import SlidingWindow
 from medseg3d.networks import SegResNetNL
 from medseg3d.networks.memory_format import channels_last
-from medseg3d.transforms import LoadNiftid, RestoreLabelsd, SaveMaskd
+from medseg3d.transforms import LoadNiftid, ResampleVolumed, RestoreLabelsd, SaveMaskd
 
 STOCK = "MONAI's chain"
 OURS = "ours, float32"
@@ -88,12 +88,11 @@ def chains(arm: str, paths: tuple[Path, Path], knobs: dict) -> Chains:
     image, folder = paths
     stem = image.name.removesuffix(".gz").removesuffix(".nii")
     roi_size, overlap, batch = knobs["roi_size"], knobs["overlap"], knobs["sw_batch_size"]
-    orient = Orientationd("image", axcodes="RAS", labels=AXES)
     window = ScaleIntensityRanged("image", *WINDOW_HU, 0, 1, clip=True)
     if arm == STOCK:
-        before = Compose(
-            [LoadImaged("image"), EnsureChannelFirstd("image"), orient, Spacingd("image", knobs["spacing"]), window]
-        )
+        orient = Orientationd("image", axcodes="RAS", labels=AXES)
+        resample = Spacingd("image", knobs["spacing"])
+        before = Compose([LoadImaged("image"), EnsureChannelFirstd("image"), orient, resample, window])
         after = Compose(
             [
                 Activationsd("pred", softmax=True),
@@ -106,8 +105,7 @@ def chains(arm: str, paths: tuple[Path, Path], knobs: dict) -> Chains:
         )
         inferer = SlidingWindowInferer(roi_size, sw_batch_size=batch, overlap=overlap, mode="gaussian")
         return before, inferer, after, folder / arm / f"{stem}_seg.nii.gz"
-    resample = Spacingd("image", knobs["spacing"], dtype=torch.float32)
-    before = Compose([LoadNiftid("image"), orient, resample, window])
+    before = Compose([LoadNiftid("image", keep_integers=True), ResampleVolumed("image", knobs["spacing"]), window])
     after = Compose([RestoreLabelsd("pred"), SaveMaskd("pred")])
     inferer = SlidingWindow(roi_size, overlap, batch, precision=PRECISIONS[arm])
     return before, inferer, after, folder / arm / f"{stem}_seg.nii.gz"
@@ -204,7 +202,7 @@ def main() -> None:
                 f"per forward pass in every arm. *{STOCK}*: LoadImaged, EnsureChannelFirstd, "
                 "Orientationd, Spacingd, ScaleIntensityRanged, SlidingWindowInferer, softmax, Invertd without "
                 "nearest_interp, argmax, SaveImaged, all with their defaults, as the model zoo's bundles have it. "
-                "*ours*: LoadNiftid (which verifies the file), Spacingd in float32, SlidingWindow, RestoreLabelsd, "
+                "*ours*: LoadNiftid (which verifies the file), ResampleVolumed, SlidingWindow, RestoreLabelsd, "
                 "SaveMaskd (which reads the mask back). A network with random weights says nothing of the Dice lost "
                 "in bfloat16 on a trained one. The machine is shared: trust the ratios, not the seconds."
             ),

@@ -36,6 +36,7 @@ from medseg3d.transforms import (
     FitSlicesd,
     LoadNiftid,
     LoadPictured,
+    ResampleVolumed,
     ResizePictured,
     RestoreLabelsd,
     SaveMaskd,
@@ -43,9 +44,9 @@ from medseg3d.transforms import (
     SavePictureMaskd,
     SaveProbabilityd,
     SlicesToChannelsd,
+    axis_maps,
     check_patch_fill,
     restore_labels,
-    restoring,
 )
 
 LABELS = (("L", "R"), ("P", "A"), ("I", "S"))
@@ -243,10 +244,51 @@ def test_slabs_do_not_show(monkeypatch: pytest.MonkeyPatch, voxels: int) -> None
     image = chain()({"image": image_of(AFFINES["permuted"])})["image"]
     item = {"image": image, "pred": smooth_logits(3, image.shape[1:])}
     expected = RestoreLabelsd("pred", prob_key="prob")(item)
-    monkeypatch.setattr(restoring, "_SLAB_VOXELS", voxels)
+    monkeypatch.setattr(axis_maps, "_SLAB_VOXELS", voxels)
     got = RestoreLabelsd("pred", prob_key="prob")(item)
     assert torch.equal(got["pred"], expected["pred"])
     assert torch.allclose(got["prob"], expected["prob"], rtol=1e-5, atol=0)
+
+
+def scan_of(affine: np.ndarray, dtype: torch.dtype) -> MetaTensor:
+    """A CT without any smoothness, from air to bone, in the order in which NIfTI files lie in memory."""
+    values = np.random.default_rng(0).integers(-1024, 3000, SHAPE[::-1], dtype=np.int16).T
+    return MetaTensor(torch.from_numpy(values)[None].to(dtype), meta=image_of(affine).meta)
+
+
+@pytest.mark.parametrize("dtype", [torch.int16, torch.float32])
+@pytest.mark.parametrize("pixdim", [(1.5, 1.5, 2.0), (-1, -1, 3.0), (0.7, 2.0, 5.0)])
+@pytest.mark.parametrize("affine", AFFINES.values(), ids=AFFINES)
+def test_a_resampled_volume_is_monais_in_float64(affine: np.ndarray, pixdim: tuple, dtype: torch.dtype) -> None:
+    scan = scan_of(affine, dtype)
+    expected = chain(pixdim=pixdim)({"image": scan})["image"]
+    got = ResampleVolumed("image", pixdim)({"image": scan})["image"]
+    assert got.dtype == torch.float32
+    assert got.shape == expected.shape
+    assert torch.allclose(got.affine, expected.affine, rtol=0, atol=1e-12)
+    assert torch.allclose(got.as_tensor(), expected.as_tensor(), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("voxels", [1, 700])
+def test_the_slabs_of_a_resampling_do_not_show(monkeypatch: pytest.MonkeyPatch, voxels: int) -> None:
+    item = {"image": scan_of(AFFINES["permuted"], torch.int16)}
+    expected = ResampleVolumed("image", (1.5, 1.5, 2.0))(item)["image"]
+    monkeypatch.setattr(axis_maps, "_SLAB_VOXELS", voxels)
+    assert torch.equal(ResampleVolumed("image", (1.5, 1.5, 2.0))(item)["image"], expected)
+
+
+def test_a_volume_that_lies_on_the_grid_already_is_not_interpolated() -> None:
+    scan = scan_of(AFFINES["same"], torch.int16)
+    got = ResampleVolumed("image", (1.5, 1.5, 2.0))({"image": scan})["image"]
+    assert torch.equal(got.as_tensor(), scan.as_tensor().float())
+
+
+def test_labels_come_back_to_the_grid_that_a_resampled_volume_came_from() -> None:
+    scan = scan_of(AFFINES["oblique"], torch.int16)
+    image = ResampleVolumed("image", (1.5, 1.5, 2.0))({"image": scan})["image"]
+    pred = RestoreLabelsd("pred")({"image": image, "pred": smooth_logits(2, image.shape[1:])})["pred"]
+    assert pred.shape == scan.shape
+    assert torch.equal(pred.affine, scan.affine)
 
 
 def test_voxels_cropped_away_are_background() -> None:
@@ -289,7 +331,7 @@ def test_result_lies_on_the_original_grid_and_remembers_it() -> None:
 @pytest.mark.parametrize("more", [(Rotated("image", angle=(0, 0, 0.2)),), (Spacingd("image", 1.5, diagonal=True),)])
 def test_oblique_axes_are_refused(more: tuple) -> None:
     image = Compose(more)({"image": image_of(AFFINES["oblique"])})["image"]
-    with pytest.raises(ValueError, match=r"parallel axes.*diagonal=False"):
+    with pytest.raises(ValueError, match=r"parallel axes.*without a rotation"):
         RestoreLabelsd("pred")({"image": image, "pred": torch.zeros(2, *image.shape[1:])})
 
 
@@ -336,6 +378,21 @@ def test_loaded_volumes_are_channel_first_in_the_types_of_training(tmp_path: Pat
         assert np.array_equal(item[key].affine.numpy(), nib.load(paths[key]).affine)
         assert item[key].meta["spatial_shape"].tolist() == list(SHAPE)
         assert item[key].meta["filename_or_obj"] == str(paths[key])
+
+
+@pytest.mark.parametrize(
+    ("stored", "slope", "loaded"),
+    [(np.int16, 1, torch.int16), (np.int16, 2, torch.float32), (np.uint16, 1, torch.float32)],
+)
+def test_integers_are_kept_where_torch_has_them_and_nothing_scales(
+    tmp_path: Path, stored: type, slope: int, loaded: torch.dtype
+) -> None:
+    image = nib.Nifti1Image(np.arange(np.prod(SHAPE)).reshape(SHAPE).astype(stored), AFFINES["ras"])
+    image.header.set_slope_inter(slope, 0)
+    nib.save(image, tmp_path / "ct.nii.gz")
+    volume = LoadNiftid("image", keep_integers=True)({"image": tmp_path / "ct.nii.gz"})["image"]
+    assert volume.dtype == loaded
+    assert np.array_equal(volume[0].float().numpy(), nib.load(tmp_path / "ct.nii.gz").get_fdata())
 
 
 def test_loaded_volumes_go_through_a_loader_and_back(tmp_path: Path) -> None:

@@ -2,13 +2,14 @@
 
 They stand at the two ends of a chain of MONAI's own:
 
-    LoadNiftid, Orientationd, Spacingd(dtype=torch.float32), ... network ..., RestoreLabelsd, SaveMaskd
+    LoadNiftid, ResampleVolumed, ... network ..., RestoreLabelsd, SaveMaskd
     LoadNiftid, Orientationd, FitSlicesd, ... 2-D network ..., RestoreLabelsd, SaveMaskd
     LoadPictured, ResizePictured, ... network ..., RestoreLabelsd, SavePictureMaskd
 """
 
 from medseg3d.transforms.loading import LoadNiftid, LoadPictured
 from medseg3d.transforms.patches import SMALLEST_FILL, PadToPatchd, SlicesToChannelsd, check_patch_fill
+from medseg3d.transforms.resampling import ResampleVolumed
 from medseg3d.transforms.resizing import FitPictured, FitSlicesd, ResizePictured, resize_mask, resize_picture
 from medseg3d.transforms.restoring import AsLabelsd, RestoreLabelsd, restore_labels
 from medseg3d.transforms.saving import SaveMaskd, SaveOverlayd, SavePictureMaskd, SaveProbabilityd
@@ -21,6 +22,7 @@ __all__ = [
     "LoadNiftid",
     "LoadPictured",
     "PadToPatchd",
+    "ResampleVolumed",
     "ResizePictured",
     "RestoreLabelsd",
     "SaveMaskd",

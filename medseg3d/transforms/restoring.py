@@ -12,10 +12,10 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
 from medseg3d.faults import Fault
+from medseg3d.transforms.axis_maps import axis_maps, interpolate, slabs
 
-_SLAB_VOXELS = 1 << 21  # 8 MiB of float32 at a time
-_REACH = 0.5 + 1e-3  # Spacing rounds its shape, so original voxels lie up to half a voxel beyond the model's grid
-_OFF_AXIS = 0.05  # voxels
+# resampling rounds the shape, so original voxels lie up to half a voxel beyond the network's grid
+_REACH = 0.5 + 1e-3
 # the root of what float32 holds: beyond, differences and weighted sums are on their way to overflow
 _LARGEST_LOGIT = 2.0**64
 
@@ -79,7 +79,8 @@ class RestoreLabelsd(MapTransform):
     What MONAI does with softmax, Invertd(nearest_interp=False) and argmax, in a fraction of the time and memory: the
     probability of each class is carried back by linear interpolation along one axis after the other, slab by slab,
     and only the running maximum is kept. It needs no record of the transforms, only the two affines, and so works
-    after any chain that keeps the axes of the image (Orientationd, Spacingd with diagonal=False, crops, pads, flips).
+    after any chain that keeps the axes of the image (ResampleVolumed, crops, pads, flips; of MONAI Orientationd, and
+    Spacingd with diagonal=False).
 
     Where it differs from Invertd: original voxels more than half a voxel outside the network's grid (cropped away)
     are background, whereas Invertd fades the border out over one whole voxel; and where the image was padded, the
@@ -191,20 +192,14 @@ def restore_labels(
         raise ValueError(
             f"threshold must be 0.5 for {len(logits)} classes, found {threshold}: it cannot choose a class"
         )
-    order, axes = _axis_maps(logits.shape[1:], affine, original_affine, original_shape)
+    order, axes = axis_maps(logits.shape[1:], affine, original_shape, original_affine, _REACH)
     # the original's order reversed: z first, x last, as NIfTI lies in memory
     logits = logits.detach().permute(0, *(1 + axis for axis in reversed(order)))
-    slow, middle, fast = reversed(axes)
     labels = torch.zeros(tuple(reversed(original_shape)), dtype=torch.uint8)
     probability = torch.zeros(labels.shape) if with_probability else None
-    inside = (slice(middle.start, middle.stop), slice(fast.start, fast.stop))
-    step = max(1, _SLAB_VOXELS // (labels.shape[1] * labels.shape[2]))
-    for start in range(slow.start, slow.stop, step):
-        stop = min(start + step, slow.stop)
-        first, last, along_slow = slow.part(start, stop)
-        classes = _class_probabilities(logits[:, first:last].float())
-        carried = (_carried(channel, (along_slow, middle, fast)) for channel in classes)
-        target = (slice(start, stop), *inside)
+    for source, target, maps in slabs(logits.shape[1:], axes[::-1]):
+        classes = _class_probabilities(logits[:, source].float())
+        carried = (interpolate(channel, maps) for channel in classes)
         largest, foreground = _largest(carried, threshold if len(classes) == 1 else None, with_sum=with_probability)
         labels[target] = largest
         if probability is not None and foreground is not None:
@@ -240,71 +235,11 @@ def _on_original_grid(volume: torch.Tensor, image: MetaTensor, original_affine: 
     return MetaTensor(volume[None], affine=torch.from_numpy(original_affine), meta=meta)
 
 
-class _AxisMap:
-    """Where the voxels start..stop of one original axis lie on the model's axis: between two neighbours, by weight."""
-
-    def __init__(self, position: np.ndarray, size: int) -> None:
-        near = np.flatnonzero((position >= -_REACH) & (position <= size - 1 + _REACH))
-        self.start, self.stop = (int(near[0]), int(near[-1]) + 1) if near.size else (0, 0)
-        inner = np.clip(position[self.start : self.stop], 0, size - 1)
-        lower = np.floor(inner).astype(np.int64)
-        self.lower = torch.from_numpy(lower)
-        self.upper = torch.from_numpy(np.minimum(lower + 1, size - 1))
-        self.weight = torch.from_numpy((inner - lower).astype(np.float32))
-
-    def part(self, start: int, stop: int) -> tuple[int, int, _AxisMap]:
-        """The model's voxels first..last that start..stop depend on, and the map onto those alone."""
-        chosen = slice(start - self.start, stop - self.start)
-        part = object.__new__(_AxisMap)
-        first = int(min(self.lower[chosen].min(), self.upper[chosen].min()))
-        last = int(max(self.lower[chosen].max(), self.upper[chosen].max())) + 1
-        part.start, part.stop = start, stop
-        part.lower, part.upper = self.lower[chosen] - first, self.upper[chosen] - first
-        part.weight = self.weight[chosen]
-        return first, last, part
-
-    def carry(self, values: torch.Tensor, axis: int) -> torch.Tensor:
-        """`values` linearly interpolated along `axis`."""
-        shape = [1] * values.ndim
-        shape[axis] = -1
-        lower = values.index_select(axis, self.lower.to(values.device))
-        upper = values.index_select(axis, self.upper.to(values.device))
-        return lower.lerp_(upper, self.weight.to(values.device).view(shape))
-
-
-def _axis_maps(
-    shape: Sequence[int], affine: np.ndarray, original_affine: np.ndarray, original_shape: Sequence[int]
-) -> tuple[list[int], list[_AxisMap]]:
-    """The model's axis for each original axis, and the map along it."""
-    matrix = np.linalg.solve(np.asarray(affine, np.float64), np.asarray(original_affine, np.float64))
-    order = [int(axis) for axis in np.abs(matrix[:3, :3]).argmax(axis=0)]
-    extent = np.array(original_shape) - 1
-    off_axis = matrix[:3, :3].copy()
-    off_axis[order, range(3)] = 0
-    if sorted(order) != [0, 1, 2] or (np.abs(off_axis) @ extent).max() > _OFF_AXIS:
-        raise ValueError(
-            "the image and its original must have parallel axes, found an original-to-image matrix of "
-            f"{matrix[:3, :3].round(4).tolist()}; use Spacingd(diagonal=False) and no rotation"
-        )
-    maps = []
-    for axis, model_axis in enumerate(order):
-        position = matrix[model_axis, axis] * np.arange(original_shape[axis]) + matrix[model_axis, 3]
-        maps.append(_AxisMap(position, shape[model_axis]))
-    return order, maps
-
-
 def _class_probabilities(logits: torch.Tensor) -> torch.Tensor:
     """(C, ...) probabilities, for one or two classes (1, ...) that of foreground alone: the other is what is left."""
     if len(logits) > 2:
         return logits.softmax(0)
     return torch.sigmoid(logits[-1:] if len(logits) == 1 else logits[1:] - logits[:1])
-
-
-def _carried(values: torch.Tensor, maps: Sequence[_AxisMap]) -> torch.Tensor:
-    # the last axis first, while the data is small: picking within a row is slow, picking rows is fast
-    for axis in reversed(range(len(maps))):
-        values = maps[axis].carry(values, axis)
-    return values
 
 
 def _largest(carried: Any, threshold: float | None, with_sum: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
