@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import itertools
 import stat
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 import numpy as np
+from isal import isal_zlib
 
 from medseg3d.faults import Fault, UsageFault
 
@@ -156,18 +156,12 @@ class ByteStream:
 
     def _inflated(self, data: bytes) -> Iterator[bytes]:
         count = 0
-        member = zlib.decompressobj(wbits=31)  # a gzip header, and its checksum and length at the end
+        member = isal_zlib.decompressobj(wbits=31)  # a gzip header, and its checksum and length at the end
         while True:
             try:
                 chunk = member.decompress(data, _CHUNK)  # bounded: a bomb is met chunk by chunk
-            except zlib.error as error:
-                raise Fault(
-                    "CHECKSUM",
-                    self.path,
-                    f"a damaged gzip stream after {count} uncompressed bytes ({str(error).partition(': ')[2]})",
-                    "an intact file",
-                    "copy or download it again; its voxels cannot be trusted",
-                ) from None
+            except isal_zlib.error as error:
+                raise self._damaged(count, str(error).partition(" ")[2]) from None
             count += len(chunk)
             if chunk:
                 yield chunk
@@ -178,11 +172,22 @@ class ByteStream:
                     data = raw.lstrip(b"\0")
                 if not data:
                     return
-                member = zlib.decompressobj(wbits=31)  # bgzip and `cat a.gz b.gz` make several members
+                if data[:2] != _GZIP_MAGIC[: len(data)]:
+                    raise self._damaged(count, f"then {len(data)} bytes or more that are no gzip")
+                member = isal_zlib.decompressobj(wbits=31)  # bgzip and `cat a.gz b.gz` make several members
             elif not data:
                 data = self._raw()
                 if not data and not chunk:
                     raise truncated(self.path, count, self.expected)
+
+    def _damaged(self, count: int, why: str) -> Fault:
+        return Fault(
+            "CHECKSUM",
+            self.path,
+            f"a damaged gzip stream after {count} uncompressed bytes ({why})",
+            "an intact file",
+            "copy or download it again; its voxels cannot be trusted",
+        )
 
 
 def truncated(path: Path, actual: int, expected: int | None) -> Fault:
