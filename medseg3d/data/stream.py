@@ -160,7 +160,7 @@ class ByteStream:
         while True:
             try:
                 chunk = member.decompress(data, _CHUNK)  # bounded: a bomb is met chunk by chunk
-            except isal_zlib.error as error:
+            except isal_zlib.error as error:  # type: ignore[misc]  # its stub calls the class an instance
                 raise self._damaged(count, str(error).partition(" ")[2]) from None
             count += len(chunk)
             if chunk:
