@@ -11,6 +11,16 @@ import pytest
 import torch
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Spread the whole suite over the cores; what is named on the command line runs in this process."""
+    option = config.option
+    named = config.args_source is not pytest.Config.ArgsSource.TESTPATHS or option.keyword
+    if not named and getattr(option, "numprocesses", 0) is None:
+        option.numprocesses, option.maxprocesses, option.dist = "logical", 4, "worksteal"
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # a worker each is what a core can do
+
+
 @pytest.fixture(autouse=True)
 def seed() -> None:
     """Begin every test with the same random numbers, whichever ran before it."""
