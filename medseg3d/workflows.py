@@ -72,7 +72,7 @@ def predict(
         overwrite: segment again what has a mask already.
         overlays: overlays beside inference.json that the training had, without `.json`.
         knobs: further knobs (`model_file`, `device`, `overlap`, `workers`, ...); paths from the current directory.
-        progress: called with (number, total, item) before each case, see `CasePredictor`.
+        progress: called with (cases done, cases in all, item) after each case.
 
     Returns:
         What was done, skipped and failed. A file that cannot be used does not stop the others.
@@ -176,7 +176,7 @@ def evaluate(
         pranet_min_max: pictures: stretch each map to its full range first, as PraNet does, for its scores.
         edges: the two sizes that part small, medium and large cases, in ml (pictures: %); None for tertiles.
         seed: of the resampling behind the intervals.
-        progress: called with (number, total, case) before each case.
+        progress: called with (cases done, cases in all, case) after each case.
 
     Returns:
         What summary.json holds.
@@ -214,8 +214,6 @@ def evaluate(
         pred_kind = prediction_kind(pairs)
     kinds = []
     for number, pair in enumerate(pairs, start=1):
-        if progress is not None:
-            progress(number, len(pairs), pair.case)
         loaded = read_pair(pair, pred_kind, threshold, grid_tolerance)
         _check_labels(loaded, pair, names)
         kinds.append(loaded.kind)
@@ -233,6 +231,8 @@ def evaluate(
             },
             warnings=loaded.warnings,
         )
+        if progress is not None:
+            progress(number, len(pairs), pair.case)
     return evaluation.write(
         output_dir,
         {

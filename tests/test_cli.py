@@ -108,8 +108,8 @@ def test_a_fault_is_one_line_and_a_bug_keeps_its_traceback(monkeypatch, capsys):
 
 
 def test_the_parser_has_every_verb():
-    modules = {path.stem for path in (ROOT / "medseg3d" / "cli").glob("*.py")} - {"__init__"}
-    assert set(VERBS) == modules
+    modules = (ROOT / "medseg3d" / "cli").glob("*.py")
+    assert set(VERBS) == {path.stem for path in modules if "\ndef run(" in path.read_text()}
     assert build_parser().prog == "medseg3d"
 
 

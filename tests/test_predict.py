@@ -159,7 +159,7 @@ class TestWorkers:
         )
         return out
 
-    def test_every_file_is_that_of_one_worker(self, bundle, pictures, windows, capsys):
+    def test_every_file_is_that_of_one_worker(self, bundle, pictures, windows):
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # or the rounding of a sum may differ
         try:
@@ -170,9 +170,6 @@ class TestWorkers:
         assert len(files(one)) == 6 * 4
         for name in files(one):
             assert content(one, name) == content(three, name), name
-        said = capsys.readouterr().out.splitlines()
-        first, second = ([line for line in part if line.startswith("[")] for part in (said[:8], said[8:]))
-        assert first == second == [f"[{n}/6] {pictures / f'{n}.jpg'}" for n in range(1, 7)]
 
     def test_masks_maps_and_overlays_agree(self, bundle, pictures, windows):
         # in bfloat16 some logits of such weights are exactly 0, and 16 bits have no level for a probability of 0.5
@@ -225,7 +222,7 @@ class TestFaults:
         said = capsys.readouterr()
         assert said.err.startswith(f"error: NOT_WRITABLE {pictures / '1.jpg'}: file exists")
         assert len(said.err.splitlines()) == 1
-        assert "[1/6]" not in said.out
+        assert files(Path()) == []
 
     def test_names_that_collide_are_refused_before_anything_is_computed(self, bundle, pictures, capsys):
         shutil.copy(pictures / "1.jpg", pictures / "1.jpeg")

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medseg3d.cli.progress import progress_bar
 from medseg3d.cli.size_limits import add_limits
 from medseg3d.faults import Fault, UsageFault
 
@@ -104,23 +105,18 @@ def _fetch(args: argparse.Namespace) -> int:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    import sys
-
     from medseg3d.data.fetch import verify_msd
     from medseg3d.data.nifti import GRID_TOLERANCE
     from medseg3d.data.verify_pictures import verify_pictures
 
-    def progress(done: int, total: int) -> None:
-        sys.stderr.write(f"\r{done}/{total} cases" + ("\n" if done == total else ""))
-
     tolerance = GRID_TOLERANCE if args.grid_tolerance is None else args.grid_tolerance
-    tell = progress if sys.stderr.isatty() else None
-    if _holds_pictures(args):
-        report = verify_pictures(
-            args.dataset_dir, args.split_file, args.group_pattern, args.expect_cases, args.workers, tell
-        )
-    else:
-        report = verify_msd(args.dataset_dir, args.expect_cases, args.workers, tell, tolerance)
+    with progress_bar("case") as progress:
+        if _holds_pictures(args):
+            report = verify_pictures(
+                args.dataset_dir, args.split_file, args.group_pattern, args.expect_cases, args.workers, progress
+            )
+        else:
+            report = verify_msd(args.dataset_dir, args.expect_cases, args.workers, progress, tolerance)
     for path, warning in report.warnings:
         print(f"warning: {path}: {warning}")
     for fault in report.faults:

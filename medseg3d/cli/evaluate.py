@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from medseg3d.cli.progress import progress_bar
 from medseg3d.cli.size_limits import add_limits
 
 HELP = "score a folder of predictions (NIfTI or 2-D images, masks or probability maps) against the ground truth"
@@ -86,30 +87,25 @@ def run(args: argparse.Namespace) -> int:
     from medseg3d.data.score_tables import as_text
     from medseg3d.workflows import evaluate
 
-    def progress(number: int, total: int, case: str) -> None:
-        if sys.stderr.isatty():
-            sys.stderr.write(f"\r\x1b[K[{number}/{total}] {case}" if number < total else "\r\x1b[K")
-        elif number % 100 == 0:
-            sys.stderr.write(f"{number} of {total} cases\n")
-
-    summary = evaluate(
-        args.pred,
-        args.truth,
-        args.output,
-        image_dir=args.images,
-        class_names=args.class_names,
-        pred_kind=args.pred_kind,
-        threshold=args.threshold,
-        missing=args.missing,
-        group=args.group_pattern,
-        slices=args.slices,
-        tolerance_mm=args.surface_tolerance_mm,
-        grid_tolerance=args.grid_tolerance,
-        pranet_min_max=args.pranet_minmax,
-        edges=args.edges,
-        seed=args.seed,
-        progress=progress,
-    )
+    with progress_bar("case") as progress:
+        summary = evaluate(
+            args.pred,
+            args.truth,
+            args.output,
+            image_dir=args.images,
+            class_names=args.class_names,
+            pred_kind=args.pred_kind,
+            threshold=args.threshold,
+            missing=args.missing,
+            group=args.group_pattern,
+            slices=args.slices,
+            tolerance_mm=args.surface_tolerance_mm,
+            grid_tolerance=args.grid_tolerance,
+            pranet_min_max=args.pranet_minmax,
+            edges=args.edges,
+            seed=args.seed,
+            progress=progress,
+        )
     warnings = summary["warnings"]
     if warnings:
         plural = "s" * (len(warnings) != 1)

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from medseg3d.cli.progress import AboveTheBar, progress_bar
 from medseg3d.cli.size_limits import add_limits
 
 HELP = "segment CT volumes or 2-D images with a trained bundle; masks keep the geometry of each input (NIfTI or PNG)"
@@ -63,13 +64,10 @@ def run(args: argparse.Namespace) -> int:
 
     from medseg3d.workflows import predict, weights_for
 
-    def progress(number: int, total: int, item: dict) -> None:
-        print(f"[{number}/{total}] {item['image']}", flush=True)
-
     shipped = weights_for(args.bundle, args.config_overlay, args.knobs)
     if shipped is not None:
         print(f"weights {shipped}; for your own: --model_file runs/.../model.pt", flush=True)
-    with _spoken():
+    with _spoken(), progress_bar("case") as progress:
         report = predict(
             args.bundle,
             args.inputs,
@@ -82,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
             overwrite=args.overwrite,
             overlays=args.config_overlay,
             knobs=args.knobs,
-            progress=progress,
+            progress=lambda done, total, item: progress(done, total, item["case"]),
         )
     for record in report.done:
         if "series" in record["input"]:
@@ -102,9 +100,7 @@ def run(args: argparse.Namespace) -> int:
 @contextmanager
 def _spoken() -> Iterator[None]:
     """Context in which warnings and errors of single cases are one line each on stderr, as they happen."""
-    logger, handler = logging.getLogger("medseg3d"), logging.StreamHandler()
-    handler.setLevel(logging.WARNING)
-    handler.format = lambda record: f"{record.levelname.lower()}: {record.getMessage()}"  # type: ignore[method-assign]
+    logger, handler = logging.getLogger("medseg3d"), AboveTheBar(logging.WARNING)
     logger.addHandler(handler)
     logger.propagate = False
     try:

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -113,8 +113,7 @@ class CasePredictor:
         precision: around the inferer, as `medseg3d.precision.choose_precision` takes or gives it; needless when the
             inferer has one.
         settings: further numbers worth keeping in the record, such as knobs.
-        progress: called with the number of the case from 1, the total and the item before each case, by several
-            workers up to twice their number ahead.
+        progress: called with (cases done, cases in all, item) after each case.
         workers: cases under way at once; None for as many as torch has threads, at most 8. The memory needed grows
             with them: 1 for volumes, whose windows keep every core busy anyway.
         class_names: of the labels 1, 2, ..., for DICOM segmentations, which items with a `dicom_seg_file` get.
@@ -196,7 +195,7 @@ class CasePredictor:
             remove_leftovers(folder)
         todo = self._todo(items, report)
         with contextlib.closing(self._outcomes(todo)) as outcomes:
-            for outcome in outcomes:
+            for done, outcome in enumerate(outcomes, start=1):
                 if isinstance(outcome, Failure):
                     logger.error("%s", outcome)
                     logger.debug("the same, in full", exc_info=outcome.error)
@@ -205,6 +204,8 @@ class CasePredictor:
                     for warning in outcome["warnings"]:
                         logger.warning("%s: %s", outcome["case"], warning)
                     report.done.append(outcome)
+                if self.progress is not None:
+                    self.progress(done, len(todo), todo[done - 1][1])
         logger.info("%s", report)
         return report
 
@@ -238,13 +239,7 @@ class CasePredictor:
     def _outcomes(self, cases: Sequence[tuple[int, Any]]) -> Generator[dict[str, Any] | Failure, None, None]:
         """What became of each case, in the order of the items."""
         workers = min(self.workers, len(cases))
-        return map_ahead(lambda case: self._attempt(*case), self._announced(cases), workers if workers > 1 else 0)
-
-    def _announced(self, cases: Sequence[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
-        for number, (index, item) in enumerate(cases, start=1):
-            if self.progress is not None:
-                self.progress(number, len(cases), item)
-            yield index, item
+        return map_ahead(lambda case: self._attempt(*case), cases, workers if workers > 1 else 0)
 
     def _attempt(self, index: int, item: Mapping[str, Any]) -> dict[str, Any] | Failure:
         try:

@@ -290,14 +290,15 @@ def test_nothing_to_do_is_done() -> None:
     assert Report().exit_code == 0
 
 
-def test_progress_is_told_before_each_case(tmp_path: Path) -> None:
+def test_progress_is_told_after_each_case(tmp_path: Path) -> None:
     for name in "ab":
         write_ct(tmp_path / f"in/{name}.nii.gz")
     told = []
     runner = predictor(input_items(tmp_path / "in", tmp_path / "out"))
     runner.progress = lambda number, total, item: told.append((number, total, item["case"], names(tmp_path / "out")))
     runner.run()
-    assert told == [(1, 2, "a", []), (2, 2, "b", ["a_seg.json", "a_seg.nii.gz"])]
+    masks = ["a_seg.json", "a_seg.nii.gz", "b_seg.json", "b_seg.nii.gz"]
+    assert told == [(1, 2, "a", masks[:2]), (2, 2, "b", masks)]
 
 
 class TestWorkers:
@@ -352,15 +353,6 @@ class TestWorkers:
         predictor(input_items(tmp_path / "in", tmp_path / "out"), network, workers=2).run().check()
         new = ThreadPoolExecutor(1).submit(torch.get_num_threads).result()
         assert (torch.get_num_threads(), new) == (threads, threads)
-
-    def test_no_more_than_twice_the_workers_are_begun(self, tmp_path: Path) -> None:
-        self.cases(tmp_path / "in", 7)
-        ahead: list[int] = []
-        runner = predictor(input_items(tmp_path / "in", tmp_path / "out"), workers=2)
-        runner.progress = lambda number, total, item: ahead.append(number - 1 - len(names(tmp_path / "out")) // 2)
-        report = runner.run().check()
-        assert len(report.done) == 7
-        assert max(ahead) <= 4
 
     def test_after_an_interrupt_what_is_under_way_ends_and_nothing_begins(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
