@@ -20,7 +20,8 @@ from monai.bundle import ConfigParser
 from monai.data import CacheDataset, DataLoader
 from PIL import Image
 
-from medseg3d.bundle import bundle_directory, config_files, read_config
+from medseg3d.bundle import read_config
+from medseg3d.bundle_folders import bundle_directory, config_files
 from medseg3d.data.cache import CaseCache, CaseKey
 from medseg3d.data.polyp_phantoms import write_polyp_phantoms
 from medseg3d.training import CaseStream

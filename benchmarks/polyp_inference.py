@@ -18,7 +18,8 @@ from harness import Arm, Report, argument_parser, run_benchmark
 from monai.bundle import ConfigParser
 from torch import nn
 
-from medseg3d.bundle import bundle_directory, config_files, read_config
+from medseg3d.bundle import read_config
+from medseg3d.bundle_folders import bundle_directory, config_files
 from medseg3d.data.pictures import read_picture
 from medseg3d.data.polyp_phantoms import make_polyp_phantom
 from medseg3d.inference import load_weights

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import hashlib
 import inspect
 import json
 import logging
@@ -16,14 +15,14 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from logging.config import fileConfig
 from pathlib import Path
 from typing import Any, TypeVar
 
-from monai.bundle import ConfigParser
+from monai.bundle import ConfigParser, ConfigWorkflow
 
+from medseg3d.bundle_folders import CONFIGS, on_top, on_training, read_json
 from medseg3d.child import run_child
 from medseg3d.data.atomic import atomic_write
 from medseg3d.faults import Fault, UsageFault, escape_names, fault_hook
@@ -31,8 +30,6 @@ from medseg3d.knobs import as_flag, refuse_impossible
 from medseg3d.precision import check_device
 
 logger = logging.getLogger("medseg3d")
-
-CONFIGS = ("train.json", "evaluate.json", "inference.json")
 
 _Built = TypeVar("_Built")
 
@@ -42,51 +39,6 @@ _FREE_TO_CHANGE = {
     *("dataset_dir", "output_dir", "model_file", "bundle_root"),
 }
 """Knobs that a training may change when it is resumed: how long, how fast and where, not what is learnt from what."""
-
-
-def bundle_folder(bundle: str | Path) -> Path:
-    """The absolute path of a bundle's folder.
-
-    Raises:
-        Fault: `MISSING_BUNDLE` when it is not a folder with a train.json or inference.json.
-    """
-    folder = Path(bundle).resolve()
-    if not any((folder / name).is_file() for name in CONFIGS):
-        known = sorted(path.parent.name for path in folder.parent.glob("*/train.json"))
-        raise UsageFault(
-            "MISSING_BUNDLE",
-            bundle,
-            f"no folder with {' or '.join(CONFIGS)}",
-            "a bundle, for instance bundles/pancreas_nl",
-            f"bundles there: {', '.join(known)}" if known else "run from the root of the repository",
-        )
-    return folder
-
-
-def config_files(folder: Path, name: str, overlays: Sequence[str] = ()) -> list[Path]:
-    """The config `name` of a bundle, on top of its train.json, and its overlays: in order, later ones winning.
-
-    Args:
-        folder: the bundle's folder.
-        name: `train.json`, `evaluate.json` or `inference.json`.
-        overlays: names of overlays beside it, without `.json`.
-
-    Raises:
-        Fault: `MISSING_OVERLAY`, with the overlays there are.
-    """
-    files = [folder / f"{overlay}.json" for overlay in overlays]
-    for path in files:
-        if not path.is_file():
-            others = {*CONFIGS, "metadata.json"}
-            known = ", ".join(sorted(path.stem for path in folder.glob("*.json") if path.name not in others))
-            raise UsageFault("MISSING_OVERLAY", path.stem, f"no {path.name} in {folder}", f"one of {known}")
-    return _on_training([folder / name, *files])
-
-
-def _on_training(files: Sequence[Path]) -> list[Path]:
-    """Config files with the train.json that an evaluate.json or inference.json says the differences from."""
-    train = files[0].with_name("train.json")
-    return [train, *files] if files[0].name in CONFIGS[1:] and train.is_file() else list(files)
 
 
 def complete_config(bundle_root: str | Path) -> None:
@@ -100,29 +52,31 @@ def complete_config(bundle_root: str | Path) -> None:
     Args:
         bundle_root: the bundle's folder.
     """
-    parser = _running_parser()
-    parser.set(_on_top(ConfigParser.load_config_file(Path(bundle_root) / "train.json"), parser.get()))
+    parser = _running(ConfigParser)
+    parser.set(on_top(ConfigParser.load_config_file(Path(bundle_root) / "train.json"), parser.get()))
 
 
-def _on_top(training: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config on top of a train.json; a component without a `_target_` only adds to the training's of that name."""
-    whole = {**training, **config}
-    for name, component in config.items():
-        below = training.get(name)
-        if isinstance(component, dict) and isinstance(below, dict) and "_target_" in below.keys() - component.keys():
-            whole[name] = {**below, **component}
-    return whole
+def running_root() -> str:
+    """The folder of the bundle that MONAI is running; `bundle_root` of one that is self-contained and may lie anywhere.
+
+    Raises:
+        RuntimeError: outside of such a run, where `--bundle_root` has to say it.
+    """
+    folder = _running(ConfigWorkflow).config_root_path.absolute()
+    return str(folder.parent if folder.name == "configs" else folder)
 
 
-def _running_parser() -> ConfigParser:
-    """The parser whose config called this: MONAI hands it to nothing that a config calls, so the stack is asked."""
+def _running(kind: type[_Built]) -> _Built:
+    """The object of MONAI's whose config called this: MONAI hands it to nothing that a config calls, so the stack is
+    asked.
+    """
     frame = inspect.currentframe()
     while frame is not None:
-        parser = frame.f_locals.get("self")
-        if isinstance(parser, ConfigParser):
-            return parser
+        caller = frame.f_locals.get("self")
+        if isinstance(caller, kind):
+            return caller
         frame = frame.f_back
-    raise RuntimeError("complete_config is called by a config that MONAI runs")
+    raise RuntimeError(f"this is called by a config that a {kind.__name__} of MONAI's runs, and by nothing else")
 
 
 def build(component: Callable[..., _Built], **arguments: Any) -> _Built:
@@ -146,81 +100,6 @@ def build(component: Callable[..., _Built], **arguments: Any) -> _Built:
             "BAD_ARGUMENT", name, str(error), f"one of {', '.join(inspect.signature(component).parameters)}"
         ) from error
     return component(**arguments)
-
-
-@dataclass(frozen=True)
-class ShippedWeights:
-    """Weights that come with a bundle.
-
-    Attributes:
-        overlay: the overlay that names them, without `.json`, and the knobs they were trained with.
-        file: the weights.
-        sha256: of the file, as hexadecimal digits.
-        knobs: the values that the overlay sets, but for `model_file` and what it computes or takes from other files.
-    """
-
-    overlay: str
-    file: Path
-    sha256: str
-    knobs: Mapping[str, Any]
-
-    def __str__(self) -> str:
-        knobs = "".join(f", {name} {value}" for name, value in self.knobs.items())
-        return f"{self.overlay}: {self.file}, sha256 {self.sha256[:12]}{knobs}"
-
-
-def shipped_weights(folder: Path) -> ShippedWeights | None:
-    """The weights that a bundle says it ships, under `shipped_weights` in its metadata.json; None if it ships none.
-
-    Args:
-        folder: the bundle's folder.
-
-    Raises:
-        Fault: `MISSING_OVERLAY` or `MISSING_WEIGHTS`, when what the metadata promises is not there.
-    """
-    metadata = folder / "metadata.json"
-    overlay = _read_json(metadata).get("shipped_weights") if metadata.is_file() else None
-    if overlay is None:
-        return None
-    knobs = _read_json(config_files(folder, "inference.json", [overlay])[-1])
-    file = bundle_root(folder) / knobs.pop("model_file")
-    if not file.is_file():
-        raise Fault(
-            "MISSING_WEIGHTS",
-            file,
-            "no such file",
-            f"the weights that {folder.name} ships",
-            "get the repository whole, or name your own with --model_file",
-        )
-    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
-    values = {key: value for key, value in knobs.items() if key != "_desc_" and not str(value).startswith(("%", "$"))}
-    return ShippedWeights(overlay, file, sha256, values)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def bundle_root(folder: Path) -> Path:
-    """The directory that the bundle's `%` paths start from: the repository's root, or the folder of a bundle alone.
-
-    Example:
-        >>> bundle_root(Path("/work/bundles/pancreas_nl")).as_posix()
-        '/work'
-    """
-    return folder.parent.parent if folder.parent.name == "bundles" else folder
-
-
-@contextlib.contextmanager
-def bundle_directory(folder: Path) -> Iterator[Path]:
-    """Context in which the current directory is the one that the bundle's `%` paths start from."""
-    root = bundle_root(folder)
-    before = Path.cwd()
-    os.chdir(root)
-    try:
-        yield root
-    finally:
-        os.chdir(before)
 
 
 def absolute_paths(knobs: Mapping[str, Any]) -> dict[str, Any]:
@@ -248,7 +127,7 @@ def read_config(config_files: Sequence[str | Path], overrides: Mapping[str, Any]
         Fault: `UNKNOWN_KNOB` for an override that no config knows; `BAD_VALUE` for a knob that is set to what it cannot
             be, in a file too; `BAD_CONFIG` for a file that cannot be read or a `%` that leads nowhere.
     """
-    files = [str(path) for path in _on_training([Path(path) for path in config_files])]
+    files = [str(path) for path in on_training([Path(path) for path in config_files])]
     overrides = dict(overrides or {})
     parser = ConfigParser()
     try:
@@ -256,8 +135,10 @@ def read_config(config_files: Sequence[str | Path], overrides: Mapping[str, Any]
         refuse_unknown_knobs(parser, files, overrides)
         parser.update(pairs={name: spelt_for_monai(value) for name, value in overrides.items()})
         if any(Path(file).name in CONFIGS[1:] for file in files[1:]):
-            parser.set(_on_top(ConfigParser.load_config_file(files[0]), parser.get()))
+            parser.set(on_top(ConfigParser.load_config_file(files[0]), parser.get()))
         parser.resolve_macro_and_relative_ids()
+        if isinstance(parser.get("bundle_root"), dict):  # that of a bundle that lies anywhere
+            parser["bundle_root"] = str(Path(files[0]).absolute().parent)
     except (OSError, KeyError, ValueError) as error:
         raise Fault(
             "BAD_CONFIG",
@@ -442,7 +323,7 @@ def _resumed(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
     Raises:
         Fault: `RESUME` for a knob that a run cannot change on its way.
     """
-    now, before = json.loads(json.dumps(config, default=str)), _read_json(path)
+    now, before = json.loads(json.dumps(config, default=str)), read_json(path)
     other = {name: before[name] for name in before.keys() & now.keys() if before[name] != now[name]}
     changes = {}
     for name, value in sorted(other.items()):

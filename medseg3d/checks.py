@@ -15,7 +15,8 @@ import psutil
 import torch
 from monai.bundle import ComponentLocator, ConfigComponent, ConfigParser
 
-from medseg3d.bundle import CONFIGS, bundle_directory, bundle_folder, config_files, read_config, refuse_absent_device
+from medseg3d.bundle import read_config, refuse_absent_device
+from medseg3d.bundle_folders import CONFIGS, bundle_directory, bundle_folder, config_files
 from medseg3d.data.fetch import verify_msd
 from medseg3d.data.msd import read_msd
 from medseg3d.data.nifti import read_header

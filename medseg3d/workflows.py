@@ -9,16 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medseg3d.bundle import (
-    ShippedWeights,
-    absolute_paths,
-    bundle_directory,
-    bundle_folder,
-    config_files,
-    read_config,
-    refuse_absent_device,
-    shipped_weights,
-)
+from medseg3d.bundle import absolute_paths, read_config, refuse_absent_device
+from medseg3d.bundle_folders import ShippedWeights, bundle_directory, bundle_folder, config_files, shipped_weights
 from medseg3d.data.atomic import check_folder
 from medseg3d.data.manifests import Manifest
 from medseg3d.data.mask_folders import (

@@ -14,7 +14,8 @@ from monai.bundle import ConfigWorkflow
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from medseg3d.bundle import bundle_directory, read_config
+from medseg3d.bundle import read_config
+from medseg3d.bundle_folders import bundle_directory
 
 LENGTH = {"epochs": 2, "iterations_per_epoch": 2, "batch_size": 2, "num_workers": 0}
 """Knobs of a training of seconds."""

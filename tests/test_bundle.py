@@ -10,17 +10,8 @@ from pathlib import Path
 import pytest
 from monai.bundle import ConfigWorkflow
 
-from medseg3d.bundle import (
-    build,
-    bundle_directory,
-    bundle_folder,
-    complete_config,
-    monai_command_line,
-    monai_words,
-    read_config,
-    run_monai,
-    start_run,
-)
+from medseg3d.bundle import build, complete_config, monai_command_line, monai_words, read_config, run_monai, start_run
+from medseg3d.bundle_folders import bundle_directory, bundle_folder
 from medseg3d.cli import main
 from medseg3d.faults import Fault, UsageFault
 from medseg3d.knobs import BOUNDS, refuse_impossible

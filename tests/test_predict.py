@@ -16,7 +16,8 @@ from commands import ROOT
 from picture_runs import polyp_folder
 from PIL import Image
 
-from medseg3d.bundle import read_config, shipped_weights
+from medseg3d.bundle import read_config
+from medseg3d.bundle_folders import shipped_weights
 from medseg3d.checks import REFERENCE
 from medseg3d.cli import main
 from medseg3d.data.outputs import SIGNATURE

@@ -17,7 +17,8 @@ import torch
 from commands import ROOT
 from dicom_series import PLANTED, stored_values, write_series
 
-from medseg3d.bundle import bundle_directory, read_config
+from medseg3d.bundle import read_config
+from medseg3d.bundle_folders import bundle_directory
 from medseg3d.cli import main
 from medseg3d.data.dicom import read_series
 from medseg3d.data.dicom_seg import read_segmentation

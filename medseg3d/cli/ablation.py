@@ -16,7 +16,7 @@ Exit code 3: some runs failed; failure.json in their folders says why.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """A bundle, what is varied, what is scored."""
-    parser.add_argument("bundle", nargs="?", help="default: bundles/pancreas_nl_2d")
+    parser.add_argument("bundle", nargs="?", help="folder or name of the bundle (default: pancreas_nl_2d)")
     parser.add_argument("-o", "--output", required=True, help="folder for the runs, ablation.json, .md and .png")
     parser.add_argument("--blocks", nargs="+", type=int, metavar="N", help="default: 0 to 4")
     parser.add_argument("--seeds", nargs="+", type=int, metavar="N", help="default: 0 1 2")

@@ -14,7 +14,7 @@ EPILOG = "Further --key value pairs are knobs of the bundle, as in training: --d
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """A bundle and its overlays."""
-    parser.add_argument("bundle", help="folder of the bundle, for instance bundles/pancreas_nl")
+    parser.add_argument("bundle", help="folder or name of the bundle, for instance pancreas_nl")
     parser.add_argument(
         "--config-overlay", nargs="+", default=[], metavar="NAME", help="overlays of the bundle, for example phantom"
     )

@@ -34,7 +34,6 @@ def run(args: argparse.Namespace) -> int:
     """Run the demo; 1 if the pancreas was not found."""
     import time
 
-    import medseg3d
     from medseg3d.data.phantoms import write_phantom_dataset
     from medseg3d.experiments.definition import packaged, parse_experiment
     from medseg3d.experiments.runner import run_experiment
@@ -52,7 +51,6 @@ def run(args: argparse.Namespace) -> int:
     write_phantom_dataset(data, cases=args.num_cases, seed=args.seed)
     seconds = {"phantoms": time.perf_counter() - started}
     definition = packaged("demo", seeds=[args.seed])
-    definition["bundle"] = Path(medseg3d.__file__).parent.parent / definition["bundle"]
     definition["knobs"] |= {"dataset_dir": str(data), **({} if args.epochs is None else {"epochs": args.epochs})}
     record = run_experiment(parse_experiment(definition), folder, show=True, say=say)
     for name, reason in record["failures"].items():

@@ -18,12 +18,14 @@ examples:
   medseg3d params --figure parameters.png --runs runs/pancreas_nl/evaluation_test
 """
 
-DEFAULT_BUNDLE = "bundles/pancreas_nl"
+DEFAULT_BUNDLE = "pancreas_nl"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to count, how deep, and where the result goes."""
-    parser.add_argument("bundle", nargs="?", help="count this bundle's network, next to those of its paper")
+    parser.add_argument(
+        "bundle", nargs="?", help="folder or name: count this bundle's network, next to those of its paper"
+    )
     parser.add_argument(
         "--compare",
         nargs="+",

@@ -29,7 +29,7 @@ Research only, not for clinical use.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """A bundle, inputs, an output folder."""
-    parser.add_argument("bundle", help="folder of the bundle, for instance bundles/pancreas_nl")
+    parser.add_argument("bundle", help="folder or name of the bundle, for instance pancreas_nl")
     parser.add_argument(
         "inputs",
         nargs="+",

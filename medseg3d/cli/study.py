@@ -11,7 +11,7 @@ HELP = "tune, train and score every data set, backbone and strategy of a paper a
 TAKES_KNOBS = True
 EPILOG = """\
   medseg3d study cris -o runs/study_cris --data kvasir-seg=data/Kvasir-SEG clinicdb=data/CVC-ClinicDB
-Further --key value pairs are knobs of bundles/polyp_cris, the same for all: --picture_size [128,128] --epochs 40
+Further --key value pairs are knobs of polyp_cris, the same for all: --picture_size [128,128] --epochs 40
 Interrupted? Rerun the same command to resume: what is finished stays, what was begun resumes, what failed is tried
 again. The same command in another terminal takes other combinations.
 """
@@ -19,9 +19,9 @@ again. The same command in another terminal takes other combinations.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The paper, its data, what of the grid, how it is tuned and scored."""
-    parser.add_argument("paper", choices=("cris",), help="whose grid: bundles/polyp_cris")
+    parser.add_argument("paper", choices=("cris",), help="whose grid: the bundle polyp_cris")
     parser.add_argument("-o", "--output", required=True, help="folder for the runs, study.json, study.md and pr_*.png")
-    parser.add_argument("--bundle", default="bundles/polyp_cris", help="default: %(default)s")
+    parser.add_argument("--bundle", default="polyp_cris", help="folder or name (default: %(default)s)")
     parser.add_argument(
         "--data",
         nargs="+",
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _definition(args: argparse.Namespace) -> dict[str, Any]:
-    from medseg3d.bundle import bundle_folder, bundle_root
+    from medseg3d.bundle_folders import bundle_folder, bundle_root
     from medseg3d.experiments.definition import packaged
     from medseg3d.faults import UsageFault
 

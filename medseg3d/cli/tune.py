@@ -21,7 +21,7 @@ Each trial tells of its training in OUTPUT/trial_NNNN/run.log.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """A bundle, what is searched, how long, with whom."""
-    parser.add_argument("bundle", help="folder of the bundle, for instance bundles/polyp_resunetpp")
+    parser.add_argument("bundle", help="folder or name of the bundle, for instance polyp_resunetpp")
     parser.add_argument("-o", "--output", required=True, help="folder for the trials, trials.csv and best.json")
     parser.add_argument(
         "--search",

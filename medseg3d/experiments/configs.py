@@ -12,7 +12,8 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from medseg3d.bundle import bundle_directory, bundle_root, config_files, monai_words, read_config, run_monai
+from medseg3d.bundle import monai_words, read_config, run_monai
+from medseg3d.bundle_folders import bundle_directory, bundle_root, config_files, names_from_root
 from medseg3d.experiments.definition import plain
 from medseg3d.faults import UsageFault, find_fault
 
@@ -42,7 +43,7 @@ def run_bundle(
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     root = bundle_root(bundle)
-    files = [str(path.relative_to(root)) for path in config_files(bundle, _CONFIGS[run_id], overlays)]
+    files = names_from_root(config_files(bundle, _CONFIGS[run_id], overlays))
     words = {**knobs, "output_dir": run_dir}
     if show:
         print(f"$ python {shlex.join(monai_words(run_id, files, words))}", flush=True)

@@ -10,7 +10,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from medseg3d.bundle import absolute_paths, bundle_folder
+from medseg3d.bundle import absolute_paths
+from medseg3d.bundle_folders import bundle_folder
 from medseg3d.data.splits import PARTS
 from medseg3d.data.thresholds import SCORES
 from medseg3d.faults import UsageFault

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medseg3d.bundle import absolute_paths, bundle_folder, bundle_root, config_files, log_end, monai_words
+from medseg3d.bundle import absolute_paths, log_end, monai_words
+from medseg3d.bundle_folders import bundle_folder, bundle_root, config_files, names_from_root
 from medseg3d.data.atomic import make_folder
 from medseg3d.data.score_files import write_summary
 from medseg3d.experiments.configs import build, refuse_unused, training_config
@@ -120,7 +121,7 @@ def tune(
     files = config_files(folder, "train.json", overlays)
     metric, part = check_search(folder, overlays, search, fixed)
     root = bundle_root(folder)
-    names = [str(path.relative_to(root)) for path in files]
+    names = names_from_root(files)
     output = Path(output_dir).absolute()
     settings = {
         **{"bundle": folder.name, "overlays": list(overlays), "metric": metric, "seed": seed, "knobs": fixed},

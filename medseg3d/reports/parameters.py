@@ -9,7 +9,8 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from medseg3d.bundle import CONFIGS, bundle_directory, bundle_folder, config_files, read_config
+from medseg3d.bundle import read_config
+from medseg3d.bundle_folders import CONFIGS, bundle_directory, bundle_folder, config_files
 from medseg3d.faults import Fault, UsageFault
 from medseg3d.networks.costs import ModuleCosts, NetworkCosts, network_costs
 from medseg3d.reports.paper_networks import PAPER_NETWORKS
