@@ -28,6 +28,7 @@ from medseg3d.data.atomic import atomic_write
 from medseg3d.faults import Fault, UsageFault, escape_names, fault_hook
 from medseg3d.knobs import as_flag, refuse_impossible
 from medseg3d.precision import check_device
+from medseg3d.ranks import rank, refuse_stray_process
 
 logger = logging.getLogger("medseg3d")
 
@@ -168,7 +169,7 @@ def spelt_for_monai(value: Any) -> Any:
 def refuse_absent_device(parser: ConfigParser) -> None:
     """Raise a `Fault` `DEVICE` if a config names a device that is not there; one that is computed is."""
     device = parser.get("device")
-    if device is not None and not str(device).startswith("$"):
+    if isinstance(device, (str, int)) and not str(device).startswith("$"):
         check_device(device)
 
 
@@ -290,9 +291,11 @@ def start_run(output_dir: str | Path | None = None, config_name: str = "config.j
         config_name: its file name.
 
     Raises:
-        Fault: `UNKNOWN_KNOB`, `BAD_VALUE` and `DEVICE`; `RESUME` for a knob that a resumed run cannot change.
+        Fault: `UNKNOWN_KNOB`, `BAD_VALUE`, `DEVICE` and `TORCHRUN`; `RESUME` for a knob that a resumed run cannot
+            change.
     """
-    logging.getLogger("medseg3d").setLevel(logging.INFO)
+    refuse_stray_process()
+    logging.getLogger("medseg3d").setLevel(logging.INFO if rank() == 0 else logging.WARNING)
     command = monai_command_line(sys.argv)
     if command is None:
         return
@@ -307,7 +310,7 @@ def start_run(output_dir: str | Path | None = None, config_name: str = "config.j
             raise UsageFault("BAD_VALUE", f"--{name}", f"{value!r}, whose # MONAI takes for ::", spelt, "write it so")
     parser = read_config(*command)
     refuse_absent_device(parser)
-    if output_dir is not None:
+    if output_dir is not None and rank() == 0:
         path = Path(output_dir) / config_name
         config = parser.get()
         begun = any((path.parent / "checkpoints").glob("epoch_*.pt")) and path.is_file()

@@ -25,3 +25,15 @@ def monai_bundle(*words: str, timeout: float = 300) -> subprocess.CompletedProce
         text=True,
         timeout=timeout,
     )
+
+
+def torchrun(*words: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """Two processes that train together, from the root of the repository."""
+    return subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *words],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )

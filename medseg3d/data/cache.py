@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from medseg3d.data.ahead import map_ahead
 from medseg3d.faults import Fault, find_fault, internal_fault
+from medseg3d.ranks import local_world_size, rank
 
 logger = logging.getLogger("medseg3d")
 
@@ -107,12 +108,13 @@ class CaseCache(CacheDataset):
     def _fill_cache(self, indices: Any = None) -> list:
         """The prepared items of `indices`, up to the memory budget; called by the parent's constructor."""
         wanted = list(range(self.cache_num)) if indices is None else list(indices)
-        budget = int(self.memory_fraction * psutil.virtual_memory().available)
+        budget = int(self.memory_fraction * psutil.virtual_memory().available / local_world_size())
         kept: list = []
         taken = 0
         with contextlib.closing(map_ahead(self._load_or_refuse, wanted, self.workers)) as prepared:
             # disable=None: silent where nobody watches, as in a log file
-            for item in tqdm(prepared, total=len(wanted), desc=f"loading the {self.name} cases", disable=None):
+            silent = True if rank() > 0 else None
+            for item in tqdm(prepared, total=len(wanted), desc=f"loading the {self.name} cases", disable=silent):
                 taken += size_in_memory(item)
                 if taken > budget:
                     break

@@ -22,6 +22,7 @@ from medseg3d.data.atomic import remove_leftovers
 from medseg3d.data.tensors import read_tensors, save_tensors
 from medseg3d.faults import Fault
 from medseg3d.knobs import as_flag
+from medseg3d.ranks import agreed, rank
 from medseg3d.training.averaging import WeightAverage
 from medseg3d.training.stream import CaseStream
 from medseg3d.training.trainer import SegmentationTrainer
@@ -85,7 +86,8 @@ class BestModel:
             )
         if better:
             self.best, self.best_epoch = score, self.last_epoch
-            save_tensors(self.model_file, cpu_state_dict(self.network))
+            if rank() == 0:
+                save_tensors(self.model_file, cpu_state_dict(self.network))
         logger.info(
             "epoch %d: %s %.4f%s",
             self.last_epoch,
@@ -119,6 +121,8 @@ class Validation:
             raise ValueError(f"interval must be at least 1 epoch, got {interval}")
         self.evaluator = evaluator
         self.interval = interval
+        # every process validates on all cases; what follows from the scores has to be the same in all of them
+        evaluator.add_event_handler(Events.EPOCH_COMPLETED, _agree_on_scores)
 
     def attach(self, engine: Engine) -> None:
         """Validate after epochs of the trainer."""
@@ -192,6 +196,9 @@ class RunCheckpoint:
     def __call__(self, engine: Engine) -> None:
         """Write this epoch's checkpoint, then remove all but the newest two."""
         path = self.folder / f"epoch_{engine.state.epoch:05d}.pt"
+        self.trainer.last_checkpoint = path
+        if rank() > 0:
+            return
         save_tensors(
             path,
             {
@@ -208,7 +215,6 @@ class RunCheckpoint:
                 "average": self.average.state_dict(),
             },
         )
-        self.trainer.last_checkpoint = path
         for old in find_checkpoints(self.folder)[KEPT_CHECKPOINTS:]:
             old.unlink()
             old.with_name(old.name + ".sha256").unlink(missing_ok=True)
@@ -283,6 +289,10 @@ class RunCheckpoint:
         logger.info("resuming after epoch %d of %d (%s)", state["epoch"], trainer.state.max_epochs, path)
 
 
+def _agree_on_scores(engine: Engine) -> None:
+    engine.state.metrics = agreed(engine.state.metrics)
+
+
 def _go_on_with(lr_scheduler: Any, saved: Mapping[str, Any]) -> None:
     """Take up how far a schedule is, not how long it was: a training that is made longer goes by its new length."""
     progress = {name: saved[name] for name in _PROGRESS if name in saved}
@@ -336,8 +346,11 @@ def claim_run_folder(
         overwrite: what is there is removed: checkpoints, weights and TensorBoard events.
 
     Raises:
-        Fault: `RUN_EXISTS` when there is a run and it shall neither be resumed nor overwritten.
+        Fault: `RUN_EXISTS` when there is a run and it shall neither be resumed nor overwritten. Of several processes
+            the first one looks.
     """
+    if rank() > 0:
+        return
     output_dir, model_file = Path(output_dir), Path(model_file)
     checkpoints = find_checkpoints(output_dir / "checkpoints")
     if as_flag(resume, "resume") or not (checkpoints or model_file.exists()):

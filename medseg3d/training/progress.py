@@ -9,6 +9,7 @@ from ignite.engine import Engine, Events
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from medseg3d.ranks import rank
 from medseg3d.training.attention import AttentionWatch
 from medseg3d.training.panels import picture_panel, three_plane_panel
 from medseg3d.training.trainer import SegmentationTrainer
@@ -25,7 +26,7 @@ def attach_progress_bar(trainer: SegmentationTrainer) -> None:
         desc="training",
         unit="it",
         dynamic_ncols=True,
-        disable=None if trainer.state.rank == 0 else True,  # None: silent where nobody watches, as in a log file
+        disable=True if rank() > 0 else None,  # None: silent where nobody watches, as in a log file
     )
 
     def advance(engine: Engine) -> None:
@@ -116,5 +117,7 @@ class TensorBoardLog:
 def attach_tensorboard(
     trainer: SegmentationTrainer, evaluator: Engine, output_dir: str | Path, pictures: int = 2
 ) -> None:
-    """Log `trainer` and its `evaluator` to TensorBoard events in `output_dir`."""
+    """Log `trainer` and its `evaluator` to TensorBoard events in `output_dir`; of several processes, the first."""
+    if rank() > 0:
+        return
     TensorBoardLog(trainer, output_dir, pictures).attach(evaluator)

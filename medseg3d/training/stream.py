@@ -9,6 +9,7 @@ import numpy as np
 from torch.utils.data import Sampler
 
 from medseg3d.data.cache import CaseKey
+from medseg3d.ranks import rank, share_of_batch, world_size
 
 
 class CaseStream(Sampler[CaseKey]):
@@ -17,9 +18,11 @@ class CaseStream(Sampler[CaseKey]):
     Every epoch walks through seeded permutations of the cases until `iterations_per_epoch * batch_size` keys are drawn.
     Iterating gives the keys of all epochs from `start_epoch` on, in one stream, so that workers live on between epochs.
 
+    Of several processes that train together each gets its share of every batch, all of them the keys of one.
+
     Args:
         num_cases: number of cases in the data set.
-        batch_size: cases per iteration.
+        batch_size: cases per iteration, of all processes together.
         epochs: number of epochs in all.
         iterations_per_epoch: iterations per epoch; None or 0 means one walk through all cases.
         seed: seed of the order and of every case key.
@@ -37,13 +40,15 @@ class CaseStream(Sampler[CaseKey]):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         self.num_cases = num_cases
+        self.batch_size = batch_size
+        self.share = share_of_batch(batch_size)
         self.epochs = epochs
         self.keys_per_epoch = (iterations_per_epoch or math.ceil(num_cases / batch_size)) * batch_size
         self.seed = seed
         self.start_epoch = 0
 
     def epoch_keys(self, epoch: int) -> Iterator[CaseKey]:
-        """The keys of one epoch (0-based)."""
+        """The keys of one epoch (0-based), those of all processes."""
         rng = np.random.default_rng([self.seed, epoch])
         order: list[int] = []
         for _ in range(self.keys_per_epoch):
@@ -53,8 +58,10 @@ class CaseStream(Sampler[CaseKey]):
 
     def __iter__(self) -> Iterator[CaseKey]:
         for epoch in range(self.start_epoch, self.epochs):
-            yield from self.epoch_keys(epoch)
+            for number, key in enumerate(self.epoch_keys(epoch)):
+                if number % self.batch_size // self.share == rank():
+                    yield key
 
     def __len__(self) -> int:
         """Keys per epoch (not per training): the data loader's length is then the epoch's, as MONAI's trainer wants."""
-        return self.keys_per_epoch
+        return self.keys_per_epoch // world_size()

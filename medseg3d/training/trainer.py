@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,13 @@ from ignite.engine import Events
 from monai.engines import SupervisedTrainer
 from monai.engines.workflow import Workflow
 from monai.utils.enums import CommonKeys as Keys
+from torch.nn.parallel import DistributedDataParallel
 
 from medseg3d.faults import Fault
 from medseg3d.knobs import as_flag
 from medseg3d.networks.memory_format import channels_last, contiguous_group_norms
 from medseg3d.precision import Precision, choose_precision
+from medseg3d.ranks import mean_over_processes, rank, world_size
 from medseg3d.training.objectives import AlternatingObjectives, Loss, Objective
 
 logger = logging.getLogger("medseg3d")
@@ -36,6 +38,10 @@ class SegmentationTrainer(SupervisedTrainer):
     A skipped step leaves no trace: weights, the optimizer's state and the network's buffers, as BatchNorm's running
     statistics are, stay those of the step before. In float16 the loss scale falls, and with the first scale of 65,536
     a few steps may go so.
+
+    Processes that `medseg3d.ranks.join_processes` has joined train one network: the step is that of their batches
+    together where the loss is a mean over cases, and all skip a step that one would have to skip. On GPUs BatchNorm
+    takes its statistics over all of them; on CPUs, for which torch has no such BatchNorm, over those of each process.
 
     The engine's output of an iteration also holds `gradient_norm`, the L2 norm of all gradients before they are
     clipped, float32 on the network's device, and `skipped`, a bool.
@@ -99,6 +105,7 @@ class SegmentationTrainer(SupervisedTrainer):
         self.seed = seed
         self.network: torch.nn.Module = channels_last(kwargs["network"])
         contiguous_group_norms(self.network)
+        self.replica = self._replica()
         if as_flag(compile, "compile"):
             self.network.compile(dynamic=False)  # in place: names of weights and the object stay what they are
         self.skipped_steps = self.skipped_in_row = self._skipped_before_epoch = 0
@@ -137,7 +144,28 @@ class SegmentationTrainer(SupervisedTrainer):
     def _seed_iteration(self) -> None:
         # not once per epoch: making a data loader's iterator draws from the same generator, and a resumed run makes one
         # where the uninterrupted run does not
-        torch.manual_seed(self.seed * 1_000_003 + self.state.iteration)
+        torch.manual_seed(self.seed * 1_000_003 + self.state.iteration + rank() * 1_000_000_007)
+
+    def _replica(self) -> torch.nn.Module:
+        """The network as it is called: in a process among several, one whose gradients are averaged with theirs."""
+        if world_size() == 1:
+            return self.network
+        norms = [each for each in self.network.modules() if isinstance(each, torch.nn.modules.batchnorm._BatchNorm)]
+        if norms and self.device_type == "cuda":
+            self.network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(self.network)
+        elif norms:
+            logger.warning("%d BatchNorms take their statistics over the cases of each process alone", len(norms))
+        return DistributedDataParallel(
+            self.network,
+            device_ids=[self.state.device] if self.device_type == "cuda" else None,
+            find_unused_parameters=len(self.schedule.objectives) > 1,  # an objective trains a part of the network
+        )
+
+    def _exchange(self, wanted: bool) -> AbstractContextManager[None]:
+        """Context in which the processes average the gradients, or keep their own for the next part of the batch."""
+        if wanted or not isinstance(self.replica, DistributedDataParallel):
+            return nullcontext()
+        return self.replica.no_sync()
 
     def _count_from_here(self) -> None:
         self._skipped_before_epoch = self.skipped_steps
@@ -150,10 +178,13 @@ class SegmentationTrainer(SupervisedTrainer):
         engine.optimizer.zero_grad(set_to_none=True)
         buffers = [(buffer, buffer.clone()) for buffer in engine.network.buffers()]
         at_a_time = self.micro_batch_size or len(inputs)
-        parts = zip(inputs.split(at_a_time), targets.split(at_a_time), strict=True)
-        results = [self._backward(engine, *part, len(inputs)) for part in parts]
+        parts = list(zip(inputs.split(at_a_time), targets.split(at_a_time), strict=True))
+        results = []
+        for number, part in enumerate(parts, start=1):
+            with self._exchange(number == len(parts)):
+                results.append(self._backward(engine, *part, len(inputs)))
         logits = torch.cat([part for part, _ in results])
-        loss = torch.stack([part for _, part in results]).sum()
+        loss = mean_over_processes(torch.stack([part for _, part in results]).sum())
 
         engine.scaler.unscale_(engine.optimizer)
         parameters = [parameter for group in engine.optimizer.param_groups for parameter in group["params"]]
@@ -180,7 +211,7 @@ class SegmentationTrainer(SupervisedTrainer):
         """Add the gradients of a part of a batch; its logits and its share of the loss, detached."""
         objective = self.schedule.objectives[self.turn]
         with part_of_batch(len(inputs), batch, self.micro_batch_size), self.precision.autocast(self.device_type):
-            output = engine.inferer(channels_last(inputs), engine.network, **objective.network_arguments)
+            output = engine.inferer(channels_last(inputs), self.replica, **objective.network_arguments)
         heads = (output,) if isinstance(output, torch.Tensor) else output
         heads = tuple(head.float() for head in heads)
         loss = objective.loss(heads[0] if len(heads) == 1 else heads, targets) * (len(inputs) / batch)

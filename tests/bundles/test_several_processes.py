@@ -1,0 +1,43 @@
+"""The bundles' own command line under torchrun."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from commands import knobs, monai_bundle, torchrun
+from picture_runs import LENGTH
+
+from medseg3d.data.tensors import read_tensors
+
+pytestmark = pytest.mark.slow
+
+
+def in_two_processes(bundle: str, folder: Path, **options: object) -> dict[str, torch.Tensor]:
+    """The weights after a training in two processes."""
+    files = [f"bundles/{bundle}/{name}.json" for name in ("train", "multi_gpu_train")]
+    words = ["-m", "monai.bundle", "run", "training", "--config_file", str(files)]
+    done = torchrun(*words, *knobs(**options, output_dir=folder))
+    assert done.returncode == 0, done.stderr
+    return read_tensors(folder / "checkpoints/epoch_00002.pt")["network"]
+
+
+def test_the_pancreas_bundle_learns_in_two_processes_what_it_learns_in_one(small_knobs, tmp_path):
+    options = {**small_knobs, "batch_size": 2, "precision": "float32"}
+    words = ["training", "--config_file", "bundles/pancreas_nl/train.json"]
+    alone = monai_bundle(*words, *knobs(**options, output_dir=tmp_path / "one"))
+    assert alone.returncode == 0, alone.stderr
+    one = read_tensors(tmp_path / "one/checkpoints/epoch_00002.pt")["network"]
+    two = in_two_processes("pancreas_nl", tmp_path / "two", **options)
+    apart = torch.cat([(one[name] - two[name]).abs().flatten() for name in one])
+    # Adam steps by the learning rate, 5e-4, whatever the size of a gradient: where that is rounding, either way
+    assert apart.mean() < 5e-5
+    assert apart.max() < 6 * 5e-4
+
+
+@pytest.mark.parametrize("bundle", ["polyp_resunetpp", "polyp_cris", "polyp_ann"])
+def test_a_polyp_bundle_trains_in_two_processes(bundle, pictures, tmp_path):
+    options = {**LENGTH, **pictures, "batch_size": 4, "picture_size": [64, 64], "roi_size": [64, 64]}
+    weights = in_two_processes(bundle, tmp_path, **options)
+    assert all(value.isfinite().all() for value in weights.values())

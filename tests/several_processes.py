@@ -1,0 +1,92 @@
+"""One training, alone or as one of several processes: several_processes.py FOLDER EPOCHS RESUME SPOILED."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from ignite.engine import Events
+from monai.data import DataLoader, Dataset
+from monai.engines import SupervisedEvaluator
+from monai.losses import DiceCELoss
+from monai.transforms import Compose
+from torch import nn
+
+from medseg3d import ranks
+from medseg3d.data.cache import CaseCache
+from medseg3d.training import (
+    BestModel,
+    CaseScores,
+    CaseStream,
+    SegmentationTrainer,
+    Validation,
+    WeightAverage,
+    attach_checkpoints,
+    attach_tensorboard,
+)
+from medseg3d.transforms import AsLabelsd
+
+
+def cases(spoiled: bool) -> list[dict]:
+    """Six pictures, the last of them not finite if wanted."""
+    generator = torch.Generator().manual_seed(7)
+    items = []
+    for number in range(6):
+        image = torch.rand(1, 16, 16, generator=generator)
+        label = (image > 0.6).to(torch.uint8)
+        if spoiled and number == 5:
+            image[0, 0, 0] = math.nan
+        items.append({"case": str(number), "image": image, "label": label})
+    return items
+
+
+def train(folder: Path, epochs: int, resume: bool, spoiled: bool) -> None:
+    """Train, and leave what this process knows at the end in `rank_N.json` and `rank_N.pt`."""
+    device = ranks.join_processes() if dist.is_torchelastic_launched() else torch.device("cpu")
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.GroupNorm(2, 4), nn.ReLU(), nn.Conv2d(4, 1, 1))
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.5, momentum=0.9)
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 2)
+    stream = CaseStream(num_cases=6, batch_size=4, epochs=epochs, iterations_per_epoch=3, seed=0)
+    data = CaseCache(cases(spoiled), Compose([]), num_workers=0)
+    evaluator = SupervisedEvaluator(
+        device=device,
+        val_data_loader=DataLoader(Dataset(cases(False)), batch_size=1),
+        network=network,
+        postprocessing=AsLabelsd("pred"),
+        key_val_metric={"val_dice_mean": CaseScores(["polyp"], prefix="val_", grid="a test's")},
+    )
+    best = BestModel(network, folder / "model.pt")
+    best.attach(evaluator)
+    trainer = SegmentationTrainer(
+        device=device,
+        max_epochs=epochs,
+        train_data_loader=DataLoader(data, batch_size=ranks.share_of_batch(4), sampler=stream),
+        network=network,
+        optimizer=optimizer,
+        loss_function=DiceCELoss(sigmoid=True),
+        micro_batch_size=1,
+        train_handlers=[Validation(evaluator, 1)],
+        max_skipped_steps=100,
+    )
+    losses: list[float] = []
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda each: losses.append(each.state.output["loss"].item()))
+    average = WeightAverage(network, 0.5)
+    attach_checkpoints(trainer, best, stream, schedule, folder, resume, average)
+    attach_tensorboard(trainer, evaluator, folder, pictures=0)
+    trainer.run()
+    state = {
+        **network.state_dict(),
+        **{f"average.{name}": value for name, value in average.network.state_dict().items()},
+    }
+    torch.save(state, folder / f"rank_{ranks.rank()}.pt")
+    known = {"losses": losses, "best": best.state_dict(), "skipped": trainer.skipped_steps, "n": ranks.world_size()}
+    (folder / f"rank_{ranks.rank()}.json").write_text(json.dumps(known))
+
+
+if __name__ == "__main__":
+    train(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "resume", sys.argv[4] == "spoiled")

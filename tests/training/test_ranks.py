@@ -1,0 +1,116 @@
+"""Several processes that train one network, by gloo on a CPU."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from commands import ROOT, torchrun
+from several_processes import train
+
+from medseg3d import ranks
+from medseg3d.data.tensors import read_tensors
+from medseg3d.faults import Fault
+from medseg3d.training import CaseStream
+
+
+def two_processes(folder: Path, epochs: int, *words: str) -> list[dict]:
+    """What each of two processes knows at the end of a training."""
+    folder.mkdir(exist_ok=True)
+    done = torchrun(str(ROOT / "tests/several_processes.py"), str(folder), str(epochs), *words)
+    assert done.returncode == 0, done.stderr
+    return [json.loads((folder / f"rank_{rank}.json").read_text()) for rank in (0, 1)]
+
+
+def weights(folder: Path, rank: int = 0) -> torch.Tensor:
+    """All weights of a process and of its average, in one row."""
+    return torch.cat([value.flatten() for value in torch.load(folder / f"rank_{rank}.pt").values()])
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+    folder = tmp_path_factory.mktemp("one")
+    train(folder, 4, resume=False, spoiled=False)
+    return folder, json.loads((folder / "rank_0.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict]]:
+    folder = tmp_path_factory.mktemp("two")
+    return folder, two_processes(folder, 4, "begin", "whole")
+
+
+def test_two_processes_take_the_steps_of_one_with_the_same_batch(one, two):
+    assert [known["n"] for known in two[1]] == [2, 2]
+    assert two[1][0]["losses"] == pytest.approx(one[1]["losses"], abs=1e-5)
+    assert torch.allclose(weights(two[0]), weights(one[0]), rtol=0, atol=1e-5)
+    assert two[1][0]["best"] == pytest.approx(one[1]["best"], abs=1e-4)
+
+
+def test_both_processes_end_with_the_same(two):
+    first, second = two[1]
+    assert first == second
+    assert torch.equal(weights(two[0], 0), weights(two[0], 1))
+
+
+def test_only_the_first_process_writes(two):
+    files = sorted(path.name for path in two[0].rglob("*") if path.is_file() and not path.name.startswith("rank_"))
+    assert [name for name in files if not name.startswith("events.")] == [
+        *("epoch_00003.pt", "epoch_00003.pt.sha256", "epoch_00004.pt", "epoch_00004.pt.sha256"),
+        *("model.pt", "model.pt.sha256"),
+    ]
+    assert sum(name.startswith("events.") for name in files) == 1
+
+
+def test_a_resumed_training_of_two_is_the_uninterrupted_one(two, tmp_path):
+    two_processes(tmp_path, 2, "begin", "whole")
+    two_processes(tmp_path, 4, "resume", "whole")
+    assert torch.equal(weights(tmp_path), weights(two[0]))
+    assert read_tensors(tmp_path / "checkpoints/epoch_00004.pt")["epoch"] == 4
+
+
+def test_a_step_that_one_process_cannot_take_is_skipped_by_both(tmp_path):
+    first, second = two_processes(tmp_path, 2, "begin", "spoiled")
+    assert first["skipped"] == second["skipped"] > 0
+    assert torch.equal(weights(tmp_path, 0), weights(tmp_path, 1))
+    assert weights(tmp_path).isfinite().all()
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_the_shares_of_the_processes_are_the_keys_of_the_batch(monkeypatch, size):
+    whole = list(CaseStream(num_cases=5, batch_size=4, epochs=2))
+    monkeypatch.setattr("medseg3d.training.stream.world_size", lambda: size)
+    monkeypatch.setattr("medseg3d.ranks.world_size", lambda: size)
+    shares = []
+    for rank in range(size):
+        monkeypatch.setattr("medseg3d.training.stream.rank", lambda rank=rank: rank)
+        stream = CaseStream(num_cases=5, batch_size=4, epochs=2)
+        shares.append(list(stream))
+    assert len(stream) == len(whole) / 2 / size
+    share = 4 // size
+    joined = [
+        key for start in range(0, len(shares[0]), share) for each in shares for key in each[start : start + share]
+    ]
+    assert joined == whole
+
+
+def test_a_batch_that_the_processes_cannot_share_is_refused(monkeypatch):
+    monkeypatch.setattr("medseg3d.ranks.world_size", lambda: 2)
+    with pytest.raises(
+        Fault, match=r"BAD_VALUE --batch_size: 3, expected a multiple of the 2 processes.*--batch_size 4"
+    ):
+        ranks.share_of_batch(3)
+
+
+def test_processes_that_torchrun_did_not_start_are_refused():
+    with pytest.raises(Fault, match=r"TORCHRUN multi_gpu_train.json: one process alone.*torchrun --standalone"):
+        ranks.join_processes()
+
+
+def test_processes_that_do_not_know_of_each_other_are_refused(monkeypatch):
+    for name, value in {"TORCHELASTIC_RUN_ID": "none", "RANK": "1", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(Fault, match=r"TORCHRUN process 1 of 2: .*multi_gpu_train.json"):
+        ranks.refuse_stray_process()
