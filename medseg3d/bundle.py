@@ -294,7 +294,6 @@ def start_run(output_dir: str | Path | None = None, config_name: str = "config.j
         Fault: `UNKNOWN_KNOB`, `BAD_VALUE`, `DEVICE` and `TORCHRUN`; `RESUME` for a knob that a resumed run cannot
             change.
     """
-    refuse_stray_process()
     logging.getLogger("medseg3d").setLevel(logging.INFO if rank() == 0 else logging.WARNING)
     command = monai_command_line(sys.argv)
     if command is None:
@@ -304,6 +303,7 @@ def start_run(output_dir: str | Path | None = None, config_name: str = "config.j
         fileConfig(log_format, disable_existing_loggers=False)
     escape_names()
     sys.excepthook = fault_hook(sys.excepthook)
+    refuse_stray_process()
     for name, value in command[1].items():
         if spelt_for_monai(value) != value:  # by now MONAI has replaced it
             spelt = f'--{name} "{spelt_for_monai(value)}"'
@@ -330,7 +330,7 @@ def _resumed(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
     other = {name: before[name] for name in before.keys() & now.keys() if before[name] != now[name]}
     changes = {}
     for name, value in sorted(other.items()):
-        if name in ("resume", "overwrite"):
+        if name in ("_desc_", "resume", "overwrite"):
             continue
         if isinstance(value, dict) or isinstance(now[name], dict):
             logger.warning("%s is defined otherwise than when this run began (%s)", name, path)

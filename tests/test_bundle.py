@@ -292,6 +292,11 @@ class TestResume:
         (folder / "checkpoints" / "epoch_00004.pt").touch()
         return json.loads((folder / "config.json").read_text())
 
+    def test_a_description_of_the_config_is_no_setting(self, tmp_path, monkeypatch):
+        self.start(tmp_path, monkeypatch)
+        config = self.start(tmp_path, monkeypatch, "--resume", "true", "--_desc_", "in two processes")
+        assert config["_desc_"] == "in two processes"
+
     @pytest.mark.parametrize("words", [["--learning_rate", "0.5"], ["--init_filters", "8"], ["--spacing", "[1,1,1]"]])
     def test_what_is_learnt_cannot_change_and_the_config_stays_true(self, words, tmp_path, monkeypatch):
         before = self.start(tmp_path, monkeypatch, "--epochs", "4")

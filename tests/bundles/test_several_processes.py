@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,13 @@ def test_the_pancreas_bundle_learns_in_two_processes_what_it_learns_in_one(small
     # Adam steps by the learning rate, 5e-4, whatever the size of a gradient: where that is rounding, either way
     assert apart.mean() < 5e-5
     assert apart.max() < 6 * 5e-4
+
+
+def test_processes_without_the_overlay_are_refused_in_one_line(small_knobs, tmp_path):
+    words = ["-m", "monai.bundle", "run", "training", "--config_file", "bundles/pancreas_nl/train.json"]
+    done = torchrun(*words, *knobs(**small_knobs, output_dir=tmp_path / "run"))
+    assert re.search(r"^error: TORCHRUN process \d of 2: .*multi_gpu_train.json", done.stderr, re.MULTILINE)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("bundle", ["polyp_resunetpp", "polyp_cris", "polyp_ann"])
