@@ -184,7 +184,7 @@ def copy_bundle(bundle: str | Path, folder: str | Path) -> Path:
     try:
         write_self_contained(source, target)
     except OSError as error:
-        raise UsageFault("NOT_WRITABLE", target, str(error), "a folder to write to") from error
+        raise Fault("NOT_WRITABLE", target, str(error), "a folder to write to") from error
     return target
 
 

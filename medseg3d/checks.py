@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from monai.bundle import ComponentLocator, ConfigComponent, ConfigParser
 
@@ -24,11 +23,12 @@ from medseg3d.data.picture_folders import data_sets, split_pictures
 from medseg3d.data.splits import PARTS, Split, load_or_make_split, read_split
 from medseg3d.faults import Fault, UsageFault, find_fault
 from medseg3d.inference import load_weights
+from medseg3d.memory import available_memory
 from medseg3d.networks import CRFasRNN
 from medseg3d.training.objectives import AlternatingObjectives
 from medseg3d.training.pretrained import find_weights, with_pretrained_encoder
 from medseg3d.training.trainer import part_of_batch
-from medseg3d.transforms import LoadPictured, check_patch_fill
+from medseg3d.transforms import LoadPictured, ResampleVolumed, check_patch_fill
 
 _MONAI = (
     "data",
@@ -354,10 +354,7 @@ def _check_volumes(parser: ConfigParser) -> list[str]:
     voxels = 0
     for case in dataset.cases:
         header = read_header(case["image"])
-        own_spacing, size_mm = _in_ras(header.affine, header.shape)
-        # as Spacingd has it: a step that is not positive keeps the volume's own
-        spacing = [step if step > 0 else own for step, own in zip(knob("spacing"), own_spacing, strict=True)]
-        shape = [max(1, round(length / step)) for length, step in zip(size_mm, spacing, strict=True)]
+        shape = ResampleVolumed("image", knob("spacing")).grid(header.shape, header.affine)[0]
         check_patch_fill(shape[: len(roi_size)], roi_size, case["image"])
         voxels += math.prod(shape)
     needed = voxels * 5  # float32 image and uint8 label
@@ -375,22 +372,10 @@ def _split_sentence(split: Split) -> str:
 
 
 def _cache_sentence(what: str, needed: int, memory_fraction: float) -> str:
-    budget = memory_fraction * psutil.virtual_memory().available
+    budget = memory_fraction * available_memory()
     fits = f"fit in the cache ({needed / 2**30:.1f} of {budget / 2**30:.1f} GiB)"
     return (
         f"the {what} {fits}"
         if needed <= budget
         else f"the {what} do not all {fits}: the rest is prepared anew each epoch"
     )
-
-
-def _in_ras(affine: Any, shape: Sequence[int]) -> tuple[list[float], list[float]]:
-    """Spacing and extent in mm along R, A, S of a volume whose axes may be in any order."""
-    matrix = torch.as_tensor(affine)[:3, :3].abs()
-    own = torch.linalg.norm(matrix, dim=0)
-    spacing, size = [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]
-    for axis in range(3):
-        towards = int(matrix[:, axis].argmax())
-        spacing[towards] = float(own[axis])
-        size[towards] = float(own[axis]) * shape[axis]
-    return spacing, size

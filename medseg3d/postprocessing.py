@@ -67,10 +67,15 @@ class CleanMaskd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """The item with its masks cleaned."""
         item = dict(data)
-        if self.kept or self.fill_holes or self.min_volume_ml or self.min_area_px:
+        if self.is_asked:
             for key in self.key_iterator(item):
                 item[key] = self._cleaned(item[key])
         return item
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether anything is to be done."""
+        return bool(self.kept or self.fill_holes or self.min_volume_ml or self.min_area_px)
 
     def _cleaned(self, mask: torch.Tensor) -> torch.Tensor:
         plain = mask.as_tensor() if isinstance(mask, MetaTensor) else mask

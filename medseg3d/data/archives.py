@@ -11,21 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from medseg3d.data.disk_space import in_words
 from medseg3d.faults import Fault, UsageFault
-
-
-def check_space(root: Path, needed: int) -> None:
-    """Refuse with NO_SPACE if fewer bytes than needed are free on the disk of a folder that need not exist yet."""
-    there = next(folder for folder in (root, *root.parents) if folder.exists())
-    free = shutil.disk_usage(there).free
-    if free < needed:
-        raise Fault(
-            "NO_SPACE",
-            root,
-            f"{_size(free)} free",
-            _size(needed),
-            "free some space or name another disk with --root",
-        )
 
 
 def download(url: str, archive: Path, by_hand: str, md5: str | None = None) -> None:
@@ -69,7 +56,9 @@ def check_zip(archive: Path, most_bytes: int) -> None:
         with zipfile.ZipFile(archive) as members:
             unpacked = sum(member.file_size for member in members.infolist())
             if unpacked > most_bytes:
-                raise Fault("TOO_LARGE", archive, f"{_size(unpacked)} unpacked", f"at most {_size(most_bytes)}", remedy)
+                raise Fault(
+                    "TOO_LARGE", archive, f"{in_words(unpacked)} unpacked", f"at most {in_words(most_bytes)}", remedy
+                )
             damaged = members.testzip()
     except (zipfile.BadZipFile, EOFError, OSError) as error:
         raise Fault("CHECKSUM", archive, f"no whole ZIP archive ({error})", "the published archive", remedy) from error
@@ -120,10 +109,6 @@ def check_empty(folder: Path, what: str) -> None:
             "the whole data set, or nothing",
             "move it away or name another folder with --root",
         )
-
-
-def _size(n_bytes: int) -> str:
-    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.0f} MB"
 
 
 @contextmanager

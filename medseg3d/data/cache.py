@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 from monai.data import CacheDataset, MetaTensor, get_track_meta, set_track_meta
 from monai.transforms import Compose, MapTransform, Randomizable, RandomizableTrait, Transform
@@ -18,6 +17,7 @@ from tqdm import tqdm
 
 from medseg3d.data.ahead import map_ahead
 from medseg3d.faults import Fault, find_fault, internal_fault
+from medseg3d.memory import available_memory
 from medseg3d.ranks import local_world_size, rank
 
 logger = logging.getLogger("medseg3d")
@@ -108,7 +108,7 @@ class CaseCache(CacheDataset):
     def _fill_cache(self, indices: Any = None) -> list:
         """The prepared items of `indices`, up to the memory budget; called by the parent's constructor."""
         wanted = list(range(self.cache_num)) if indices is None else list(indices)
-        budget = int(self.memory_fraction * psutil.virtual_memory().available / local_world_size())
+        budget = int(self.memory_fraction * available_memory() / local_world_size())
         kept: list = []
         taken = 0
         with contextlib.closing(map_ahead(self._load_or_refuse, wanted, self.workers)) as prepared:

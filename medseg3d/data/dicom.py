@@ -164,6 +164,18 @@ def read_series(
     return array, header, loaded
 
 
+def series_grid(source: str | Path, chosen: str = "") -> tuple[tuple[int, int, int], np.ndarray]:
+    """Voxels along X, Y, Z and the affine of the series that would be read now, by its headers.
+
+    Raises:
+        Fault: as `read_series`, but for what only the pixels show.
+    """
+    with dicom_files(source) as files:
+        planes, _ = _without_copies(choose_series(Path(source), files, chosen)[0])
+        check_size(Path(source), planes)
+        return (planes[0].columns, planes[0].rows, len(planes)), even_grid(Path(source), planes)[0]
+
+
 def series_sha256(source: str | Path, chosen: str = "") -> str:
     """`LoadedSeries.sha256` of the series that would be read now.
 

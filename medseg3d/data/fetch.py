@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from medseg3d.data.archives import check_empty, check_space, download, unpack
+from medseg3d.data.archives import check_empty, download, unpack
+from medseg3d.data.disk_space import check_space
 from medseg3d.data.folders import files_below, not_read
 from medseg3d.data.msd import MSDDataset, missing_files, read_msd
 from medseg3d.data.nifti import GRID_TOLERANCE, check_labels, check_pair, read_nifti
@@ -45,7 +46,7 @@ def fetch_pancreas(root: str | Path = "data", say: Callable[[str], None] = print
         f"MSD {PANCREAS_NAME}: 11.4 GB to download and the same again unpacked, licence {PANCREAS_LICENCE}; "
         "cite Antonelli et al. 2022, doi:10.1038/s41467-022-30695-9"
     )
-    check_space(root, ARCHIVE_BYTES * (1 if archive.is_file() else 2))
+    check_space({root: ARCHIVE_BYTES * (1 if archive.is_file() else 2)}, "name another disk with --root")
     root.mkdir(parents=True, exist_ok=True)
     _download(archive)
     say(f"unpacking to {folder}")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from medseg3d.data.archives import check_empty, check_space, check_zip, download, unpack
+from medseg3d.data.archives import check_empty, check_zip, download, unpack
+from medseg3d.data.disk_space import check_space
 from medseg3d.data.picture_folders import find_pictures
 from medseg3d.faults import Fault
 
@@ -46,7 +47,7 @@ def fetch_kvasir_seg(root: str | Path = "data", say: Callable[[str], None] = pri
         f"{KVASIR_NAME}: 46 MB to download, for research and education; "
         "cite Jha et al. 2020, doi:10.1007/978-3-030-37734-2_37"
     )
-    check_space(root, KVASIR_BYTES * (1 if archive.is_file() else 2))
+    check_space({root: KVASIR_BYTES * (1 if archive.is_file() else 2)}, "name another disk with --root")
     root.mkdir(parents=True, exist_ok=True)
     # the server has been seen without its intermediate certificate: browsers fetch it by themselves, Python does not
     by_hand = f"download {KVASIR_URL} with a browser, put it at {archive} and run the same command again"

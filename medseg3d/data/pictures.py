@@ -173,24 +173,24 @@ def read_with_remarks(path: str | Path, upright: bool = False) -> tuple[np.ndarr
     Raises:
         Fault: as `read_picture`.
     """
-    with _loaded(Path(path), upright) as (image, orientation):
-        width, height = image.size
-        see_through = not _is_sixteen_bit(image) and _see_through(image)
-        odd = {
-            "TRANSPARENCY: dropped, the colours below are kept": see_through,
-            "CMYK: converted to RGB without a colour profile": image.mode == "CMYK",
-            "PALETTE: the colours of its palette are kept, its indices are not": image.mode in ("P", "PA"),
-            "BILEVEL: one bit a pixel, black and white alone": image.mode == "1",
-            f"ORIENTATION: {orientation} by its EXIF, which turns it in a viewer; read and segmented as stored": (
-                orientation in _TURNS and not upright
-            ),
-            f"SIZE: {width} x {height} pixels": min(width, height) < _SMALL,
-        }
-        if _is_sixteen_bit(image):
-            pixels = np.repeat(_eight_bits(_sixteen_bits(image))[..., None], 3, axis=-1)
-        else:
-            pixels = np.array(_as_rgb(image))
-        return pixels, tuple(remark for remark, is_so in odd.items() if is_so)
+    image, orientation = _loaded(Path(path), upright)
+    width, height = image.size
+    see_through = not _is_sixteen_bit(image) and _see_through(image)
+    odd = {
+        "TRANSPARENCY: dropped, the colours below are kept": see_through,
+        "CMYK: converted to RGB without a colour profile": image.mode == "CMYK",
+        "PALETTE: the colours of its palette are kept, its indices are not": image.mode in ("P", "PA"),
+        "BILEVEL: one bit a pixel, black and white alone": image.mode == "1",
+        f"ORIENTATION: {orientation} by its EXIF, which turns it in a viewer; read and segmented as stored": (
+            orientation in _TURNS and not upright
+        ),
+        f"SIZE: {width} x {height} pixels": min(width, height) < _SMALL,
+    }
+    if _is_sixteen_bit(image):
+        pixels = np.repeat(_eight_bits(_sixteen_bits(image))[..., None], 3, axis=-1)
+    else:
+        pixels = np.array(_as_rgb(image))
+    return pixels, tuple(remark for remark, is_so in odd.items() if is_so)
 
 
 def read_picture_mask(path: str | Path, upright: bool = False) -> np.ndarray:
@@ -241,30 +241,41 @@ def read_levels(path: str | Path, upright: bool = False) -> GreyPicture:
         Fault: as `read_picture`, and LABEL_SET for colours or transparency.
     """
     path = Path(path)
-    with _loaded(path, upright) as (image, _):
-        lossy = image.format in ("JPEG", "MPO")
-        if _is_sixteen_bit(image):
-            return GreyPicture(path, _sixteen_bits(image), lossy)
-        if _see_through(image):
+    image, _ = _loaded(path, upright)
+    lossy = image.format in ("JPEG", "MPO")
+    if _is_sixteen_bit(image):
+        return GreyPicture(path, _sixteen_bits(image), lossy)
+    if _see_through(image):
+        raise Fault(
+            "LABEL_SET",
+            path,
+            "transparent pixels: colour and transparency may each hold a mask",
+            "an opaque picture of black and white",
+            "write the mask as grey levels without an alpha channel",
+        )
+    if image.mode not in ("1", "L", "LA"):
+        image = _as_rgb(image)
+        spread = _channel_spread(image)
+        if spread > _COLOURED:
             raise Fault(
                 "LABEL_SET",
                 path,
-                "transparent pixels: colour and transparency may each hold a mask",
-                "an opaque picture of black and white",
-                "write the mask as grey levels without an alpha channel",
+                f"colours: channels that differ by up to {spread} levels",
+                "grey pixels",
+                "write one grey level per pixel; is it a photograph, or does each colour stand for a class?",
             )
-        if image.mode not in ("1", "L", "LA"):
-            image = _as_rgb(image)
-            spread = _channel_spread(image)
-            if spread > _COLOURED:
-                raise Fault(
-                    "LABEL_SET",
-                    path,
-                    f"colours: channels that differ by up to {spread} levels",
-                    "grey pixels",
-                    "write one grey level per pixel; is it a photograph, or does each colour stand for a class?",
-                )
-        return GreyPicture(path, np.array(image.convert("L")), lossy)
+    return GreyPicture(path, np.array(image.convert("L")), lossy)
+
+
+def read_size(path: str | Path) -> tuple[int, int]:
+    """Rows and columns of a picture by its header; which of them is which an EXIF orientation may change.
+
+    Raises:
+        Fault: MISSING_FILE, UNREADABLE, NOT_A_FILE, EMPTY, TOO_LARGE, DECODE, DIMENSIONS, BIT_DEPTH.
+    """
+    path = Path(path)
+    with _opened(path) as (image, _):
+        return image.height, image.width
 
 
 def write_picture_mask(path: str | Path, mask: np.ndarray) -> None:
@@ -347,8 +358,12 @@ def write_png(path: Path, pixels: np.ndarray) -> None:
 
 
 @contextmanager
-def _loaded(path: Path, upright: bool) -> Iterator[tuple[Image.Image, int]]:
-    """The one picture in a file, decoded, in the grid asked for and of a mode known here, and its EXIF orientation."""
+def _opened(path: Path) -> Iterator[tuple[Image.Image, IO[bytes]]]:
+    """The one picture in a file, its header read and checked, and the file; what goes wrong in the context is a fault.
+
+    Raises:
+        Fault: as `read_picture`.
+    """
     with opened(path, "a picture", "DECODE") as file:
         if path.stat().st_size == 0:
             raise Fault("EMPTY", path, "0 bytes", "a picture", "copy the file again")
@@ -356,27 +371,34 @@ def _loaded(path: Path, upright: bool) -> Iterator[tuple[Image.Image, int]]:
             with pillow_unbounded():
                 image: Image.Image = Image.open(file, formats=_FORMATS)
                 _check_header(path, image)
-                if image.format == "PNG":
-                    _check_png(path, file)
-                orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-                white_is_zero = image.format == "TIFF" and image.getexif().get(_PHOTOMETRIC) == _WHITE_IS_ZERO
-            # Pillow looks at the size of a TIFF once more; so large a picture is decoded by itself
-            with pillow_unbounded() if math.prod(image.size) > PIXELS.default else nullcontext():
-                image.load()
-            if white_is_zero and _is_sixteen_bit(image):
-                # Pillow counts from black whatever a TIFF of 16 bits says; of 1 and 8 bits it knows
-                form, image = image.format, Image.fromarray(65535 - _sixteen_bits(image))
-                image.format = form
-            turned = image.format == "TIFF"  # Pillow turns these, and only these, as it loads them
-            turn = _INVERSE.get(orientation, orientation) if turned and not upright else orientation
-            if turn in _TURNS and turned != upright:
-                form, image = image.format, image.transpose(_TURNS[turn])
-                image.format = form
+            yield image, file
         except (Fault, MemoryError):
             raise
         except Exception as error:  # a decoder raises anything when its bytes are bad
             raise _decode_fault(path, error) from error
-        yield image, orientation
+
+
+def _loaded(path: Path, upright: bool) -> tuple[Image.Image, int]:
+    """The one picture in a file, decoded, in the grid asked for and of a mode known here, and its EXIF orientation."""
+    with _opened(path) as (image, file):
+        if image.format == "PNG":
+            _check_png(path, file)
+        with pillow_unbounded():  # which has no word for odd tags either
+            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+            white_is_zero = image.format == "TIFF" and image.getexif().get(_PHOTOMETRIC) == _WHITE_IS_ZERO
+        # Pillow looks at the size of a TIFF once more; so large a picture is decoded by itself
+        with pillow_unbounded() if math.prod(image.size) > PIXELS.default else nullcontext():
+            image.load()
+        if white_is_zero and _is_sixteen_bit(image):
+            # Pillow counts from black whatever a TIFF of 16 bits says; of 1 and 8 bits it knows
+            form, image = image.format, Image.fromarray(65535 - _sixteen_bits(image))
+            image.format = form
+        turned = image.format == "TIFF"  # Pillow turns these, and only these, as it loads them
+        turn = _INVERSE.get(orientation, orientation) if turned and not upright else orientation
+        if turn in _TURNS and turned != upright:
+            form, image = image.format, image.transpose(_TURNS[turn])
+            image.format = form
+        return image, orientation
 
 
 def _check_png(path: Path, file: IO[bytes]) -> None:

@@ -21,6 +21,7 @@ from medseg3d.data.manifests import Manifest
 from medseg3d.data.outputs import record_file
 from medseg3d.data.records import standing
 from medseg3d.faults import Fault, UsageFault, find_fault, internal_fault
+from medseg3d.inference.bounds import CaseBounds
 from medseg3d.inference.records import case_name, case_record, provenance, write_record
 from medseg3d.precision import Precision, resolved
 
@@ -120,7 +121,7 @@ class CasePredictor:
         manifest: the sums that the images have to have; None to take them as they are.
 
     Raises:
-        Fault: BAD_VALUE for `precision` or `workers`.
+        Fault: BAD_VALUE for `precision` or `workers`; of `run`, NO_SPACE before the first case.
 
     Example:
         >>> import tempfile
@@ -178,6 +179,8 @@ class CasePredictor:
         self.manifest = manifest
         # memory for one case's layers is all that a GPU is asked for, whatever the number of workers
         self._turn = contextlib.nullcontext() if self.device.type == "cpu" else threading.Lock()
+        chain = getattr(dataset, "transform", None) if preprocessing is None else preprocessing
+        self.bounds = CaseBounds(chain, postprocessing, network, inferer, self.device, workers)
         if preprocessing is None and not hasattr(dataset, "data"):
             raise ValueError("preprocessing must be given with a plain list of items, found None")
         if isinstance(network, nn.Module):
@@ -194,6 +197,7 @@ class CasePredictor:
         for folder in {Path(item[key]).parent for item in items for key in written if key in item}:
             remove_leftovers(folder)
         todo = self._todo(items, report)
+        self.bounds.check_batch([item for _, item in todo])
         with contextlib.closing(self._outcomes(todo)) as outcomes:
             for done, outcome in enumerate(outcomes, start=1):
                 if isinstance(outcome, Failure):
@@ -253,6 +257,7 @@ class CasePredictor:
         clock = _Clock()
         if self.manifest is not None:
             self.manifest.check(item["image"])
+        self.bounds.check_case(item)
         with torch.inference_mode():
             prepared = dict(self.dataset[index] if self.preprocessing is None else self.preprocessing(dict(item)))
             if "dicom_seg_file" in item:

@@ -87,15 +87,8 @@ def network_costs(network: nn.Module, input_shape: Sequence[int]) -> NetworkCost
         >>> costs.parameters, costs.macs, costs.activation_bytes
         (224, 55296, 8192)
     """
-    # tensors with shapes and no values, on which every operator takes the way that it takes on a CPU: the meta device
-    # would have attention store its map of all pairs
-    pretence = FakeTensorMode(allow_non_fake_inputs=True)
     sizes = [parameter.numel() for parameter in network.parameters()]
-    with pretence, _mode_kept(network), _kernels_of_shapes():
-        weights = {
-            name: pretence.from_tensor(tensor.detach()).requires_grad_(tensor.requires_grad)
-            for name, tensor in [*network.named_parameters(), *network.named_buffers()]
-        }
+    with _without_values(network) as weights:
         counter, activation_bytes = _inference(network.eval(), weights, torch.empty(1, *input_shape))
         backward_bytes = _kept_for_backward(network.train(), weights, torch.empty(2, *input_shape)) // 2
     return NetworkCosts(
@@ -107,6 +100,26 @@ def network_costs(network: nn.Module, input_shape: Sequence[int]) -> NetworkCost
         backward_bytes=backward_bytes,
         modules=tuple(_module_costs(network, counter)),
     )
+
+
+def forward_bytes(network: nn.Module, input_shape: Sequence[int]) -> tuple[int, int]:
+    """Most bytes of tensors alive at one time in a forward pass, input and weights apart, and the channels it gives.
+
+    Under autocast those of its precision. What a kernel takes for itself is not in it, see `NetworkCosts`.
+
+    Args:
+        network: any module of one tensor; its weights and its mode stay as they are.
+        input_shape: (B, channels, *spatial).
+
+    Example:
+        >>> forward_bytes(nn.Conv2d(3, 8, kernel_size=3, padding=1), (2, 3, 16, 16))
+        (16384, 8)
+    """
+    with _without_values(network) as weights:
+        image = torch.empty(*input_shape, device=next(iter(weights.values())).device)
+        with torch.no_grad(), _LiveTensors([*weights.values(), image]) as live:
+            logits = torch.func.functional_call(network.eval(), weights, (image,))
+    return live.peak_bytes, logits.shape[1]
 
 
 def network_record(network: nn.Module, in_channels: int, input_size: Sequence[int]) -> dict[str, Any]:
@@ -215,6 +228,21 @@ class _LatticeOfShapes:
 
     def average(self, values: torch.Tensor) -> torch.Tensor:
         return values.clone()
+
+
+@contextmanager
+def _without_values(network: nn.Module) -> Iterator[dict[str, torch.Tensor]]:
+    """Context in which tensors have shapes and no values, with the weights of a network as such.
+
+    Every operator takes the way that it takes on a CPU; the meta device would have attention store its map of all
+    pairs.
+    """
+    pretence = FakeTensorMode(allow_non_fake_inputs=True)
+    with pretence, _mode_kept(network), _kernels_of_shapes():
+        yield {
+            name: pretence.from_tensor(tensor.detach()).requires_grad_(tensor.requires_grad)
+            for name, tensor in [*network.named_parameters(), *network.named_buffers()]
+        }
 
 
 @contextmanager

@@ -40,10 +40,15 @@ class ResampleVolumed(MapTransform):
         item = dict(data)
         for key in self.key_iterator(item):
             volume = item[key]
-            # lazily, MONAI works out the grid and touches no voxel
-            pending = self.space(self.orient(MetaTensor(volume.as_tensor(), affine=volume.affine)))
-            item[key] = _resampled(volume, pending.peek_pending_shape(), pending.peek_pending_affine())
+            item[key] = _resampled(volume, *self.grid(volume.shape[1:], volume.affine))
         return item
+
+    def grid(self, shape: Sequence[int], affine: Any) -> tuple[tuple[int, ...], torch.Tensor]:
+        """Shape and affine that become of a volume of this shape and affine."""
+        # lazily, MONAI works out the grid and touches no voxel; this volume has the memory of one
+        volume = MetaTensor(torch.empty(1).expand(1, *shape), affine=torch.as_tensor(affine))
+        pending = self.space(self.orient(volume))
+        return pending.peek_pending_shape(), pending.peek_pending_affine()
 
 
 def _resampled(volume: MetaTensor, shape: Sequence[int], affine: torch.Tensor) -> MetaTensor:

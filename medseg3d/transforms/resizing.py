@@ -70,12 +70,14 @@ class FitPictured(MapTransform):
         """The item with the pictures resized."""
         item = dict(data)
         for key in self.keys:
-            shape = item[key].shape[1:]
-            scale = min(wanted / size for wanted, size in zip(self.spatial_size, shape, strict=True))
-            fitted = [max(1, round(scale * size)) for size in shape]
             resize = resize_mask if key == self.label_key else resize_picture
-            item[key] = resize(item[key], fitted)
+            item[key] = resize(item[key], self.fitted(item[key].shape[1:]))
         return item
+
+    def fitted(self, shape: Sequence[int]) -> list[int]:
+        """Rows and columns that become of a picture of these."""
+        scale = min(wanted / size for wanted, size in zip(self.spatial_size, shape, strict=True))
+        return [max(1, round(scale * size)) for size in shape]
 
 
 class FitSlicesd(MapTransform):
@@ -118,15 +120,18 @@ class FitSlicesd(MapTransform):
         item = dict(data)
         for key in self.keys:
             volume = item[key]
-            extent = np.linalg.norm(volume.affine.cpu().numpy()[:3, :2], axis=0) * volume.shape[1:3]
-            pixel_mm = min(max(extent.max(), self.least), self.most) / self.picture_size
-            fitted = [max(1, round(float(size))) for size in extent / pixel_mm]
+            fitted = self.fitted(np.linalg.norm(volume.affine.cpu().numpy()[:3, :2], axis=0) * volume.shape[1:3])
             # the slices as the channels of one picture; its affine is the volume's, whose first two axes change
             meta = {name: value for name, value in volume.meta.items() if name != "affine"}
             slices = MetaTensor(volume.as_tensor()[0].permute(2, 0, 1), affine=volume.affine, meta=dict(meta))
             picture = resize_picture(slices, fitted)
             item[key] = MetaTensor(picture.as_tensor().permute(1, 2, 0)[None], affine=picture.affine, meta=meta)
         return item
+
+    def fitted(self, extent_mm: np.ndarray) -> list[int]:
+        """Rows and columns that become of slices whose sides have this length."""
+        pixel_mm = min(max(extent_mm.max(), self.least), self.most) / self.picture_size
+        return [max(1, round(float(size))) for size in extent_mm / pixel_mm]
 
 
 def resize_picture(picture: MetaTensor, spatial_size: Sequence[int]) -> MetaTensor:
