@@ -118,7 +118,7 @@ class CaseBounds:
         _ = items and self._window  # now, because no network may run in another thread meanwhile
         needed: dict[Path, int] = {}
         for item in items if self.loader is not None else ():
-            size, flat = self._size(item), isinstance(self.loader, LoadPictured)
+            size, flat = self.size(item), isinstance(self.loader, LoadPictured)
             results = {
                 "mask_file": size // _MASK + _RECORD,
                 "prob_file": size if flat else 4 * size,
@@ -185,8 +185,8 @@ class CaseBounds:
             return Grid(header.shape, header.affine, stored, stored)
         return Grid(header.shape, header.affine, stored + 4 if unscaled else stored + 8, 4)
 
-    def _size(self, item: Mapping[str, Any]) -> int:
-        """Voxels of an image; of DICOM the bytes of its files, and nothing of what cannot be read."""
+    def size(self, item: Mapping[str, Any]) -> int:
+        """Voxels or pixels of an image; of DICOM the bytes of its files, and nothing of what cannot be read."""
         image = Path(item["image"])
         if "series" in item:
             files = image.rglob("*") if image.is_dir() else [image]

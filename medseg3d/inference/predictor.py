@@ -6,10 +6,10 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from monai.data import MetaTensor
@@ -86,6 +86,22 @@ class Report:
 
     def __str__(self) -> str:
         return f"{len(self.done)} segmented, {len(self.skipped)} skipped, {len(self.failed)} failed"
+
+
+Outcome = dict[str, Any] | Failure
+"""What became of a case: its record, or why there is none."""
+
+
+class CaseRunner(Protocol):
+    """Who segments the cases: a `CasePredictor` itself, or processes that have one each."""
+
+    def made_with(self) -> dict[str, Any]:
+        """The parts of a record that say what a mask is made with, as `provenance` gives them."""
+        ...
+
+    def outcomes(self, items: Sequence[Mapping[str, Any]]) -> Generator[tuple[int, Outcome], None, None]:
+        """Position and outcome of every item, as they are done; closing it lets no other begin."""
+        ...
 
 
 class CasePredictor:
@@ -165,6 +181,9 @@ class CasePredictor:
             workers = min(torch.get_num_threads(), _MOST_WORKERS)
         if not isinstance(workers, int) or workers < 1:
             raise UsageFault("BAD_VALUE", "--workers", repr(workers), "a number of cases, 1 or more, or none")
+        preprocessing = preprocessing or getattr(dataset, "transform", None)
+        if preprocessing is None:
+            raise ValueError("preprocessing must be given with a plain list of items, found None")
         self.dataset = dataset
         self.network = network
         self.inferer = inferer
@@ -179,54 +198,51 @@ class CasePredictor:
         self.manifest = manifest
         # memory for one case's layers is all that a GPU is asked for, whatever the number of workers
         self._turn = contextlib.nullcontext() if self.device.type == "cpu" else threading.Lock()
-        chain = getattr(dataset, "transform", None) if preprocessing is None else preprocessing
-        self.bounds = CaseBounds(chain, postprocessing, network, inferer, self.device, workers)
-        if preprocessing is None and not hasattr(dataset, "data"):
-            raise ValueError("preprocessing must be given with a plain list of items, found None")
+        self.bounds = CaseBounds(preprocessing, postprocessing, network, inferer, self.device, workers)
         if isinstance(network, nn.Module):
             network.to(self.device).eval()
 
-    def run(self) -> Report:
+    def run(self, runner: CaseRunner | None = None) -> Report:
         """Segment every case and say what became of each.
 
         Faults of single cases are collected and logged, see `Report.check`; only an interrupt ends the run.
+
+        Args:
+            runner: who segments the cases; None for this predictor, in this process.
         """
+        runner = runner or self
         items = getattr(self.dataset, "data", self.dataset)
         report = Report(skipped=list(getattr(items, "skipped", [])))
-        written = ("mask_file", "prob_file")
-        for folder in {Path(item[key]).parent for item in items for key in written if key in item}:
-            remove_leftovers(folder)
-        todo = self._todo(items, report)
-        self.bounds.check_batch([item for _, item in todo])
-        with contextlib.closing(self._outcomes(todo)) as outcomes:
-            for done, outcome in enumerate(outcomes, start=1):
-                if isinstance(outcome, Failure):
-                    logger.error("%s", outcome)
-                    logger.debug("the same, in full", exc_info=outcome.error)
-                    report.failed.append(outcome)
-                else:
-                    for warning in outcome["warnings"]:
-                        logger.warning("%s: %s", outcome["case"], warning)
-                    report.done.append(outcome)
+        clear_leftovers(items)
+        todo = self._todo(items, report, runner.made_with())
+        self.bounds.check_batch(todo)
+        waiting: dict[int, Outcome] = {}  # for those before them
+        said = 0
+        with contextlib.closing(runner.outcomes(todo)) as outcomes:
+            for done, (position, outcome) in enumerate(outcomes, start=1):
+                waiting[position] = outcome
+                while said in waiting:
+                    _say(waiting.pop(said), report)
+                    said += 1
                 if self.progress is not None:
-                    self.progress(done, len(todo), todo[done - 1][1])
+                    self.progress(done, len(todo), todo[position])
         logger.info("%s", report)
         return report
 
-    def _todo(self, items: Sequence[Any], report: Report) -> list[tuple[int, Any]]:
-        """Index and item of every case to segment; the others go to the report, and the log says why."""
+    def _todo(self, items: Sequence[Any], report: Report, made_with: Mapping[str, Any]) -> list[Any]:
+        """The cases to segment; the others go to the report, and the log says why."""
         todo = []
-        for index, item in enumerate(items):
+        for item in items:
             if getattr(items, "overwrite", True) or "mask_file" not in item:
-                todo.append((index, item))
+                todo.append(item)
                 continue
-            found = standing(item, self._made_with())
+            found = standing(item, made_with)
             if found.warning:
                 logger.warning("%s: kept: %s", case_name(item), found.reason)
             if found.kept and self._is_as_listed(item):
                 report.skipped.append({**item, "reason": found.reason})
                 continue
-            todo.append((index, item))
+            todo.append(item)
             if found.reason:
                 report.again.append({**item, "reason": found.reason})
         return todo
@@ -240,26 +256,28 @@ class CasePredictor:
             return False
         return True
 
-    def _outcomes(self, cases: Sequence[tuple[int, Any]]) -> Generator[dict[str, Any] | Failure, None, None]:
-        """What became of each case, in the order of the items."""
-        workers = min(self.workers, len(cases))
-        return map_ahead(lambda case: self._attempt(*case), cases, workers if workers > 1 else 0)
+    def outcomes(self, items: Sequence[Mapping[str, Any]]) -> Generator[tuple[int, Outcome], None, None]:
+        """Position and outcome of every item, in order."""
+        workers = min(self.workers, len(items))
+        with contextlib.closing(map_ahead(self.attempt, items, workers if workers > 1 else 0)) as outcomes:
+            yield from enumerate(outcomes)
 
-    def _attempt(self, index: int, item: Mapping[str, Any]) -> dict[str, Any] | Failure:
+    def attempt(self, item: Mapping[str, Any]) -> Outcome:
+        """Segment one case: its record, or what was wrong with it."""
         try:
-            return self._segment(index, item)
+            return self._segment(item)
         except Exception as error:
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
             return Failure(item, _out_of_memory(error, item) or error)
 
-    def _segment(self, index: int, item: Mapping[str, Any]) -> dict[str, Any]:
+    def _segment(self, item: Mapping[str, Any]) -> dict[str, Any]:
         clock = _Clock()
         if self.manifest is not None:
             self.manifest.check(item["image"])
         self.bounds.check_case(item)
         with torch.inference_mode():
-            prepared = dict(self.dataset[index] if self.preprocessing is None else self.preprocessing(dict(item)))
+            prepared = dict(self.preprocessing(dict(item)))
             if "dicom_seg_file" in item:
                 from medseg3d.data.dicom_seg import check_referable, write_segmentation  # of the extra dicom
 
@@ -277,10 +295,10 @@ class CasePredictor:
                     result["pred"].cpu().numpy()[0],
                     result["series"],
                     self.class_names,
-                    self._made_with()["model"],
+                    self.made_with()["model"],
                 )
             clock.lap("postprocessing")
-        content = case_record(item, result, self._made_with(), self.device, clock.seconds)
+        content = case_record(item, result, self.made_with(), self.device, clock.seconds)
         if record is not None:
             write_record(record, content)
         return content
@@ -291,9 +309,28 @@ class CasePredictor:
         with self._turn, self.precision.autocast(self.device.type):
             return self.inferer(image[None].to(self.device), self.network)[0].float()
 
-    def _made_with(self) -> dict[str, Any]:
-        chain = getattr(self.dataset, "transform", None) if self.preprocessing is None else self.preprocessing
-        return provenance(self.network, self.inferer, chain, self.precision, self.device, self.settings)
+    def made_with(self) -> dict[str, Any]:
+        """The parts of a record that say what a mask is made with."""
+        return provenance(self.network, self.inferer, self.preprocessing, self.precision, self.device, self.settings)
+
+
+def clear_leftovers(items: Iterable[Mapping[str, Any]]) -> None:
+    """Remove what killed processes left half written beside the masks and maps of some cases."""
+    written = ("mask_file", "prob_file")
+    for folder in {Path(item[key]).parent for item in items for key in written if key in item}:
+        remove_leftovers(folder)
+
+
+def _say(outcome: Outcome, report: Report) -> None:
+    """Log an outcome and enter it in the report."""
+    if isinstance(outcome, Failure):
+        logger.error("%s", outcome)
+        logger.debug("the same, in full", exc_info=outcome.error)
+        report.failed.append(outcome)
+        return
+    for warning in outcome["warnings"]:
+        logger.warning("%s: %s", outcome["case"], warning)
+    report.done.append(outcome)
 
 
 class _Clock:
