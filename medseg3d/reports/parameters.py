@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -69,20 +70,7 @@ def paper_report(papers: Sequence[str] = ()) -> list[ParameterRow]:
     for paper in papers:
         if paper not in PAPERS:
             raise UsageFault("BAD_VALUE", f"--paper {paper}", "no paper of that name", f"one of {', '.join(PAPERS)}")
-    return [
-        _row(
-            network_costs(
-                ConfigParser({"network": dict(each.definition)}).get_parsed_content("network"), each.input_shape
-            ),
-            each.name,
-            PAPERS[each.paper],
-            each.input_shape,
-            each.paper_millions,
-            each.note,
-        )
-        for each in PAPER_NETWORKS
-        if not papers or each.paper in papers
-    ]
+    return [_paper_row(place) for place, each in enumerate(PAPER_NETWORKS) if not papers or each.paper in papers]
 
 
 def bundle_report(
@@ -155,6 +143,15 @@ def papers_of_bundle(bundle: str | Path) -> list[str]:
         (['pancreas'], [])
     """
     return [paper for paper in PAPERS if paper in Path(bundle).resolve().name.split("_")]
+
+
+@functools.cache  # seconds each
+def _paper_row(place: int) -> ParameterRow:
+    """The network at that place in `PAPER_NETWORKS`."""
+    each = PAPER_NETWORKS[place]
+    network = ConfigParser({"network": dict(each.definition)}).get_parsed_content("network")
+    costs = network_costs(network, each.input_shape)
+    return _row(costs, each.name, PAPERS[each.paper], each.input_shape, each.paper_millions, each.note)
 
 
 def _config(folder: Path) -> str:
