@@ -20,8 +20,8 @@ is replaced only with --overwrite. A DICOM folder, a ZIP of one and a multi-fram
 "medseg3d[dicom]"; docs/dicom.md says what is refused). --probabilities also writes <volume>_prob.nii.gz (float32) or
 <image>_prob.png (16-bit), --save-overlays <image>_overlay.png, the image with the contour of its mask.
 Other --key value pairs are options of the bundle: --model_file runs/a/model.pt --device cpu --precision bfloat16
---overlap 0.25 --workers 4. Without --model_file, --output_dir and --config-overlay, the weights shipped with the bundle
-are used, if there are any.
+--overlap 0.25 --workers 4 --engine auto (docs/engines.md). Without --model_file, --output_dir and --config-overlay, the
+weights shipped with the bundle are used, if there are any.
 exit codes: 0 all done, 1 all failed, 2 nothing to do or a wrong call, 3 some failed
 Research only, not for clinical use.
 """

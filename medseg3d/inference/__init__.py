@@ -2,6 +2,15 @@
 
 from medseg3d.inference.predictor import CasePredictor, Failure, Report
 from medseg3d.inference.weights import load_weights
-from medseg3d.inference.windows import SliceWindows, SlidingWindow, mirrored
+from medseg3d.inference.windows import SliceWindows, SlidingWindow, mirrored, with_engine
 
-__all__ = ["CasePredictor", "Failure", "Report", "SliceWindows", "SlidingWindow", "load_weights", "mirrored"]
+__all__ = [
+    "CasePredictor",
+    "Failure",
+    "Report",
+    "SliceWindows",
+    "SlidingWindow",
+    "load_weights",
+    "mirrored",
+    "with_engine",
+]

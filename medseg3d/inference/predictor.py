@@ -27,6 +27,7 @@ from medseg3d.precision import Precision, resolved
 
 logger = logging.getLogger("medseg3d")
 
+_NO_MEMORY = ("allocate memory", "bad_alloc")  # as torch and ONNX Runtime, and as OpenVINO have it
 _MOST_WORKERS = 8  # beyond, Python's own share of a case leaves the cores idle
 
 
@@ -298,7 +299,9 @@ class CasePredictor:
                     self.made_with()["model"],
                 )
             clock.lap("postprocessing")
-        content = case_record(item, result, self.made_with(), self.device, clock.seconds)
+        engine = getattr(self.inferer, "engine", None)
+        made_by = {"device": str(self.device), "engine": "torch" if engine is None else engine.used}
+        content = case_record(item, result, self.made_with(), made_by, clock.seconds)
         if record is not None:
             write_record(record, content)
         return content
@@ -353,7 +356,7 @@ def _record_of(item: Mapping[str, Any]) -> Path | None:
 def _out_of_memory(error: BaseException, item: Mapping[str, Any]) -> Fault | None:
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(cause):
+        if isinstance(cause, (MemoryError, torch.OutOfMemoryError)) or any(each in str(cause) for each in _NO_MEMORY):
             return Fault(
                 "OUT_OF_MEMORY",
                 str(item.get("image")),

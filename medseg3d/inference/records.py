@@ -48,7 +48,7 @@ def case_record(
     item: Mapping[str, Any],
     result: Mapping[str, Any],
     made_with: Mapping[str, Any],
-    device: torch.device,
+    made_by: Mapping[str, str],
     seconds: Mapping[str, float],
 ) -> dict[str, Any]:
     """What the record of a case says, in plain JSON types.
@@ -57,7 +57,7 @@ def case_record(
         item: `image`, and the files that the case has, as `medseg3d.data.outputs.input_items` gives it.
         result: the item after postprocessing: `pred` is its mask, (1, X, Y, Z) or (1, H, W).
         made_with: as `provenance` gives it.
-        device: where it was made, which makes no other mask.
+        made_by: `device` and `engine`, which make no other mask.
         seconds: stage -> what it took.
     """
     mask = result["pred"]
@@ -92,7 +92,7 @@ def case_record(
         **({"cleaned": meta["cleaned"]} if "cleaned" in meta else {}),
         **_files_beside(item, result),
         **made_with,
-        "inference": {**made_with["inference"], "device": str(device)},
+        "inference": {**made_with["inference"], **made_by},
         "geometry": geometry,
         "labels": labels,
         "warnings": warnings,

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from monai.inferers import SlidingWindowInfererAdapt
 
 from medseg3d.faults import UsageFault
+from medseg3d.inference.engines import EngineOf
 from medseg3d.networks.memory_format import channels_last
 from medseg3d.precision import Precision, resolved
+
+_Inferer = TypeVar("_Inferer")
 
 
 class SlidingWindow(SlidingWindowInfererAdapt):
@@ -37,9 +40,12 @@ class SlidingWindow(SlidingWindowInfererAdapt):
             of these spatial axes (0 the first), mirrored back; 2 ** len(mirror_axes) times the work, in one batch, as
             nnU-Net has it (Isensee et al. 2021, https://doi.org/10.1038/s41592-020-01008-z).
 
+    Attributes:
+        engine: what computes the windows instead of torch, as `with_engine` sets it; None for torch.
+
     Raises:
         Fault: BAD_VALUE for axes that are not different ones of 0, 1 and 2; when called, for an axis that the windows
-            have not.
+            have not, and as `EngineOf`.
 
     Example:
         >>> volume = torch.rand(1, 1, 10, 40, 24)
@@ -73,6 +79,7 @@ class SlidingWindow(SlidingWindowInfererAdapt):
         )
         self.precision = precision
         self.channels_last = channels_last
+        self.engine: EngineOf | None = None
         self.mirror_axes = list(mirror_axes)
         if len(set(self.mirror_axes)) < len(self.mirror_axes) or not {*self.mirror_axes} <= {0, 1, 2}:
             raise UsageFault(
@@ -83,6 +90,8 @@ class SlidingWindow(SlidingWindowInfererAdapt):
         """Logits (B, C, *spatial) float32 of a batch (B, channels, *spatial)."""
 
         def forward(window: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            if self.engine is not None:
+                return self.engine(network, window, resolved(self.precision, window.device), *args, **kwargs)
             window = _channels_last(window) if self.channels_last else window
             with resolved(self.precision, window.device).autocast(window.device.type):
                 output = network(window, *args, **kwargs)
@@ -90,6 +99,28 @@ class SlidingWindow(SlidingWindowInfererAdapt):
 
         seen = mirrored(forward, self.mirror_axes) if self.mirror_axes else forward
         return super().__call__(inputs, seen, *args, **kwargs)
+
+
+def with_engine(inferer: _Inferer, engine: str) -> _Inferer:
+    """The inferer itself, its windows computed by another engine than torch.
+
+    Args:
+        inferer: a `SlidingWindow`; with `torch` any.
+        engine: `torch`, or what `EngineOf` takes.
+
+    Raises:
+        Fault: BAD_VALUE, MISSING_PACKAGE.
+
+    Example:
+        >>> with_engine(SlidingWindow((16, 16)), "torch").engine is None
+        True
+    """
+    if engine == "torch":
+        return inferer
+    if not isinstance(inferer, SlidingWindow):
+        raise UsageFault("BAD_VALUE", f"--engine {engine}", type(inferer).__name__, "sliding windows", "--engine torch")
+    inferer.engine = EngineOf(engine)
+    return inferer
 
 
 def mirrored(network: Callable[..., torch.Tensor], axes: Sequence[int]) -> Callable[..., torch.Tensor]:

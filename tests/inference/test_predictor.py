@@ -20,7 +20,8 @@ from torch import nn
 from medseg3d.data.outputs import CaseList, input_items, record_file
 from medseg3d.data.tensors import save_tensors
 from medseg3d.faults import Fault
-from medseg3d.inference import CasePredictor, Report, SliceWindows, SlidingWindow, load_weights
+from medseg3d.inference import CasePredictor, Report, SliceWindows, SlidingWindow, load_weights, with_engine
+from medseg3d.inference.backends import ENGINES, Engine
 from medseg3d.transforms import LoadNiftid, RestoreLabelsd, SaveMaskd
 
 SHAPE = (12, 11, 10)
@@ -226,7 +227,8 @@ def test_record_tells_what_was_done(tmp_path: Path) -> None:
     assert record["geometry"]["spacing_mm"] == pytest.approx([2, 2, 3])
     assert record["geometry"]["orientation"] == "LPS"
     assert record["inference"] == {
-        "class": "SlidingWindow", "device": "cpu", "precision": "bfloat16", "roi_size": [8, 8, 8], "overlap": 0.5
+        "class": "SlidingWindow", "device": "cpu", "engine": "torch", "precision": "bfloat16",
+        "roi_size": [8, 8, 8], "overlap": 0.5,
     }  # fmt: skip
     assert record["settings"] == {"window_hu": [-100, 240]}
     assert record["warnings"] == []
@@ -234,6 +236,18 @@ def test_record_tells_what_was_done(tmp_path: Path) -> None:
     assert {"medseg3d", "monai", "torch"} <= record["versions"].keys()
     assert "secret" not in text
     assert record == json.loads(json.dumps(report.done[0]))
+
+
+def test_record_names_the_engine_that_was_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_ct(tmp_path / "ct.nii.gz")
+    engine = Engine("other", lambda network, windows, precision: network, frozenset({"float32"}))
+    monkeypatch.setitem(ENGINES, "other", engine)
+    network = nn.Conv3d(1, 2, 1).eval()
+    inferer = with_engine(SlidingWindow((8, 8, 8)), "other")
+    report = predictor(input_items(tmp_path / "ct.nii.gz", tmp_path / "out"), network, inferer=inferer).run().check()
+    assert report.done[0]["inference"]["engine"] == "other"
+    again = predictor(input_items(tmp_path / "ct.nii.gz", tmp_path / "out"), network, inferer=SlidingWindow((8, 8, 8)))
+    assert len(again.run().skipped) == 1  # the device and the engine make no other mask
 
 
 def test_warnings_and_an_empty_mask_are_recorded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -253,6 +267,7 @@ def test_warnings_and_an_empty_mask_are_recorded(tmp_path: Path, caplog: pytest.
         (RuntimeError("two\nlines"), r"^INTERNAL .*ct\.nii\.gz: RuntimeError: two lines. "),
         (MemoryError(), "^OUT_OF_MEMORY .*ct.nii.gz"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), "^OUT_OF_MEMORY"),
+        (RuntimeError("Exception from src/inference/src/cpp/infer_request.cpp:223:\nstd::bad_alloc"), "^OUT_OF_MEMORY"),
     ],
 )
 def test_whatever_a_network_raises_becomes_one_line(tmp_path: Path, error: Exception, words: str) -> None:
