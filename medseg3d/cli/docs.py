@@ -1,0 +1,40 @@
+"""`medseg3d docs`: the documentation as a site, served on this machine alone or written to a folder."""
+
+from __future__ import annotations
+
+import argparse
+
+HELP = "serve the documentation as a site on this machine, or build it into a folder"
+EPILOG = 'It needs a clone and pip install -e ".[docs]". Nothing is loaded from a network.'
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where to, or at which port."""
+    parser.add_argument("--build", metavar="DIR", help="write the pages to DIR in place of serving them")
+    parser.add_argument("--port", type=int, default=8000, help="port on 127.0.0.1 (default: %(default)s)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Build, and serve until Ctrl-C."""
+    import os
+    from pathlib import Path
+
+    from medseg3d.faults import Fault, UsageFault
+
+    config = Path(__file__).parent.parent.parent / "mkdocs.yml"
+    if not config.is_file():
+        raise UsageFault("MISSING_FILE", config, "no such file", "a clone of the repository", "run it in a clone")
+    os.environ["NO_MKDOCS_2_WARNING"] = "1"  # Material's word on its successor, in every build
+    try:
+        from mkdocs.commands import build, serve
+        from mkdocs.config import load_config
+    except ImportError as error:
+        raise Fault(
+            "MISSING_PACKAGE", "medseg3d docs", f"no package {error.name}", "MkDocs", 'pip install -e ".[docs]"'
+        ) from error
+    if args.build is None:
+        serve.serve(str(config), dev_addr=f"127.0.0.1:{args.port}")
+        return 0
+    build.build(load_config(str(config), site_dir=str(Path(args.build).absolute())))
+    print(Path(args.build) / "index.html")
+    return 0
