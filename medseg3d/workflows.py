@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from medseg3d.bundle import absolute_paths, read_config, refuse_absent_device
+from medseg3d.bundle import absolute_paths, read_config, refuse_absent_device, spelt_for_monai
 from medseg3d.bundle_folders import ShippedWeights, bundle_directory, bundle_folder, config_files, shipped_weights
 from medseg3d.data.atomic import check_folder
 from medseg3d.data.manifests import Manifest
@@ -22,6 +24,7 @@ from medseg3d.data.mask_folders import (
     read_pair,
 )
 from medseg3d.data.nifti import GRID_TOLERANCE
+from medseg3d.data.pseudonyms import names_hidden
 from medseg3d.evaluation import FOREGROUND, Evaluation
 from medseg3d.faults import Fault, UsageFault
 from medseg3d.inference import CasePredictor, Report
@@ -40,6 +43,7 @@ def predict(
     series: str | int | None = None,
     dicom_seg: bool = False,
     manifest: str | Path | None = None,
+    pseudonyms: str | Path | None = None,
     overwrite: bool = False,
     overlays: Sequence[str] = (),
     knobs: Mapping[str, Any] | None = None,
@@ -61,6 +65,8 @@ def predict(
         series: of DICOM, the number or UID of the series to take; None for the only CT volume.
         dicom_seg: of DICOM, write each mask as a DICOM segmentation too, `<name>_seg.dcm`.
         manifest: list of SHA-256 sums as `sha256sum` writes it; an image that is not as listed fails with CHECKSUM.
+        pseudonyms: table of pseudonyms (CSV, made if needed) that take the place of the names of files and folders in
+            results, records and messages; see `medseg3d.data.pseudonyms`. None for the names themselves.
         overwrite: segment again what has a mask already.
         overlays: overlays beside inference.json that the training had, without `.json`.
         knobs: further knobs (`model_file`, `device`, `overlap`, `workers`, ...); paths from the current directory.
@@ -72,16 +78,18 @@ def predict(
     Raises:
         Fault: before anything is computed: no input, colliding names, no weights or another network's, misspelt knobs,
             impossible values, a device that is not there, overlays of volumes, a series or a segmentation of what is
-            no DICOM.
+            no DICOM, pseudonyms with a segmentation.
     """
     folder = bundle_folder(bundle)
     if series is not None and not re.fullmatch(r"[0-9.]+", str(series)):
         raise UsageFault("BAD_VALUE", "--series", repr(series), "the number of a series or its UID")
+    if pseudonyms is not None and dicom_seg:
+        found, wanted = "it with --pseudonym", "NIfTI alone: a DICOM Segmentation carries the patient of its source"
+        raise UsageFault("BAD_VALUE", "--format dicom-seg", found, wanted, "leave one of them out")
     shipped = weights_for(folder, overlays, knobs)
     if shipped is not None:
         logger.info("%s", shipped)
         overlays = [shipped.overlay]
-    sums = None if manifest is None else Manifest(manifest)
     inputs = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
     overrides = absolute_paths(knobs or {})
     overrides |= {
@@ -93,20 +101,24 @@ def predict(
         if directory is not None:
             overrides[knob] = str(Path(directory).absolute())
     files = config_files(folder, "inference.json", overlays)
-    with bundle_directory(folder):
-        parser = read_config(files, overrides)
-        refuse_absent_device(parser)
-        if series is not None:
-            parser["dataset::data::series"] = str(series)
-        if dicom_seg:
-            parser["dataset::data::dicom_seg"] = True
-        parser.parse()
-        predictor: CasePredictor = parser.get_parsed_content("evaluator")
-        predictor.progress = progress
-        predictor.manifest = sums
-        if dicom_seg:
-            predictor.class_names = parser.get_parsed_content("class_names")
-    return predictor.run()
+    here = os.getcwd()
+    with nullcontext() if pseudonyms is None else names_hidden(inputs):
+        with bundle_directory(folder):
+            parser = read_config(files, overrides)
+            refuse_absent_device(parser)
+            if series is not None:
+                parser["dataset::data::series"] = str(series)
+            if dicom_seg:
+                parser["dataset::data::dicom_seg"] = True
+            if pseudonyms is not None:
+                parser["dataset::data::pseudonyms"] = spelt_for_monai(os.path.join(here, pseudonyms))
+            parser.parse()
+            predictor: CasePredictor = parser.get_parsed_content("evaluator")
+            predictor.progress = progress
+            if dicom_seg:
+                predictor.class_names = parser.get_parsed_content("class_names")
+        predictor.manifest = None if manifest is None else Manifest(manifest)
+        return predictor.run()
 
 
 def weights_for(

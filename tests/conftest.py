@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from commands import ROOT
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -39,3 +41,38 @@ def real_data() -> Path:
     if not path.is_dir():
         raise FileNotFoundError(f"MEDSEG3D_DATA names {path}, which is not a folder")
     return path
+
+
+TINY = {"init_filters": 8, "roi_size": [16, 16, 16], "spacing": [1.5, 1.5, 2.5], "device": "cpu"}
+
+
+@pytest.fixture(scope="session")
+def tiny_ct_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights of a tiny pancreas_nl, whose masks are neither empty nor full."""
+    from medseg3d.bundle import read_config
+    from medseg3d.bundle_folders import bundle_directory
+
+    torch.manual_seed(0)
+    with bundle_directory(ROOT / "bundles/pancreas_nl"):
+        network = read_config(["bundles/pancreas_nl/inference.json"], TINY).get_parsed_content("network_def").eval()
+    with torch.inference_mode():
+        medians = network(torch.rand(1, 1, 16, 16, 16)).flatten(2).median(2).values[0]
+        [value for value in network.parameters() if value.shape == medians.shape][-1].sub_(medians)
+    path = tmp_path_factory.mktemp("weights") / "model.pt"
+    torch.save(network.state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def predict(tiny_ct_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """`medseg3d predict bundles/pancreas_nl` with tiny weights, run in an empty folder; its exit code."""
+    from medseg3d.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    knobs = [word for name, value in TINY.items() for word in (f"--{name}", str(value))]
+
+    def run(*words: str | Path) -> int:
+        command = ["predict", ROOT / "bundles/pancreas_nl", *words, "--model_file", tiny_ct_weights, *knobs]
+        return main([str(word) for word in command])
+
+    return run

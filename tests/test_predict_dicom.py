@@ -13,44 +13,11 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk  # noqa: N813
-import torch
-from commands import ROOT
 from dicom_series import PLANTED, stored_values, write_series
 
-from medseg3d.bundle import read_config
-from medseg3d.bundle_folders import bundle_directory
 from medseg3d.cli import main
 from medseg3d.data.dicom import read_series
 from medseg3d.data.dicom_seg import read_segmentation
-
-KNOBS = {"init_filters": 8, "roi_size": [16, 16, 16], "spacing": [1.5, 1.5, 2.5], "device": "cpu"}
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory) -> Path:
-    """Random weights of the bundle's network, whose masks are neither empty nor full."""
-    torch.manual_seed(0)
-    with bundle_directory(ROOT / "bundles/pancreas_nl"):
-        network = read_config(["bundles/pancreas_nl/inference.json"], KNOBS).get_parsed_content("network_def").eval()
-    with torch.inference_mode():
-        medians = network(torch.rand(1, 1, 16, 16, 16)).flatten(2).median(2).values[0]
-        [value for value in network.parameters() if value.shape == medians.shape][-1].sub_(medians)
-    path = tmp_path_factory.mktemp("weights") / "model.pt"
-    torch.save(network.state_dict(), path)
-    return path
-
-
-@pytest.fixture
-def predict(weights, tmp_path, monkeypatch):
-    """The command, run in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    knobs = [word for name, value in KNOBS.items() for word in (f"--{name}", str(value))]
-
-    def run(*words: str | Path) -> int:
-        command = ["predict", ROOT / "bundles/pancreas_nl", *words, "--model_file", weights, *knobs]
-        return main([str(word) for word in command])
-
-    return run
 
 
 def mask_of(path: str) -> np.ndarray:

@@ -54,6 +54,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="checksums of the images (sha256sum's format); images that differ are refused",
     )
+    parser.add_argument(
+        "--pseudonym",
+        metavar="FILE.csv",
+        help="table of pseudonyms, made if needed: results, records and messages have these instead of file names",
+    )
     parser.add_argument("--overwrite", action="store_true", help="segment again even where a mask exists")
     add_limits(parser)
 
@@ -77,6 +82,7 @@ def run(args: argparse.Namespace) -> int:
             series=args.series,
             dicom_seg=args.format == "dicom-seg",
             manifest=args.manifest,
+            pseudonyms=args.pseudonym,
             overwrite=args.overwrite,
             overlays=args.config_overlay,
             knobs=args.knobs,

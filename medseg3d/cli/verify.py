@@ -14,6 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Folders of results."""
     parser.add_argument("folders", nargs="+", metavar="OUT", help="folders of masks, and of the maps and overlays")
     parser.add_argument("--images", nargs="+", default=[], metavar="DIR", help="folders of the images, to check too")
+    parser.add_argument("--pseudonym", metavar="FILE.csv", help="table of pseudonyms that predict was given")
     add_limits(parser)
 
 
@@ -21,7 +22,7 @@ def run(args: argparse.Namespace) -> int:
     """Print a table of what differs; 1 if anything does."""
     from medseg3d.data.records import verify_results
 
-    total, differences = verify_results(args.folders, args.images)
+    total, differences = verify_results(args.folders, args.images, args.pseudonym)
     width = max((len(ascii(each.file)) for each in differences), default=0)
     for each in differences:
         print(f"{each.code:<12}  {ascii(each.file)[1:-1]:<{width}}  {each.found}")

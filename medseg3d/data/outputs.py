@@ -19,6 +19,7 @@ from medseg3d.data.dicom_sources import is_dicom, is_zip, require_packages
 from medseg3d.data.folders import files_below, not_read, printable
 from medseg3d.data.nifti import read_nifti
 from medseg3d.data.pillow import pillow_unbounded
+from medseg3d.data.pseudonyms import pseudonyms_of
 from medseg3d.faults import Fault, UsageFault
 from medseg3d.knobs import as_flag
 
@@ -84,6 +85,7 @@ def input_items(
     overlay_dir: str | Path | None = None,
     series: str | int | None = None,
     dicom_seg: bool = False,
+    pseudonyms: str | Path | None = None,
 ) -> CaseList:
     """The cases to segment, each with its image and the mask file it belongs to, and those to leave alone.
 
@@ -107,6 +109,8 @@ def input_items(
         overlay_dir: where pictures with their masks drawn on them go, `<overlay_dir>/frame_overlay.png`; None for none.
         series: number or UID of the series to take from DICOM; None for the only CT volume.
         dicom_seg: whether each mask also goes to `<output_dir>/folder_seg.dcm`, a DICOM segmentation of its image.
+        pseudonyms: table of `medseg3d.data.pseudonyms`, whose names take the place of those of files and folders: items
+            then have a `"pseudonym"`, and no sub-folder is kept.
 
     Returns:
         Items `{"image", "mask_file", "case"}`, `"prob_file"` with a `prob_dir`, `"overlay_file"` with an `overlay_dir`
@@ -118,8 +122,8 @@ def input_items(
     Raises:
         Fault: NO_INPUT, MISSING_FILE, FILE_NAME (control characters), NAME_COLLISION (two inputs, one mask),
             NOT_WRITABLE or NO_SPACE (a folder of results), OUTSIDE_OUTPUT (a symbolic link leads out of one),
-            BAD_VALUE (overlays of volumes, a series or segmentation of what is no DICOM), MISSING_PACKAGE (the extra
-            `dicom`).
+            BAD_VALUE (overlays of volumes, a series or segmentation of what is no DICOM, a table of pseudonyms among
+            the results), MISSING_PACKAGE (the extra `dicom`).
 
     Example:
         >>> import tempfile
@@ -161,10 +165,15 @@ def input_items(
     for place in places.values():
         check_folder(place.folder)
     for warning in warnings:
-        logger.warning("%s", warning)
+        logger.warning("%s", warning if pseudonyms is None else warning.partition(" below ")[0])
+    if pseudonyms is None:
+        names = _distinct(found)
+    else:
+        _check_apart(Path(pseudonyms), folders)
+        names = {image: Path(name) for image, name in pseudonyms_of(pseudonyms, list(found)).items()}
     overwrite = as_flag(overwrite, "overwrite")
     items = CaseList(overwrite=overwrite)
-    for image, name in _distinct(found).items():
+    for image, name in names.items():
         files = {key: place.file(name) for key, place in places.items()}
         for key, place in places.items():
             _check_place(image, files[key], place.folder, found)
@@ -173,6 +182,7 @@ def input_items(
             "case": printable(name.as_posix()),
             **{key: str(file) for key, file in files.items()},
             **({"series": str(series or "")} if image in dicom else {}),
+            **({} if pseudonyms is None else {"pseudonym": str(name)}),
         }
         reason = None if overwrite else _foreign(files)
         if reason is None:
@@ -316,6 +326,17 @@ def _check_dicom(found: Mapping[Path, Path], dicom: set[Path], series: str | int
             f"{others[0]}, which is no DICOM",
             "DICOM, whose patient, study and images a segmentation refers to",
             "leave it out, or segment the others by themselves",
+        )
+
+
+def _check_apart(table: Path, folders: Sequence[Path]) -> None:
+    if any(_lies_in(table.absolute(), folder) for folder in folders):
+        raise UsageFault(
+            "BAD_VALUE",
+            f"--pseudonym {table}",
+            "a folder of results",
+            "a place of its own",
+            "keep names and results apart",
         )
 
 

@@ -15,6 +15,7 @@ from medseg3d.data.folders import files_below
 from medseg3d.data.nifti import read_nifti
 from medseg3d.data.outputs import is_ours, record_file
 from medseg3d.data.pictures import read_grey
+from medseg3d.data.pseudonyms import hidden, read_pseudonyms
 from medseg3d.data.stream import check_regular
 from medseg3d.faults import Fault, UsageFault
 
@@ -152,15 +153,19 @@ class Difference:
     found: str
 
 
-def verify_results(folders: Sequence[str | Path], images: Sequence[str | Path] = ()) -> tuple[int, list[Difference]]:
+def verify_results(
+    folders: Sequence[str | Path], images: Sequence[str | Path] = (), pseudonyms: str | Path | None = None
+) -> tuple[int, list[Difference]]:
     """How many records there are below some folders, and every file that is not as they say.
 
     Args:
         folders: of masks, and of the maps and overlays that were written with them.
         images: folders of the images, to hold them against the records too; none for not at all.
+        pseudonyms: table by which images that a record has under a pseudonym are found; what comes back has it as well.
 
     Raises:
-        Fault: `MISSING_FILE` for what is no folder, `NO_INPUT` where no record is.
+        Fault: `MISSING_FILE` for what is no folder, `NO_INPUT` where no record is; as
+            `medseg3d.data.pseudonyms.read_pseudonyms`.
     """
     for folder in (*folders, *images):
         if not Path(folder).is_dir():
@@ -171,6 +176,7 @@ def verify_results(folders: Sequence[str | Path], images: Sequence[str | Path] =
         said = ", ".join(map(str, folders))
         raise UsageFault("NO_INPUT", said, "no record", "the masks of medseg3d predict", "name their folder")
     named = _by_name(files)
+    originals = {} if pseudonyms is None else read_pseudonyms(pseudonyms)
     inputs = _by_name([path for folder in images for path in files_below(folder, _EVERY_NAME).read])
     differences = []
     for path, record in records.items():
@@ -178,10 +184,17 @@ def verify_results(folders: Sequence[str | Path], images: Sequence[str | Path] =
         differences += _compared([mask] if mask.is_file() else [], record["mask"])
         for part in BESIDE.keys() & record.keys():
             differences += _compared(named.get(record[part]["file"], []), record[part])
-        if images and "series" in record["input"]:
-            differences += _compared_series(images, record["input"])
-        elif images:
-            differences += _compared(inputs.get(record["input"]["file"], []), record["input"])
+        if images:
+            name = record["input"]["file"]
+            original = originals.get(name, name)
+            differences += [
+                each if name == original else _without_names(each, original, name)
+                for each in (
+                    _compared_series(images, Path(original).name, record["input"])
+                    if "series" in record["input"]
+                    else _compared(inputs.get(Path(original).name, []), record["input"])
+                )
+            ]
     recorded = {path.with_name(record["mask"]["file"]) for path, record in records.items()}
     masks = [path for path in files if path.name.endswith(("_seg.nii.gz", "_seg.png")) and path not in recorded]
     differences += [Difference(str(path), "NO_RECORD", "a mask without a record") for path in masks if is_ours(path)]
@@ -198,9 +211,13 @@ def _compared(candidates: Sequence[Path], recorded: Mapping[str, Any]) -> list[D
     return [Difference(str(candidates[0]), "CHECKSUM", f"sha256 {sums[0][:12]}, not {str(recorded['sha256'])[:12]}")]
 
 
-def _compared_series(folders: Sequence[str | Path], recorded: Mapping[str, Any]) -> list[Difference]:
+def _without_names(difference: Difference, image: str, pseudonym: str) -> Difference:
+    fault = hidden(Fault(difference.code, pseudonym, difference.found), {image: pseudonym})
+    return Difference(fault.subject, fault.code, fault.found)
+
+
+def _compared_series(folders: Sequence[str | Path], name: str, recorded: Mapping[str, Any]) -> list[Difference]:
     """The DICOM folders and ZIPs of one name below some folders: a series of one of them has to be the recorded one."""
-    name = recorded["file"]
     require_packages(name)
     from medseg3d.data.dicom import all_series_sha256  # of the extra dicom
 

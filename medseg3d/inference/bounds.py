@@ -161,7 +161,7 @@ class CaseBounds:
         else:
             turned = any(isinstance(step, Orientationd) for step in self.steps)
             # reading and turning; then writing and reading back, of a map too
-            voxels = [grid.reading, 8 if turned else 0, 4 + maps, 15 if maps else 0, 24 if self.cleans else 0]
+            voxels = [grid.reading, 8 if turned else 0, 4 + maps, 15 if maps else 0, 32 if self.cleans else 0]
         resizing = grid.read * original + 4 * prepared + _SLABS
         return max(original * max(voxels), resizing, 12 * prepared, inference, restoring) + _LIBRARIES
 

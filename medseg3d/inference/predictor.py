@@ -19,6 +19,7 @@ from medseg3d.data.ahead import map_ahead
 from medseg3d.data.atomic import remove_leftovers
 from medseg3d.data.manifests import Manifest
 from medseg3d.data.outputs import record_file
+from medseg3d.data.pseudonyms import hidden
 from medseg3d.data.records import standing
 from medseg3d.faults import Fault, UsageFault, find_fault, internal_fault
 from medseg3d.inference.bounds import CaseBounds
@@ -41,7 +42,9 @@ class Failure:
     @property
     def fault(self) -> Fault:
         """What was wrong; `INTERNAL` with the innermost cause where nobody foresaw it."""
-        return find_fault(self.error) or internal_fault(self.error, str(self.item.get("image") or case_name(self.item)))
+        image = str(self.item.get("image") or case_name(self.item))
+        fault = find_fault(self.error) or internal_fault(self.error, image)
+        return hidden(fault, {image: self.item["pseudonym"]}) if "pseudonym" in self.item else fault
 
     def __str__(self) -> str:
         return str(self.fault)
@@ -328,7 +331,8 @@ def _say(outcome: Outcome, report: Report) -> None:
     """Log an outcome and enter it in the report."""
     if isinstance(outcome, Failure):
         logger.error("%s", outcome)
-        logger.debug("the same, in full", exc_info=outcome.error)
+        if "pseudonym" not in outcome.item:
+            logger.debug("the same, in full", exc_info=outcome.error)
         report.failed.append(outcome)
         return
     for warning in outcome["warnings"]:

@@ -17,6 +17,7 @@ from monai.transforms import Compose
 
 from medseg3d import __version__
 from medseg3d.data.atomic import atomic_write
+from medseg3d.data.pseudonyms import without_uids
 from medseg3d.precision import Precision, resolved
 
 INTENDED_USE = "research only, not for clinical use"
@@ -64,7 +65,9 @@ def case_record(
     meta = mask.meta if isinstance(mask, MetaTensor) else {}
     is_volume = mask.ndim == 4
     affine = np.asarray(mask.affine) if isinstance(mask, MetaTensor) else np.eye(4)
-    source = Path(str(item["image"]))
+    source, series = Path(str(item["image"])), result["series"].record() if "series" in item else {}
+    if "pseudonym" in item and series:
+        series["series"]["chosen"] = without_uids(series["series"]["chosen"])
     warnings = [line for line in str(meta.get("warnings", "")).splitlines() if line]
     labels, unit = (_volumes(mask, affine), "voxel") if is_volume else (_areas(mask), "pixel")
     geometry: dict[str, Any] = {"shape": list(mask.shape[1:])}
@@ -80,10 +83,10 @@ def case_record(
         "case": case_name(item),
         "intended_use": INTENDED_USE,
         "input": {
-            "file": source.name,
+            "file": item.get("pseudonym") or source.name,
             "bytes": source.stat().st_size if source.is_file() else None,
             "sha256": meta.get("sha256"),
-            **(result["series"].record() if "series" in item else {}),
+            **series,
         },
         "mask": {
             "file": Path(item["mask_file"]).name if "mask_file" in item else None,
