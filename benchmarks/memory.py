@@ -81,13 +81,13 @@ def measured(scan: Path, words: list[str], with_probabilities: bool) -> dict[str
 
     run = CasePredictor._segment
 
-    def watched(self: CasePredictor, index: int, item: dict) -> dict:
+    def watched(self: CasePredictor, item: dict) -> dict:
         found["expected"] = self.bounds.memory(item)
         found["before"] = process.memory_info().rss
         thread = threading.Thread(target=watch)
         thread.start()
         try:
-            return run(self, index, item)
+            return run(self, item)
         finally:
             found["ended"] = 1
             thread.join()
