@@ -17,14 +17,15 @@ class BuildWithBundles(build_py):
     """Beside the modules, the bundles; an editable install finds those of the clone."""
 
     def run(self) -> None:
-        """Copy everything."""
+        """Copy everything into a folder without what an earlier build left there."""
+        package = Path(self.build_lib) / "medseg3d"
+        if not self.editable_mode:
+            shutil.rmtree(package, ignore_errors=True)
         super().run()
         if self.editable_mode:
             return
-        target = Path(self.build_lib) / "medseg3d" / "bundles"
-        shutil.rmtree(target, ignore_errors=True)  # what an earlier build left
         for config in sorted(ROOT.glob("bundles/*/train.json")):
-            write_self_contained(config.parent, target / config.parent.name)
+            write_self_contained(config.parent, package / "bundles" / config.parent.name)
 
 
 setup(cmdclass={"build_py": BuildWithBundles})

@@ -33,7 +33,7 @@ REPOSITORY = Path(__file__).parent.parent
 
 _SHARED = "_shared"
 _COMPLETE = "medseg3d.bundle.complete_config"
-_RUNNING_ROOT = {"_target_": "medseg3d.bundle.running_root"}
+RUNNING_ROOT = {"_target_": "medseg3d.bundle.running_root"}
 
 
 def bundle_folder(bundle: str | Path) -> Path:
@@ -102,7 +102,7 @@ def _named(name: str) -> Path:
 
 
 def _sum_of(*folders: Path) -> str:
-    digest = hashlib.sha256(Path(__file__).read_bytes())
+    digest = hashlib.sha256(Path(__file__).read_bytes())  # what makes it counts too
     for path in sorted(path for folder in folders for path in folder.rglob("*") if path.is_file()):
         digest.update(f"{path.name}\n".encode() + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
@@ -122,9 +122,9 @@ def write_self_contained(source: Path, target: Path) -> None:
     for path in sorted(source.glob("*.json")):
         if path.name != "metadata.json":
             write_json(target / path.name, self_contained(path))
-    log_format = source.parent / _SHARED / "logging.conf"
-    if log_format.is_file():
-        shutil.copy(log_format, target / "logging.conf")
+    if (source.parent / _SHARED).is_dir():
+        shutil.copy(source.parent / _SHARED / "logging.conf", target)
+        shutil.copy(source.parent.parent / "LICENSE", target)
 
 
 def self_contained(file: Path) -> dict[str, Any]:
@@ -137,7 +137,7 @@ def self_contained(file: Path) -> dict[str, Any]:
         config["_desc_"] = _described(config["_desc_"], file.parent.name)
     if "initialize" in config:
         config["initialize"] = [step for step in config["initialize"] if step.get("_target_") != _COMPLETE]
-    return {**config, "bundle_root": _RUNNING_ROOT} if "bundle_root" in config else config
+    return {**config, "bundle_root": RUNNING_ROOT} if "bundle_root" in config else config
 
 
 def _described(text: str | list[str], name: str) -> str | list[str]:

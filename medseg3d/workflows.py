@@ -130,7 +130,7 @@ def weights_for(
     been run makes no difference.
 
     Raises:
-        Fault: as `medseg3d.bundle.shipped_weights`.
+        Fault: as `medseg3d.bundle_folders.shipped_weights`.
     """
     if overlays or {"model_file", "output_dir"} & (knobs or {}).keys():
         return None

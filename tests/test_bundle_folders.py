@@ -149,7 +149,7 @@ def test_the_list_names_task_data_weights_and_dice(capsys):
     assert [line for line in out.splitlines() if line and not line.startswith(" ")] == NAMES
     for weights in ("nih_slices, 3.1 MB", "kvasir_clinicdb128, 7.8 MB"):
         assert f"weights  {weights}" in out
-    assert "Dice     0.815 mean over 88 test pictures of Kvasir-SEG; " in out
+    assert "scores   0.815 Dice, mean over 88 test pictures of Kvasir-SEG; " in out
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if shipped_weights(source_folder(name))])

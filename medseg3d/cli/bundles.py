@@ -47,5 +47,5 @@ def _described(folder: Path) -> str:
     lines = {"task": about["task"], "data": about["data_source"], "weights": "none; train it, or bring your own"}
     if weights is not None:
         lines["weights"] = f"{weights.overlay}, {weights.file.stat().st_size / 2**20:.1f} MB"
-        lines |= {"Dice": "; ".join(f"{value} {what}" for what, value in about["eval_metrics"].items())}
+        lines |= {"scores": "; ".join(f"{value} {what}" for what, value in about["eval_metrics"].items())}
     return "\n".join([folder.name, *(f"    {name:8} {text}" for name, text in lines.items())])

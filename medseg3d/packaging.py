@@ -1,0 +1,192 @@
+"""A bundle as MONAI's model zoo publishes one: a folder by itself, and a ZIP of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser
+
+from medseg3d import __version__
+from medseg3d.bundle import absolute_paths, read_config
+from medseg3d.bundle_folders import (
+    CONFIGS,
+    RUNNING_ROOT,
+    config_files,
+    copy_bundle,
+    read_json,
+    shipped_weights,
+    write_json,
+)
+from medseg3d.data.atomic import make_folder
+from medseg3d.faults import UsageFault
+from medseg3d.inference import load_weights
+
+_MODEL = "$os.path.join(@bundle_root, 'models', 'model.pt')"
+_RESULTS = "$os.path.join(@bundle_root, 'eval')"
+
+
+def package_bundle(
+    bundle: str | Path,
+    output_dir: str | Path,
+    *,
+    weights: str | Path | None = None,
+    weights_url: str | None = None,
+    overlays: Sequence[str] = (),
+    knobs: Mapping[str, Any] | None = None,
+) -> tuple[Path, Path]:
+    """Write a bundle in the layout of MONAI's model zoo; the folder and its ZIP come back.
+
+    `configs/` holds train.json, evaluate.json and inference.json, whole and with the overlays and knobs in them,
+    metadata.json and logging.conf; `models/model.pt` the weights, in float32; `docs/` the bundle's pages. Its configs
+    call medseg3d, which has to be installed where it runs; nothing else of this project has to be there.
+
+    Args:
+        bundle: folder or name.
+        output_dir: gets `NAME` and `NAME_v<version>.zip`.
+        weights: of the network that the overlays and knobs make; None for those that the bundle ships.
+        weights_url: where the weights can be downloaded from: the ZIP then leaves them out and large_files.yml has it.
+        overlays: overlays that the training had, without `.json`.
+        knobs: knobs that it had.
+
+    Raises:
+        Fault: `MISSING_WEIGHTS` when none are named and none are shipped; `NOT_EMPTY` for a folder that is there;
+            `NOT_WRITABLE`; as `read_config` and `load_weights`.
+    """
+    with tempfile.TemporaryDirectory() as work:
+        source = copy_bundle(bundle, work)
+        shipped = shipped_weights(source) if weights is None and not overlays and not knobs else None
+        if shipped is not None:
+            weights, overlays = shipped.file, [shipped.overlay]
+        if weights is None:
+            found = "none for these overlays and knobs" if overlays or knobs else f"none: {source.name} ships none"
+            raise UsageFault("MISSING_WEIGHTS", "--weights", found, "a file of weights", "--weights runs/X/model.pt")
+        parsers = {name: _read(source, name, overlays, knobs or {}) for name in CONFIGS}
+        network = load_weights(parsers["inference.json"].get_parsed_content("network_def"), weights)
+        target, archive = _targets(Path(output_dir), source)
+        metadata = _metadata(read_json(source / "metadata.json"), parsers["inference.json"])
+        for name, content in {
+            **{name: _config(name, parser) for name, parser in parsers.items()},
+            "metadata.json": metadata,
+        }.items():
+            write_json(target / "configs" / name, content)
+        shutil.copy(source / "logging.conf", target / "configs")
+        shutil.copy(source / "LICENSE", target)
+        shutil.copytree(source / "docs", target / "docs")
+        about_weights = f"Its weights: `{Path(weights).name}`, SHA-256 `{network.weights_sha256}`."
+        if shipped is not None:
+            shutil.copy(source / "models" / "README.md", target / "models")
+            about_weights = "The model card of its weights is `models/README.md`."
+        _write_page(target / "docs" / "README.md", metadata, about_weights, source.name)
+    model = target / "models" / "model.pt"
+    tensors = network.state_dict().items()
+    torch.save({name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors}, model)
+    if weights_url is not None:
+        _write_large_files(target, model, weights_url)
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
+        for path in sorted(target.rglob("*")):
+            if path != model or weights_url is None:
+                file.write(path, Path(target.name) / path.relative_to(target))
+    return target, archive
+
+
+def _read(source: Path, name: str, overlays: Sequence[str], knobs: Mapping[str, Any]) -> ConfigParser:
+    if "model_file" in knobs:
+        raise UsageFault("BAD_VALUE", "--model_file", "it in a package", "--weights FILE", "its weights have a place")
+    return read_config(config_files(source, name, overlays), absolute_paths(knobs))
+
+
+def _targets(output: Path, source: Path) -> tuple[Path, Path]:
+    """The folder and the ZIP, neither of which may be there."""
+    version = read_json(source / "metadata.json")["version"]
+    found = output / source.name, output / f"{source.name}_v{version}.zip"
+    for path in found:
+        if path.exists():
+            raise UsageFault("NOT_EMPTY", path, "something already", "a new folder", "-o for another one")
+    for part in ("configs", "models"):
+        make_folder(found[0] / part)
+    return found
+
+
+def _config(name: str, parser: ConfigParser) -> dict[str, Any]:
+    """A config as its file has it.
+
+    MONAI's `load` and other programs initialize a train.json only to get its network. So what begins a training, claims
+    its folder and reads its data is the first part of running it here.
+    """
+    config = {key: value for key, value in parser.get().items() if key != "_meta_"}
+    config["bundle_root"] = RUNNING_ROOT
+    if name == "train.json":
+        begin = config.pop("initialize")
+        return {**config, "training": [*begin, *config["training"]], "run": [*begin, *config["run"]]}
+    return {**config, "model_file": _MODEL, "output_dir": _RESULTS}
+
+
+def _metadata(about: dict[str, Any], parser: ConfigParser) -> dict[str, Any]:
+    """The bundle's metadata with what its knobs say of the network."""
+    parser.parse()
+    knobs = {key: parser.get_parsed_content(key) for key in ("in_channels", "num_classes", "class_names")}
+    about = {key: value for key, value in deepcopy(about).items() if key != "shipped_weights"}
+    image, pred = about["network_data_format"]["inputs"]["image"], about["network_data_format"]["outputs"]["pred"]
+    classes = ["background", *knobs["class_names"]]
+    if "out_channels" in parser and parser.get_parsed_content("out_channels") == 1:
+        classes = classes[1:]
+    pred |= {"num_channels": len(classes), "channel_def": {str(k): name for k, name in enumerate(classes)}}
+    image["num_channels"] = knobs["in_channels"]
+    if "neighbours" in parser:
+        image["channel_def"] = {str(k): name for k, name in enumerate(_slices(parser, knobs["in_channels"]))}
+    if "channel_mean" in parser:
+        mean, std = (parser.get_parsed_content(key) for key in ("channel_mean", "channel_std"))
+        black, white = ([(value - m) / s for m, s in zip(mean, std, strict=True)] for value in (0, 1))
+        image["value_range"] = [math.floor(min(black) * 1000) / 1000, math.ceil(max(white) * 1000) / 1000]
+    about["required_packages_version"]["medseg3d"] = __version__
+    return about
+
+
+def _slices(parser: ConfigParser, channels: int) -> list[str]:
+    """The name of each channel: slices from below to above, all of them as often as they fit."""
+    neighbours = parser.get_parsed_content("neighbours")
+    names = [f"slice {offset:+d}" if offset else "slice" for offset in range(-neighbours, neighbours + 1)]
+    return names * (channels // len(names))
+
+
+_PAGE = """\
+# {name}
+
+{description} Research only: not a medical device, and not for clinical use.
+
+The configs call medseg3d: `pip install medseg3d=={version}` where this runs, beside what `configs/metadata.json` lists
+under `required_packages_version`. Nothing else of that project is needed. In this folder, or by its path in any other:
+
+    python -m monai.bundle run inferring --config_file configs/inference.json --inputs "['image']"
+    python -m monai.bundle run evaluating --config_file configs/evaluate.json --dataset_dir DATA
+    python -m monai.bundle run training --config_file configs/train.json --dataset_dir DATA
+
+Masks and scores go to `eval/` here, or to `--output_dir DIR`; a training goes to its own folder in `runs/`. {weights}
+
+What follows is the page of the bundle in its repository, where its files are under `bundles/{folder}/`.
+
+"""
+
+
+def _write_page(path: Path, metadata: Mapping[str, Any], weights: str, bundle: str) -> None:
+    """Put a page about the package before that of the bundle."""
+    named = {"name": metadata["name"], "description": metadata["description"], "version": __version__}
+    head = _PAGE.format(**named, weights=weights, folder=bundle)
+    path.write_text(f"{head}#{path.read_text(encoding='utf-8')}", encoding="utf-8")
+
+
+def _write_large_files(target: Path, model: Path, url: str) -> None:
+    sha256 = hashlib.sha256(model.read_bytes()).hexdigest()
+    entry = {"path": "models/model.pt", "url": url, "hash_val": sha256, "hash_type": "sha256"}
+    lines = [f"{'  - ' if key == 'path' else '    '}{key}: {json.dumps(value)}" for key, value in entry.items()]
+    (target / "large_files.yml").write_text("\n".join(["large_files:", *lines]) + "\n", encoding="utf-8")
