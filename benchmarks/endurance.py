@@ -43,8 +43,8 @@ from PIL import Image
 from medseg3d.data.nifti import read_nifti
 from medseg3d.data.pictures import read_picture
 from medseg3d.data.records import verify_results
-from medseg3d.data.score_files import score_row, write_scores
 from medseg3d.data.tensors import read_tensors, save_tensors
+from medseg3d.evaluation.files import SCORES_CSV, score_row
 from medseg3d.faults import Fault
 from medseg3d.metrics import ConfusionCounts
 from medseg3d.networks import SegResNetNL
@@ -240,7 +240,7 @@ def disk(folder: Path) -> dict[str, Any]:
     rows = [score_row(f"case_{number:04d}", "pancreas", counts) for number in range(1000)]
     kinds: dict[str, tuple[str, Callable[[Path], object], Callable[[Path], object]]] = {
         "checkpoint": ("epoch_00001.pt", lambda path: save_tensors(path, state), read_tensors),
-        "score table": ("scores.csv", lambda path: write_scores(path, rows), lambda path: path.read_text()),
+        "score table": ("scores.csv", lambda path: SCORES_CSV.write(path, rows), lambda path: path.read_text()),
     }
     for kind, (name, write, read) in kinds.items():
         outcome = Counter()

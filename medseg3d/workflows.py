@@ -25,7 +25,7 @@ from medseg3d.data.mask_folders import (
 )
 from medseg3d.data.nifti import GRID_TOLERANCE
 from medseg3d.data.pseudonyms import names_hidden
-from medseg3d.evaluation import FOREGROUND, Evaluation
+from medseg3d.evaluation import FOREGROUND, Evaluation, Summary
 from medseg3d.faults import Fault, UsageFault
 from medseg3d.inference import CasePredictor, Report
 from medseg3d.training.evaluation import command_line, versions
@@ -155,7 +155,7 @@ def evaluate(
     edges: Sequence[float] | None = None,
     seed: int = 0,
     progress: Callable[[int, int, str], None] | None = None,
-) -> dict[str, Any]:
+) -> Summary:
     """Score a folder of predictions, anybody's, against a folder of truths, and write what came out.
 
     Volumes (NIfTI) also get surface distances, pictures the scores of PraNet's evaluation; `Evaluation` says what each

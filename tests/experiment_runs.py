@@ -8,8 +8,8 @@ import numpy as np
 from commands import ROOT
 
 from medseg3d.data.splits import split_record
-from medseg3d.data.thresholds import read_threshold
 from medseg3d.evaluation import Evaluation
+from medseg3d.evaluation.thresholds import read_threshold
 
 SMALL = {
     **{"unet_features": [2] * 6, "unet_plus_plus_features": [2] * 6, "segnet_features": [2] * 5},

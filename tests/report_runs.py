@@ -9,11 +9,10 @@ import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
 from medseg3d.data.pictures import write_picture_mask
-from medseg3d.data.score_files import score_row, write_curve, write_files, write_scores, write_summary
 from medseg3d.evaluation import Evaluation
-from medseg3d.metrics import BinnedPRCurve, ConfusionCounts, summarise
 
 SHAPE = (16, 14, 8)
+AFFINE = np.diag([2.0, 2.0, 5.0, 1.0])
 
 
 class Page(HTMLParser):
@@ -56,51 +55,37 @@ class Page(HTMLParser):
 
 
 def save(path, array):
-    path.parent.mkdir(exist_ok=True)
-    nib.save(nib.Nifti1Image(array, np.diag([2.0, 2.0, 5.0, 1.0])), path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(array, AFFINE), path)
     return path
 
 
 def make_run(folder, shifts, class_names=("pancreas",), with_curves=True, with_files=True):
-    """An evaluation of an earlier version, on boxes of 4x6x4 voxels whose prediction is shifted: Dice 1 - shift / 4.
+    """An evaluation of boxes of 4x6x4 voxels whose prediction is shifted: Dice 1 - shift / 4.
 
-    A second class is another such box that is always predicted right; a third one is nowhere. There are neither
-    intervals nor sizes nor thresholds.
+    A second class is another such box that is always predicted right; a third one is nowhere. The probability is as
+    the prediction; without curves there are masks alone, and no training.
     """
-    folder.mkdir()
-    rows, counts, files, curve = [], {name: {} for name in class_names}, {}, BinnedPRCurve()
+    evaluation, files = Evaluation(class_names, grid="original grid"), {}
     for case, shift in shifts.items():
         truth = np.zeros(SHAPE, np.uint8)
         truth[4:8, 4:10, 2:6] = 1
         pred = np.roll(truth, shift, axis=0)
         if len(class_names) > 1:
             truth[12:16, 4:10, 2:6] = pred[12:16, 4:10, 2:6] = 2
-        curve.update(np.where(pred, 2.0, -2.0), truth > 0)
-        for value, name in enumerate(class_names, start=1):
-            found = ConfusionCounts.from_masks(pred == value, truth == value)
-            counts[name][case] = found
-            rows.append(score_row(case, name, found, voxel_mm3=20.0))
         stem = f"case_{len(files)}"
         files[case] = {
             "image": save(folder / "images" / f"{stem}.nii.gz", np.zeros(SHAPE, np.int16)),
             "truth": save(folder / "labels" / f"{stem}.nii.gz", truth),
             "pred": save(folder / "masks" / f"{stem}_seg.nii.gz", pred),
         }
-    write_scores(folder / "scores.csv", rows)
-    write_summary(
-        folder / "summary.json",
-        {
-            "scores": {name: summarise(cases, "original grid") for name, cases in counts.items()},
-            "seed": 17,
-            "split_hash": "abc123",
-            "command": ["python", "-m", "monai.bundle", "run", "evaluating", "--output_dir", "a b"],
-            "versions": {"torch": "2.13.0"},
-        },
-    )
-    if with_files:
-        write_files(folder / "files.json", files)
+        prob = np.where(pred, 0.875, 0.125) if with_curves else None
+        own = files[case] if with_files else {}
+        evaluation.add(case, pred, truth, prob=prob, affine=AFFINE, files=own)
+    command = ["python", "-m", "monai.bundle", "run", "evaluating", "--output_dir", "a b"]
+    stated = {"seed": 17, "split_hash": "abc123", "command": command, "versions": {"torch": "2.13.0"}}
+    evaluation.write(folder, stated)
     if with_curves:
-        write_curve(folder / "pr.npz", {"pancreas": curve})
         with SummaryWriter(str(folder)) as writer:
             writer.add_scalar("train_loss", 1.5, 1)
             writer.add_scalar("val_dice_mean", 0.625, 1)

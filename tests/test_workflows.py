@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from sklearn import metrics as sk
 import medseg3d
 from medseg3d.cli import main
 from medseg3d.data.pictures import write_grey, write_picture_mask
-from medseg3d.data.score_files import read_files, read_groups, read_scores, read_slices, read_summary, read_thresholds
+from medseg3d.evaluation.files import GROUPS_CSV, SCORES_CSV, SLICES_CSV, THRESHOLDS_CSV, read_files, read_summary
 
 AFFINE = np.diag([-1.5, -1.5, 3.0, 1.0])
 
@@ -65,7 +64,7 @@ def test_volumes_of_two_classes_get_distances_and_slices(volumes, tmp_path):
         progress=lambda number, total, case: seen.append((number, total, case)),
     )
     assert seen == [(1, 2, "ct_1"), (2, 2, "ct_2")]
-    rows = read_scores(tmp_path / "out/scores.csv")
+    rows = SCORES_CSV.read(tmp_path / "out/scores.csv")
     assert [(row["case"], row["class"]) for row in rows[:3]] == [
         ("ct_1", name) for name in ("pancreas", "tumour", "foreground")
     ]
@@ -77,9 +76,9 @@ def test_volumes_of_two_classes_get_distances_and_slices(volumes, tmp_path):
     ):
         assert row["dice"] == pytest.approx(sk.f1_score(a.ravel(), b.ravel()))
         assert row["truth_ml"] == pytest.approx(a.sum() * 1.5 * 1.5 * 3 / 1000)
-    assert summary["scores"]["foreground"]["hd95_mm_mean"]["value"] == pytest.approx(1.5)
-    assert len(read_slices(tmp_path / "out/slices.csv")) == 2 * 3 * 6
-    stated = read_summary(tmp_path / "out/summary.json")
+    assert summary.find("foreground", "hd95_mm").value == pytest.approx(1.5)
+    assert len(SLICES_CSV.read(tmp_path / "out/slices.csv")) == 2 * 3 * 6
+    stated = read_summary(tmp_path / "out/summary.json").context
     assert (stated["pred_kind"], stated["threshold"], stated["truth_dir"]) == ("mask", None, str(truth))
     assert read_files(tmp_path / "out/files.json")["ct_2"]["pred"] == str(pred / "ct_2_seg.nii.gz")
 
@@ -87,46 +86,45 @@ def test_volumes_of_two_classes_get_distances_and_slices(volumes, tmp_path):
 def test_probability_maps_of_pictures_get_everything_a_polyp_paper_prints(pictures, tmp_path):
     pred, truth = pictures
     summary = medseg3d.evaluate(pred, truth, tmp_path / "out", group="^(.+)-", class_names=["polyp"])
-    polyp = summary["scores"]["polyp"]
-    for key in (
-        *("dice_mean", "dice_pooled", "mdice_mmseg", "dice_pranet256_mean", "max_dice_pranet256", "dice_group_mean"),
-        *("weighted_f_mean", "s_measure_mean", "e_measure_mean_mean", "mae_mean", "average_precision_mean"),
-    ):
-        assert 0 <= polyp[key]["value"] <= 1
-    assert [row["group"] for row in read_groups(tmp_path / "out/groups.csv")] == ["A", "B"]
-    assert summary["intervals"]["resampled"] == "groups"
+    ways = {(score.score, score.over): score.value for score in summary.whole.scores}
+    assert ways.keys() >= {
+        *(("dice", "cases"), ("dice", "pooled"), ("mdice", "two_classes"), ("dice_pranet256", "cases")),
+        *(("max_dice_pranet256", "levels"), ("dice", "groups"), ("weighted_f", "cases"), ("s_measure", "cases")),
+        *(("e_measure_mean", "cases"), ("mae", "cases"), ("average_precision", "cases")),
+    }
+    assert 0 <= min(ways.values()) <= max(ways.values()) < 1.01  # the E-measure is a sum over N - 1
+    assert [row["group"] for row in GROUPS_CSV.read(tmp_path / "out/groups.csv")] == ["A", "B"]
+    assert summary.intervals["resampled"] == "groups"
     levels = np.asarray(Image.open(pred / "A-1.png")).astype(float) / 65535
     true = np.asarray(Image.open(truth / "A-1.png")) > 127
-    assert read_scores(tmp_path / "out/scores.csv")[0]["mae"] == pytest.approx(np.abs(levels - true).mean())
+    assert SCORES_CSV.read(tmp_path / "out/scores.csv")[0]["mae"] == pytest.approx(np.abs(levels - true).mean())
 
 
 def test_the_threshold_moves_the_mask_and_not_the_curve(pictures, tmp_path):
-    half, higher = (medseg3d.evaluate(*pictures, tmp_path / str(t), threshold=t)["scores"] for t in (0.5, 0.7))
-    assert half["foreground"]["recall_mean"]["value"] > higher["foreground"]["recall_mean"]["value"]
-    assert half["average_precision"] == higher["average_precision"]
-    table = {row["threshold"]: row for row in read_thresholds(tmp_path / "0.5/thresholds.csv")}
-    for t, scores in ((0.5, half), (0.7, higher)):
-        assert table[t]["dice_mean"] == pytest.approx(scores["foreground"]["dice_mean"]["value"])
-        assert table[t]["dice_pooled"] == pytest.approx(scores["foreground"]["dice_pooled"]["value"])
+    half, higher = (medseg3d.evaluate(*pictures, tmp_path / str(t), threshold=t) for t in (0.5, 0.7))
+    assert half.find("foreground", "recall").value > higher.find("foreground", "recall").value
+    assert half.pick(score="average_precision", size="") == higher.pick(score="average_precision", size="")
+    table = {row["threshold"]: row for row in THRESHOLDS_CSV.read(tmp_path / "0.5/thresholds.csv")}
+    for t, summary in ((0.5, half), (0.7, higher)):
+        assert table[t]["dice_mean"] == pytest.approx(summary.find("foreground", "dice").value)
+        assert table[t]["dice_pooled"] == pytest.approx(summary.find("foreground", "dice", "pooled").value)
 
 
 def test_a_missing_prediction_counts_as_an_empty_one_when_asked(pictures, tmp_path):
     pred, truth = pictures
     (pred / "A-1.png").unlink()
     summary = medseg3d.evaluate(pred, truth, tmp_path / "out", missing="empty")
-    scores = summary["scores"]["foreground"]
-    assert (scores["n_cases"], scores["n_missed"], summary["n_missing_predictions"]) == (4, 1, 1)
-    assert any("MISSING_PREDICTION" in warning for warning in summary["warnings"])
-    assert summary["scores"]["average_precision"]["n"] == 4
+    assert (summary.cases[0].n, summary.cases[0].missed, summary.context["n_missing_predictions"]) == (4, 1, 1)
+    assert any("MISSING_PREDICTION" in warning for warning in summary.warnings)
+    assert summary.find("foreground", "average_precision", "pooled").n == 4
 
 
 def test_truths_without_prediction_are_left_out_when_asked_and_the_summary_says_so(pictures, tmp_path):
     pred, truth = pictures
     (pred / "A-1.png").unlink()
     summary = medseg3d.evaluate(pred, truth, tmp_path / "out", missing="leave-out")
-    scores = summary["scores"]["foreground"]
-    assert (scores["n_cases"], scores["n_missed"], len(summary["left_out"])) == (3, 0, 1)
-    assert summary["warnings"][0] == "LEFT_OUT: 1 of 4 truths have no prediction and are in no score"
+    assert (summary.cases[0].n, summary.cases[0].missed, len(summary.context["left_out"])) == (3, 0, 1)
+    assert summary.warnings[0] == "LEFT_OUT: 1 of 4 truths have no prediction and are in no score"
 
 
 class TestVerb:
@@ -142,11 +140,11 @@ class TestVerb:
         )
         out = capsys.readouterr().out
         assert "polyp: 4 cases" in out
-        assert "dice_pranet256_mean" in out
+        assert "dice_pranet256" in out
         assert "not for clinical use" in out
-        summary = json.loads((tmp_path / "out/summary.json").read_text())
-        assert summary["intervals"]["seed"] == 3
-        assert summary["scores"]["polyp"]["strata"]["edges"] == [20, 30]
+        summary = read_summary(tmp_path / "out/summary.json")
+        assert summary.intervals["seed"] == 3
+        assert (summary.edges[0].low, summary.edges[0].high) == (20, 30)
 
     @pytest.mark.parametrize(
         ("damage", "words", "code", "exit_code"),
@@ -203,15 +201,14 @@ class TestRealMasks:
                 (tmp_path / folder).mkdir(exist_ok=True)
                 shutil.copy(real_data / "pancreas-masks" / part / f"{case}.nii.gz", tmp_path / folder)
         summary = medseg3d.evaluate(tmp_path / "pred", tmp_path / "truth", tmp_path / "out", class_names=["pancreas"])
-        for row in read_scores(tmp_path / "out/scores.csv"):
+        for row in SCORES_CSV.read(tmp_path / "out/scores.csv"):
             true, found = (
                 np.asanyarray(nib.load(tmp_path / folder / f"{row['case']}.nii.gz").dataobj) > 0
                 for folder in ("truth", "pred")
             )
             assert row["dice"] == pytest.approx(2 * (true & found).sum() / (true.sum() + found.sum()))
-        scores = summary["scores"]["pancreas"]
-        assert 0 < scores["hd95_mm_mean"]["value"] < 20
-        assert 0.5 < scores["surface_dice_mean"]["value"] < 1
+        assert 0 < summary.find("pancreas", "hd95_mm").value < 20
+        assert 0.5 < summary.find("pancreas", "surface_dice").value < 1
 
     @pytest.mark.slow
     @pytest.mark.parametrize("model", ["pred_CE", "pred_DiceCE"])
@@ -220,9 +217,7 @@ class TestRealMasks:
         summary = medseg3d.evaluate(
             masks / model, masks / "gt", tmp_path / "out", class_names=["pancreas"], slices=True
         )
-        scores = summary["scores"]["pancreas"]
-        assert scores["n_cases"] == 21
-        low, high = scores["dice_mean"]["ci95"]
-        assert 0.7 < low < scores["dice_mean"]["value"] < high < 0.95
-        assert scores["dice_slice_mean"]["value"] < scores["dice_mean"]["value"]
-        assert [scores["strata"][name]["n_cases"] for name in ("small", "medium", "large")] == [7, 7, 7]
+        dice = summary.find("pancreas", "dice")
+        assert 0.7 < dice.low < dice.value < dice.high < 0.95
+        assert summary.find("pancreas", "dice", "slices").value < dice.value
+        assert [each.n for each in summary.cases] == [21, 7, 7, 7]

@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from medseg3d.data.atomic import atomic_write, check_folder
-    from medseg3d.data.experiment_files import read_experiment
+    from medseg3d.evaluation.experiment_files import read_experiment
     from medseg3d.experiments.definition import packaged, parse_experiment
     from medseg3d.experiments.runner import run_experiment
     from medseg3d.reports.ablation_table import ablation_markdown, draw_ablation, read_ablation

@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     seconds |= row["seconds"]
     evaluation = folder / row["run_dir"] / "evaluation_test"
     page = _report(record, evaluation, folder, seconds)
-    dice = read_run(evaluation).scores("pancreas")["dice_mean"]["value"] or 0.0
+    dice = read_run(evaluation).dice("pancreas") or 0.0
     print(
         f"\ntest Dice, mean over cases on the original grids: {dice:.3f} (to reach: {DICE_TO_REACH}); "
         f"{sum(seconds.values()) / 60:.1f} min"

@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     """Score, write, and print the table."""
     import sys
 
-    from medseg3d.data.score_tables import as_text
+    from medseg3d.evaluation.page import as_text
     from medseg3d.workflows import evaluate
 
     with progress_bar("case") as progress:
@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
             seed=args.seed,
             progress=progress,
         )
-    warnings = summary["warnings"]
+    warnings = summary.warnings
     if warnings:
         plural = "s" * (len(warnings) != 1)
         print(f"{len(warnings)} warning{plural}, all in summary.json; the first: {warnings[0]}", file=sys.stderr)

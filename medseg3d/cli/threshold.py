@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     """Choose, write and say so."""
     from pathlib import Path
 
-    from medseg3d.data.thresholds import choose_threshold, write_threshold
+    from medseg3d.evaluation.thresholds import choose_threshold, write_threshold
 
     choice = choose_threshold(args.evaluation, args.score, args.allow_test)
     path = args.output or Path(args.evaluation) / "threshold.json"

@@ -1,4 +1,4 @@
-"""Configs and evaluations as an experiment needs them: read, built in part, run as MONAI's commands, scores read."""
+"""Configs as an experiment needs them: read, built in part, run as MONAI's commands."""
 
 from __future__ import annotations
 
@@ -97,31 +97,3 @@ def used_knobs(parser: ConfigParser, names: Sequence[str]) -> dict[str, Any]:
     """The values of those knobs that something in the config uses; an overlay may leave some without use."""
     used = json.dumps(parser.get(), default=str)
     return {name: plain(parser.get_parsed_content(name)) for name in names if re.search(rf"@{re.escape(name)}\b", used)}
-
-
-def class_scores(summary: Mapping[str, Any]) -> dict[str, dict[str, float | None]]:
-    """Class -> score -> value, of an evaluation's summary; what is of no single class is left out.
-
-    Example:
-        >>> class_scores({"scores": {"polyp": {"dice_mean": {"value": 0.5}, "n_cases": 3}, "average_precision": {}}})
-        {'polyp': {'dice_mean': 0.5}}
-    """
-    return {
-        name: {key: entry["value"] for key, entry in scores.items() if isinstance(entry, Mapping) and "value" in entry}
-        for name, scores in summary["scores"].items()
-        if _is_class(scores)
-    }
-
-
-def conventions(summary: Mapping[str, Any]) -> dict[str, str]:
-    """Score -> how it was taken and of how many cases, for the first class of an evaluation's summary."""
-    first = next(entries for entries in summary["scores"].values() if _is_class(entries))
-    return {
-        key: f"{entry['convention']}; n={entry['n']}"
-        for key, entry in first.items()
-        if isinstance(entry, Mapping) and "convention" in entry
-    }
-
-
-def _is_class(scores: Any) -> bool:
-    return isinstance(scores, Mapping) and "n_cases" in scores

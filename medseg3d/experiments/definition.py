@@ -13,7 +13,7 @@ from typing import Any
 from medseg3d.bundle import absolute_paths
 from medseg3d.bundle_folders import bundle_folder
 from medseg3d.data.splits import PARTS
-from medseg3d.data.thresholds import SCORES
+from medseg3d.evaluation.thresholds import SCORES
 from medseg3d.faults import UsageFault
 
 Level = str | int | float

@@ -15,16 +15,16 @@ import torch
 
 from medseg3d.child import run_workers
 from medseg3d.data.atomic import claimed, make_folder
-from medseg3d.data.experiment_files import FAILURE, ROW, read_experiment, write_experiment
 from medseg3d.data.picture_folders import data_sets
+from medseg3d.data.plain_files import read_json, write_json
 from medseg3d.data.polyp_phantoms import is_phantom_data
-from medseg3d.data.score_files import read_summary, read_thresholds, write_summary
 from medseg3d.data.splits import PARTS, read_split, split_record
-from medseg3d.data.thresholds import choose_threshold, write_threshold
+from medseg3d.evaluation.experiment_files import FAILURE, ROW, read_experiment, write_experiment
+from medseg3d.evaluation.files import THRESHOLDS_CSV, read_summary
+from medseg3d.evaluation.records import Summary
+from medseg3d.evaluation.thresholds import choose_threshold, write_threshold
 from medseg3d.experiments.configs import (
     build,
-    class_scores,
-    conventions,
     refuse_unused,
     run_bundle,
     training_config,
@@ -188,7 +188,7 @@ def run_experiment(
         if broken:
             raise Fault("RUN_FAILED", plan.folder, f"a worker with exit code {broken[0]}", "0", "read its message")
     write_experiment(plan.folder, experiment.name)  # the last of some processes may have looked too early
-    return read_summary(plan.folder / f"{experiment.name}.json")
+    return read_json(plan.folder / f"{experiment.name}.json")
 
 
 def _check(experiment: Experiment, run: Run) -> Condition:
@@ -318,12 +318,12 @@ def _work(plan: Plan, runs: Sequence[Run], say: Callable[[str], None], command: 
             try:
                 row = _run(plan, run, command, tune)
             except Fault as fault:
-                write_summary(folder / FAILURE, {"reason": str(fault)})
+                write_json(folder / FAILURE, {"reason": str(fault)})
                 say(f"[{number}/{len(runs)}] {run} failed: {fault}")
             else:
-                write_summary(folder / ROW, row)
+                write_json(folder / ROW, row)
                 shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # nothing is left to be resumed
-                say(f"[{number}/{len(runs)}] {run}: {_line(row)}")
+                say(f"[{number}/{len(runs)}] {run}: {_line(row, folder / ROW)}")
             write_experiment(plan.folder, plan.experiment.name)
     return elsewhere
 
@@ -356,28 +356,28 @@ def _run(plan: Plan, run: Run, command: Command, tune: Tune) -> dict[str, Any]:
         call("inferring", **{name: value for name, value in scored.items() if name != "part"})
     evaluation = folder / f"evaluation_{experiment.part}"
     summary = read_summary(evaluation / "summary.json")
-    if summary["split_hash"] != condition.split_hash:
-        found, wanted = f"split {summary['split_hash']}", f"{condition.split_hash}, which it began with"
+    if summary.context["split_hash"] != condition.split_hash:
+        found, wanted = f"split {summary.context['split_hash']}", f"{condition.split_hash}, which it began with"
         raise Fault("SPLIT_CHANGED", folder, found, wanted)
     row = {
         **{**run.levels, "seed": run.seed, "bundle": run.bundle.name, "run_dir": folder.name},
-        **{"scores": class_scores(summary), "conventions": conventions(summary)},
-        "average_precision": summary["scores"].get("average_precision", {}).get("value"),
+        "evaluation": summary.whole.as_json(),
         **{"tuning": tuned, "learning_rate": knobs.get("learning_rate", condition.learning_rate)},
         "epochs": int(checkpoints[0].stem.removeprefix("epoch_")) if checkpoints else None,
         **{"parameters": condition.parameters, "seconds": seconds, "resumed": resumed},
-        **{"split_hash": condition.split_hash, "versions": summary.get("versions", {})},
+        **{"split_hash": condition.split_hash, "versions": summary.context.get("versions", {})},
     }
     if choice is not None:
-        half = next(each for each in read_thresholds(evaluation / "thresholds.csv") if each["threshold"] == 0.5)
+        half = next(each for each in THRESHOLDS_CSV.read(evaluation / "thresholds.csv") if each["threshold"] == 0.5)
         chosen = f"{choice.score} {choice.value:.4f} on {choice.part}, {choice.n_cases} cases"
         row |= {"threshold": choice.threshold, "threshold_chosen": chosen}
         row["scores_at_half"] = {key: half[key] for key in ("dice_mean", "dice_pooled")}
     return row
 
 
-def _line(row: Mapping[str, Any]) -> str:
-    name, scores = next(iter(row["scores"].items()))
-    value = scores.get("dice_mean")
-    dice = "no Dice" if value is None else f"dice_mean {value:.4f}"
+def _line(row: Mapping[str, Any], file: Path) -> str:
+    summary = Summary.from_json(row["evaluation"], file)
+    name = summary.classes[0]
+    score = summary.find(name, "dice")
+    dice = "no Dice" if score is None or score.value is None else f"dice_mean {score.value:.4f}"
     return f"{name} {dice}, trained in {row['seconds']['training']:.0f} s"

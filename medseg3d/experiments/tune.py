@@ -16,7 +16,7 @@ from typing import Any
 from medseg3d.bundle import absolute_paths, log_end, monai_words
 from medseg3d.bundle_folders import bundle_folder, bundle_root, config_files, names_from_root
 from medseg3d.data.atomic import make_folder
-from medseg3d.data.score_files import write_summary
+from medseg3d.data.plain_files import write_json
 from medseg3d.experiments.configs import build, refuse_unused, training_config
 from medseg3d.experiments.search import Choice, parse_search
 from medseg3d.experiments.trials import TrialRecord, best_record, write_trials
@@ -146,7 +146,7 @@ def tune(
         if best is None:
             return
         states = [record.state for record in records]
-        write_summary(
+        write_json(
             output / "best.json",
             {
                 **{"values": best.values, "score": best.score, "trial": best.number, "epoch": best.best_epoch},

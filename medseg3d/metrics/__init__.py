@@ -16,7 +16,6 @@ from medseg3d.metrics.scores import (
     precision,
     recall,
     specificity,
-    summarise,
 )
 from medseg3d.metrics.strata import Strata, size_strata
 from medseg3d.metrics.surface import SurfaceScores, surface_scores
@@ -51,7 +50,6 @@ __all__ = [
     "s_measure",
     "size_strata",
     "specificity",
-    "summarise",
     "surface_scores",
     "threshold_counts",
     "two_class_scores",

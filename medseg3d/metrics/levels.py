@@ -28,6 +28,8 @@ from medseg3d.metrics.scores import score_along
 LEVELS = 256
 _EPS = float(np.finfo(np.float64).eps)
 _SCORES = ("dice", "iou", "recall", "specificity")
+MAXIMA = (*(f"max_{score}_pranet256" for score in _SCORES), "e_measure_max")
+"""The scores that are the best of the levels: of several pictures at one common level."""
 
 
 def grey_levels(prob: ArrayLike, min_max: bool = False) -> np.ndarray:

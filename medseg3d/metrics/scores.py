@@ -16,8 +16,7 @@ truth is empty, so that false positives there cost nothing, and gives higher mea
 from __future__ import annotations
 
 import math
-import statistics
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,16 +31,6 @@ _FRACTIONS: dict[str, Callable[[Any, Any, Any, Any], tuple[Any, Any]]] = {
     "precision": lambda tp, fp, fn, tn: (tp, tp + fp),
     "accuracy": lambda tp, fp, fn, tn: (tp + tn, tp + fp + fn + tn),
 }
-
-LEFT_OUT = {
-    "dice": "empty in truth and prediction",
-    "iou": "empty in truth and prediction",
-    "recall": "empty in the truth",
-    "specificity": "without background in the truth",
-    "precision": "empty in the prediction",
-    "accuracy": "without voxels",
-}
-"""For which cases a score is NaN, to be said beside a mean."""
 
 
 def dice(counts: ConfusionCounts) -> float:
@@ -168,57 +157,6 @@ def mean_score(values: Iterable[float]) -> MeanScore:
     return MeanScore(mean, len(kept), len(everything) - len(kept))
 
 
-def summarise(cases: Mapping[str, ConfusionCounts], grid: str = "") -> dict[str, Any]:
-    """Every score as a mean over cases and of the pooled counts, each with its convention, ready for JSON.
-
-    Args:
-        cases: the counts of one class by case name.
-        grid: the grid the counts were taken on ("original grid of the image"), repeated in each convention.
-
-    Returns:
-        `<score>_mean`: value, n (cases it is the mean of), n_nan (left out), sd (of a sample, n - 1) and convention.
-        `<score>_pooled`: value, n (cases pooled) and convention. `n_cases`; `n_empty_truth`; `n_empty_pred`;
-        `n_missed`, cases whose prediction is empty though the truth is not. None stands for what is undefined.
-
-    Raises:
-        ValueError: there are no cases.
-
-    Example:
-        >>> summary = summarise({"a": ConfusionCounts(tp=1, fp=1, fn=1, tn=1), "b": ConfusionCounts(tn=4)})
-        >>> summary["dice_mean"]["value"], summary["dice_mean"]["n"], summary["dice_mean"]["n_nan"]
-        (0.5, 1, 1)
-        >>> summary["accuracy_pooled"]["value"]
-        0.75
-        >>> summary["n_cases"], summary["n_empty_truth"], summary["n_missed"]
-        (2, 1, 0)
-    """
-    if not cases:
-        raise ValueError("cases must hold at least one case, found none")
-    where = f"; on the {grid}" if grid else ""
-    pooled = sum(cases.values(), ConfusionCounts())
-    summary: dict[str, Any] = {}
-    for name, score in SCORES.items():
-        values = [score(counts) for counts in cases.values()]
-        mean, n, n_nan = mean_score(values)
-        summary[f"{name}_mean"] = {
-            "value": _or_none(mean),
-            "n": n,
-            "n_nan": n_nan,
-            "sd": statistics.stdev(_kept(values)) if n > 1 else None,
-            "convention": f"mean over cases; a case {LEFT_OUT[name]} is left out{where}",
-        }
-        summary[f"{name}_pooled"] = {
-            "value": _or_none(score(pooled)),
-            "n": len(cases),
-            "convention": f"one score of the counts summed over all cases{where}",
-        }
-    summary["n_cases"] = len(cases)
-    summary["n_empty_truth"] = sum(counts.n_truth == 0 for counts in cases.values())
-    summary["n_empty_pred"] = sum(counts.n_pred == 0 for counts in cases.values())
-    summary["n_missed"] = sum(counts.n_pred == 0 < counts.n_truth for counts in cases.values())
-    return summary
-
-
 def _score(name: str, counts: ConfusionCounts) -> float:
     above, below = _FRACTIONS[name](counts.tp, counts.fp, counts.fn, counts.tn)
     return above / below if below else math.nan
@@ -228,7 +166,3 @@ def _kept(values: list[float]) -> list[float]:
     if any(math.isinf(value) for value in values):
         raise ValueError("values must be finite or NaN, found an infinite one")
     return [float(value) for value in values if not math.isnan(value)]
-
-
-def _or_none(value: float) -> float | None:
-    return None if math.isnan(value) else value

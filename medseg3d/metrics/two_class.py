@@ -22,15 +22,14 @@ def two_class_scores(pooled: ConfusionCounts) -> dict[str, float]:
         pooled: the foreground's counts, summed over all cases: `sum(counts, ConfusionCounts())`.
 
     Returns:
-        0 to 1, or NaN: `mdice_mmseg`, `miou_mmseg`, `mrecall_mmseg`, `mprecision_mmseg`, `aacc_mmseg` (the part of
-        all pixels that is right), and dice, iou, recall and precision of each class, as `dice_background` and
-        `dice_foreground`.
+        0 to 1, or NaN: `mdice`, `miou`, `mrecall`, `mprecision`, `aacc` (the part of all pixels that is right), and
+        dice, iou, recall and precision of each class, as `dice_background` and `dice_foreground`.
 
     Example:
         >>> scores = two_class_scores(ConfusionCounts(tp=1, fp=1, fn=1, tn=5))
-        >>> scores["dice_foreground"], round(scores["dice_background"], 4), round(scores["mdice_mmseg"], 4)
+        >>> scores["dice_foreground"], round(scores["dice_background"], 4), round(scores["mdice"], 4)
         (0.5, 0.8333, 0.6667)
-        >>> scores["aacc_mmseg"]
+        >>> scores["aacc"]
         0.75
     """
     classes = {
@@ -38,7 +37,5 @@ def two_class_scores(pooled: ConfusionCounts) -> dict[str, float]:
         "foreground": pooled,
     }
     per_class = {f"{name}_{label}": _PER_CLASS[name](classes[label]) for name in _PER_CLASS for label in classes}
-    means = {
-        f"m{name}_mmseg": mean_score(per_class[f"{name}_{label}"] for label in classes).mean for name in _PER_CLASS
-    }
-    return {**means, "aacc_mmseg": accuracy(pooled), **per_class}
+    means = {f"m{name}": mean_score(per_class[f"{name}_{label}"] for label in classes).mean for name in _PER_CLASS}
+    return {**means, "aacc": accuracy(pooled), **per_class}

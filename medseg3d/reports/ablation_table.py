@@ -11,7 +11,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from medseg3d.data.colours import OKABE_ITO
-from medseg3d.data.experiment_files import read_experiment
+from medseg3d.evaluation.experiment_files import read_experiment
+from medseg3d.evaluation.wording import taken_of
 from medseg3d.faults import Fault
 from medseg3d.reports.curves import new_figure
 from medseg3d.reports.paired import is_clear
@@ -21,12 +22,12 @@ NAME, KNOB = "ablation", "nonlocal_blocks"
 """Of the experiment, whose record is ablation.json, and of its factor."""
 
 _MEANS = {
-    "mean": "mean over cases",
-    "slice_mean": "mean over slices",
-    "group_mean": "mean over patients",
+    "cases": "mean over cases",
+    "slices": "mean over slices",
+    "groups": "mean over patients",
     "pooled": "all voxels as one case",
 }
-"""Aggregations that are tabled where the evaluation has them; the summary's own words say more."""
+"""What scores are means over in the tables, where the evaluation has them; its own words say more."""
 
 _SCORES = ("dice", "recall", "specificity")
 
@@ -56,7 +57,7 @@ class Ablation:
     @property
     def class_name(self) -> str:
         """The first class, which the table is about."""
-        return next(iter(self.rows[0]["scores"]))
+        return self.rows[0]["evaluation"].classes[0]
 
     @property
     def blocks(self) -> list[int]:
@@ -70,25 +71,27 @@ class Ablation:
 
     @property
     def aggregations(self) -> list[str]:
-        """Suffixes of the scores that every run has: `mean`, `slice_mean`, `group_mean`, `pooled`."""
+        """What every run has means over: `cases`, `slices`, `groups`, `pooled`."""
+        name = self.class_name
         return [
-            suffix
-            for suffix in _MEANS
-            if all(f"{score}_{suffix}" in row["scores"][self.class_name] for score in _SCORES for row in self.rows)
+            over
+            for over in _MEANS
+            if all(row["evaluation"].find(name, score, over) for score in _SCORES for row in self.rows)
         ]
 
-    def convention(self, suffix: str) -> str:
-        """The evaluation's own words for an aggregation of Dice."""
-        return self.rows[0]["conventions"][f"dice_{suffix}"]
+    def convention(self, over: str) -> str:
+        """How the first run's Dice was taken, and of how many."""
+        return taken_of(self.rows[0]["evaluation"], self.class_name, "dice", over)
 
-    def values(self, blocks: int, key: str) -> dict[int, float]:
+    def values(self, blocks: int, over: str, score: str = "dice") -> dict[int, float]:
         """Seed -> score of the runs with that many blocks; scores without a value are left out."""
-        found = {row["seed"]: row["scores"][self.class_name].get(key) for row in self.rows if row[KNOB] == blocks}
-        return {seed: value for seed, value in found.items() if value is not None}
+        runs = [row for row in self.rows if row[KNOB] == blocks]
+        found = {row["seed"]: row["evaluation"].find(self.class_name, score, over) for row in runs}
+        return {seed: each.value for seed, each in found.items() if each is not None and each.value is not None}
 
-    def gains(self, blocks: int, key: str) -> list[float]:
-        """Score with that many blocks minus score without any, for each seed that has both."""
-        ours, base = self.values(blocks, key), self.values(0, key)
+    def gains(self, blocks: int, over: str) -> list[float]:
+        """Dice with that many blocks minus Dice without any, for each seed that has both."""
+        ours, base = self.values(blocks, over), self.values(0, over)
         return [ours[seed] - base[seed] for seed in sorted(ours.keys() & base.keys())]
 
 
@@ -131,15 +134,15 @@ def ablation_tables(ablation: Ablation) -> list[tuple[str, list[str], list[list[
     """(caption, column heads, rows of text) for every aggregation of the scores."""
     paper = paper_table_2()
     tables = []
-    for suffix in ablation.aggregations:
+    for over in ablation.aggregations:
         heads = [
             *("blocks", "parameters", "paper: Dice %", "paper: Recall %", "paper: Specificity %"),
             *("Dice %", "Recall %", "Specificity %", "Dice against 0 blocks, paired by seed", "runs"),
         ]
         rows = []
         for blocks in ablation.blocks:
-            ours = [spread(ablation.values(blocks, f"{score}_{suffix}").values()) for score in _SCORES]
-            gains = ablation.gains(blocks, f"dice_{suffix}") if blocks else []
+            ours = [spread(ablation.values(blocks, over, score).values()) for score in _SCORES]
+            gains = ablation.gains(blocks, over) if blocks else []
             better = f" ({sum(gain > 0 for gain in gains)} of {len(gains)} higher)" if gains else ""
             rows.append(
                 [
@@ -148,10 +151,10 @@ def ablation_tables(ablation: Ablation) -> list[tuple[str, list[str], list[list[
                     *(f"{paper[blocks][score]:.2f}" if blocks in paper else "" for score in _SCORES),
                     *ours,
                     spread(gains, sign=True) + better,
-                    str(len(ablation.values(blocks, f"dice_{suffix}"))),
+                    str(len(ablation.values(blocks, over))),
                 ]
             )
-        tables.append((f"{ablation.class_name}, {_MEANS[suffix]}: {ablation.convention(suffix)}", heads, rows))
+        tables.append((f"{ablation.class_name}, {_MEANS[over]}: {ablation.convention(over)}", heads, rows))
     return tables
 
 
@@ -168,8 +171,8 @@ def conclusion(ablation: Ablation) -> str:
     With few seeds that is a low bar: it guards against reading noise, and proves nothing.
     """
     sentences = []
-    for suffix in ablation.aggregations:
-        gains = {blocks: ablation.gains(blocks, f"dice_{suffix}") for blocks in ablation.blocks if blocks}
+    for over in ablation.aggregations:
+        gains = {blocks: ablation.gains(blocks, over) for blocks in ablation.blocks if blocks}
         gains = {blocks: values for blocks, values in gains.items() if len(values) > 1}
         if not gains:
             return "Fewer than two seeds have a run with and without blocks: nothing can be said about the blocks."
@@ -181,7 +184,7 @@ def conclusion(ablation: Ablation) -> str:
             found = f"against 0 blocks, Dice points beyond the spread of the {seeds}: {said} blocks"
         else:
             found = f"no number of blocks differs from 0 blocks by more than the {seeds} differ among themselves"
-        sentences.append(f"{_MEANS[suffix]}: {found}.")
+        sentences.append(f"{_MEANS[over]}: {found}.")
     return " ".join(f"{sentence[0].upper()}{sentence[1:]}" for sentence in sentences)
 
 
@@ -210,14 +213,13 @@ PAPER_CONVENTION = (
 
 def draw_ablation(ablation: Ablation) -> Figure:
     """Dice over the number of blocks: every seed a point, their mean a line, one panel for each aggregation."""
-    suffixes = [suffix for suffix in ablation.aggregations if suffix != "pooled"] or ablation.aggregations
-    figure, panels = new_figure(4.2 * len(suffixes), 3.6, columns=len(suffixes))
+    overs = [over for over in ablation.aggregations if over != "pooled"] or ablation.aggregations
+    figure, panels = new_figure(4.2 * len(overs), 3.6, columns=len(overs))
     colours = [OKABE_ITO[name] for name in ("blue", "vermillion", "green", "purple")]
     marks = "osD^v"
-    for axes, suffix in zip(panels, suffixes, strict=True):
-        key = f"dice_{suffix}"
+    for axes, over in zip(panels, overs, strict=True):
         for place, seed in enumerate(ablation.seeds):
-            points = [(blocks, ablation.values(blocks, key).get(seed)) for blocks in ablation.blocks]
+            points = [(blocks, ablation.values(blocks, over).get(seed)) for blocks in ablation.blocks]
             known = [(blocks, 100 * value) for blocks, value in points if value is not None]
             axes.plot(
                 *zip(*known, strict=True),
@@ -227,9 +229,9 @@ def draw_ablation(ablation: Ablation) -> Figure:
                 alpha=0.75,
                 label=f"seed {seed}",
             )
-        means = [(k, statistics.fmean(ablation.values(k, key).values())) for k in ablation.blocks]
+        means = [(k, statistics.fmean(ablation.values(k, over).values())) for k in ablation.blocks]
         axes.plot([k for k, _ in means], [100 * mean for _, mean in means], color="#333333", label="mean over seeds")
-        axes.set(xlabel="non-local blocks", xticks=ablation.blocks, title=_MEANS[suffix])
+        axes.set(xlabel="non-local blocks", xticks=ablation.blocks, title=_MEANS[over])
     panels[0].set_ylabel(f"Dice of {ablation.class_name}, %")
     panels[-1].legend(frameon=False, fontsize="small")
     return figure

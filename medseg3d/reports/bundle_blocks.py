@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from string import ascii_lowercase
-from typing import Any
 
+from medseg3d.evaluation.records import Score
+from medseg3d.evaluation.wording import OVER
 from medseg3d.faults import Fault
 from medseg3d.reports.document import Block, Bullets, Cell, ColumnKind, Picture, Table, Text
 from medseg3d.reports.paper_networks import data_of
@@ -17,7 +18,7 @@ from medseg3d.reports.parameter_tables import COLUMNS, HOW_COUNTED
 from medseg3d.reports.parameters import ParameterRow, paper_report, papers_of_bundle, recorded_row
 from medseg3d.reports.runs import EvaluatedRun
 from medseg3d.reports.scored_runs import ScoredRun
-from medseg3d.reports.tables import KINDS, common_parts, split_key
+from medseg3d.reports.tables import common_parts
 from medseg3d.reports.wording import interval, number
 
 
@@ -54,7 +55,7 @@ def paper_blocks(runs: Sequence[EvaluatedRun]) -> list[Block]:
 
 
 def _is_training_part(run: EvaluatedRun) -> bool:
-    return run.summary.get("part") == "train"
+    return run.summary.context.get("part") == "train"
 
 
 def _paper_table(table: PaperTable, runs: Sequence[EvaluatedRun]) -> Table:
@@ -64,20 +65,21 @@ def _paper_table(table: PaperTable, runs: Sequence[EvaluatedRun]) -> Table:
     ]
     conventions: dict[str, None] = {}
     for run in runs:
-        scores = run.scores(run.region)
-        kinds = {split_key(key)[1] for column in table.columns for key in column.ours}
-        for kind in (kind for kind in KINDS if kind in kinds):
+        overs = {over for column in table.columns for over in column.over}
+        for over, how in ((over, how) for over, how in OVER.items() if over in overs):
             own = [
-                _own_cell(column, kind, scores) if column.backbone in ("", run.knob("backbone")) else Cell("", own=True)
+                run.score(run.region, column.score, over)
+                if over in column.over and column.backbone in ("", run.recorded("backbone"))
+                else None
                 for column in table.columns[1:]
             ]
-            if any(cell.text for cell in own):
-                how = KINDS[kind].partition(",")[0]
-                row = table.strategies.get(run.knob("strategy"), "")
-                rows.append([Cell(f"ours: {run.name}, {row + ', ' if row else ''}{how}", own=True), *own])
-                keys = [key for column in table.columns for key in column.ours if split_key(key)[1] == kind]
+            known = [score for score in own if score is not None and score.value is not None]
+            if known:
+                row = table.strategies.get(str(run.recorded("strategy")), "")
+                cells = [_own_cell(column, score) for column, score in zip(table.columns[1:], own, strict=True)]
+                rows.append([Cell(f"ours: {run.name}, {row + ', ' if row else ''}{how}", own=True), *cells])
                 # what a score leaves out differs from score to score and stands with the scores
-                shared, _ = common_parts([str(scores[key].get("convention", "")) for key in keys if key in scores])
+                shared, _ = common_parts([run.taken(score) for score in known])
                 conventions[f"{how}: {shared.removeprefix(f'{how}; ')}"] = None
     paper = PAPERS[table.paper]
     columns: list[tuple[str, ColumnKind]] = [(headings[0], "text"), *((head, "number") for head in headings[1:])]
@@ -93,14 +95,13 @@ def _paper_table(table: PaperTable, runs: Sequence[EvaluatedRun]) -> Table:
     )
 
 
-def _own_cell(column: Column, kind: str, scores: Mapping[str, Any]) -> Cell:
-    """Our score for a column, if the evaluation has one of that kind, in the column's unit with its interval."""
-    entry = next((scores[key] for key in column.ours if key in scores and split_key(key)[1] == kind), None)
-    if entry is None or entry["value"] is None:
+def _own_cell(column: Column, score: Score | None) -> Cell:
+    """Our score for a column, if there is one, in the column's unit with its interval."""
+    if score is None or score.value is None:
         return Cell("", own=True)
     decimals = 2 if column.scale == 100 else 3
-    bounds = [column.scale * bound for bound in entry.get("ci95") or []]
-    return Cell(number(column.scale * entry["value"], decimals), small=interval(bounds or None, decimals), own=True)
+    bounds = [column.scale * bound for bound in score.interval or ()]
+    return Cell(number(column.scale * score.value, decimals), small=interval(bounds or None, decimals), own=True)
 
 
 def parameter_blocks(runs: Sequence[EvaluatedRun], figures: Path) -> list[Block]:
@@ -116,7 +117,7 @@ def parameter_blocks(runs: Sequence[EvaluatedRun], figures: Path) -> list[Block]
     for run in runs:
         try:
             file = run.folder / "summary.json"
-            own.append(recorded_row(run.summary, file, f"{run.name}: {run.bundle}", f"bundle {run.bundle}"))
+            own.append(recorded_row(run.summary.context, file, f"{run.name}: {run.bundle}", f"bundle {run.bundle}"))
             scored += _scored(run, own[-1].parameters)
         except Fault as fault:
             missing.append(f"{run.name}: its network was not counted: {fault}")
@@ -149,16 +150,10 @@ def parameter_blocks(runs: Sequence[EvaluatedRun], figures: Path) -> list[Block]
 
 def _scored(run: EvaluatedRun, parameters: int) -> list[ScoredRun]:
     """The run as the figure shows it; nothing without a paper or a Dice, or of phantoms."""
-    mean = run.scores(run.region).get("dice_mean", {})
+    mean = run.score(run.region)
+    if mean is None or mean.value is None or run.is_phantom:
+        return []
     return [
-        ScoredRun(
-            run.name,
-            paper,
-            parameters,
-            mean["value"],
-            str(mean.get("convention", "not recorded")),
-            data_of(paper, *run.data_sets),
-        )
+        ScoredRun(run.name, paper, parameters, mean.value, run.taken(mean), data_of(paper, *run.data_sets))
         for paper in papers_of_bundle(run.bundle)
-        if mean.get("value") is not None and not run.is_phantom
     ]

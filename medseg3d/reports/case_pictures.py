@@ -165,7 +165,7 @@ def _draw(run: EvaluatedRun, files: CaseFiles, class_name: str, case: str, png: 
         name=case,
         label=run.label(class_name),
         target=class_name,
-        threshold=run.threshold if run.summary.get("pred_kind") == "probability" else None,
+        threshold=run.threshold if run.summary.context.get("pred_kind") == "probability" else None,
         grid_tolerance=_grid_tolerance(run),
     )
     low, high = run.config.get("window_hu") or DEFAULT_WINDOW_HU
@@ -175,7 +175,7 @@ def _draw(run: EvaluatedRun, files: CaseFiles, class_name: str, case: str, png: 
 
 def _grid_tolerance(run: EvaluatedRun) -> float:
     """That of the evaluation, by `medseg3d evaluate` or in a training; what is no number there is not believed."""
-    stated = run.summary.get("grid_tolerance", run.config.get("grid_tolerance"))
+    stated = run.summary.context.get("grid_tolerance", run.config.get("grid_tolerance"))
     return stated if isinstance(stated, int | float) else GRID_TOLERANCE
 
 

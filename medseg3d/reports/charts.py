@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from medseg3d.evaluation.wording import UNITS
 from medseg3d.reports.curves import INK, line_style, make_room, new_figure, wrapped
 from medseg3d.reports.runs import EvaluatedRun
 
@@ -48,7 +49,7 @@ def draw_sizes(runs: Sequence[EvaluatedRun], class_name: str) -> Figure | None:
     The size is in the unit of the first run's strata, on a scale of powers of ten.
     """
     figure, (axes,) = new_figure(5.4, 4.0)
-    unit = str(runs[0].scores(class_name).get("strata", {}).get("unit", "voxels"))
+    unit = runs[0].summary.edges_of(class_name).unit
     drawn = 0
     for index, run in enumerate(runs):
         sizes = run.sizes(class_name, unit)
@@ -76,7 +77,7 @@ def draw_sizes(runs: Sequence[EvaluatedRun], class_name: str) -> Figure | None:
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set(ylim=(-0.02, 1.02), xlabel=f"size of the truth, {unit}", ylabel="Dice of the case")
+    axes.set(ylim=(-0.02, 1.02), xlabel=f"size of the truth, {UNITS[unit]}", ylabel="Dice of the case")
     for edge in runs[0].strata(class_name).edges:
         if not math.isnan(edge):
             axes.axvline(edge, color=INK, linestyle=(0, (1, 2)), linewidth=1)

@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from medseg3d.data.experiment_files import read_experiment
-from medseg3d.data.score_files import read_scores, read_summary
+from medseg3d.data.plain_files import read_json
+from medseg3d.evaluation import Score
+from medseg3d.evaluation.experiment_files import read_experiment
+from medseg3d.evaluation.files import SCORES_CSV
 from medseg3d.faults import Fault
 from medseg3d.reports.curves import read_training_curves
 from medseg3d.reports.runs import EvaluatedRun
@@ -108,24 +110,25 @@ class Study:
         run = self.evaluations[row["run_dir"]]
         return {each["case"]: each["group"] for each in run.cases(run.region) if "group" in each}
 
-    def score(self, row: Mapping[str, Any], key: str) -> float | None:
-        """A score of a finished run; `mse_pooled`, over all pixels of all pictures, comes from scores.csv."""
-        if key != "mse_pooled":
-            return row["scores"][key]
+    def score(self, row: Mapping[str, Any], score: str, over: str) -> float | None:
+        """A score of a finished run; the pooled MSE, over all pixels of all pictures, comes from scores.csv."""
         run = self.evaluations[row["run_dir"]]
+        if (score, over) != ("mse", "pooled"):
+            found = run.score(run.region, score, over)
+            return None if found is None else found.value
         pixels = [
             (sum(each[count] for count in ("tp", "fp", "fn", "tn")), each["mse"]) for each in run.cases(run.region)
         ]
         return math.fsum(n * mse for n, mse in pixels) / sum(n for n, _ in pixels)
 
-    def interval(self, row: Mapping[str, Any], key: str) -> Sequence[float] | None:
-        """The 95 % interval of a score over pictures, as the evaluation has it."""
+    def dice(self, row: Mapping[str, Any]) -> Score:
+        """The mean over pictures of Dice."""
         run = self.evaluations[row["run_dir"]]
-        return run.scores(run.region).get(key, {}).get("ci95")
+        return run.summary.pick(class_name=run.region, score="dice", over="cases", size="", data_set="")[0]
 
     def threshold_value(self, row: Mapping[str, Any]) -> float:
         """The Dice per picture that the threshold of a finished run was chosen by, on the part for thresholds."""
-        return read_summary(self.folder / row["run_dir"] / "threshold.json")["value"]
+        return read_json(self.folder / row["run_dir"] / "threshold.json")["value"]
 
     @cached_property
     def kept(self) -> dict[str, tuple[int, float]]:
@@ -153,12 +156,10 @@ def read_study(folder: str | Path) -> Study:
     """
     folder = Path(folder)
     record = read_experiment(folder, NAME, "study cris")
-    rows, evaluations = [], {}
+    evaluations = {}
     for row in record["rows"]:
-        scores = next(iter(row["scores"].values()))
-        rows.append({**row, "scores": {**scores, "average_precision": row["average_precision"]}})
         place = folder / row["run_dir"] / f"evaluation_{record['part']}"
-        summary, cases = read_summary(place / "summary.json"), read_scores(place / "scores.csv")
-        evaluations[row["run_dir"]] = EvaluatedRun(row["run_dir"], place, summary, cases)
+        cases = SCORES_CSV.read(place / "scores.csv")
+        evaluations[row["run_dir"]] = EvaluatedRun(row["run_dir"], place, row["evaluation"], cases)
     asked = [Combination(*(run[field] for field in Combination._fields)) for run in record["asked"]]
-    return Study(folder, record, asked, rows, record["failures"], evaluations)
+    return Study(folder, record, asked, record["rows"], record["failures"], evaluations)

@@ -10,7 +10,8 @@ from urllib.parse import quote
 from matplotlib.figure import Figure
 
 from medseg3d.data.atomic import atomic_write
-from medseg3d.data.score_files import read_curve
+from medseg3d.evaluation.files import read_curve
+from medseg3d.evaluation.wording import taken_of
 from medseg3d.reports.ablation_table import spread
 from medseg3d.reports.cris_study_conditions import conditions, differences, unfinished
 from medseg3d.reports.cris_study_gains import gains_markdown, titles
@@ -86,22 +87,21 @@ def paper_table(study: Study, name: str) -> PaperTable:
     )
 
 
-def ours(study: Study, name: str, table: PaperTable, mean: Literal["mean", "pooled"]) -> dict[str, dict[str, str]]:
+def ours(study: Study, name: str, table: PaperTable, over: Literal["cases", "pooled"]) -> dict[str, dict[str, str]]:
     """Our cells of a table, by row and column: mean and spread over seeds; failed and missing ones in words.
 
     Args:
         study: the study.
         name: of the data set.
         table: the paper's.
-        mean: over pictures, or of all their pixels pooled.
+        over: pictures, or all their pixels pooled.
     """
     failed = {each[:3] for each in study.asked if str(each) in study.failures}
     cells: dict[str, dict[str, str]] = {}
     for strategy, row_name in table.strategies.items():
         for column in table.columns[1:]:
-            key = f"{'dice' if column.scale == 100 else 'mse'}_{mean}"
             runs = study.of(name, column.backbone, strategy)
-            values = [value for row in runs if (value := study.score(row, key)) is not None]
+            values = [value for row in runs if (value := study.score(row, column.score, over)) is not None]
             text = spread(values, column.scale, digits=2 if column.scale == 100 else 3)
             if values and len(values) < len(study.seeds):
                 text += f" ({len(values)} of {len(study.seeds)} seeds)"
@@ -111,14 +111,17 @@ def ours(study: Study, name: str, table: PaperTable, mean: Literal["mean", "pool
 
 
 def _tables(study: Study, name: str, table: PaperTable) -> list[str]:
-    how = _conventions(study.of(name))
+    dice, dice_pooled, mse = (
+        ", or ".join(dict.fromkeys(_taken(study, row, *way) for row in study.of(name)))
+        for way in (("dice", "cases"), ("dice", "pooled"), ("mse", "cases"))
+    )
     pooled = replace(table, caption="The same, ours pooled.", convention="", flags=(), notes=())
     return [
         f"### {'The paper and ours' if _is_printed(table) else 'Scores'}, {name}",
-        _as_markdown(table, ours(study, name, table, "mean")),
-        f"Ours: Dice, {how['dice_mean']}. MSE, {how['mse_mean']}. Proposed is CRIS.",
+        _as_markdown(table, ours(study, name, table, "cases")),
+        f"Ours: Dice, {dice}. MSE, {mse}. Proposed is CRIS.",
         _as_markdown(pooled, ours(study, name, table, "pooled")),
-        f"Ours: Dice, {how['dice_pooled']}. MSE, mean over the pixels of all pictures, so that large pictures weigh "
+        f"Ours: Dice, {dice_pooled}. MSE, mean over the pixels of all pictures, so that large pictures weigh "
         "more; of pictures of one size it is the mean over pictures.",
     ]
 
@@ -137,10 +140,9 @@ def _is_printed(table: PaperTable) -> bool:
     return any(row[column.key] is not None for row in table.rows for column in table.columns[1:])
 
 
-def _conventions(runs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Score -> how it was taken, of how many; all that is said where runs differ."""
-    keys = ("dice_mean", "dice_pooled", "mse_mean")
-    return {key: ", or ".join(dict.fromkeys(row["conventions"][key] for row in runs)) for key in keys}
+def _taken(study: Study, row: Mapping[str, Any], score: str, over: str) -> str:
+    run = study.evaluations[row["run_dir"]]
+    return taken_of(run.summary, run.region, score, over)
 
 
 def _scores(study: Study, name: str) -> str:
@@ -151,14 +153,15 @@ def _scores(study: Study, name: str) -> str:
     )
     lines = []
     for row in study.of(name):
-        scores, half = row["scores"], row["scores_at_half"]
-        bounds = [100 * bound for bound in study.interval(row, "dice_mean") or []]
+        dice, half = study.dice(row), row["scores_at_half"]
+        bounds = [100 * bound for bound in dice.interval or ()]
         lines.append(
             (
                 *(row["backbone"], row["strategy"], str(row["seed"]), f"{row['threshold']:.2f}"),
-                *(_percent(scores["dice_mean"]), interval(bounds or None, 2), _percent(half["dice_mean"])),
-                *(_percent(each["dice_pooled"]) for each in (scores, half)),
-                *(_decimal(study.score(row, key)) for key in ("mse_mean", "mse_pooled", "average_precision")),
+                *(_percent(dice.value), interval(bounds or None, 2), _percent(half["dice_mean"])),
+                *(_percent(study.score(row, "dice", "pooled")), _percent(half["dice_pooled"])),
+                *(_decimal(study.score(row, "mse", over)) for over in ("cases", "pooled")),
+                _decimal(study.score(row, "average_precision", "pooled")),
             )
         )
     return _table(heads, lines, words=2)
@@ -214,8 +217,7 @@ def draw_study(study: Study, name: str) -> Figure:
 
 
 def _series(study: Study, row: Mapping[str, Any], name: str) -> PRSeries:
-    curves = read_curve(study.evaluations[row["run_dir"]].folder / "pr.npz")
-    return pr_series(name, next(iter(curves.values())), row["threshold"])
+    return pr_series(name, read_curve(study.evaluations[row["run_dir"]].folder / "pr.npz"), row["threshold"])
 
 
 def _percent(value: float | None) -> str:

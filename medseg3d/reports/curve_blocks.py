@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from medseg3d.evaluation import FOREGROUND
 from medseg3d.reports.charts import draw_thresholds
 from medseg3d.reports.curves import PRSeries, TrainingCurves, draw_pr, draw_training, pr_series, save_figure
 from medseg3d.reports.document import Block, Picture, Text
@@ -19,9 +20,9 @@ from medseg3d.reports.wording import number, plural
 def curve_blocks(runs: Sequence[EvaluatedRun], figures: Path) -> list[Block]:
     """Precision-recall curves and their table; what has none is said."""
     series = [
-        pr_series(_curve_name(run, name, runs), curve, run.threshold)
+        pr_series(run.name if len(runs) > 1 else FOREGROUND, run.curve, run.threshold)
         for run in runs
-        for name, curve in run.curves.items()
+        if run.curve is not None
     ]
     blocks: list[Block] = []
     if series:
@@ -37,17 +38,11 @@ def curve_blocks(runs: Sequence[EvaluatedRun], figures: Path) -> list[Block]:
             ),
             curve_table(series),
         ]
-    without = [run.name for run in runs if not run.curves]
+    without = [run.name for run in runs if run.curve is None]
     if without:
         why = "there is no pr.npz, which needs probabilities, not masks alone"
         blocks.append(Text(f"Not recorded{of_runs(runs, without)}: {why}."))
     return blocks
-
-
-def _curve_name(run: EvaluatedRun, name: str, runs: Sequence[EvaluatedRun]) -> str:
-    if len(runs) == 1:
-        return name
-    return run.name if len(run.curves) == 1 else f"{run.name}, {name}"
 
 
 def _pr_sentence(series: PRSeries) -> str:

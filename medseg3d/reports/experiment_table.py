@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from medseg3d.data.atomic import atomic_write
-from medseg3d.data.experiment_files import read_experiment
-from medseg3d.data.score_files import read_scores, write_summary
+from medseg3d.data.plain_files import write_json
+from medseg3d.evaluation.experiment_files import read_experiment
+from medseg3d.evaluation.files import SCORES_CSV
 from medseg3d.reports.ablation_table import spread
 from medseg3d.reports.paired import Scores, paired_difference
 from medseg3d.reports.wording import plain_text
@@ -27,7 +28,7 @@ def write_experiment_table(folder: str | Path) -> str:
     record = read_experiment(folder, "experiment", "experiment FILE")
     lines = experiment_lines(record, folder)
     text = experiment_markdown(record, lines)
-    write_summary(folder / "table.json", {"score": record["score"], "part": record["part"], "conditions": lines})
+    write_json(folder / "table.json", {"score": record["score"], "part": record["part"], "conditions": lines})
     with atomic_write(folder / "table.csv", "w") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([*record["factors"], *_COLUMNS])
@@ -56,8 +57,9 @@ def experiment_lines(record: Mapping[str, Any], folder: Path) -> list[dict[str, 
     order = [tuple(run[factor] for factor in factors) for run in record["asked"]]
     lines = []
     for levels in sorted(rows, key=order.index):
-        name = next(iter(rows[levels][0]["scores"]))
-        values = [row["scores"][name].get(f"{score}_mean") for row in rows[levels]]
+        name = rows[levels][0]["evaluation"].classes[0]
+        scores = [row["evaluation"].find(name, score) for row in rows[levels]]
+        values = [None if each is None else each.value for each in scores]
         known = [value for value in values if value is not None]
         reference = tuple(record["reference"].get(factor, level) for factor, level in zip(factors, levels, strict=True))
         difference = dict.fromkeys(("reference", "difference", "low", "high", "cases", "verdict", "by_seed"))
@@ -93,7 +95,7 @@ def _difference(
             scores = []
             for each in (row, other_of[row["seed"]]):
                 file = folder / each["run_dir"] / f"evaluation_{record['part']}" / "scores.csv"
-                cases = [case for case in read_scores(file) if case["class"] == name]
+                cases = [case for case in SCORES_CSV.read(file) if case["class"] == name]
                 groups |= {case["case"]: case["group"] for case in cases if "group" in case}
                 scores.append({case["case"]: case[record["score"]] for case in cases})
             pairs.append((scores[0], scores[1]))

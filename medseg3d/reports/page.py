@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from medseg3d import __version__
+from medseg3d.evaluation.wording import kind_of
 from medseg3d.reports.ablation_table import (
     PAPER_CONVENTION,
     Ablation,
@@ -42,7 +43,6 @@ from medseg3d.reports.tables import (
     emptiness_notes,
     score_tables,
     shared_case_table,
-    split_key,
     strata_table,
 )
 from medseg3d.reports.wording import command_line, duration, interval, number, plain_text, plural
@@ -58,20 +58,20 @@ MEANING = {
         "A mean over cases gives each case the same weight. A pooled score, like the precision-recall curve, gives "
         "each voxel the same weight, so that large structures count for more. The two answer different questions.",
     ),
-    "slice_mean": (
+    "slices": (
         "A mean over slices is not a mean over volumes: a slice with a few voxels of the organ counts as much as one "
         "through its middle, and slices of one volume resemble each other. Published figures of 2-D networks are often "
         "of this kind.",
     ),
-    "group_mean": (
+    "groups": (
         "A mean over groups first adds up the voxels of each patient or sequence, and gives each of them the same "
         "weight, however many pictures it has.",
     ),
-    "mmseg": (
+    "two_classes": (
         "Two-class scores, as mmsegmentation gives them, are the mean of background and foreground. The background is "
         "large and easy, and lifts them: they are not to be set beside a Dice of the foreground.",
     ),
-    "pranet256": ("PraNet's scores are means over 256 thresholds of the probability, not scores at one threshold.",),
+    "saliency": ("PraNet's scores are means over 256 thresholds of the probability, not scores at one threshold.",),
     "surface": (
         "HD95 is the distance in mm within which 95 % of the two surfaces lie of each other; surface Dice is the part "
         "of the surfaces that agrees within the tolerance. A completely missed case counts with the diagonal of the "
@@ -102,7 +102,7 @@ GENERAL_LIMITS = (
     "This is research software. It is not a medical device and not for clinical use.",
 )
 
-_NOT_FACTS = {"scores", "command", "versions", "warnings", "intervals"}
+_NOT_FACTS = {"command", "versions", "warnings"}
 _MOST_WARNINGS = 20
 
 
@@ -204,7 +204,7 @@ def _opening(runs: Sequence[EvaluatedRun], class_name: str, phantoms: bool, rema
     elif runs:
         blocks.append(_headline_table(runs, class_name))
     if remarks.goal is not None and runs:
-        dice = runs[0].scores(class_name)["dice_mean"]["value"]
+        dice = runs[0].dice(class_name)
         reached = dice is not None and dice >= remarks.goal.dice
         words = f"a mean Dice of at least {remarks.goal.dice}. {remarks.goal.why}"
         blocks.append(Text(words, lead=f"Goal {'reached' if reached else 'missed'}:"))
@@ -215,33 +215,36 @@ def _opening(runs: Sequence[EvaluatedRun], class_name: str, phantoms: bool, rema
 
 def _headline(run: EvaluatedRun, class_name: str) -> list[Block]:
     """The one number of the run, the words that belong to it, and how it is taken."""
-    mean = run.scores(class_name)["dice_mean"]
+    mean = run.score(class_name)
+    if mean is None:
+        return [Text("not scored", lead=f"{class_name}:", style="headline")]
     known = [row["dice"] for row in run.cases(class_name) if not math.isnan(row["dice"])]
-    words = f"mean Dice of {class_name}, {plural(mean['n'], 'case')}"
+    words = f"mean Dice of {class_name}, {plural(mean.n, 'case')}"
     words += f", from {number(min(known))} to {number(max(known))}" if len(known) > 1 else ""
-    bounds = interval(mean.get("ci95"))
+    bounds = interval(mean.interval)
     words += f"; 95 % interval of the mean {bounds}" if bounds else ""
-    return [Text(words, lead=number(mean["value"]), style="headline"), Text(mean["convention"], style="soft")]
+    return [Text(words, lead=number(mean.value), style="headline"), Text(run.taken(mean), style="soft")]
 
 
 def _headline_table(runs: Sequence[EvaluatedRun], class_name: str) -> Table:
     rows: list[list[Cell | str]] = []
     for run in runs:
-        mean = run.scores(class_name).get("dice_mean")
-        ap = run.summary["scores"].get("average_precision")
+        mean = run.score(class_name)
+        ap = run.score(run.region, "average_precision", "pooled")
         rows.append(
             [
                 run.name,
                 Cell("not scored")
                 if mean is None
-                else Cell(number(mean["value"]), small=interval(mean.get("ci95")), strong=True),
-                "" if mean is None else str(mean["n"]),
-                "not recorded" if ap is None else number(ap["value"]),
+                else Cell(number(mean.value), small=interval(mean.interval), strong=True),
+                "" if mean is None else str(mean.n),
+                "not recorded" if ap is None else number(ap.value),
                 run.bundle or "not recorded",
-                str(run.summary.get("part") or ""),
+                str(run.summary.context.get("part") or ""),
             ]
         )
-    conventions = {run.scores(class_name).get("dice_mean", {}).get("convention", "") for run in runs} - {""}
+    means = [(run, run.score(class_name)) for run in runs]
+    conventions = {run.taken(mean) for run, mean in means if mean is not None}
     differ = "" if len(conventions) == 1 else " These runs were scored by different conventions; see Scores."
     return Table(
         f"Mean Dice of {class_name} with its 95 % interval: {'; or '.join(sorted(conventions))}.{differ}",
@@ -260,11 +263,9 @@ def _score_blocks(runs: Sequence[EvaluatedRun], class_name: str) -> list[Block]:
         blocks.append(Bullets(notes))
     without = [run.name for run in runs if not _has_intervals(run)]
     if without:
-        blocks.append(
-            Text(f"No 95 % intervals were recorded{of_runs(runs, without)}: an older evaluation, or too few cases.")
-        )
+        blocks.append(Text(f"No 95 % intervals{of_runs(runs, without)}: too few cases."))
     for run in runs:
-        warnings = [plain_text(warning) for warning in run.summary.get("warnings") or []]
+        warnings = [plain_text(warning) for warning in run.summary.warnings]
         if warnings:
             blocks.append(Subheading("Warnings of the evaluation" + (f": {run.name}" if len(runs) > 1 else "")))
             more = [f"and {len(warnings) - _MOST_WARNINGS} more, in summary.json"] * (len(warnings) > _MOST_WARNINGS)
@@ -323,20 +324,14 @@ def _ablation_sections(ablations: Sequence[tuple[str, Ablation]], figures: Path)
 
 def _size_blocks(runs: Sequence[EvaluatedRun], class_name: str, figures: Path) -> list[Block]:
     having = [run for run in runs if class_name in run.classes]
-    blocks: list[Block] = []
-    table = strata_table(having, class_name)
-    if table is not None:
-        blocks.append(table)
-    without = [run.name for run in having if not run.scores(class_name).get("strata")]
-    if without:
-        blocks.append(Text(f"No scores by size were recorded{of_runs(runs, without)}: an older evaluation."))
+    blocks: list[Block] = [strata_table(having, class_name)]
     figure = draw_sizes(having, class_name)
     if figure is not None:
         words = f"Dice of {class_name} over the size of the truth, a mark for each case{_in_colours(having)}."
         png = save_figure(figure, figures / "sizes.png")
         caption = f"{words} The dotted lines part small, medium and large. Cases without truth are not shown."
         blocks.append(Picture(png, alt=words, caption=caption))
-    return blocks or [Text("No case has both a truth and a Dice.")]
+    return blocks
 
 
 def _case_blocks(runs: Sequence[EvaluatedRun], class_name: str) -> list[Block]:
@@ -348,28 +343,28 @@ def _fact_blocks(runs: Sequence[EvaluatedRun], remarks: Remarks) -> list[Block]:
     for index, run in enumerate(runs):
         if len(runs) > 1:
             blocks.append(Subheading(run.name))
-        if run.summary.get("command"):
-            blocks.append(Code(command_line(run.summary["command"])))
+        stated = run.summary.context
+        if stated.get("command"):
+            blocks.append(Code(command_line(stated["command"])))
         facts = [("evaluation", str(run.folder))]
         facts += [("bundle", run.bundle)] if run.bundle else []
         if index == 0:
             facts += [("data", remarks.data)] if remarks.data else []
             facts += [(f"time for {name}", duration(value)) for name, value in remarks.seconds.items()]
             facts += [(name, str(value)) for name, value in remarks.facts.items()]
-        for name, value in run.summary.items():
+        for name, value in stated.items():
             if name not in _NOT_FACTS and value is not None:
                 facts.append((name.replace("_", " "), plain_text(value)))
-        for name in ("intervals", "versions"):
-            if run.summary.get(name):
-                facts.append((name, plain_text(run.summary[name])))
+        if run.summary.intervals:
+            facts.append(("intervals", plain_text(run.summary.intervals)))
+        if stated.get("versions"):
+            facts.append(("versions", plain_text(stated["versions"])))
         blocks.append(Facts(facts))
     return blocks
 
 
 def _meaning_blocks(runs: Sequence[EvaluatedRun], phantoms: bool) -> list[Block]:
-    entries = [key for run in runs for scores in run.summary["scores"].values() for key in scores]
-    present = {"", "background", *(split_key(key)[1] for key in entries)}
-    present |= {"surface"} if "hd95_mm_mean" in entries else set()
+    present = {"", "background", *(kind_of(score) for run in runs for score in run.summary.scores)}
     present |= {"interval"} if any(_has_intervals(run) for run in runs) else set()
     meaning = [sentence for kind, sentences in MEANING.items() if kind in present for sentence in sentences]
     return [
@@ -381,11 +376,7 @@ def _meaning_blocks(runs: Sequence[EvaluatedRun], phantoms: bool) -> list[Block]
 
 
 def _has_intervals(run: EvaluatedRun) -> bool:
-    return any(
-        isinstance(entry, Mapping) and entry.get("ci95")
-        for scores in run.summary["scores"].values()
-        for entry in scores.values()
-    )
+    return any(score.interval for score in run.summary.scores)
 
 
 def _in_colours(runs: Sequence[EvaluatedRun]) -> str:

@@ -18,7 +18,8 @@ class Column:
         key: what `rows` have it under.
         name: its heading, unit included.
         better: which end is better; empty where neither is.
-        ours: keys of a summary.json that answer to it, the nearest first; empty where nothing of ours compares.
+        score: the score of ours that answers to it; empty where nothing of ours compares.
+        over: what that may be a mean over, the nearest first.
         scale: by how much our fraction is multiplied to be in the column's unit: 100 for per cent.
         derived: whether the numbers are computed here and not printed in the paper.
         backbone: the backbone whose runs' scores may stand here; empty where all may.
@@ -27,7 +28,8 @@ class Column:
     key: str
     name: str
     better: Literal["high", "low", ""] = ""
-    ours: tuple[str, ...] = ()
+    score: str = ""
+    over: tuple[str, ...] = ()
     scale: float = 1
     derived: bool = False
     backbone: str = ""
@@ -186,7 +188,7 @@ def side_by_side(table: PaperTable, ours: Ours | None = None) -> tuple[list[str]
         ValueError: ours names a row or column that the table lacks, or a column with nothing of ours to compare.
     """
     ours = ours or {}
-    comparable = [column.key for column in table.columns if column.ours]
+    comparable = [column.key for column in table.columns if column.score]
     for row, found in ours.items():
         if row not in table.row_names:
             raise ValueError(f"ours must be of rows {table.row_names} of {table.name}, found {row!r}")
@@ -221,7 +223,7 @@ def as_markdown(table: PaperTable, ours: Ours | None = None) -> str:
         ValueError: as `side_by_side`.
 
     Example:
-        >>> columns = (Column("net", "Network"), Column("dice", "Dice", "high", ours=("dice_mean",)))
+        >>> columns = (Column("net", "Network"), Column("dice", "Dice", "high", score="dice", over=("cases",)))
         >>> rows = ({"net": "A", "dice": "0.8"}, {"net": "B", "dice": "0.9"})
         >>> flag = Flag((("B", "dice"),), "not of the same cases", "the text says so")
         >>> table = PaperTable("p", "Table 1", "Two networks.", "Mean over cases.", columns, rows, flags=(flag,))

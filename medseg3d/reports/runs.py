@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from medseg3d.data.polyp_phantoms import is_phantom_data
-from medseg3d.data.score_files import read_curve, read_files, read_scores, read_summary, read_thresholds
-from medseg3d.evaluation import FOREGROUND
+from medseg3d.evaluation import FOREGROUND, Score, Summary
+from medseg3d.evaluation.files import SCORES_CSV, THRESHOLDS_CSV, read_curve, read_files, read_summary
+from medseg3d.evaluation.wording import convention
 from medseg3d.faults import Fault, UsageFault
 from medseg3d.metrics import BinnedPRCurve, Strata, size_strata
 from medseg3d.reports.ablation_table import NAME as ABLATION
@@ -43,7 +44,7 @@ class EvaluatedRun:
         folder: folder of the evaluation.
         summary: content of summary.json.
         rows: the lines of scores.csv.
-        curves: class name to curve, from pr.npz; empty if there is none.
+        curve: precision-recall curve of the foreground, from pr.npz; None if there is none.
         thresholds: the lines of thresholds.csv; empty if there is none.
         files: case to its files, from files.json; empty if there is none.
         config: the resolved config of the evaluation or the training; empty if none was recorded.
@@ -53,9 +54,9 @@ class EvaluatedRun:
 
     name: str
     folder: Path
-    summary: Mapping[str, Any]
+    summary: Summary
     rows: Sequence[Mapping[str, Any]]
-    curves: Mapping[str, BinnedPRCurve] = field(default_factory=dict)
+    curve: BinnedPRCurve | None = None
     thresholds: Sequence[Mapping[str, Any]] = ()
     files: Mapping[str, CaseFiles] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -75,16 +76,16 @@ class EvaluatedRun:
     @property
     def threshold(self) -> float:
         """The probability from which a voxel was counted as foreground."""
-        return float(self.summary.get("threshold") or 0.5)
+        return float(self.summary.context.get("threshold") or 0.5)
 
-    def knob(self, name: str) -> str:
-        """What was recorded of a knob, by the evaluation or else in the config; empty where nothing was."""
-        return str(self.summary.get(name) or self.config.get(name) or "")
+    def recorded(self, name: str) -> Any:
+        """What the evaluation has stated beside its scores, or else the config; None where neither has."""
+        return self.summary.context.get(name) or self.config.get(name)
 
     @property
     def data_sets(self) -> list[str]:
         """The folders of its data sets; none where nothing was recorded."""
-        return data_sets_of(self.summary.get("dataset_dir") or self.config.get("dataset_dir"))
+        return data_sets_of(self.recorded("dataset_dir"))
 
     @property
     def is_phantom(self) -> bool:
@@ -95,9 +96,18 @@ class EvaluatedRun:
         """The lines of one class."""
         return [row for row in self.rows if row["class"] == class_name]
 
-    def scores(self, class_name: str) -> Mapping[str, Any]:
-        """The entries of one class in summary.json; empty if this run does not know it."""
-        return self.summary["scores"].get(class_name, {})
+    def score(self, class_name: str, score: str = "dice", over: str = "cases", size: str = "") -> Score | None:
+        """The record of one number, by default of the mean Dice over cases; None if this run does not have it."""
+        return self.summary.find(class_name, score, over, size)
+
+    def dice(self, class_name: str) -> float | None:
+        """The mean Dice over cases; None where it is undefined or not recorded."""
+        score = self.score(class_name)
+        return None if score is None else score.value
+
+    def taken(self, score: Score) -> str:
+        """How one of its scores was taken."""
+        return convention(score, self.summary.settings)
 
     def label(self, class_name: str) -> int | None:
         """The value of a class in the masks; None, all values above 0, if it is the only class or all of them."""
@@ -105,20 +115,23 @@ class EvaluatedRun:
         return None if alone else self.classes.index(class_name) + 1
 
     def sizes(self, class_name: str, unit: str) -> dict[str, float]:
-        """Case to the size of its truth in `ml`, `% of the picture` or, by any other name, voxels."""
-        sizes = {}
-        for row in self.cases(class_name):
-            n_truth = row["tp"] + row["fn"]
-            whole = max(n_truth + row["fp"] + row["tn"], 1)
-            sizes[row["case"]] = {"ml": row["truth_ml"], "% of the picture": 100 * n_truth / whole}.get(unit, n_truth)
-        return sizes
+        """Case to the size of its truth in a unit of `Edges`."""
+        rows = self.cases(class_name)
+        if unit == "ml":
+            return {row["case"]: row["truth_ml"] for row in rows}
+        voxels = {row["case"]: row["tp"] + row["fn"] for row in rows}
+        if unit == "voxels":
+            return voxels
+        return {
+            row["case"]: 100 * voxels[row["case"]] / max(sum(row[count] for count in ("tp", "fp", "fn", "tn")), 1)
+            for row in rows
+        }
 
     def strata(self, class_name: str) -> Strata:
-        """The cases by size of the truth, in the unit and with the edges of the evaluation, else by tertiles."""
-        recorded = self.scores(class_name).get("strata", {})
-        sizes = self.sizes(class_name, recorded.get("unit", "voxels"))
-        edges = [edge for edge in recorded.get("edges", []) if edge is not None]
-        return size_strata(sizes, edges if len(edges) == 2 and edges[0] < edges[1] else None)
+        """The cases by size of the truth, in the unit and with the edges of the evaluation."""
+        edges = self.summary.edges_of(class_name)
+        sizes, low, high = self.sizes(class_name, edges.unit), edges.low, edges.high
+        return size_strata(sizes, None if low is None or high is None or low == high else (low, high))
 
 
 def read_run(folder: str | Path, name: str = "", bundle: str = "") -> EvaluatedRun:
@@ -135,20 +148,20 @@ def read_run(folder: str | Path, name: str = "", bundle: str = "") -> EvaluatedR
         Fault: `SCORE_FILE` if a file is absent or damaged, or scores.csv has no case.
     """
     folder = Path(folder)
-    summary, rows = read_summary(folder / "summary.json"), read_scores(folder / "scores.csv")
-    if not rows or not isinstance(summary.get("scores"), dict):
-        file = folder / ("scores.csv" if not rows else "summary.json")
-        raise Fault("SCORE_FILE", file, "no case in it", "the scores of each case", "evaluate some cases")
+    summary, rows = read_summary(folder / "summary.json"), SCORES_CSV.read(folder / "scores.csv")
+    if not rows:
+        wanted = "the scores of each case"
+        raise Fault("SCORE_FILE", folder / "scores.csv", "no case in it", wanted, "evaluate some cases")
     around = [folder, folder.resolve().parent] if folder.resolve().name.startswith(_PREFIX) else [folder]
     config = next((found for each in around if (found := read_json(each / "config.json"))), {})
-    recorded = summary.get("bundle") or Path(str(config.get("bundle_root", ""))).name
+    recorded = summary.context.get("bundle") or Path(str(config.get("bundle_root", ""))).name
     return EvaluatedRun(
         name=name or folder.resolve().name,
         folder=folder,
         summary=summary,
         rows=rows,
-        curves=read_curve(folder / "pr.npz") if (folder / "pr.npz").exists() else {},
-        thresholds=read_thresholds(folder / "thresholds.csv") if (folder / "thresholds.csv").exists() else (),
+        curve=read_curve(folder / "pr.npz") if (folder / "pr.npz").exists() else None,
+        thresholds=THRESHOLDS_CSV.read(folder / "thresholds.csv") if (folder / "thresholds.csv").exists() else (),
         files=dict(_read_files(folder / "files.json")),
         config=config,
         training=next((logged for each in around if (logged := _read_training(each))), {}),

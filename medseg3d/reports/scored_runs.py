@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from medseg3d.data.score_files import read_summary
+from medseg3d.evaluation import Score, Summary
+from medseg3d.evaluation.files import read_summary
+from medseg3d.evaluation.wording import convention
 from medseg3d.faults import Fault, UsageFault
 from medseg3d.reports.paper_networks import data_of
 from medseg3d.reports.parameters import papers_of_bundle, recorded_row
@@ -22,7 +23,7 @@ class ScoredRun:
         name: the folders that tell it from the others.
         paper: key of the paper whose bundle it is a run of.
         parameters: number of parameters of its network.
-        dice: `dice_mean` of its first class, 0 to 1.
+        dice: mean over cases of its first class that has one, 0 to 1.
         convention: how that mean is taken, as the summary states it.
         data: what it is of, as `paper_networks.data_of` names it.
     """
@@ -51,29 +52,28 @@ def scored_runs(folders: Sequence[str | Path]) -> list[ScoredRun]:
 
 def _scored_run(folder: Path, name: str) -> ScoredRun:
     summary = read_summary(folder / "summary.json")
-    entry = _mean_dice(folder / "summary.json", summary)
+    mean = _mean_dice(folder / "summary.json", summary)
     config = read_json(folder / "config.json")
     papers = papers_of_bundle(str(config.get("bundle_root", "")))
     if not papers:
         wanted = "a run of one of the papers' bundles"
         raise UsageFault("BAD_VALUE", folder / "config.json", "no paper in the name of its bundle_root", wanted)
-    network = recorded_row(summary, folder / "summary.json", name, f"run {name}")
+    network = recorded_row(summary.context, folder / "summary.json", name, f"run {name}")
     return ScoredRun(
         name,
         papers[0],
         network.parameters,
-        entry["value"],
-        entry["convention"],
-        data_of(papers[0], *data_sets_of(summary.get("dataset_dir") or config.get("dataset_dir"))),
+        mean.value or 0.0,
+        convention(mean, summary.settings),
+        data_of(papers[0], *data_sets_of(summary.context.get("dataset_dir") or config.get("dataset_dir"))),
     )
 
 
-def _mean_dice(file: Path, summary: Mapping[str, Any]) -> dict:
-    for entries in summary.get("scores", {}).values():
-        entry = entries.get("dice_mean", {})
-        if entry.get("value") is not None:
-            return entry
-    raise Fault("SCORE_FILE", file, "no dice_mean with a value", "the scores of an evaluation", "evaluate again")
+def _mean_dice(file: Path, summary: Summary) -> Score:
+    for score in summary.pick(score="dice", over="cases", size="", data_set=""):
+        if score.value is not None:
+            return score
+    raise Fault("SCORE_FILE", file, "no mean Dice with a value", "the scores of an evaluation", "evaluate again")
 
 
 def _short_names(paths: Sequence[Path]) -> list[str]:

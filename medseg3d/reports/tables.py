@@ -7,78 +7,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from medseg3d.evaluation.records import Edges, Score
+from medseg3d.evaluation.wording import KINDS, OVER, UNITS, WORDS, kind_of
+from medseg3d.metrics import SCORES
 from medseg3d.reports.curves import PRSeries
 from medseg3d.reports.document import Cell, ColumnKind, Table
 from medseg3d.reports.paired import paired_difference
 from medseg3d.reports.runs import EvaluatedRun
 from medseg3d.reports.wording import interval, number, plural
 
-SCORE_NAMES = {
-    "dice": "Dice",
-    "iou": "IoU",
-    "recall": "Recall",
-    "specificity": "Specificity",
-    "precision": "Precision",
-    "accuracy": "Accuracy",
-    "hd95_mm": "HD95, mm",
-    "mean_surface_distance_mm": "Mean surface distance, mm",
-    "surface_dice": "Surface Dice",
-    "mse": "MSE",
-    "mae": "MAE",
-    "dice_background": "Dice of the background",
-    "iou_background": "IoU of the background",
-    "weighted_f": "Weighted F-measure",
-    "s_measure": "S-measure",
-    "e_measure_mean": "E-measure, mean over thresholds",
-    "e_measure_max": "E-measure, best threshold",
-    "e_measure_adaptive": "E-measure, adaptive threshold",
-    "max_dice": "Dice, best threshold",
-    "max_iou": "IoU, best threshold",
-    "max_recall": "Recall, best threshold",
-    "max_specificity": "Specificity, best threshold",
-    "mdice": "mDice",
-    "miou": "mIoU",
-    "mrecall": "mRecall (its “mAcc”)",
-    "mprecision": "mPrecision",
-    "aacc": "aAcc",
-}
-
-AGGREGATIONS = ("mean", "group_mean", "slice_mean", "pooled", "mmseg")
-"""How the scores of a class are taken, by the end of their keys."""
-
-KINDS = {
-    "mean": "mean over cases",
-    "group_mean": "mean over groups",
-    "slice_mean": "mean over slices",
-    "pooled": "pooled",
-    "surface": "distances between surfaces, mean over cases",
-    "probability": "errors and ranking of the probabilities, mean over cases",
-    "mmseg": "two classes, background and foreground, as mmsegmentation",
-    "pranet256": "256 thresholds and structure, as PraNet",
-    "": "other",
-}
-"""The tables of a class in their order: kind to heading."""
-
-_OF_SCORE = {
-    **dict.fromkeys(("hd95_mm", "mean_surface_distance_mm", "surface_dice"), "surface"),
-    **dict.fromkeys(("mse", "mae", "average_precision"), "probability"),
-    **dict.fromkeys(("dice_background", "iou_background"), "mmseg"),
-    **dict.fromkeys(("weighted_f", "s_measure"), "pranet256"),
-}
-
 MOST_CASES = 30
 """Lines of the table of cases; the rest stands in scores.csv."""
 
 _DICES = {
-    "dice_mean": "mean over cases",
-    "dice_group_mean": "mean over groups",
-    "dice_slice_mean": "mean over slices",
-    "dice_pooled": "pooled",
-    "mdice_mmseg": "two classes, background and foreground",
-    "dice_pranet256_mean": "mean over 256 thresholds and cases",
+    ("dice", "cases"): OVER["cases"],
+    ("dice", "groups"): OVER["groups"],
+    ("dice", "slices"): OVER["slices"],
+    ("dice", "pooled"): OVER["pooled"],
+    ("mdice", "two_classes"): "two classes, background and foreground",
+    ("dice_pranet256", "cases"): "mean over 256 thresholds and cases",
 }
+"""Every way to take a Dice."""
+
 _COUNTS = ("tp", "fp", "fn")
-_CASE_SCORES = ("dice", "iou", "recall", "specificity", "precision", "accuracy")
 
 
 @dataclass(frozen=True)
@@ -98,34 +49,6 @@ class Baseline:
     how: str
 
 
-def split_key(key: str) -> tuple[str, str]:
-    """Score and kind of a key of summary.json; the kind is one of `KINDS`.
-
-    Example:
-        >>> [split_key(key) for key in ("hd95_mm_mean", "dice_slice_mean", "mdice_mmseg", "max_dice_pranet256")]
-        [('hd95_mm', 'surface'), ('dice', 'slice_mean'), ('mdice', 'mmseg'), ('max_dice', 'pranet256')]
-        >>> split_key("something_else")
-        ('something_else', '')
-    """
-    if "_pranet256" in key:
-        return key.partition("_pranet256")[0], "pranet256"
-    for ending in sorted(AGGREGATIONS, key=len, reverse=True):
-        if key.endswith(f"_{ending}"):
-            score = key.removesuffix(f"_{ending}")
-            return score, "pranet256" if score.startswith("e_measure") else _OF_SCORE.get(score, ending)
-    return key, "pranet256" if key.startswith("e_measure") else ""
-
-
-def score_name(score: str) -> str:
-    """A score as a table's line names it."""
-    return SCORE_NAMES.get(score, score.replace("_", " ").capitalize())
-
-
-def score_value(score: str, value: float | None) -> str:
-    """A score in a table; millimetres have one decimal."""
-    return number(value, 1 if score.endswith("_mm") else 3)
-
-
 def score_tables(runs: Sequence[EvaluatedRun]) -> list[Table]:
     """For each class a table of each way to take the scores, with interval, spread, n and convention.
 
@@ -133,33 +56,22 @@ def score_tables(runs: Sequence[EvaluatedRun]) -> list[Table]:
     are columns.
     """
     tables = []
-    names = dict.fromkeys(name for run in runs for name in run.summary["scores"])
-    for name in names:
-        entries = {run.name: run.summary["scores"].get(name, {}) for run in runs}
-        if any("value" in each for each in entries.values()):  # a score of all classes together
-            entries = {run: {name: each} if each else {} for run, each in entries.items()}
-            tables.append(_score_table(entries, "all classes together"))
-            continue
-        kinds: dict[str, list[str]] = {kind: [] for kind in KINDS}
-        for each in entries.values():
-            for key, entry in each.items():
-                if _is_entry(entry) and key not in kinds[split_key(key)[1]]:
-                    kinds[split_key(key)[1]].append(key)
-        for kind, keys in kinds.items():
-            if keys:
-                chosen = {run: {key: each[key] for key in keys if key in each} for run, each in entries.items()}
-                tables.append(_score_table(chosen, f"{name}, {KINDS[kind]}"))
+    for name in dict.fromkeys(name for run in runs for name in run.summary.classes):
+        whole = [run.summary.pick(class_name=name, size="", data_set="") for run in runs]
+        for kind, heading in KINDS.items():
+            chosen = [[score for score in scores if kind_of(score) == kind] for scores in whole]
+            if any(chosen):
+                tables.append(_score_table(runs, chosen, f"{name}, {heading}"))
     return tables
 
 
 def convention_table(runs: Sequence[EvaluatedRun], class_name: str) -> Table:
     """Dice of one class by every convention that was recorded: the same masks, other numbers."""
     rows: list[list[Cell | str]] = []
-    for key, name in _DICES.items():
-        entries = {run.name: run.scores(class_name) for run in runs if key in run.scores(class_name)}
-        if entries:
-            cells = [_value_cell("dice", run.scores(class_name).get(key), with_n=True) for run in runs]
-            rows.append([name, *cells, _convention(entries, key)])
+    for (score, over), name in _DICES.items():
+        found = [run.score(class_name, score, over) for run in runs]
+        if any(found):
+            rows.append([name, *(_value_cell(each, with_n=True) for each in found), _conventions(runs, found)])
     heads: list[tuple[str, ColumnKind]] = [(run.name if len(runs) > 1 else "Dice", "number") for run in runs]
     return Table(
         "the same masks by every convention. Only numbers of one line may be compared with each other, or with a paper "
@@ -172,19 +84,14 @@ def convention_table(runs: Sequence[EvaluatedRun], class_name: str) -> Table:
 
 def emptiness_notes(runs: Sequence[EvaluatedRun]) -> list[str]:
     """For each run and class how many cases are empty in truth or prediction, or missed."""
-    words = {
-        "n_empty_truth": "empty in the truth",
-        "n_empty_pred": "empty in the prediction",
-        "n_missed": "completely missed",
-    }
-    notes = []
-    for run in runs:
-        for name, scores in run.summary["scores"].items():
-            parts = [f"{scores[key]} {text}" for key, text in words.items() if key in scores]
-            if parts and "n_cases" in scores:
-                of_what = ", ".join([*([run.name] if len(runs) > 1 else []), name])
-                notes.append(f"{of_what}: of {plural(scores['n_cases'], 'case')} {', '.join(parts)}.")
-    return notes
+    return [
+        f"{', '.join([*([run.name] if len(runs) > 1 else []), count.class_name])}: of {plural(count.n, 'case')} "
+        f"{count.empty_truth} empty in the truth, {count.empty_pred} empty in the prediction, "
+        f"{count.missed} completely missed."
+        for run in runs
+        for count in run.summary.cases
+        if not count.size and not count.data_set
+    ]
 
 
 def common_parts(conventions: Sequence[str]) -> tuple[str, list[str]]:
@@ -201,9 +108,9 @@ def common_parts(conventions: Sequence[str]) -> tuple[str, list[str]]:
 
 def baseline_table(run: EvaluatedRun, class_name: str, baselines: Sequence[Baseline]) -> Table:
     """The rows that set a run beside the baselines, the highest Dice first; undefined ones last."""
-    own = run.scores(class_name)["dice_mean"]
-    own_value = math.nan if own["value"] is None else own["value"]
-    rows = [(own_value, "this run", own["n"], "the network of this report", True)]
+    own = run.score(class_name)
+    value, n = (math.nan, 0) if own is None or own.value is None else (own.value, own.n)
+    rows = [(value, "this run", n, "the network of this report", True)]
     rows += [(each.dice, each.name, each.n, each.how, False) for each in baselines]
     rows.sort(key=lambda row: math.inf if math.isnan(row[0]) else -row[0])
     return Table(
@@ -242,14 +149,14 @@ def difference_table(runs: Sequence[EvaluatedRun], class_name: str, score: str =
                 difference.verdict,
             ]
         )
-    heads: list[tuple[str, ColumnKind]] = [("runs", "text"), (f"difference of {score_name(score)}", "number")]
+    heads: list[tuple[str, ColumnKind]] = [("runs", "text"), (f"difference of {WORDS[score].label}", "number")]
     heads += [
         ("95 % interval", "number"),
         ("cases", "number"),
         *((word, "number") for word in ("higher", "equal", "lower")),
     ]
     return Table(
-        f"{class_name}: mean over cases of the difference of {score_name(score)}, the same case in both runs",
+        f"{class_name}: mean over cases of the difference of {WORDS[score].label}, the same case in both runs",
         [*heads, ("what the cases say", "words")],
         rows,
         note=f"The interval is a bootstrap over {'groups of cases' if of_group else 'cases'} with both networks held "
@@ -257,32 +164,25 @@ def difference_table(runs: Sequence[EvaluatedRun], class_name: str, score: str =
     )
 
 
-def strata_table(runs: Sequence[EvaluatedRun], class_name: str) -> Table | None:
-    """Scores of the small, the medium and the large by the truth's size; None if no run has them."""
-    keys = ("dice_mean", "iou_mean", "recall_mean", "precision_mean")
-    rows: list[list[Cell | str]] = []
-    edges = []
-    for run in runs:
-        strata = run.scores(class_name).get("strata")
-        if not strata:
-            continue
-        edges.append(_edges_in_words(strata))
-        for size in ("small", "medium", "large"):
-            entries = strata.get(size, {})
-            n = entries.get("n_cases", entries.get("dice_mean", {}).get("n", 0))
-            cells = [_value_cell(split_key(key)[0], entries.get(key)) for key in keys]
-            rows.append([*([run.name] if len(runs) > 1 else []), size, str(n), *cells])
-    if not rows:
-        return None
+def strata_table(runs: Sequence[EvaluatedRun], class_name: str) -> Table:
+    """Scores of the small, the medium and the large by the truth's size."""
+    names = ("dice", "iou", "recall", "precision")
+    counts = [
+        (run, count) for run in runs for count in run.summary.cases if count.class_name == class_name and count.size
+    ]
+    rows: list[list[Cell | str]] = [
+        [
+            *([run.name] if len(runs) > 1 else []),
+            *(count.size, str(count.n)),
+            *(_value_cell(run.score(class_name, name, size=count.size)) for name in names),
+        ]
+        for run, count in counts
+    ]
     heads: list[tuple[str, ColumnKind]] = [("run", "text")] if len(runs) > 1 else []
-    heads += [("truth", "text"), ("cases", "number")]
-    heads += [(score_name(split_key(key)[0]), "number") for key in keys]
-    return Table(
-        f"{class_name}: mean over the cases of each size; below each value its 95 % interval",
-        heads,
-        rows,
-        note=" ".join(dict.fromkeys(edges)),
-    )
+    heads += [("truth", "text"), ("cases", "number"), *((WORDS[name].label, "number") for name in names)]
+    edges = dict.fromkeys(_edges_in_words(run.summary.edges_of(class_name)) for run in runs)
+    caption = f"{class_name}: mean over the cases of each size; below each value its 95 % interval"
+    return Table(caption, heads, rows, note=" ".join(edges))
 
 
 def case_table(run: EvaluatedRun) -> Table:
@@ -292,13 +192,13 @@ def case_table(run: EvaluatedRun) -> Table:
     columns: list[tuple[str, ColumnKind]] = [("case", "text")]
     if len(classes) > 1:
         columns.append(("class", "text"))
-    heads = [name if name in {"Dice", "IoU"} else name.lower() for name in map(score_name, _CASE_SCORES)]
+    heads = [name if name in {"Dice", "IoU"} else name.lower() for name in (WORDS[each].label for each in SCORES)]
     heads += ["truth ml", "predicted ml"] if in_ml else []
     columns += [(head, "number") for head in (*heads, *(count.upper() for count in _COUNTS))]
     rows: list[list[Cell | str]] = []
     for row in sorted(run.rows, key=lambda row: (classes.index(row["class"]), *rank(row))):
         words = [row["case"], row["class"]] if len(classes) > 1 else [row["case"]]
-        scores = [number(row[score]) for score in _CASE_SCORES]
+        scores = [number(row[score]) for score in SCORES]
         volumes = [number(row["truth_ml"], 1), number(row["pred_ml"], 1)] if in_ml else []
         rows.append([*words, *scores, *volumes, *(f"{row[count]:,}" for count in _COUNTS)])
     caption = ("By class, worst" if len(classes) > 1 else "Worst") + " Dice first. "
@@ -366,78 +266,65 @@ def _by_case(run: EvaluatedRun, class_name: str, score: str) -> dict[str, float]
     return {row["case"]: row[score] for row in run.cases(class_name)}
 
 
-def _is_entry(entry: Any) -> bool:
-    return isinstance(entry, Mapping) and "value" in entry
-
-
-def _score_table(entries: Mapping[str, Mapping[str, Any]], lead: str) -> Table:
+def _score_table(runs: Sequence[EvaluatedRun], scores: Sequence[Sequence[Score]], lead: str) -> Table:
     """One table: rows are scores, of one run with columns for everything known, of several with a column each."""
-    keys = list(dict.fromkeys(key for each in entries.values() for key in each))
-    shared, own = common_parts([_convention(entries, key) for key in keys])
+    found = [{(score.score, score.over): score for score in each} for each in scores]
+    keys = list(dict.fromkeys(key for each in found for key in each))
+    shared, own = common_parts([_conventions(runs, [each.get(key) for each in found]) for key in keys])
     columns: list[tuple[str, ColumnKind]] = [("score", "text")]
-    rows: list[list[Cell | str]] = []
-    if len(entries) == 1:
-        (only,) = entries.values()
+    rows: list[list[Cell | str]]
+    if len(runs) == 1:
         optional = {
-            "95 % interval": [_interval(split_key(key)[0], entry) for key, entry in only.items()],
-            "sd": [
-                "" if entry.get("sd") is None else score_value(split_key(key)[0], entry["sd"])
-                for key, entry in only.items()
-            ],
-            "n": [str(entry.get("n", "")) for entry in only.values()],
-            "left out": [str(entry.get("n_nan", "")) for entry in only.values()],
+            "95 % interval": [_interval(score) for score in scores[0]],
+            "sd": ["" if score.sd is None else _shown(score, score.sd) for score in scores[0]],
+            "n": [str(score.n) for score in scores[0]],
+            "left out": ["" if score.left_out is None else str(score.left_out) for score in scores[0]],
         }
         shown = {head: cells for head, cells in optional.items() if any(cells)}
         columns += [("value", "number"), *((head, "number") for head in shown)]
-        for index, (key, entry) in enumerate(only.items()):
-            score = split_key(key)[0]
-            cells = [cells[index] for cells in shown.values()]
-            rows.append([score_name(score), score_value(score, entry["value"]), *cells])
+        values = [_shown(score, score.value) for score in scores[0]]
+        rows = [list(row) for row in zip(map(_label, keys), values, *shown.values(), strict=True)]
     else:
-        columns += [(run, "number") for run in entries]
-        for key in keys:
-            score = split_key(key)[0]
-            rows.append(
-                [score_name(score), *(_value_cell(score, each.get(key), with_n=True) for each in entries.values())]
-            )
-    columns.append(("name in summary.json", "code"))
-    for row, key, words in zip(rows, keys, own, strict=True):
-        row += [key, words]
-    columns.append(("how it is taken", "words"))
-    if not any(own):
-        columns, rows = columns[:-1], [row[:-1] for row in rows]
+        columns += [(run.name, "number") for run in runs]
+        rows = [[_label(key), *(_value_cell(each.get(key), with_n=True) for each in found)] for key in keys]
+    if any(own):
+        columns.append(("how it is taken", "words"))
+        rows = [[*row, words] for row, words in zip(rows, own, strict=True)]
     return Table(f"{shared}." if shared else "", columns, rows, lead=f"{lead}{':' if shared else '.'}")
 
 
-def _convention(entries: Mapping[str, Mapping[str, Any]], key: str) -> str:
-    """The convention of a score, run by run where they differ."""
-    words = {
-        run: str(each[key].get("convention", "convention not recorded")) for run, each in entries.items() if key in each
-    }
+def _label(key: tuple[str, str]) -> str:
+    return WORDS[key[0]].label
+
+
+def _conventions(runs: Sequence[EvaluatedRun], scores: Sequence[Score | None]) -> str:
+    """How a score of each run was taken, run by run where they differ."""
+    words = {run.name: run.taken(score) for run, score in zip(runs, scores, strict=True) if score is not None}
     if len(set(words.values())) == 1:
         return next(iter(words.values()))
-    return "; ".join(f"{run}: {convention.replace('; ', ', ')}" for run, convention in words.items())
+    return "; ".join(f"{run}: {taken.replace('; ', ', ')}" for run, taken in words.items())
 
 
-def _value_cell(score: str, entry: Mapping[str, Any] | None, with_n: bool = False) -> Cell:
-    if entry is None:
+def _value_cell(score: Score | None, with_n: bool = False) -> Cell:
+    if score is None:
         return Cell("not recorded")
-    small = ", ".join(
-        part for part in (_interval(score, entry), f"n {entry['n']}" if with_n and "n" in entry else "") if part
-    )
-    return Cell(score_value(score, entry["value"]), small=small)
+    small = ", ".join(part for part in (_interval(score), f"n {score.n}" if with_n else "") if part)
+    return Cell(_shown(score, score.value), small=small)
 
 
-def _interval(score: str, entry: Mapping[str, Any]) -> str:
-    return interval(entry.get("ci95"), 1 if score.endswith("_mm") else 3)
+def _shown(score: Score, value: float | None) -> str:
+    return number(value, WORDS[score.score].decimals)
 
 
-def _edges_in_words(strata: Mapping[str, Any]) -> str:
-    edges = [edge for edge in strata.get("edges", []) if edge is not None]
-    if len(edges) != 2:
+def _interval(score: Score) -> str:
+    return interval(score.interval, WORDS[score.score].decimals)
+
+
+def _edges_in_words(edges: Edges) -> str:
+    if edges.low is None or edges.high is None:
         return ""
-    unit = strata.get("unit", "")
-    return f"Small is a truth below {edges[0]:.4g} {unit}, large one from {edges[1]:.4g} {unit} on.".replace(" ,", ",")
+    unit = UNITS[edges.unit]
+    return f"Small is a truth below {edges.low:.4g} {unit}, large one from {edges.high:.4g} {unit} on."
 
 
 def _shortened(n: int) -> str:

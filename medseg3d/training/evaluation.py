@@ -118,7 +118,7 @@ class CaseScores(Metric):
         if self.faults:
             return math.nan
         means = [
-            metrics.mean_score(metrics.dice(counts) for counts in self.evaluation.counts[name].values()).mean
+            metrics.mean_score(metrics.dice(case.counts[name]) for case in self.evaluation.cases.values()).mean
             for name in self.class_names
         ]
         return metrics.mean_score(means).mean
@@ -133,14 +133,17 @@ class CaseScores(Metric):
             failed = f"{len(self.faults)} case{'s' * (len(self.faults) > 1)}"
             logger.warning("no score: %s failed, first of all %s", failed, self.faults[0])
             return
-        for class_name, cases in self.evaluation.counts.items():
-            for score, entry in metrics.summarise(cases).items():
-                if not isinstance(entry, Mapping):
-                    continue
-                label = f"{self.prefix}{score}" + (f"_{class_name}" if len(self.class_names) > 1 else "")
-                if label != name and entry["value"] is not None:
-                    engine.state.metrics[label] = float(entry["value"])
-                    self._labels.append(label)
+        for class_name in self.evaluation.classes:
+            of_class = f"_{class_name}" if len(self.class_names) > 1 else ""
+            cases = [case.counts[class_name] for case in self.evaluation.cases.values()]
+            total = sum(cases, metrics.ConfusionCounts())
+            for score, function in metrics.SCORES.items():
+                values = {"mean": metrics.mean_score(map(function, cases)).mean, "pooled": function(total)}
+                for over, value in values.items():
+                    label = f"{self.prefix}{score}_{over}{of_class}"
+                    if label != name and not math.isnan(value):
+                        engine.state.metrics[label] = value
+                        self._labels.append(label)
 
 
 class ScoreFiles:
@@ -185,11 +188,9 @@ class ScoreFiles:
                 "versions": versions(),
             },
         )
-        for name in self.scores.evaluation.counts:
-            scores = summary["scores"][name]
-            for score in ("dice_mean", "dice_pooled"):
-                logger.info("%s %s %s (n=%d)", name, score, scores[score]["value"], scores[score]["n"])
-        logger.info("scores of %d cases in %s", scores["n_cases"], self.output_dir)
+        for score in summary.pick(score="dice", size="", data_set=""):
+            logger.info("%s dice %s %s (n=%d)", score.class_name, score.over, score.value, score.n)
+        logger.info("scores of %d cases in %s", summary.settings.n_cases, self.output_dir)
 
 
 def _files_of(output: Mapping[str, Any]) -> dict[str, str]:

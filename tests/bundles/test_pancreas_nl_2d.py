@@ -21,8 +21,8 @@ from picture_runs import run_bundle, train_and_evaluate
 from PIL import Image
 
 from medseg3d.cli import main
-from medseg3d.data.score_files import read_groups, read_scores, read_slices
 from medseg3d.data.splits import read_split
+from medseg3d.evaluation.files import GROUPS_CSV, SCORES_CSV, SLICES_CSV, read_summary
 
 BUNDLE = "bundles/pancreas_nl_2d"
 SMALL = {"picture_size": 32, "init_filters": 8, "epochs": 2, "iterations_per_epoch": 3, "batch_size": 2}
@@ -72,11 +72,11 @@ class TestPictures:
     def test_the_test_part_is_of_patients_that_were_not_trained_on(self, run_dir, pictures):
         split = read_split(pictures["split_file"])
         assert [split.count(part) for part in ("train", "val", "test")] == [2, 1, 1]
-        rows = read_scores(run_dir / "evaluation_test" / "scores.csv")
+        rows = SCORES_CSV.read(run_dir / "evaluation_test" / "scores.csv")
         assert [row["case"] for row in rows] == split.test
 
     def test_the_scores_are_those_of_the_masks_on_the_original_picture(self, run_dir, pictures):
-        for row in read_scores(run_dir / "evaluation_test" / "scores.csv"):
+        for row in SCORES_CSV.read(run_dir / "evaluation_test" / "scores.csv"):
             stored = Image.open(Path(pictures["dataset_dir"]) / "masks" / f"{row['case']}.jpg").convert("L")
             true = np.asarray(stored) > 127
             found = np.asarray(Image.open(run_dir / "evaluation_test" / "masks" / f"{row['case']}_seg.png")) > 0
@@ -85,16 +85,16 @@ class TestPictures:
             assert tuple(row[name] for name in ("tp", "fp", "fn", "tn")) == counts
 
     def test_the_pictures_of_a_patient_are_scored_together_too(self, run_dir, pictures):
-        (row,) = read_groups(run_dir / "evaluation_test" / "groups.csv")
-        single = read_scores(run_dir / "evaluation_test" / "scores.csv")
+        (row,) = GROUPS_CSV.read(run_dir / "evaluation_test" / "groups.csv")
+        single = SCORES_CSV.read(run_dir / "evaluation_test" / "scores.csv")
         assert row["group"] == read_split(pictures["split_file"]).test[0][len("PANCREAS_") :].split("-")[0]
         assert [row[name] for name in ("tp", "fp", "fn")] == [
             sum(r[name] for r in single) for name in ("tp", "fp", "fn")
         ]
 
     def test_the_summary_states_the_grid(self, run_dir):
-        summary = json.loads((run_dir / "evaluation_test" / "summary.json").read_text())
-        assert "original grid of the picture" in summary["scores"]["pancreas"]["dice_mean"]["convention"]
+        summary = read_summary(run_dir / "evaluation_test" / "summary.json")
+        assert summary.find("pancreas", "dice").grid == "original grid of the picture"
 
     def test_predict_writes_a_mask_for_each_picture(self, run_dir, pictures, tmp_path):
         size = {key: pictures[key] for key in ("picture_size", "init_filters")}
@@ -167,13 +167,13 @@ class TestVolumes:
         assert batch["label"].shape == (4, 1, 16, 16)
 
     def test_the_scores_are_those_of_the_masks_on_the_original_grid(self, run_dir, volumes):
-        (row,) = read_scores(run_dir / "evaluation_test" / "scores.csv")
+        (row,) = SCORES_CSV.read(run_dir / "evaluation_test" / "scores.csv")
         truth = nib.load(Path(volumes["dataset_dir"]) / "labelsTr" / f"{row['case']}.nii.gz")
         pred = nib.load(run_dir / "evaluation_test" / "masks" / f"{row['case']}_seg.nii.gz")
         assert np.allclose(pred.affine, truth.affine)
         true, found = truth.get_fdata() > 0, pred.get_fdata() > 0
         assert (row["tp"], row["fp"], row["fn"]) == ((true & found).sum(), (~true & found).sum(), (true & ~found).sum())
-        slices = read_slices(run_dir / "evaluation_test" / "slices.csv")
+        slices = SLICES_CSV.read(run_dir / "evaluation_test" / "slices.csv")
         assert sum(each["tp"] + each["fn"] for each in slices) == true.sum()
 
     def test_predict_writes_masks_in_the_geometry_of_each_scan(self, run_dir, volumes, phantom_dir, tmp_path):
@@ -208,7 +208,7 @@ def test_real_slices_of_held_out_patients_are_scored(real_data, tmp_path):
     run("evaluating", "evaluate", ("pictures",), **knobs)
     split = read_split(tmp_path / "split.json")
     assert [split.count(part) for part in ("train", "val", "test")] == [30, 7, 10]
-    rows = read_scores(tmp_path / "run" / "evaluation_test" / "scores.csv")
+    rows = SCORES_CSV.read(tmp_path / "run" / "evaluation_test" / "scores.csv")
     assert [row["case"] for row in rows] == split.test
     assert all(row["tp"] + row["fp"] + row["fn"] + row["tn"] == 512 * 512 for row in rows)
 

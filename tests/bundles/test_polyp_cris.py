@@ -25,8 +25,8 @@ from picture_runs import (
 from PIL import Image
 
 from medseg3d.cli import main
-from medseg3d.data.score_files import read_scores, read_summary
 from medseg3d.data.splits import PARTS, read_split
+from medseg3d.evaluation.files import SCORES_CSV, read_summary
 from medseg3d.faults import find_fault
 from medseg3d.training import Objective
 
@@ -69,10 +69,11 @@ def turns(folder: Path) -> list[float]:
 def test_a_run_says_its_backbone_and_strategy_and_has_the_papers_scores(runs, strategy):
     summary = read_summary(runs[strategy] / "evaluation_test" / "summary.json")
     config = json.loads((runs[strategy] / "evaluation_test" / "summary.json").read_text())
-    assert (summary["strategy"], summary["backbone"]) == (strategy, config["backbone"])
-    assert summary["scores"]["polyp"].keys() >= {"dice_mean", "dice_pooled", "mse_mean"}
+    assert (summary.context["strategy"], summary.context["backbone"]) == (strategy, config["backbone"])
+    ways = {(score.score, score.over) for score in summary.scores}
+    assert ways >= {("dice", "cases"), ("dice", "pooled"), ("mse", "cases")}
     assert (runs[strategy] / "evaluation_test" / "pr.npz").exists()
-    assert len(read_scores(runs[strategy] / "evaluation_test" / "scores.csv")) == 1
+    assert len(SCORES_CSV.read(runs[strategy] / "evaluation_test" / "scores.csv")) == 1
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -119,13 +120,13 @@ def test_a_threshold_of_the_training_part_is_used_on_the_test_part(runs, picture
     knobs |= {"threshold_file": str(chosen / "threshold.json"), "evaluation_dir": str(tmp_path / "test")}
     run_bundle("polyp_cris", "evaluating", "evaluate", **knobs)
     summary = read_summary(tmp_path / "test" / "summary.json")
-    assert (summary["part"], summary["threshold"]) == ("test", choice["threshold"])
+    assert (summary.context["part"], summary.context["threshold"]) == ("test", choice["threshold"])
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_sound_bundle_passes_the_check(strategy, runs, pictures, capsys):
     folder = runs[strategy]
-    backbone = read_summary(folder / "evaluation_test" / "summary.json")["backbone"]
+    backbone = read_summary(folder / "evaluation_test" / "summary.json").context["backbone"]
     knobs = words(**SMALL, **pictures, output_dir=folder, backbone=backbone)
     assert main(["check", "bundles/polyp_cris", "--strategy", strategy, *knobs]) == 0
     assert "holds weights of this network" in capsys.readouterr().out
@@ -291,7 +292,7 @@ class TestRefinedResUNetPlusPlus:
         }
         train_and_evaluate("polyp_resunetpp", tmp_path, ("refined",), **knobs, **LENGTH, **pictures)
         assert turns(tmp_path) == [0, 0, 1, 1]
-        assert len(read_scores(tmp_path / "evaluation_test" / "scores.csv")) == 1
+        assert len(SCORES_CSV.read(tmp_path / "evaluation_test" / "scores.csv")) == 1
 
     def test_the_refined_map_has_the_bundles_own_loss(self):
         own, refined = (anonymous_config("polyp_resunetpp", name)["loss"] for name in ("train", "refined"))
@@ -312,5 +313,5 @@ class TestRefinedResUNetPlusPlus:
 @pytest.mark.parametrize(("overlays", "name"), [((), "kvasir-seg"), (("clinicdb", "crf"), "cvc-clinicdb")])
 def test_real_pictures_are_trained_on_and_scored(overlays, name, real_data, tmp_path):
     run = trained(tmp_path / "run", split_knobs(linked_pictures(real_data / name, tmp_path)), overlays)
-    (row,) = read_scores(run / "evaluation_test" / "scores.csv")
+    (row,) = SCORES_CSV.read(run / "evaluation_test" / "scores.csv")
     assert row["tp"] + row["fn"] > 0

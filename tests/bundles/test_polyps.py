@@ -28,8 +28,8 @@ from PIL import Image
 from medseg3d.cli import main
 from medseg3d.data.cache import CaseKey
 from medseg3d.data.pictures import read_grey
-from medseg3d.data.score_files import read_scores
 from medseg3d.data.splits import PARTS, read_split
+from medseg3d.evaluation.files import SCORES_CSV, read_summary
 from medseg3d.networks.backbones import DilatedResNet50
 from medseg3d.training import CaseScores
 
@@ -64,7 +64,7 @@ def test_training_leaves_weights_and_checkpoints(run_dir):
 
 
 def test_the_scores_are_those_of_the_masks_on_the_original_picture(run_dir, pictures):
-    (row,) = read_scores(run_dir / "evaluation_test" / "scores.csv")
+    (row,) = SCORES_CSV.read(run_dir / "evaluation_test" / "scores.csv")
     assert [row["case"]] == read_split(pictures["split_file"]).test
     stored = Image.open(Path(pictures["dataset_dir"]) / "masks" / f"{row['case']}.jpg").convert("L")
     true = np.asarray(stored) > 127
@@ -75,9 +75,12 @@ def test_the_scores_are_those_of_the_masks_on_the_original_picture(run_dir, pict
 
 
 def test_the_summary_has_every_convention_of_the_field(run_dir):
-    scores = json.loads((run_dir / "evaluation_test" / "summary.json").read_text())["scores"]["polyp"]
-    assert "original grid of the picture" in scores["dice_mean"]["convention"]
-    assert scores.keys() >= {"dice_pooled", "mdice_mmseg", "dice_pranet256_mean", "s_measure_mean", "mae_mean"}
+    summary = read_summary(run_dir / "evaluation_test" / "summary.json")
+    assert {score.grid for score in summary.scores} == {"original grid of the picture"}
+    assert {(score.score, score.over) for score in summary.scores} >= {
+        *(("dice", "pooled"), ("mdice", "two_classes"), ("dice_pranet256", "cases"), ("s_measure", "cases")),
+        ("mae", "cases"),
+    }
 
 
 def test_a_folder_is_predicted_in_the_size_of_each_picture(bundle, run_dir, pictures, tmp_path):
@@ -367,14 +370,12 @@ class TestResUNetPlusPlus:
         run = train_and_evaluate(
             "polyp_resunetpp", tmp_path / "run", ("kvasir_clinicdb",), **knobs, initial_weights=str(earlier)
         )
-        rows = read_scores(run / "evaluation_test" / "scores.csv")
+        rows = SCORES_CSV.read(run / "evaluation_test" / "scores.csv")
         assert {row["case"].split("/")[0] for row in rows} == {"Kvasir-SEG", "CVC-ClinicDB"}
-        summary = json.loads((run / "evaluation_test" / "summary.json").read_text())
-        assert {name: each["n_cases"] for name, each in summary["scores"]["polyp"]["data_sets"].items()} == {
-            "Kvasir-SEG": 1,
-            "CVC-ClinicDB": 1,
-        }
-        assert summary["split_hash"] == "+".join(read_split(file).hash for file in knobs["split_file"])
+        summary = read_summary(run / "evaluation_test" / "summary.json")
+        counts = {each.data_set: each.n for each in summary.cases if each.data_set}
+        assert counts == {"Kvasir-SEG": 1, "CVC-ClinicDB": 1}
+        assert summary.context["split_hash"] == "+".join(read_split(file).hash for file in knobs["split_file"])
         state = torch.load(max((run / "checkpoints").glob("epoch_*.pt")), weights_only=True)
         assert state["average"]["n_averaged"] == 4
         average = {name.removeprefix("module."): value for name, value in state["average"].items()}
@@ -412,5 +413,5 @@ def test_real_pictures_are_trained_on_and_scored(bundle, name, real_data, tmp_pa
     knobs = {**SMALL[bundle], **LENGTH, **split_knobs(linked_pictures(real_data / name, tmp_path))}
     overlays = ("clinicdb",) if name == "cvc-clinicdb" else ()
     run = train_and_evaluate(bundle, tmp_path / "run", overlays, **knobs)
-    (row,) = read_scores(run / "evaluation_test" / "scores.csv")
+    (row,) = SCORES_CSV.read(run / "evaluation_test" / "scores.csv")
     assert row["tp"] + row["fn"] > 0

@@ -23,8 +23,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from medseg3d.bundle import read_config
 from medseg3d.cli import main
-from medseg3d.data.score_files import read_curve, read_files, read_scores, read_slices, read_summary
 from medseg3d.data.splits import read_split
+from medseg3d.evaluation.files import SCORES_CSV, SLICES_CSV, read_curve, read_files, read_summary
 from medseg3d.faults import Fault, find_fault
 from medseg3d.networks import SegResNetNL
 
@@ -71,7 +71,7 @@ def test_a_training_leaves_weights_checkpoints_events_and_its_config(trained):
 
 
 def test_the_scores_are_those_of_the_masks_on_the_original_grid(evaluated, phantom_dir):
-    (row,) = read_scores(evaluated / "scores.csv")
+    (row,) = SCORES_CSV.read(evaluated / "scores.csv")
     truth = nib.load(phantom_dir / "labelsTr" / f"{row['case']}.nii.gz")
     pred = nib.load(evaluated / "masks" / f"{row['case']}_seg.nii.gz")
     assert pred.shape == truth.shape
@@ -82,35 +82,33 @@ def test_the_scores_are_those_of_the_masks_on_the_original_grid(evaluated, phant
 
 
 def test_the_other_files_of_an_evaluation(evaluated, phantom_dir):
-    (row,) = read_scores(evaluated / "scores.csv")
+    (row,) = SCORES_CSV.read(evaluated / "scores.csv")
     assert row["hd95_mm"] > 0
     assert 0 <= row["surface_dice"] <= 1
     files = read_files(evaluated / "files.json")[row["case"]]
     assert files["image"] == str(phantom_dir / "imagesTr" / f"{row['case']}.nii.gz")
     assert files["truth"] == str(phantom_dir / "labelsTr" / f"{row['case']}.nii.gz")
     assert Path(files["pred"]).samefile(evaluated / "masks" / f"{row['case']}_seg.nii.gz")
-    slices = read_slices(evaluated / "slices.csv")
+    slices = SLICES_CSV.read(evaluated / "slices.csv")
     assert sum(each["tp"] for each in slices) == row["tp"]
-    assert "| dice_mean |" in (evaluated / "summary.md").read_text()
+    assert "| dice | cases |" in (evaluated / "summary.md").read_text()
 
 
 def test_the_summary_states_conventions_split_and_weights(evaluated, phantom_dir, trained):
-    summary = json.loads((evaluated / "summary.json").read_text())
-    dice = summary["scores"]["pancreas"]["dice_mean"]
-    assert dice["convention"].startswith("mean over cases")
-    assert "original grid" in dice["convention"]
-    assert summary["split_hash"] == read_split(phantom_dir / "split.json").hash
-    assert summary["model_sha256"] == (trained / "model.pt.sha256").read_text().split()[0]
-    assert summary["versions"]["monai"]
+    summary = read_summary(evaluated / "summary.json")
+    assert summary.find("pancreas", "dice").grid == "original grid of the scan"
+    assert summary.context["split_hash"] == read_split(phantom_dir / "split.json").hash
+    assert summary.context["model_sha256"] == (trained / "model.pt.sha256").read_text().split()[0]
+    assert summary.context["versions"]["monai"]
     weights = torch.load(trained / "model.pt", weights_only=True)
-    network = summary["network"]
+    network = summary.context["network"]
     assert network["class"] == "medseg3d.networks.segresnet_nl.SegResNetNL"
     assert network["parameters"] == sum(tensor.numel() for tensor in weights.values())  # GroupNorm has no buffers
     assert network["input_shape"][0] == 1
 
 
 def test_the_curve_is_of_all_voxels(evaluated, phantom_dir):
-    (curve,) = read_curve(evaluated / "pr.npz").values()
+    curve = read_curve(evaluated / "pr.npz")
     (case,) = read_split(phantom_dir / "split.json").test
     truth = nib.load(phantom_dir / "labelsTr" / f"{case}.nii.gz").get_fdata() > 0
     assert curve.histogram.sum(axis=0).tolist() in ([(~truth).sum(), truth.sum()], [truth.sum(), (~truth).sum()])
@@ -259,9 +257,9 @@ class TestThreshold:
         run("evaluating", "evaluate", **small_knobs, output_dir=trained, **options)
         choice = json.loads(chosen.read_text())
         summary = read_summary(tmp_path / "summary.json")
-        assert (summary["part"], summary["threshold"]) == ("val", choice["threshold"])
+        assert (summary.context["part"], summary.context["threshold"]) == ("val", choice["threshold"])
         # the bins are of logits, the mask of probabilities: a voxel on the edge may fall to either side
-        assert summary["scores"]["pancreas"]["dice_pooled"]["value"] == pytest.approx(choice["value"], abs=1e-4)
+        assert summary.find("pancreas", "dice", "pooled").value == pytest.approx(choice["value"], abs=1e-4)
         assert choice["value"] > choice["value_at_half"]
 
     def test_masks_of_predict_are_made_with_it_and_say_so(self, chosen, trained, small_knobs, phantom_dir, tmp_path):

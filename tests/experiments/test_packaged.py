@@ -8,6 +8,7 @@ from commands import ROOT, knobs
 from experiment_runs import SMALL, Commands, empty_pictures
 
 from medseg3d.cli import main
+from medseg3d.evaluation import Score, Summary
 from medseg3d.experiments import runner
 from medseg3d.experiments.definition import packaged
 from medseg3d.faults import Fault
@@ -37,13 +38,12 @@ def commands(monkeypatch):
         calls.append((run_id, bundle.name, tuple(overlays), dict(words)))
         if run_id == "evaluating":
             value = 0.5 + 0.01 * words["nonlocal_blocks"] + 0.1 * words["seed"]
-            keys = [f"{score}_mean" for score in ("dice", "recall", "specificity")]
-            scores = {key: {"value": value, "n": 2, "convention": "mean over cases"} for key in keys}
+            scores = [Score("pancreas", name, "cases", value, 2) for name in ("dice", "recall", "specificity")]
             folder = Path(run) / f"evaluation_{words['part']}"
             folder.mkdir(parents=True)
             split = json.loads(Path(words["split_file"]).read_text())["hash"]
-            summary = {"scores": {"pancreas": {**scores, "n_cases": 2}}, "split_hash": split}
-            (folder / "summary.json").write_text(json.dumps(summary))
+            summary = Summary(scores, context={"split_hash": split})
+            (folder / "summary.json").write_text(json.dumps(summary.as_json()))
         return 1.0
 
     def run_experiment(*args, **how):

@@ -8,8 +8,9 @@ from experiment_runs import SMALL, Commands, definition
 from picture_runs import polyp_folder
 
 from medseg3d.data.atomic import claimed
-from medseg3d.data.score_files import read_summary
+from medseg3d.data.plain_files import read_json
 from medseg3d.data.tensors import read_tensors
+from medseg3d.evaluation import Summary
 from medseg3d.experiments.definition import parse_experiment
 from medseg3d.experiments.runner import run_experiment
 from medseg3d.faults import Fault
@@ -38,11 +39,13 @@ def test_the_threshold_is_chosen_on_its_part_and_the_test_part_scored_with_it(ru
     (row,) = run(Commands(), factors=CRIS)["rows"]
     assert row["threshold"] == 0.35
     # picture 1: 10 of 20 found, Dice 20/30; picture 2: all of 10; together 40/50; nothing reaches 0.5
-    scores = row["scores"]["polyp"]
-    assert (scores["dice_mean"], scores["dice_pooled"]) == pytest.approx(((2 / 3 + 1) / 2, 0.8))
+    summary = Summary.from_json(row["evaluation"], "row.json")
+    ways = (("dice", "cases"), ("dice", "pooled"), ("mse", "cases"))
+    dice, pooled, mse = (summary.find("polyp", *way).value for way in ways)
+    assert (dice, pooled) == pytest.approx(((2 / 3 + 1) / 2, 0.8))
     assert row["scores_at_half"] == {"dice_mean": 0.0, "dice_pooled": 0.0}
     # (10 x 0.6^2 + 10 x 0.9^2 + 80 x 0.1^2) / 100 and (10 x 0.6^2 + 90 x 0.1^2) / 100
-    assert scores["mse_mean"] == pytest.approx((0.125 + 0.045) / 2)
+    assert mse == pytest.approx((0.125 + 0.045) / 2)
     assert (row["epochs"], row["learning_rate"], row["seconds"]["training"]) == (4, 0.001, 5.0)
 
 
@@ -249,7 +252,7 @@ def test_runs_are_tuned_trained_and_scored_by_two_processes_on_pictures(tmp_path
     assert (record["failures"], [row["strategy"] for row in record["rows"]]) == ({}, ["cris", "fcn"])
     for row in record["rows"]:
         assert (1e-6 <= row["learning_rate"] <= 1e-2, row["epochs"]) == (True, 2)
-        config = read_summary(tmp_path / "out" / row["run_dir"] / "config.json")
+        config = read_json(tmp_path / "out" / row["run_dir"] / "config.json")
         assert (config["strategy"], config["learning_rate"]) == (row["strategy"], row["learning_rate"])
         weights = read_tensors(tmp_path / "out" / row["run_dir"] / "model.pt")
         counted = sum(value.numel() for name, value in weights.items() if name.endswith(("weight", "bias")))

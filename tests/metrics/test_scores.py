@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 
 import numpy as np
@@ -22,7 +21,6 @@ from medseg3d.metrics import (
     precision,
     recall,
     specificity,
-    summarise,
 )
 from medseg3d.metrics.scores import score_along
 
@@ -193,50 +191,3 @@ CASES = {
     "false alarm": ConfusionCounts(tp=0, fp=4, fn=0, tn=96),  # dice 0
     "rightly empty": ConfusionCounts(tn=100),  # no dice
 }
-
-
-def test_summary_by_hand():
-    summary = summarise(CASES)
-    values = [0.8, 1 / 3, 0, 0]
-    mean = sum(values) / 4
-    assert summary["dice_mean"]["value"] == pytest.approx(mean)
-    assert summary["dice_mean"]["sd"] == pytest.approx(math.sqrt(sum((v - mean) ** 2 for v in values) / 3))
-    assert (summary["dice_mean"]["n"], summary["dice_mean"]["n_nan"]) == (4, 1)
-    assert summary["recall_mean"]["value"] == pytest.approx((0.8 + 0.5 + 0) / 3)
-    assert summary["recall_mean"]["n"] == 3
-    assert summary["precision_mean"]["value"] == pytest.approx((0.8 + 0.25 + 0) / 3)
-    assert summary["precision_mean"]["n"] == 3
-    assert summary["dice_pooled"]["value"] == pytest.approx(18 / (18 + 9 + 8))  # 9 false positives, 8 false negatives
-    assert summary["dice_pooled"]["n"] == 5
-    assert summary["accuracy_pooled"]["value"] == pytest.approx((9 + 474) / 500)
-    assert [summary[key] for key in ("n_cases", "n_empty_truth", "n_empty_pred", "n_missed")] == [5, 2, 2, 1]
-
-
-def test_every_number_of_a_summary_has_its_convention_and_no_bare_name():
-    summary = summarise(CASES, grid="original grid of the image")
-    numbers = {key: value for key, value in summary.items() if not key.startswith("n_")}
-    assert set(numbers) == {f"{name}_{mean}" for name in NAMES for mean in ("mean", "pooled")}
-    assert numbers["dice_mean"]["convention"] == (
-        "mean over cases; a case empty in truth and prediction is left out; on the original grid of the image"
-    )
-    assert numbers["recall_pooled"]["convention"] == (
-        "one score of the counts summed over all cases; on the original grid of the image"
-    )
-    assert all(number["convention"].endswith("on the original grid of the image") for number in numbers.values())
-
-
-def test_undefined_numbers_of_a_summary_are_null_in_json():
-    summary = json.loads(json.dumps(summarise({"a": ConfusionCounts(tn=4)}), allow_nan=False))
-    assert summary["dice_mean"]["value"] is None
-    assert summary["dice_pooled"]["value"] is None
-    assert summary["specificity_mean"]["sd"] is None
-    assert summary["specificity_mean"]["value"] == 1
-
-
-def test_summary_does_not_depend_on_the_order_of_cases():
-    assert summarise(dict(reversed(CASES.items()))) == summarise(CASES)
-
-
-def test_no_cases_have_no_summary():
-    with pytest.raises(ValueError, match="cases must hold at least one case"):
-        summarise({})

@@ -13,11 +13,11 @@ def test_by_hand():
     # background: tp 5, fp 2, fn 1
     assert two_class_scores(ConfusionCounts(tp=2, fp=1, fn=2, tn=5)) == pytest.approx(
         {
-            "mdice_mmseg": (4 / 7 + 10 / 13) / 2,
-            "miou_mmseg": (2 / 5 + 5 / 8) / 2,
-            "mrecall_mmseg": (2 / 4 + 5 / 6) / 2,
-            "mprecision_mmseg": (2 / 3 + 5 / 7) / 2,
-            "aacc_mmseg": 7 / 10,
+            "mdice": (4 / 7 + 10 / 13) / 2,
+            "miou": (2 / 5 + 5 / 8) / 2,
+            "mrecall": (2 / 4 + 5 / 6) / 2,
+            "mprecision": (2 / 3 + 5 / 7) / 2,
+            "aacc": 7 / 10,
             "dice_background": 10 / 13,
             "iou_background": 5 / 8,
             "recall_background": 5 / 6,
@@ -44,24 +44,24 @@ def test_the_asymmetric_non_local_paper_states_two_class_means():
     scores = two_class_scores(ConfusionCounts(tp=tp, fp=fp, fn=fn, tn=pixels - tp - fp - fn))
     assert scores["dice_foreground"] == pytest.approx(0.9112, abs=1e-4)
     assert scores["iou_foreground"] == pytest.approx(0.8369, abs=1e-4)
-    assert scores["mdice_mmseg"] == pytest.approx(0.9468, abs=1e-4)
-    assert scores["miou_mmseg"] == pytest.approx(0.9012, abs=1e-4)
-    assert scores["mrecall_mmseg"] == pytest.approx(0.945, abs=1e-4)
-    assert scores["mprecision_mmseg"] == pytest.approx(0.9486, abs=1e-4)
-    assert scores["aacc_mmseg"] == pytest.approx(0.9705, abs=2e-4)
+    assert scores["mdice"] == pytest.approx(0.9468, abs=1e-4)
+    assert scores["miou"] == pytest.approx(0.9012, abs=1e-4)
+    assert scores["mrecall"] == pytest.approx(0.945, abs=1e-4)
+    assert scores["mprecision"] == pytest.approx(0.9486, abs=1e-4)
+    assert scores["aacc"] == pytest.approx(0.9705, abs=2e-4)
 
 
 def test_a_class_that_is_nowhere_is_left_out_of_the_means():
     scores = two_class_scores(ConfusionCounts(tn=9))
     assert math.isnan(scores["dice_foreground"])
-    assert scores["mdice_mmseg"] == scores["miou_mmseg"] == scores["mrecall_mmseg"] == scores["aacc_mmseg"] == 1
+    assert scores["mdice"] == scores["miou"] == scores["mrecall"] == scores["aacc"] == 1
 
 
 def test_nothing_predicted_halves_the_mean_dice_at_most():
     scores = two_class_scores(ConfusionCounts(fn=1, tn=99))
     assert scores["dice_foreground"] == 0
-    assert scores["mdice_mmseg"] == pytest.approx(198 / 199 / 2)
-    assert scores["mprecision_mmseg"] == pytest.approx(0.99)  # nothing was predicted: no precision, left out
+    assert scores["mdice"] == pytest.approx(198 / 199 / 2)
+    assert scores["mprecision"] == pytest.approx(0.99)  # nothing was predicted: no precision, left out
 
 
 def test_no_pixels_have_no_scores():

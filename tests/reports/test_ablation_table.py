@@ -5,11 +5,17 @@ import json
 import pytest
 
 from medseg3d.cli import main
+from medseg3d.evaluation import Score, Summary
+from medseg3d.evaluation.records import VERSION
 from medseg3d.faults import Fault
 from medseg3d.reports.ablation_table import ablation_markdown, ablation_tables, conclusion, draw_ablation, read_ablation
 
 DICE = {0: (0.50, 0.60, 0.70), 1: (0.51, 0.59, 0.72), 2: (0.54, 0.64, 0.75)}
 """Dice by blocks and seed: one block is up and down, two are 4, 4 and 5 points up."""
+
+
+def scores(over, value):
+    return [Score("pancreas", name, over, value, 9, grid="slices") for name in ("dice", "recall", "specificity")]
 
 
 @pytest.fixture
@@ -18,8 +24,7 @@ def folder(tmp_path):
         {
             "nonlocal_blocks": blocks,
             "seed": seed,
-            "scores": {"pancreas": {f"{name}_mean": value for name in ("dice", "recall", "specificity")}},
-            "conventions": {"dice_mean": "mean over cases; n=9"},
+            "evaluation": Summary(scores("cases", value)).as_json(),
             "parameters": 10 + blocks,
         }
         for blocks, values in DICE.items()
@@ -27,7 +32,7 @@ def folder(tmp_path):
     ]
     record = {
         **{"bundle": "pancreas_nl_2d", "overlays": ["pictures"], "part": "test", "knobs": {}, "failures": {}},
-        **{"asked": [], "factors": {}},
+        **{"version": VERSION, "asked": [], "factors": {}},
         **{"conditions": {"epochs": 3}, "rows": rows},
     }
     (tmp_path / "ablation.json").write_text(json.dumps(record))
@@ -36,7 +41,7 @@ def folder(tmp_path):
 
 def test_the_table_has_the_papers_table_2_beside_mean_and_spread_of_ours(folder):
     ((caption, heads, rows),) = ablation_tables(read_ablation(folder))
-    assert caption.endswith("mean over cases; n=9")
+    assert caption.endswith("is left out; on the slices; n=9")
     assert heads[2:5] == ["paper: Dice %", "paper: Recall %", "paper: Specificity %"]
     assert [row[2:5] for row in rows] == [
         ["87.83", "88.84", "99.98"],
@@ -63,10 +68,7 @@ def test_every_aggregation_has_a_conclusion_of_its_own(folder):
     record = json.loads((folder / "ablation.json").read_text())
     for row in record["rows"]:
         blocks = row["nonlocal_blocks"]
-        row["scores"]["pancreas"] |= {
-            f"{name}_pooled": 0.5 - 0.01 * blocks for name in ("dice", "recall", "specificity")
-        }
-        row["conventions"]["dice_pooled"] = "pooled"
+        row["evaluation"]["scores"] += Summary(scores("pooled", 0.5 - 0.01 * blocks)).as_json()["scores"]
     (folder / "ablation.json").write_text(json.dumps(record))
     said = conclusion(read_ablation(folder))
     assert "+4.33 with 2 blocks. All voxels as one case: against 0 blocks" in said
@@ -89,7 +91,7 @@ def test_one_seed_allows_no_conclusion(folder):
 
 def test_a_score_without_a_value_is_left_out_of_mean_and_pairs(folder):
     record = json.loads((folder / "ablation.json").read_text())
-    record["rows"][0]["scores"]["pancreas"]["dice_mean"] = None  # 0 blocks, seed 0
+    record["rows"][0]["evaluation"]["scores"][0]["value"] = None  # Dice, 0 blocks, seed 0
     (folder / "ablation.json").write_text(json.dumps(record))
     ((_, _, rows),) = ablation_tables(read_ablation(folder))
     assert rows[0][5] == "65.00 ± 7.07"
@@ -112,12 +114,12 @@ def test_a_folder_without_an_ablation_is_a_fault_that_says_what_to_run(tmp_path)
 
 def test_an_ablation_of_an_earlier_version_is_a_fault(folder):
     (folder / "ablation.json").write_text('{"bundle": "pancreas_nl_2d", "budget": {}, "rows": [{}]}')
-    with pytest.raises(Fault, match=r"ablation\.json: another form"):
+    with pytest.raises(Fault, match=r"ablation\.json: scores in form 1 or older, expected form 2"):
         read_ablation(folder)
 
 
 def test_an_ablation_without_a_finished_run_is_a_fault(folder):
-    (folder / "ablation.json").write_text(json.dumps({"rows": [], "asked": [], "factors": {}}))
+    (folder / "ablation.json").write_text(json.dumps({"version": VERSION, "rows": [], "asked": [], "factors": {}}))
     with pytest.raises(Fault, match="no finished run"):
         read_ablation(folder)
 

@@ -7,8 +7,10 @@ import pytest
 from torch.utils.tensorboard import SummaryWriter
 
 from medseg3d.cli import main
-from medseg3d.data.score_files import score_row, write_curve, write_scores
 from medseg3d.data.splits import make_split, write_split
+from medseg3d.evaluation import Score, Summary
+from medseg3d.evaluation.files import SCORES_CSV, score_row, write_curve
+from medseg3d.evaluation.records import VERSION
 from medseg3d.metrics import BinnedPRCurve, ConfusionCounts
 from medseg3d.reports.cris_study_conditions import conditions, differences
 from medseg3d.reports.cris_study_gains import conclusion, gains, gains_markdown
@@ -23,12 +25,16 @@ DATA = {
 
 def write_row(folder, backbone, strategy, seed, dice_mean, mse_mean, data="kvasir-seg"):
     name = f"{data}_{backbone}_{strategy}_seed_{seed}"
-    scores = {"polyp": {"dice_mean": dice_mean, "dice_pooled": dice_mean + 0.1, "mse_mean": mse_mean}}
+    scores = [
+        Score("polyp", "dice", "cases", dice_mean, 150, low=0.5, high=0.9),
+        Score("polyp", "dice", "pooled", dice_mean + 0.1, 150),
+        Score("polyp", "mse", "cases", mse_mean, 150),
+        Score("polyp", "average_precision", "pooled", 0.9, 150),
+    ]
     row = {
-        **{"data": data, "backbone": backbone, "strategy": strategy, "seed": seed, "scores": scores},
-        "average_precision": 0.9,
+        **{"data": data, "backbone": backbone, "strategy": strategy, "seed": seed},
+        "evaluation": Summary(scores).as_json(),
         **{"scores_at_half": {"dice_mean": 0.25, "dice_pooled": 0.125}, "threshold": 0.35, "learning_rate": 0.00123},
-        **{"conventions": {"dice_mean": "mean over cases; n=150", "mse_mean": "mean", "dice_pooled": "summed"}},
         **{"epochs": 80, "parameters": 29519778, "seconds": {"training": 61.0}, "resumed": False, "run_dir": name},
         **{"versions": {"torch": "2.13.0"}, "tuning": {"trials": {"complete": 15, "pruned": 5}, "seconds": 600.0}},
     }
@@ -36,11 +42,9 @@ def write_row(folder, backbone, strategy, seed, dice_mean, mse_mean, data="kvasi
     evaluation.mkdir(parents=True)
     (folder / name / "row.json").write_text(json.dumps(row))
     (folder / name / "threshold.json").write_text('{"value": 0.875}')
-    summary = {"scores": {"polyp": {"dice_mean": {"value": dice_mean, "ci95": [0.5, 0.9]}}}}
-    (evaluation / "summary.json").write_text(json.dumps(summary))
     # a picture of 100 pixels and one of 300, around the means
     pictures = {"a": (100, dice_mean - 0.1, mse_mean - 0.01), "b": (300, dice_mean + 0.1, mse_mean + 0.01)}
-    write_scores(
+    SCORES_CSV.write(
         evaluation / "scores.csv",
         [
             {**score_row(case, "polyp", ConfusionCounts(tp=1, tn=pixels - 1)), "dice": dice, "mse": mse}
@@ -49,13 +53,13 @@ def write_row(folder, backbone, strategy, seed, dice_mean, mse_mean, data="kvasi
     )
     curve = BinnedPRCurve()
     curve.update(np.array([-3.0, -1.0, 0.5, 2.0]), np.array([0, 1, 0, 1]))
-    write_curve(folder / name / "evaluation_test" / "pr.npz", {"polyp": curve})
+    write_curve(evaluation / "pr.npz", curve)
 
 
 def write_record(folder, data=None, conditions=None, trials=20, tune_epochs=None, threshold_part="train"):
     grid = [("unet", "backbone"), ("unet", "cris"), ("segnet", "cris"), ("segnet", "crf")]
     record = {
-        **{"name": "study", "bundle": "polyp_cris", "knobs": {}, "part": "test"},
+        **{"version": VERSION, "name": "study", "bundle": "polyp_cris", "knobs": {}, "part": "test"},
         "tune": {"trials": trials, "knobs": {"epochs": tune_epochs} if tune_epochs else {}} if trials else None,
         "threshold": {"part": threshold_part, "score": "dice_mean"},
         "factors": {"data": {"kvasir-seg": {"dataset_dir": "/data/Kvasir-SEG"}}},
@@ -86,7 +90,7 @@ def folder(tmp_path):
 
 def test_ours_stand_by_row_and_column_with_the_spread_over_seeds(folder):
     study = read_study(folder)
-    cells = ours(study, "kvasir-seg", paper_table(study, "kvasir-seg"), "mean")
+    cells = ours(study, "kvasir-seg", paper_table(study, "kvasir-seg"), "cases")
     assert cells["Proposed"] == {
         **{"unet_dice": "81.00 ± 1.41", "unet_mse": "0.045 ± 0.007", "unetpp_dice": "–", "unetpp_mse": "–"},
         **{"segnet_dice": "70.00 (1 of 2 seeds)", "segnet_mse": "0.061 (1 of 2 seeds)"},
@@ -102,7 +106,7 @@ def test_the_pooled_error_weighs_a_picture_by_its_pixels(folder):
 
 def test_what_has_failed_says_so_in_the_table_and_why_below_it(folder):
     study = read_study(folder)
-    assert ours(study, "kvasir-seg", paper_table(study, "kvasir-seg"), "mean")["Backbone"]["unet_dice"] == "failed"
+    assert ours(study, "kvasir-seg", paper_table(study, "kvasir-seg"), "cases")["Backbone"]["unet_dice"] == "failed"
     text = study_markdown(study)
     assert "- kvasir-seg_unet_backbone_seed_0 failed: LOSS: nan" in text
     assert "- kvasir-seg, 3 not finished: segnet_cris_seed_1, segnet_crf_seed_0, segnet_crf_seed_1" in text

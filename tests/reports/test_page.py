@@ -63,20 +63,14 @@ def test_headline_is_the_mean_dice_with_its_n_range_and_convention(page):
 
 
 def test_score_tables_give_value_spread_n_and_convention(page):
-    _, means, pooled = page.tables["scores"]
-    assert means[0] == ["score", "value", "sd", "n", "left out", "name in summary.json", "how it is taken"]
+    means, pooled = page.tables["scores"][1:3]
+    assert means[0] == ["score", "value", "95 % interval", "sd", "n", "left out", "how it is taken"]
     # of 0.75, 0.25, 1: sd = sqrt((0.0833**2 + 0.4167**2 + 0.3333**2) / 2)
-    assert means[1] == [
-        "Dice",
-        "0.667",
-        "0.382",
-        "3",
-        "0",
-        "dice_mean",
-        "a case empty in truth and prediction is left out",
+    assert [*means[1][:2], *means[1][3:]] == [
+        *("Dice", "0.667", "0.382", "3", "0", "a case empty in truth and prediction is left out"),
     ]
     # boxes of 96 voxels: hits 72 + 24 + 96 of 288 in truth and in prediction
-    assert pooled[1] == ["Dice", "0.667", "3", "dice_pooled"]
+    assert [*pooled[1][:2], *pooled[1][3:]] == ["Dice", "0.667", "3", "one score of the counts summed over all cases"]
     assert [row[0] for row in means[1:]] == ["Dice", "IoU", "Recall", "Specificity", "Precision", "Accuracy"]
 
 
@@ -96,7 +90,9 @@ def test_undefined_scores_are_called_so_and_classes_are_kept_together(tmp_path):
     page = page_of(tmp_path / "run")
     (table,) = page.tables["cases"]
     assert table[0][:2] == ["case", "class"]
-    assert [row[1:3] for row in table[1:]] == [["pancreas", "0.750"], ["cancer", "1.000"], ["duct", "undefined"]]
+    assert [row[1:3] for row in table[1:]] == [
+        *(["pancreas", "0.750"], ["cancer", "1.000"], ["duct", "undefined"], ["foreground", "0.875"]),
+    ]
     # of the duct's case recall has no answer, specificity has
     means = page.tables["scores"][5]
     assert means[1][:4] == ["Dice", "undefined", "0", "1"]
@@ -148,9 +144,10 @@ def test_goal_that_is_missed_is_called_so_and_a_comparison_needs_baselines(run):
 
 def test_worst_median_and_best_case_are_shown_with_words_for_those_who_cannot_see(page):
     alts = [image["alt"] for image in page.images]
-    sizes, curve, training, *cases = alts
+    sizes, curve, thresholds, training, *cases = alts
     assert "Dice of pancreas over the size of the truth" in sizes
     assert "average precision" in curve
+    assert "Threshold 0.5 was used" in thresholds
     assert "Training loss over 1 iteration, 1.500 to 1.500." in training
     assert [alt.split(",")[0] for alt in cases] == ["ct_b: pancreas", "ct_a: pancreas", "ct_c: pancreas"]
     for heading in ("Worst: ct_b, Dice 0.250", "Median: ct_a, Dice 0.750", "Best: ct_c, Dice 1.000"):
@@ -180,7 +177,7 @@ def test_class_that_is_in_no_case_has_no_pictures(tmp_path):
     assert page.images == []
 
 
-def test_what_an_older_evaluation_lacks_is_said_to_be_missing(tmp_path):
+def test_what_an_evaluation_of_masks_lacks_is_said_to_be_missing(tmp_path):
     make_run(tmp_path / "run", {"ct_a": 1}, with_curves=False, with_files=False)
     page = page_of(tmp_path / "run", cases=3)
     for words in (
@@ -188,8 +185,7 @@ def test_what_an_older_evaluation_lacks_is_said_to_be_missing(tmp_path):
         "there is no thresholds.csv",
         "no TensorBoard events were found",
         "no images were given",
-        "No scores by size were recorded",
-        "No 95 % intervals were recorded",
+        "No 95 % intervals: too few cases.",
     ):
         assert words in page.text
     assert [image["alt"].split(",")[0] for image in page.images] == ["Dice of pancreas over the size of the truth"]
@@ -234,14 +230,14 @@ def test_everything_from_outside_is_escaped(tmp_path):
     assert page.tables["cases"][0][1][0] == HOSTILE
     assert page.tables["comparison"][0][2][0] == HOSTILE
     assert all(image["src"].startswith("data:") for image in page.images)
-    assert [set(image) for image in page.images] == [{"src", "alt"}] * 4
+    assert [set(image) for image in page.images] == [{"src", "alt"}] * 5
 
 
 def test_figures_have_names_of_their_own_whatever_the_cases_are_called(tmp_path):
     make_run(tmp_path / "run", {"../../outside": 1})
     page_of(tmp_path / "run", cases=1)
     figures = sorted(file.name for file in (tmp_path / "run" / "report" / "figures").iterdir())
-    assert figures == ["case_01.png", "pr.png", "sizes.png", "training.png"]
+    assert figures == ["case_01.png", "pr.png", "sizes.png", "thresholds.png", "training.png"]
 
 
 def test_page_of_equal_files_is_equal_bytes(run, tmp_path):
@@ -275,7 +271,7 @@ def test_several_runs_stand_side_by_side(two_pages):
     (headline,) = two_pages.tables["opening"]
     assert [row[0] for row in headline[1:]] == ["first", "second"]
     means = two_pages.tables["scores"][1]
-    assert means[0] == ["score", "first", "second", "name in summary.json", "how it is taken"]
+    assert means[0] == ["score", "first", "second", "how it is taken"]
     # a square of side n shifted by s pixels has Dice (n - s) / n; sides 8, 9, 10, 11
     assert means[1][1].startswith(f"{(1 + 7 / 9 + 6 / 10 + 10 / 11) / 4:.3f} ")
     assert means[1][2].startswith(f"{(6 / 8 + 5 / 9 + 4 / 10 + 8 / 11) / 4:.3f} ")

@@ -58,7 +58,7 @@ def flagged(name: str) -> set[tuple[str, str]]:
 def table() -> PaperTable:
     columns = (
         Column("net", "Network"),
-        Column("dice", "Dice", "high", ours=("dice_mean",)),
+        Column("dice", "Dice", "high", score="dice", over=("cases",)),
         Column("mse", "MSE", "low"),
         Column("f1", "F1", "high", derived=True),
     )
@@ -292,8 +292,8 @@ def test_the_deeplab_papers_table_3_cannot_be_and_its_table_2_can():
 
 
 def test_nothing_of_ours_stands_beside_what_cannot_be():
-    assert not any(column.ours for column in TABLES["deeplab_table_3"].columns)
-    assert not any(column.ours for column in TABLES["resunetpp_original"].columns if column.key == "iou")
+    assert not any(column.score for column in TABLES["deeplab_table_3"].columns)
+    assert not any(column.score for column in TABLES["resunetpp_original"].columns if column.key == "iou")
 
 
 def test_the_ann_papers_polyp_is_derived_and_its_means_are_flagged():

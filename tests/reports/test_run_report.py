@@ -4,6 +4,8 @@ import pytest
 from report_runs import Page, make_pictures
 
 from medseg3d.cli import main
+from medseg3d.evaluation import Score, Summary
+from medseg3d.evaluation.records import VERSION
 from medseg3d.faults import Fault
 from medseg3d.reports import run_report
 from medseg3d.reports.run_report import report, write_report
@@ -19,16 +21,23 @@ def run(tmp_path_factory):
 def ablation(tmp_path):
     """Two seeds with 0 and 1 blocks: Dice 0.5 and 0.6, 0.7 and 0.7."""
     scores = {(0, 0): 0.5, (1, 0): 0.6, (0, 1): 0.7, (1, 1): 0.7}
-    keys = [f"{score}_mean" for score in ("dice", "recall", "specificity")]
+    names = ("dice", "recall", "specificity")
     content = {
-        **{"bundle": "pancreas_nl", "overlays": [], "knobs": {}, "part": "test", "asked": [], "factors": {}},
+        **{
+            "version": VERSION,
+            "bundle": "pancreas_nl",
+            "overlays": [],
+            "knobs": {},
+            "part": "test",
+            "asked": [],
+            "factors": {},
+        },
         "conditions": {"epochs": 2},
         "rows": [
             {
                 "nonlocal_blocks": blocks,
                 "seed": seed,
-                "scores": {"pancreas": dict.fromkeys(keys, dice)},
-                "conventions": dict.fromkeys(keys, "mean over cases; n=2"),
+                "evaluation": Summary([Score("pancreas", name, "cases", dice, 2) for name in names]).as_json(),
                 "parameters": 100 + 20 * blocks,
             }
             for (blocks, seed), dice in scores.items()

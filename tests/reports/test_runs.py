@@ -58,7 +58,7 @@ def test_bundle_is_what_was_recorded_unless_told_otherwise(tmp_path):
 def test_everything_that_an_evaluation_leaves_is_read(tmp_path):
     run = read_run(make_pictures(tmp_path / "evaluation", {"a": 1, "b": 2}, threshold=0.5))
     assert run.classes == ["polyp"]
-    assert list(run.curves) == ["foreground"]
+    assert run.curve.histogram.sum() == 2 * 40 * 40
     assert len(run.thresholds) == 99
     assert run.files["b"].is_picture
     assert run.files["b"].pred.name == "1.png"
@@ -67,10 +67,10 @@ def test_everything_that_an_evaluation_leaves_is_read(tmp_path):
     assert run.training == {}
 
 
-def test_what_an_older_evaluation_lacks_is_empty(tmp_path):
+def test_what_an_evaluation_of_masks_lacks_is_empty(tmp_path):
     make_run(tmp_path / "run", {"a": 1}, with_curves=False, with_files=False)
     run = read_run(tmp_path / "run")
-    assert (run.curves, run.thresholds, run.files, run.config, run.training) == ({}, (), {}, {}, {})
+    assert (run.curve, run.thresholds, run.files, run.config, run.training) == (None, (), {}, {}, {})
 
 
 def test_files_are_found_again_after_the_run_was_moved(tmp_path):
@@ -84,17 +84,17 @@ def test_files_are_found_again_after_the_run_was_moved(tmp_path):
 
 def test_sizes_are_in_the_unit_of_the_evaluation(tmp_path):
     pictures = read_run(make_pictures(tmp_path / "pictures", {"a": 0, "b": 0, "c": 0}))
-    assert pictures.sizes("polyp", "% of the picture") == {"a": 4.0, "b": 81 / 16, "c": 6.25}
+    assert pictures.sizes("polyp", "percent") == {"a": 4.0, "b": 81 / 16, "c": 6.25}
     assert pictures.strata("polyp").cases == {"small": ["a"], "medium": ["b"], "large": ["c"]}
     make_run(tmp_path / "volumes", {"a": 1})
     volumes = read_run(tmp_path / "volumes")
-    assert volumes.sizes("pancreas", "ml") == {"a": 96 * 0.02}
+    assert volumes.sizes("pancreas", "ml") == pytest.approx({"a": 96 * 0.02})
     assert volumes.sizes("pancreas", "voxels") == {"a": 96}
 
 
 def test_label_of_a_class_is_its_place_and_all_if_it_is_alone(tmp_path):
     make_run(tmp_path / "one", {"a": 1})
-    make_run(tmp_path / "three", {"a": 1}, class_names=("pancreas", "cancer", "foreground"))
+    make_run(tmp_path / "three", {"a": 1}, class_names=("pancreas", "cancer"))
     assert read_run(tmp_path / "one").label("pancreas") is None
     run = read_run(tmp_path / "three")
     assert [run.label(name) for name in run.classes] == [1, 2, None]

@@ -1,9 +1,12 @@
 import math
 
 import pytest
-from report_runs import make_pictures, make_run
+from report_runs import make_pictures
 
-from medseg3d.data.score_files import score_row
+from medseg3d.evaluation import Score, Summary
+from medseg3d.evaluation.files import score_row
+from medseg3d.evaluation.records import CaseCount, Edges
+from medseg3d.evaluation.wording import WORDS
 from medseg3d.metrics import BinnedPRCurve, ConfusionCounts
 from medseg3d.reports.curves import pr_series
 from medseg3d.reports.runs import EvaluatedRun, read_run
@@ -17,19 +20,18 @@ from medseg3d.reports.tables import (
     emptiness_notes,
     score_tables,
     shared_case_table,
-    split_key,
     strata_table,
 )
 
 
-def run_of(dice, name="run", **summary):
+def run_of(dice, name="run", **tables):
     """A run whose cases have these Dice, as TP of 100 and as many FP as FN; None is an empty case."""
     rows = []
     for case, value in dice.items():
         tp = 0 if value is None else round(100 * value)
         counts = ConfusionCounts(tn=900) if value is None else ConfusionCounts(tp, 100 - tp, 100 - tp, 800)
         rows.append(score_row(case, "polyp", counts))
-    return EvaluatedRun(name, None, {"scores": {}, **summary}, rows)
+    return EvaluatedRun(name, None, Summary(**tables), rows)
 
 
 def texts(table):
@@ -42,59 +44,34 @@ def pictures(tmp_path_factory):
     return [read_run(make_pictures(folder / name, {"a": i, "b": i + 1, "c": 0})) for i, name in enumerate("xy")]
 
 
-@pytest.mark.parametrize(
-    ("key", "parts"),
-    [
-        ("dice_mean", ("dice", "mean")),
-        ("dice_group_mean", ("dice", "group_mean")),
-        ("surface_dice_mean", ("surface_dice", "surface")),
-        ("average_precision_mean", ("average_precision", "probability")),
-        ("dice_background_pooled", ("dice_background", "mmseg")),
-        ("e_measure_mean_mean", ("e_measure_mean", "pranet256")),
-        ("e_measure_max", ("e_measure_max", "pranet256")),
-        ("dice_pranet256_mean", ("dice", "pranet256")),
-    ],
-)
-def test_key_tells_score_and_way_of_taking_it(key, parts):
-    assert split_key(key) == parts
-
-
 def test_conventions_without_a_common_part_stay_whole():
     assert common_parts(["a; b", "c"]) == ("", ["a; b", "c"])
 
 
 def test_every_way_to_take_a_score_has_a_table_of_its_own(pictures):
-    leads = [table.lead for table in score_tables(pictures[:1])]
-    assert leads == [
+    assert [table.lead for table in score_tables(pictures[:1])] == [
         "polyp, mean over cases:",
         "polyp, pooled:",
         "polyp, errors and ranking of the probabilities, mean over cases:",
         "polyp, two classes, background and foreground, as mmsegmentation:",
-        "all classes together:",
     ]
 
 
 def test_every_number_of_the_summary_is_in_exactly_one_table(pictures):
-    in_tables = [row[-2].text if table.columns[-1][1] == "words" else row[-1].text
-                 for table in score_tables(pictures[:1]) for row in table.cells]  # fmt: skip
-    scores = pictures[0].summary["scores"]
-    expected = [key for key, entry in scores["polyp"].items() if isinstance(entry, dict) and "value" in entry]
-    assert sorted(in_tables) == sorted([*expected, "average_precision"])
+    in_tables = [row[0].text for table in score_tables(pictures[:1]) for row in table.cells]
+    assert sorted(in_tables) == sorted(WORDS[score.score].label for score in pictures[0].summary.whole.scores)
 
 
 def test_runs_with_other_conventions_are_told_apart():
-    def run(name, convention):
-        entry = {"value": 0.5, "convention": convention}
-        return EvaluatedRun(name, None, {"scores": {"polyp": {"dice_mean": entry}}}, [])
-
-    (table,) = score_tables([run("a", "mean over cases; at 0.5"), run("b", "mean over cases; at 0.3")])
-    assert table.caption == "a: mean over cases, at 0.5; b: mean over cases, at 0.3."
+    runs = [run_of({}, name, scores=[Score("polyp", "dice", "cases", 0.5, 3, grid=f"grid {name}")]) for name in "ab"]
+    (table,) = score_tables(runs)
+    taken = "mean over cases, a case empty in truth and prediction is left out"
+    assert table.caption == f"a: {taken}, on the grid a; b: {taken}, on the grid b."
 
 
-def test_score_that_a_run_lacks_is_not_recorded(tmp_path, pictures):
-    make_run(tmp_path / "older", {"a": 1})
-    tables = score_tables([pictures[0], read_run(tmp_path / "older")])
-    assert texts(tables[0])[0][1:3] == ["0.963", "not recorded"]
+def test_score_that_a_run_lacks_is_not_recorded(pictures):
+    table = score_tables([pictures[0], run_of({}, scores=[Score("polyp", "iou", "cases", 0.5, 3)])])[0]
+    assert texts(table)[0][1:3] == ["0.963", "not recorded"]
 
 
 def test_difference_is_taken_case_by_case_and_counts_wins():
@@ -164,18 +141,16 @@ def number_of(value):
 
 
 def test_stratum_without_a_case_is_not_recorded():
-    entry = {"dice_mean": {"value": 0.5, "n": 2}, "n_cases": 2}
-    strata = {"edges": [20, 80], "unit": "ml", "small": {"n_cases": 0}, "medium": entry, "large": {"n_cases": 0}}
-    table = strata_table([run_of({"a": 0.5}, scores={"polyp": {"strata": strata}})], "polyp")
+    counts = [CaseCount("polyp", n, 0, 0, 0, size=size) for size, n in (("small", 0), ("medium", 2), ("large", 0))]
+    scores = [Score("polyp", "dice", "cases", 0.5, 2, size="medium")]
+    edges = [Edges("polyp", "ml", 20, 80, given=True)]
+    table = strata_table([run_of({"a": 0.5}, scores=scores, cases=counts, edges=edges)], "polyp")
     assert [row[:3] for row in texts(table)] == [
         ["small", "0", "not recorded"],
         ["medium", "2", "0.500"],
         ["large", "0", "not recorded"],
     ]
-
-
-def test_run_without_strata_has_no_such_table():
-    assert strata_table([run_of({"a": 0.5})], "polyp") is None
+    assert table.note == "Small is a truth below 20 ml, large one from 80 ml on."
 
 
 def test_cases_without_a_dice_come_last_and_pictures_have_no_volumes():
@@ -199,7 +174,7 @@ def test_shared_cases_are_ordered_by_their_mean_and_what_is_missing_is_said():
 
 
 def test_curve_table_gives_the_operating_point_and_the_flattered_best(pictures):
-    series = pr_series("x", pictures[1].curves["foreground"])
+    series = pr_series("x", pictures[1].curve)
     row = texts(curve_table([series]))[0]
     # truths 64 + 81 + 100, shifted by 1, 2, 0 pixels: found 56 + 63 + 100; at 0.875 as at 0.5
     assert row[:1] + row[2:6] == ["x", "0.5", *[number_of(219 / 245)] * 3]
@@ -218,6 +193,6 @@ def test_empty_and_missed_cases_are_told(pictures):
 
 
 def test_distances_have_one_decimal():
-    entry = {"value": 12.345, "n": 3, "convention": "in mm", "ci95": [10.0, math.pi]}
-    (table,) = score_tables([run_of({}, scores={"polyp": {"hd95_mm_mean": entry}})])
+    score = Score("polyp", "hd95_mm", "cases", 12.345, 3, low=10.0, high=math.pi)
+    (table,) = score_tables([run_of({}, scores=[score])])
     assert texts(table)[0][:3] == ["HD95, mm", "12.3", "10.0 to 3.1"]

@@ -11,8 +11,8 @@ from monai.metrics import DiceMetric
 from monai.networks.utils import one_hot
 
 import medseg3d
-from medseg3d.data.score_files import read_curve, read_files, read_scores, read_summary
 from medseg3d.data.splits import make_split, write_split
+from medseg3d.evaluation.files import SCORES_CSV, read_curve, read_files, read_summary, score_rows
 from medseg3d.faults import Fault
 from medseg3d.training import CaseScores, ScoreFiles
 from medseg3d.training.evaluation import versions
@@ -38,8 +38,8 @@ def test_the_engines_score_is_the_mean_over_cases():
     scores.update(item("c", masks(0), masks()))  # missed: 0, and it counts
     scores.update(item("d", masks(), masks()))  # nothing there, nothing found: left out
     assert scores.compute() == pytest.approx(0.5)
-    assert scores.evaluation.rows[0]["truth_ml"] == pytest.approx(2 * 20 / 1000)
-    assert math.isnan(scores.evaluation.rows[3]["dice"])
+    assert score_rows(scores.evaluation.cases)[0]["truth_ml"] == pytest.approx(2 * 20 / 1000)
+    assert math.isnan(score_rows(scores.evaluation.cases)[3]["dice"])
 
 
 def test_classes_are_scored_one_by_one_and_agree_with_monai():
@@ -49,7 +49,7 @@ def test_classes_are_scored_one_by_one_and_agree_with_monai():
     scores.update(item("a", truth, pred))
     judge = DiceMetric(include_background=False, reduction="none")
     expected = judge(*(one_hot(mask[None, None].long(), 3) for mask in (pred, truth)))[0]
-    of_classes = [row["dice"] for row in scores.evaluation.rows if row["class"] in scores.class_names]
+    of_classes = [row["dice"] for row in score_rows(scores.evaluation.cases) if row["class"] in scores.class_names]
     assert of_classes == pytest.approx(expected.tolist())
     assert scores.compute() == pytest.approx(expected.mean().item())
 
@@ -118,10 +118,10 @@ def test_a_training_measures_nothing_slow_and_an_evaluation_does(monkeypatch):
 def test_group_and_files_of_a_case_are_its_items():
     scores = CaseScores(["pancreas"], slice_axis="axial", surface_tolerance_mm=2.0)
     scores.update(item("a", masks(0, 2), masks(0, 1), group="patient 7", mask_file="masks/a_seg.nii.gz"))
-    (row,) = scores.evaluation.rows
+    (row,) = score_rows(scores.evaluation.cases)
     assert row["group"] == "patient 7"
     assert {"hd95_mm", "surface_dice"} <= set(row)
-    assert "dice_slice_mean" in scores.evaluation.summary()["scores"]["pancreas"]
+    assert scores.evaluation.summary().find("pancreas", "dice", "slices")
 
 
 def test_the_files_hold_what_was_scored(tmp_path):
@@ -132,16 +132,15 @@ def test_the_files_hold_what_was_scored(tmp_path):
     write_split(tmp_path / "split.json", split)
     (tmp_path / "model.pt").write_bytes(b"weights")
     ScoreFiles(scores, tmp_path / "out", tmp_path / "split.json", tmp_path / "model.pt", {"part": "test"})(None)
-    (row,) = read_scores(tmp_path / "out/scores.csv")
+    (row,) = SCORES_CSV.read(tmp_path / "out/scores.csv")
     assert (row["tp"], row["fp"], row["fn"], row["tn"]) == (1, 1, 1, 5)
     summary = read_summary(tmp_path / "out/summary.json")
-    assert summary["scores"]["pancreas"]["dice_mean"]["value"] == pytest.approx(0.5)
-    assert "original grid of the scan" in summary["scores"]["pancreas"]["dice_mean"]["convention"]
+    dice, precision = summary.find("pancreas", "dice"), summary.find("pancreas", "average_precision", "pooled")
+    assert (dice.value, dice.grid) == (pytest.approx(0.5), "original grid of the scan")
     # by hand: precision 1 at recall 1/2, 2/3 at recall 1
-    assert summary["scores"]["average_precision"]["value"] == pytest.approx(0.5 * 1 + 0.5 * 2 / 3, abs=1e-4)
-    assert (summary["split_hash"], summary["part"]) == (split.hash, "test")
-    (curve,) = read_curve(tmp_path / "out/pr.npz").values()
-    assert curve.histogram.sum() == 8
+    assert precision.value == pytest.approx(0.5 * 1 + 0.5 * 2 / 3, abs=1e-4)
+    assert (summary.context["split_hash"], summary.context["part"]) == (split.hash, "test")
+    assert read_curve(tmp_path / "out/pr.npz").histogram.sum() == 8
     assert read_files(tmp_path / "out/files.json") == {"a": {"truth": "labels/a.nii.gz", "pred": "masks/a_seg.nii.gz"}}
 
 

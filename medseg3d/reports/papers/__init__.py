@@ -1,8 +1,8 @@
 """The five papers as data: a JSON file for each, with its tables digit by digit and its networks.
 
 A table has its convention, and flags on what cannot be right in it: what is said of a number follows from the printed
-numbers (`tests/reports/test_papers.py` recomputes every flag) or is in the paper's text. `ours` of a column names the
-scores of ours that are taken in the same way, as far as the paper says.
+numbers (`tests/reports/test_papers.py` recomputes every flag) or is in the paper's text. `score` and `over` of a
+column name the score of ours and the means that are taken in the same way, as far as the paper says.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PAPERS: dict[str, str] = {paper: content["title"] for paper, content in CONTENT.
 
 
 def _column(content: Mapping[str, Any]) -> Column:
-    arguments: dict[str, Any] = {**content, "ours": tuple(content.get("ours", ()))}
+    arguments: dict[str, Any] = {**content, "over": tuple(content.get("over", ()))}
     return Column(**arguments)
 
 

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from medseg3d.data.atomic import atomic_write
-from medseg3d.data.score_files import read_curve, read_summary, read_thresholds
 from medseg3d.data.stream import check_regular
+from medseg3d.evaluation.files import THRESHOLDS_CSV, read_curve, read_summary
+from medseg3d.evaluation.records import Summary
 from medseg3d.faults import Fault, UsageFault
 from medseg3d.metrics import dice
 
@@ -75,7 +76,7 @@ def choose_threshold(
         raise ValueError(f"score must be one of {', '.join(SCORES)}, found {score!r}")
     folder = Path(evaluation_dir)
     summary = read_summary(folder / "summary.json")
-    part = summary.get("part")
+    part = summary.context.get("part")
     if part == "test" and not allow_test:
         raise UsageFault(
             "TEST_PART",
@@ -93,8 +94,8 @@ def choose_threshold(
         n_cases=n_cases,
         source=str(source),
         source_sha256=hashlib.sha256(source.read_bytes()).hexdigest(),
-        split_hash=summary.get("split_hash"),
-        model_sha256=summary.get("model_sha256"),
+        split_hash=summary.context.get("split_hash"),
+        model_sha256=summary.context.get("model_sha256"),
     )
 
 
@@ -160,8 +161,8 @@ def read_threshold(path: str | Path | None, num_classes: int = 2) -> float:
     return float(threshold)
 
 
-def _best_pooled(source: Path, summary: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
-    (curve,) = read_curve(source).values()
+def _best_pooled(source: Path, summary: Summary) -> tuple[int, dict[str, Any]]:
+    curve = read_curve(source)
     try:
         best = curve.best_threshold("dice")
     except ValueError as error:
@@ -175,11 +176,11 @@ def _best_pooled(source: Path, summary: Mapping[str, Any]) -> tuple[int, dict[st
         "value_at_half": dice(curve.counts_at(0.5)),
         "convention": "Dice of the counts of all cases pooled, foreground against background",
     }
-    return int(summary.get("scores", {}).get("average_precision", {}).get("n", 0)), found
+    return summary.settings.n_probabilities, found
 
 
 def _best_mean(source: Path) -> tuple[int, dict[str, Any]]:
-    rows = [row for row in read_thresholds(source) if not math.isnan(row["dice_mean"])]
+    rows = [row for row in THRESHOLDS_CSV.read(source) if not math.isnan(row["dice_mean"])]
     if not rows:
         raise Fault(
             "SCORE_FILE",

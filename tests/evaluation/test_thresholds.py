@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from medseg3d.cli import main
-from medseg3d.data.thresholds import ThresholdChoice, choose_threshold, read_threshold, write_threshold
 from medseg3d.evaluation import Evaluation
+from medseg3d.evaluation.thresholds import ThresholdChoice, choose_threshold, read_threshold, write_threshold
 from medseg3d.faults import Fault
 from medseg3d.metrics import ConfusionCounts, dice
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from medseg3d.data.score_files import read_summary, write_summary
+from medseg3d.data.plain_files import read_json, write_json
+from medseg3d.evaluation.records import VERSION, Summary, check_version
 from medseg3d.faults import Fault
 
 ROW, FAILURE = "row.json", "failure.json"
@@ -19,8 +20,8 @@ def write_experiment(folder: Path, name: str, content: Mapping[str, Any] | None 
     Raises:
         Fault: NO_SPACE or NOT_WRITABLE.
     """
-    known = read_summary(folder / f"{name}.json") if content is None else content
-    write_summary(folder / f"{name}.json", {**known, **_outcomes(folder)})
+    known = read_json(folder / f"{name}.json") if content is None else {"version": VERSION, **content}
+    write_json(folder / f"{name}.json", {**known, **_outcomes(folder)})
 
 
 def read_experiment(folder: str | Path, name: str, verb: str) -> dict[str, Any]:
@@ -31,21 +32,25 @@ def read_experiment(folder: str | Path, name: str, verb: str) -> dict[str, Any]:
         name: `ablation`, `study` or `experiment`.
         verb: what makes one, for the message.
 
+    Returns:
+        What NAME.json holds; the `evaluation` of each of its `rows` is a `Summary` of all cases together.
+
     Raises:
-        Fault: SCORE_FILE if there is none, it is damaged, or an earlier version of medseg3d has written it.
+        Fault: SCORE_FILE if there is none, it is damaged, or another version of medseg3d has written it.
     """
     record = Path(folder) / f"{name}.json"
     if not record.is_file():
         remedy = f"run medseg3d {verb} first"
         raise Fault("SCORE_FILE", folder, f"no {record.name}", f"the folder of an experiment ({verb})", remedy)
-    content = read_summary(record)
-    if "asked" not in content or "factors" not in content:
-        raise Fault("SCORE_FILE", record, "another form", "that of this version", "use the version that has written it")
+    content = read_json(record)
+    check_version(content, record)
     found = _outcomes(Path(folder))
-    return {**content, **found} if any(found.values()) else {"rows": [], "failures": {}, **content}
+    content = {**content, **found} if any(found.values()) else {"rows": [], "failures": {}, **content}
+    rows = [{**row, "evaluation": Summary.from_json(row["evaluation"], record)} for row in content["rows"]]
+    return {**content, "rows": rows}
 
 
 def _outcomes(folder: Path) -> dict[str, Any]:
-    rows = [read_summary(path) for path in sorted(folder.glob(f"*/{ROW}"))]
-    failures = {path.parent.name: read_summary(path)["reason"] for path in sorted(folder.glob(f"*/{FAILURE}"))}
+    rows = [read_json(path) for path in sorted(folder.glob(f"*/{ROW}"))]
+    failures = {path.parent.name: read_json(path)["reason"] for path in sorted(folder.glob(f"*/{FAILURE}"))}
     return {"rows": rows, "failures": failures}

@@ -1,0 +1,108 @@
+"""A summary of scores for a reader: a page of tables, or lines for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from medseg3d.evaluation.records import SIZES, Score, Summary
+from medseg3d.evaluation.wording import UNITS, convention
+
+
+def as_markdown(summary: Summary) -> str:
+    """The summary as a page: for each class tables of score, value, interval, n, convention; by size; by data set."""
+    lines = ["# Scores", ""]
+    for name in summary.classes:
+        lines += [f"## {_plain_line(name)}", "", _emptiness(summary, name), ""]
+        lines += ["| score | over | value | 95 % interval | n | convention |", "|---|---|---|---|---|---|"]
+        for score in summary.pick(class_name=name, size="", data_set=""):
+            taken = convention(score, summary.settings)
+            cells = [score.score, score.over, _number(score.value), _interval(score), _n(score), taken]
+            lines.append(f"| {' | '.join(_plain_line(cell).replace('|', chr(92) + '|') for cell in cells)} |")
+        lines += ["", *_strata_table(summary, name), *_data_set_table(summary, name)]
+    how = summary.intervals
+    lines += [
+        f"95 % intervals: {how['method']} over {how['resampled']}, {how['resamples']} resamples, seed "
+        f"{how['seed']}. They are of these cases, not of another training. Research software, not for clinical use.",
+        "",
+        *(f"- {_plain_line(warning)}" for warning in summary.warnings),
+    ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def as_text(summary: Summary) -> str:
+    """The summary for a terminal: score, value, interval and n, class by class."""
+    lines = []
+    for name in summary.classes:
+        lines.append(f"{_plain_line(name)}: {_emptiness(summary, name)}")
+        lines += [
+            f"  {score.score:25} {score.over:11} {_number(score.value):>9}  {_interval(score):>18}  n {_n(score)}"
+            for score in summary.pick(class_name=name, size="", data_set="")
+        ]
+    return "\n".join(lines)
+
+
+def _strata_table(summary: Summary, name: str) -> list[str]:
+    edges = summary.edges_of(name)
+    counts = {each.size: each.n for each in summary.cases if each.class_name == name}
+    sizes = [size for size in SIZES if counts.get(size)]
+    if edges.low is None or edges.high is None or not sizes:
+        return []
+    bounds = {"small": f"below {edges.low:.3g}", "medium": f"{edges.low:.3g} to {edges.high:.3g}"}
+    bounds["large"] = f"from {edges.high:.3g}"
+    columns = {
+        f"{size}: {bounds[size]} {UNITS[edges.unit]} ({counts[size]} cases)": summary.pick(class_name=name, size=size)
+        for size in sizes
+    }
+    how = "given" if edges.given else "tertiles of the truths' sizes"
+    return [f"By the size of the truth; edges: {how}.", "", *_side_by_side(columns)]
+
+
+def _data_set_table(summary: Summary, name: str) -> list[str]:
+    counts = {each.data_set: each.n for each in summary.cases if each.class_name == name and each.data_set}
+    columns = {
+        f"{_plain_line(data_set)} ({n} cases)": summary.pick(class_name=name, data_set=data_set)
+        for data_set, n in counts.items()
+    }
+    return ["By data set.", "", *_side_by_side(columns)] if columns else []
+
+
+def _side_by_side(columns: Mapping[str, Sequence[Score]]) -> list[str]:
+    """A table of the scores of several parts of the cases, a column each."""
+    lines = [f"| score | over | {' | '.join(columns)} |", "|---" * (2 + len(columns)) + "|"]
+    found = [{(score.score, score.over): score for score in scores} for scores in columns.values()]
+    for key in dict.fromkeys(key for each in found for key in each):
+        scores = [each.get(key) for each in found]
+        cells = [f"{_number(score.value)} {_interval(score)}".strip() if score else "" for score in scores]
+        lines.append(f"| {' | '.join([*key, *cells])} |")
+    return [*lines, ""]
+
+
+def _emptiness(summary: Summary, name: str) -> str:
+    count = next(each for each in summary.cases if (each.class_name, each.size, each.data_set) == (name, "", ""))
+    return (
+        f"{count.n} cases, {count.empty_truth} empty in the truth, {count.empty_pred} empty in the prediction, "
+        f"{count.missed} completely missed"
+    )
+
+
+def _n(score: Score) -> str:
+    notes = [f"{score.left_out} left out"] if score.left_out else []
+    notes += [f"{score.missed} missed"] if score.missed else []
+    return f"{score.n}" + (f" ({', '.join(notes)})" if notes else "")
+
+
+def _interval(score: Score) -> str:
+    return f"[{_number(score.low)}, {_number(score.high)}]" if score.interval else ""
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "undefined"
+    shown = f"{value:.4f}"
+    if float(shown) in (0.0, 1.0) and float(shown) != value:  # never rounded to a 0 or 1 that it is not
+        return ">0.9999" if 0.5 < value < 1 else "<0.0001" if 0 < value < 0.5 else f"{value:.6f}"
+    return shown
+
+
+def _plain_line(text: str) -> str:
+    return " ".join(str(text).split())

@@ -1,0 +1,241 @@
+"""Scores as records: a row for each number, which says what it is of, how it was taken, and how far it carries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from medseg3d.faults import Fault
+from medseg3d.metrics import ConfusionCounts, LevelCounts
+
+VERSION = 2
+"""Of the form that scores have in summary.json and in the records of experiments; what has another is refused."""
+
+FOREGROUND = "foreground"
+"""All classes together against the background; with one class, that class itself."""
+
+Over = Literal["cases", "groups", "slices", "pooled", "two_classes", "levels"]
+"""What a score is a mean over; pooled: no mean, but one score of the counts summed over all cases; two_classes: mean of
+background and foreground, each pooled, as mmsegmentation; levels: the best of 256 thresholds, common to all cases."""
+
+Unit = Literal["ml", "percent", "voxels"]
+"""Of the size of a truth; percent: of the picture."""
+
+SIZES = ("small", "medium", "large")
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is kept of a case; no image.
+
+    Attributes:
+        counts: by class.
+        measured: class -> score -> value: all that is not taken from counts.
+        slices: class -> counts of each slice; empty where none are scored.
+        levels: counts at 256 levels, where PraNet's scores are asked for.
+        voxel_mm3: volume of a voxel; None where it is not known.
+        group: the patient or sequence.
+        data_set: which of several it is of.
+        files: kind -> path.
+    """
+
+    counts: Mapping[str, ConfusionCounts]
+    measured: Mapping[str, Mapping[str, float]]
+    slices: Mapping[str, Sequence[ConfusionCounts]]
+    levels: LevelCounts | None
+    voxel_mm3: float | None
+    group: str | None
+    data_set: str | None
+    files: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number of an evaluation.
+
+    Attributes:
+        class_name: what it is a score of.
+        score: `dice`, `hd95_mm`, ...; `medseg3d.evaluation.wording` has them all.
+        over: what it is a mean over.
+        value: None where it is undefined.
+        n: how many (cases, groups, slices) it is of.
+        size: the stratum, by the size of the truth; empty for cases of all sizes.
+        data_set: one of several data sets; empty for all.
+        grid: what the labels were compared on.
+        low: lower end of the 95 % interval; None where there is none, as of fewer than two cases.
+        high: its upper end.
+        sd: standard deviation (n - 1) of what it is a mean over; None for pooled scores and fewer than two.
+        left_out: how many more had no such score; None for pooled scores.
+        missed: distances: how many have either nothing in the truth or nothing in the prediction.
+    """
+
+    class_name: str
+    score: str
+    over: Over
+    value: float | None
+    n: int
+    size: str = ""
+    data_set: str = ""
+    grid: str = ""
+    low: float | None = None
+    high: float | None = None
+    sd: float | None = None
+    left_out: int | None = None
+    missed: int | None = None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Both ends of the 95 % interval."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
+
+
+@dataclass(frozen=True)
+class CaseCount:
+    """How many cases the scores of a class are of, and of how many there is little to say.
+
+    Attributes:
+        class_name: as in `Score`.
+        n: all of them.
+        empty_truth: nothing is there.
+        empty_pred: nothing was found.
+        missed: something is there and nothing was found.
+        size: as in `Score`.
+        data_set: as in `Score`.
+    """
+
+    class_name: str
+    n: int
+    empty_truth: int
+    empty_pred: int
+    missed: int
+    size: str = ""
+    data_set: str = ""
+
+
+@dataclass(frozen=True)
+class Edges:
+    """The sizes of the truth that part small, medium and large cases of a class; None where no case has a size.
+
+    Attributes:
+        class_name: as in `Score`.
+        unit: of the sizes.
+        low: small is below.
+        high: large is from here on.
+        given: whether the caller has given them; else they are the tertiles of the cases.
+    """
+
+    class_name: str
+    unit: Unit
+    low: float | None
+    high: float | None
+    given: bool
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What has to be known of an evaluation to say how its scores were taken.
+
+    Attributes:
+        images: picture (2-D) or volume (3-D).
+        n_cases: all of them.
+        n_probabilities: those with a probability.
+        pranet_min_max: whether maps were stretched from minimum to maximum for PraNet's scores.
+        surface_tolerance_mm: of the surface Dice.
+    """
+
+    images: Literal["picture", "volume"] = "picture"
+    n_cases: int = 0
+    n_probabilities: int = 0
+    pranet_min_max: bool = False
+    surface_tolerance_mm: float = 0.0
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All numbers of an evaluation: what summary.json holds.
+
+    Attributes:
+        scores: a record for each.
+        cases: how many cases there were, for each class, size and data set.
+        edges: where small, medium and large begin, for each class.
+        settings: what the scores have in common.
+        intervals: how the intervals were made.
+        context: what else the caller has stated (part, seed, split, model, versions, warnings, ...).
+    """
+
+    scores: Sequence[Score] = ()
+    cases: Sequence[CaseCount] = ()
+    edges: Sequence[Edges] = ()
+    settings: Settings = Settings()
+    intervals: Mapping[str, Any] = field(default_factory=dict)
+    context: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def classes(self) -> list[str]:
+        """The classes, in order."""
+        return list(dict.fromkeys(score.class_name for score in self.scores))
+
+    @property
+    def warnings(self) -> list[str]:
+        """What was odd but usable, a sentence each."""
+        return list(self.context.get("warnings") or [])
+
+    def pick(self, **columns: Any) -> list[Score]:
+        """The scores that have these values: `class_name="pancreas", over="cases", size=""`."""
+        return [score for score in self.scores if all(getattr(score, key) == value for key, value in columns.items())]
+
+    def find(self, class_name: str, score: str, over: str = "cases", size: str = "") -> Score | None:
+        """The score of a class, of the cases of all data sets; None where there is none."""
+        found = self.pick(class_name=class_name, score=score, over=over, size=size, data_set="")
+        return found[0] if found else None
+
+    def edges_of(self, class_name: str) -> Edges:
+        """Where the sizes of a class are parted; nowhere, in voxels, for a class that has none."""
+        none = Edges(class_name, "voxels", None, None, False)
+        return next((edges for edges in self.edges if edges.class_name == class_name), none)
+
+    @property
+    def whole(self) -> Summary:
+        """The scores of all cases together alone, and nothing of the context."""
+        return replace(self, scores=self.pick(size="", data_set=""), context={})
+
+    def as_json(self) -> dict[str, Any]:
+        """What `from_json` takes."""
+        rows = {name: [asdict(row) for row in getattr(self, name)] for name in _ROWS}
+        own = {"version": VERSION, **rows, "settings": asdict(self.settings), "intervals": dict(self.intervals)}
+        return {**own, **self.context}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], path: str | Path) -> Summary:
+        """The summary that a file holds.
+
+        Raises:
+            Fault: SCORE_FILE if it is of another version, or not of this form.
+        """
+        check_version(content, path)
+        try:
+            rows: dict[str, Any] = {name: [row(**each) for each in content[name]] for name, row in _ROWS.items()}
+            settings, intervals = Settings(**content["settings"]), content["intervals"]
+        except (KeyError, TypeError) as error:
+            found = f"scores of another form ({error})"
+            raise Fault("SCORE_FILE", path, found, "a summary that medseg3d wrote", "evaluate again") from error
+        context = {key: value for key, value in content.items() if key not in {*_ROWS, *_OWN}}
+        return cls(**rows, settings=settings, intervals=intervals, context=context)
+
+
+def check_version(content: Mapping[str, Any], path: str | Path) -> None:
+    """Refuse scores in the form of an earlier or a later version.
+
+    Raises:
+        Fault: SCORE_FILE.
+    """
+    version = content.get("version", "1 or older")
+    if version != VERSION:
+        remedy = "evaluate again, or use the version of medseg3d that has written it"
+        raise Fault("SCORE_FILE", path, f"scores in form {version}", f"form {VERSION}", remedy)
+
+
+_ROWS: Mapping[str, type] = {"scores": Score, "cases": CaseCount, "edges": Edges}
+_OWN = {"version", "settings", "intervals"}
