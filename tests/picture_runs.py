@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from commands import ROOT
 from monai.bundle import ConfigWorkflow
@@ -16,9 +18,28 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from medseg3d.bundle import read_config
 from medseg3d.bundle_folders import bundle_directory
+from medseg3d.networks import deeplabv3plus
+from medseg3d.networks.backbones import DilatedResNet50
 
 LENGTH = {"epochs": 2, "iterations_per_epoch": 2, "batch_size": 2, "num_workers": 0}
 """Knobs of a training of seconds."""
+
+
+class ShallowResNet50(DilatedResNet50):
+    """One block in each stage."""
+
+    def __init__(self, in_channels: int = 3, output_stride: int = 8) -> None:
+        super().__init__(in_channels, output_stride)
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            del stage[1:]
+
+
+@contextmanager
+def shallow_encoders() -> Iterator[None]:
+    """Context in which the ResNet-50 of DeepLabv3+ is shallow: what is proven of a run does not depend on its depth."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(deeplabv3plus.BACKBONES, "resnet50", ShallowResNet50)
+        yield
 
 
 def run_bundle(

@@ -20,6 +20,7 @@ from picture_runs import (
     parsed,
     polyp_folder,
     run_bundle,
+    shallow_encoders,
     split_knobs,
     train_and_evaluate,
 )
@@ -49,13 +50,21 @@ def bundle(request) -> str:
 @pytest.fixture(scope="module")
 def run_dir(bundle, pictures, tmp_path_factory) -> Path:
     """A run that was trained and evaluated."""
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    return train_and_evaluate(bundle, folder, **SMALL[bundle], **LENGTH, **pictures)
+    with shallow_encoders():
+        folder = tmp_path_factory.mktemp("runs") / "run"
+        return train_and_evaluate(bundle, folder, **SMALL[bundle], **LENGTH, **pictures)
+
+
+@pytest.fixture
+def shallow():
+    with shallow_encoders():
+        yield
 
 
 def predict(bundle: str, run_dir: Path, *more: str) -> int:
     knobs = words(**SMALL[bundle], model_file=run_dir / "model.pt")
-    return main(["predict", str(ROOT / "bundles" / bundle), *more, *knobs])
+    with shallow_encoders():
+        return main(["predict", str(ROOT / "bundles" / bundle), *more, *knobs])
 
 
 def test_training_leaves_weights_and_checkpoints(run_dir):
@@ -116,7 +125,7 @@ def test_one_bad_picture_does_not_stop_the_others(bundle, run_dir, pictures, tmp
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"good_seg.png", "good_seg.json"}
 
 
-def test_no_mask_is_made_of_logits_that_are_not_finite(bundle, run_dir, pictures, tmp_path, capsys):
+def test_no_mask_is_made_of_logits_that_are_not_finite(bundle, run_dir, pictures, tmp_path, capsys, shallow):
     image = str(Path(pictures["dataset_dir"]) / "images" / "1.jpg")
     knobs = words(**SMALL[bundle], model_file=overflowing(run_dir / "model.pt", tmp_path))
     assert main(["predict", str(ROOT / "bundles" / bundle), image, "-o", str(tmp_path / "out"), *knobs]) == 1
@@ -133,7 +142,7 @@ def test_windows_smaller_than_the_picture_are_one_knob(bundle, run_dir, pictures
     assert Image.open(tmp_path / "1_seg.png").size == (64, 48)
 
 
-def test_a_sound_folder_passes_the_check(bundle, run_dir, pictures, capsys):
+def test_a_sound_folder_passes_the_check(bundle, run_dir, pictures, capsys, shallow):
     knobs = words(**SMALL[bundle], **pictures, output_dir=run_dir)
     assert main(["check", str(ROOT / "bundles" / bundle), *knobs]) == 0
     out = capsys.readouterr().out
@@ -278,7 +287,7 @@ class TestDeepLabV3Plus:
         assert knob("epochs") == 40
         assert rates_of(knob, 80) == pytest.approx([1e-4] * 40 + [1e-5] * 41)
 
-    def test_a_resumed_training_goes_on_with_the_schedule(self, pictures, tmp_path, monkeypatch):
+    def test_a_resumed_training_goes_on_with_the_schedule(self, pictures, tmp_path, monkeypatch, shallow):
         rates, step = [], torch.optim.Adam.step
         monkeypatch.setattr(CaseScores, "compute", lambda self: 0.5)
         monkeypatch.setattr(
@@ -409,7 +418,7 @@ class TestResUNetPlusPlus:
 @pytest.mark.parametrize(
     ("bundle", "name"), [("polyp_resunetpp", "cvc-clinicdb"), *((bundle, "kvasir-seg") for bundle in SMALL)]
 )
-def test_real_pictures_are_trained_on_and_scored(bundle, name, real_data, tmp_path):
+def test_real_pictures_are_trained_on_and_scored(bundle, name, real_data, tmp_path, shallow):
     knobs = {**SMALL[bundle], **LENGTH, **split_knobs(linked_pictures(real_data / name, tmp_path))}
     overlays = ("clinicdb",) if name == "cvc-clinicdb" else ()
     run = train_and_evaluate(bundle, tmp_path / "run", overlays, **knobs)
