@@ -47,6 +47,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg3d import __version__
+from medseg3d.machine import processor
 
 VERSIONS_OF = ("torch", "monai", "numpy", "nibabel", "SimpleITK")
 """Packages whose versions go into the report beside Python's and this one's, where installed."""
@@ -251,7 +252,7 @@ def run_benchmark(
         repeats=repeats,
         threads=threads,
         machine={
-            "cpu": _cpu_name(),
+            "cpu": processor(),
             "cores": os.cpu_count(),
             "platform": platform.platform(),
             "load_before": load_before,
@@ -492,14 +493,6 @@ def _versions() -> dict[str, str]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
     return versions
-
-
-def _cpu_name() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def _table_line(cells: Sequence[str]) -> str:

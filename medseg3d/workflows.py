@@ -80,6 +80,28 @@ def predict(
             impossible values, a device that is not there, overlays of volumes, a series or a segmentation of what is
             no DICOM, pseudonyms with a segmentation.
     """
+    inputs = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
+    folders = {"prob_dir": prob_dir, "overlay_dir": overlay_dir}
+    overrides = {**(knobs or {}), "overwrite": overwrite}
+    overrides |= {knob: str(Path(place).absolute()) for knob, place in folders.items() if place is not None}
+    with nullcontext() if pseudonyms is None else names_hidden(inputs):
+        predictor = case_predictor(bundle, inputs, output_dir, series, dicom_seg, pseudonyms, overlays, overrides)
+        predictor.progress = progress
+        predictor.manifest = None if manifest is None else Manifest(manifest)
+        return predictor.run()
+
+
+def case_predictor(
+    bundle: str | Path,
+    inputs: Sequence[str | Path],
+    output_dir: str | Path,
+    series: str | int | None = None,
+    dicom_seg: bool = False,
+    pseudonyms: str | Path | None = None,
+    overlays: Sequence[str] = (),
+    knobs: Mapping[str, Any] | None = None,
+) -> CasePredictor:
+    """What `predict` runs, before it runs; arguments and faults are those of `predict`."""
     folder = bundle_folder(bundle)
     if series is not None and not re.fullmatch(r"[0-9.]+", str(series)):
         raise UsageFault("BAD_VALUE", "--series", repr(series), "the number of a series or its UID")
@@ -90,35 +112,27 @@ def predict(
     if shipped is not None:
         logger.info("%s", shipped)
         overlays = [shipped.overlay]
-    inputs = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
     overrides = absolute_paths(knobs or {})
     overrides |= {
         "inputs": [str(Path(path).absolute()) for path in inputs],
         "mask_dir": str(Path(output_dir).absolute()),
-        "overwrite": overwrite,
     }
-    for knob, directory in (("prob_dir", prob_dir), ("overlay_dir", overlay_dir)):
-        if directory is not None:
-            overrides[knob] = str(Path(directory).absolute())
     files = config_files(folder, "inference.json", overlays)
     here = os.getcwd()
-    with nullcontext() if pseudonyms is None else names_hidden(inputs):
-        with bundle_directory(folder):
-            parser = read_config(files, overrides)
-            refuse_absent_device(parser)
-            if series is not None:
-                parser["dataset::data::series"] = str(series)
-            if dicom_seg:
-                parser["dataset::data::dicom_seg"] = True
-            if pseudonyms is not None:
-                parser["dataset::data::pseudonyms"] = spelt_for_monai(os.path.join(here, pseudonyms))
-            parser.parse()
-            predictor: CasePredictor = parser.get_parsed_content("evaluator")
-            predictor.progress = progress
-            if dicom_seg:
-                predictor.class_names = parser.get_parsed_content("class_names")
-        predictor.manifest = None if manifest is None else Manifest(manifest)
-        return predictor.run()
+    with bundle_directory(folder):
+        parser = read_config(files, overrides)
+        refuse_absent_device(parser)
+        if series is not None:
+            parser["dataset::data::series"] = str(series)
+        if dicom_seg:
+            parser["dataset::data::dicom_seg"] = True
+        if pseudonyms is not None:
+            parser["dataset::data::pseudonyms"] = spelt_for_monai(os.path.join(here, pseudonyms))
+        parser.parse()
+        predictor: CasePredictor = parser.get_parsed_content("evaluator")
+        if dicom_seg:
+            predictor.class_names = parser.get_parsed_content("class_names")
+    return predictor
 
 
 def weights_for(

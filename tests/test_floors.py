@@ -17,7 +17,7 @@ FLOORS = {
     "inference": 3,
     **{"training": 4, "bundle": 4},
     **{"experiments": 5, "reports": 5},
-    **{"checks": 6, "doctor": 6, "packaging": 6, "workflows": 6},
+    **{"bench": 6, "checks": 6, "doctor": 6, "packaging": 6, "workflows": 6},
     "cli": 7,
     "__main__": 8,
 }

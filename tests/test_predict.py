@@ -337,7 +337,14 @@ def test_a_record_has_every_setting_that_shapes_a_mask(path, monkeypatch):
     monkeypatch.chdir(ROOT)
     no_shape = {
         *("inputs", "overwrite", "workers", "image_suffixes", "mask_suffix", "class_names"),
-        *("device", "precision", "amp", "roi_size", "overlap"),  # the record has them, or their choice, by themselves
+        *(
+            "device",
+            "engine",
+            "precision",
+            "amp",
+            "roi_size",
+            "overlap",
+        ),  # the record has them, or their choice, by themselves
         *("sw_batch_size", "slices_per_batch", "load_keys", "labels"),
         *("refinement_dropout", "refinement_init", "crf_training_iterations"),  # of the training
         "grid_tolerance",  # of what is refused

@@ -16,7 +16,8 @@ from medseg3d.limits import limits
 
 VERBS = (
     *("demo", "phantom", "data", "predict", "verify", "evaluate", "threshold", "report"),
-    *("params", "experiment", "ablation", "tune", "study", "bundles", "package", "check", "doctor", "docs", "version"),
+    *("params", "experiment", "ablation", "tune", "study", "bundles", "package"),
+    *("check", "bench", "doctor", "docs", "version"),
 )
 
 EPILOG = """\

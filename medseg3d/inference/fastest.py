@@ -6,8 +6,9 @@ import json
 import logging
 import statistics
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -21,6 +22,7 @@ from medseg3d.precision import Precision
 
 logger = logging.getLogger("medseg3d")
 
+_Key = TypeVar("_Key")
 _CANDIDATES = ("torch", "openvino", "onnxruntime")
 """Not torch.compile, which compiles for longer than most scans take."""
 _ROUNDS = 3
@@ -72,14 +74,20 @@ def measured(network: nn.Module, windows: torch.Tensor, precision: Precision) ->
             if name == "torch":
                 raise
             left_out[name] = str(fault)
-    times: dict[str, list[float]] = {name: [] for name in forwards}
-    for _ in range(_ROUNDS):
-        for name, forward in forwards.items():
-            start = time.perf_counter()
-            forward(windows)
-            times[name].append(time.perf_counter() - start)
+    times = in_turns(forwards, windows, _ROUNDS)
     seconds = {name: round(statistics.median(values), 6) for name, values in times.items()}
     return {"fastest": min(seconds, key=lambda name: seconds[name]), "seconds": seconds, "left_out": left_out}
+
+
+def in_turns(forwards: Mapping[_Key, Forward], windows: torch.Tensor, rounds: int) -> dict[_Key, list[float]]:
+    """Seconds that each of some engines takes for the same windows, one round after the other, all in each."""
+    times: dict[_Key, list[float]] = {key: [] for key in forwards}
+    for _ in range(rounds):
+        for key, forward in forwards.items():
+            start = time.perf_counter()
+            forward(windows)
+            times[key].append(time.perf_counter() - start)
+    return times
 
 
 def _read(file: Path) -> dict[str, Any] | None:
