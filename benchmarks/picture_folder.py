@@ -19,7 +19,8 @@ from PIL import Image
 
 from medseg3d.data.outputs import input_items
 from medseg3d.data.polyp_phantoms import make_polyp_phantom
-from medseg3d.inference import CasePredictor, SlidingWindow, load_weights
+from medseg3d.inference import CasePredictor, SlidingWindow, load_weights, with_engine
+from medseg3d.inference.backends import ENGINES
 from medseg3d.networks import ResUNetPlusPlus
 from medseg3d.networks.memory_format import channels_last
 from medseg3d.transforms import LoadPictured, ResizePictured, RestoreLabelsd, SavePictureMaskd
@@ -29,6 +30,8 @@ NETWORK = "its network alone"
 ONE = "ours, one worker"
 OURS = "ours"
 BFLOAT16 = "ours, bfloat16"
+OPENVINO = "ours, OpenVINO"
+OPENVINO_BFLOAT16 = "ours, OpenVINO, bfloat16"
 
 
 def plain_loop(pictures: list[Path], masks: Path, size: int, weights: Path | None) -> Callable[[], Path]:
@@ -62,7 +65,13 @@ def network_alone(pictures: list[Path], masks: Path, size: int, weights: Path | 
 
 
 def ours(
-    pictures: list[Path], masks: Path, size: int, weights: Path | None, workers: int | None, precision: str
+    pictures: list[Path],
+    masks: Path,
+    size: int,
+    weights: Path | None,
+    workers: int | None,
+    precision: str = "float32",
+    engine: str = "torch",
 ) -> Callable[[], Path]:
     """A call that writes the masks as `medseg3d predict` does, records included, and gives their folder."""
     network = channels_last(trained_or_random(weights))
@@ -75,12 +84,13 @@ def ours(
         ]
     )
     postprocessing = Compose([RestoreLabelsd("pred"), SavePictureMaskd("pred")])
+    inferer = with_engine(SlidingWindow((size, size), sw_batch_size=4, precision=precision), engine)
 
     def call() -> Path:
         predictor = CasePredictor(
             dataset=input_items(pictures, masks, overwrite=True, mask_suffix=".png"),
             network=network,
-            inferer=SlidingWindow((size, size), sw_batch_size=4, precision=precision),
+            inferer=inferer,
             preprocessing=preprocessing,
             postprocessing=postprocessing,
             workers=workers,
@@ -163,10 +173,13 @@ def main() -> None:
             ways: dict[str, Callable] = {
                 LOOP: plain_loop,
                 NETWORK: network_alone,
-                ONE: partial(ours, workers=1, precision="float32"),
-                OURS: partial(ours, workers=None, precision="float32"),
+                ONE: partial(ours, workers=1),
+                OURS: partial(ours, workers=None),
                 BFLOAT16: partial(ours, workers=None, precision="bfloat16"),
             }
+            if ENGINES["openvino"].installed:
+                ways[OPENVINO] = partial(ours, workers=None, engine="openvino")
+                ways[OPENVINO_BFLOAT16] = partial(ours, workers=None, precision="bfloat16", engine="openvino")
             for name, way in ways.items():
                 masks = folder / f"{size} {name}"
                 masks.mkdir()
@@ -188,7 +201,8 @@ def main() -> None:
                 f"Resize back, a threshold, Pillow's PNG. *{NETWORK}*: only the network's part of that loop, so that "
                 "*faster* says what could be gained at most if all the rest cost nothing. *ours*: CasePredictor with "
                 "as many workers as torch has threads, as `medseg3d predict` has it; it also hashes the pictures, "
-                "reads every mask back, flushes it to the disk, and writes a record of each case. Seconds are those "
+                "reads every mask back, flushes it to the disk, and writes a record of each case. *OpenVINO*: "
+                "`--engine openvino`, made in the first call, which is not timed. Seconds are those "
                 "of all pictures. The machine may be shared: trust the ratios, not the seconds."
             ),
             **{name: getattr(arguments, name) for name in ("repeats", "threads", "output")},

@@ -26,8 +26,8 @@ _ONE_AT_A_TIME = threading.Lock()  # a measurement or an export would disturb an
 class EngineOf:
     """Computes windows with the engine that a knob names, made for each network and shape of windows that comes by.
 
-    A batch has always the size of the largest so far: what is missing is filled up and cut off again. Each thread has
-    an engine of its own, with that thread's share of the cores.
+    A batch has always the size of the largest so far: what is missing is filled up and cut off again. Threads that
+    compute at the same time have an engine each, with their share of the cores.
 
     Before an engine computes anything, its logits of the first window are compared with torch's in float32.
 
@@ -55,7 +55,7 @@ class EngineOf:
             ENGINES[name].check_installed()
         self.used = name
         self._name = name
-        self._made: dict[tuple, _Made] = {}
+        self._idle: dict[tuple, list[_Made]] = {}
 
     def __call__(self, network: Callable[..., Any], windows: torch.Tensor, precision: Precision) -> torch.Tensor:
         """Logits (B, C, *spatial) float32 of windows (B, channels, *spatial).
@@ -67,13 +67,18 @@ class EngineOf:
         if not isinstance(network, nn.Module):
             given = getattr(network, "__name__", type(network).__name__)
             raise UsageFault("BAD_VALUE", f"--engine {self._name}", given, "a torch.nn.Module", "--engine torch")
-        key = (network, windows.shape[1:], precision.name, threading.get_ident(), torch.get_num_threads())
-        made = self._made.get(key)
+        idle = self._idle.setdefault((network, windows.shape[1:], precision.name, torch.get_num_threads()), [])
+        try:
+            made: _Made | None = idle.pop()
+        except IndexError:
+            made = None
         if made is None or made.batch < len(windows) or made.version != _version(network):
             with _ONE_AT_A_TIME:
-                made = self._made[key] = self._make(network, windows, precision)
+                made = self._make(network, windows, precision)
+        logits = made(windows)
         self.used = made.engine
-        return made(windows)
+        idle.append(made)
+        return logits
 
     def _make(self, network: nn.Module, windows: torch.Tensor, precision: Precision) -> _Made:
         name = self._name

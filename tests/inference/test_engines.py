@@ -3,6 +3,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import json
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -159,10 +160,25 @@ def test_a_larger_batch_gets_an_engine_of_its_own(fake: Fake) -> None:
     assert (fake.made, fake.batches) == (2, [1, 1, 3, 3, 3])
 
 
-def test_each_thread_has_an_engine_of_its_own(fake: Fake) -> None:
+def test_threads_that_compute_at_the_same_time_have_an_engine_each(fake: Fake) -> None:
     engine, network, windows = EngineOf("fake"), doubling(), torch.rand(1, 1, 4, 4)
+    busy, released, others = threading.Event(), threading.Event(), threading.get_ident()
+
+    def forward(windows: torch.Tensor) -> torch.Tensor:
+        if threading.get_ident() != others:
+            busy.set()
+            assert released.wait(60)
+        return 2 * windows
+
     engine(network, windows, FLOAT32)
-    ThreadPoolExecutor(1).submit(engine, network, windows, FLOAT32).result()
+    fake.forward = forward
+    with ThreadPoolExecutor(1) as pool:
+        ended = pool.submit(engine, network, windows, FLOAT32)
+        assert busy.wait(60)
+        engine(network, windows, FLOAT32)
+        released.set()
+        ended.result()
+        pool.submit(engine, network, windows, FLOAT32).result()
     assert fake.made == 2
 
 
