@@ -98,7 +98,11 @@ def build(component: Callable[..., _Built], **arguments: Any) -> _Built:
     except TypeError as error:
         name = getattr(getattr(component, "func", component), "__name__", str(component))
         raise Fault(
-            "BAD_ARGUMENT", name, str(error), f"one of {', '.join(inspect.signature(component).parameters)}"
+            "BAD_ARGUMENT",
+            name,
+            str(error),
+            f"one of {', '.join(inspect.signature(component).parameters)}",
+            "correct the name",
         ) from error
     return component(**arguments)
 

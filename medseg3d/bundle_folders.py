@@ -184,7 +184,7 @@ def copy_bundle(bundle: str | Path, folder: str | Path) -> Path:
     try:
         write_self_contained(source, target)
     except OSError as error:
-        raise Fault("NOT_WRITABLE", target, str(error), "a folder to write to") from error
+        raise Fault("NOT_WRITABLE", target, str(error), "a folder to write to", "name another folder") from error
     return target
 
 
@@ -204,7 +204,9 @@ def config_files(folder: Path, name: str, overlays: Sequence[str] = ()) -> list[
         if not path.is_file():
             others = {*CONFIGS, "metadata.json"}
             known = ", ".join(sorted(path.stem for path in folder.glob("*.json") if path.name not in others))
-            raise UsageFault("MISSING_OVERLAY", path.stem, f"no {path.name} in {folder}", f"one of {known}")
+            raise UsageFault(
+                "MISSING_OVERLAY", path.stem, f"no {path.name} in {folder}", f"one of {known}", "correct the name"
+            )
     return on_training([folder / name, *files])
 
 

@@ -137,12 +137,18 @@ def check_config(parser: ConfigParser, name: str, allow: Sequence[str] = ()) -> 
     for key, value in _leaves(parser.get()):
         if isinstance(value, str):
             if value.startswith("%"):
-                yield Fault("BAD_REFERENCE", f"{name} {key}", value, "a % that leads to a file and a key in it")
+                yield Fault(
+                    "BAD_REFERENCE", f"{name} {key}", value, "a % that leads to a file and a key in it", "correct it"
+                )
             if value.startswith(("@", "$")):
                 for reference in REFERENCE.findall(value):
                     if not _exists(parser, reference):
                         yield Fault(
-                            "BAD_REFERENCE", f"{name} {key}", f"@{reference}", "the id of something in the config"
+                            "BAD_REFERENCE",
+                            f"{name} {key}",
+                            f"@{reference}",
+                            "the id of something in the config",
+                            "correct it",
                         )
         elif isinstance(value, Mapping) and "_target_" in value:
             yield from _target_problems(allowed, locator, f"{name} {key}", value)
@@ -253,13 +259,15 @@ def _check_network(parser: ConfigParser) -> list[str]:
         raise
     except Exception as error:
         raise Fault(
-            "NETWORK", "--roi_size and the network's knobs", _cause(error), f"a network for {roi_size}"
+            "NETWORK", "--roi_size and the network's knobs", _cause(error), f"a network for {roi_size}", "choose others"
         ) from error
     finally:
         parser.parse(reset=True)  # the network on the meta device must not be used again
     classes = parser.get_parsed_content("num_classes")
     if channels != classes and (channels, classes) != (1, 2):  # one logit tells two classes apart
-        raise Fault("NETWORK", "--num_classes", f"{channels} output channels", f"{classes} classes")
+        raise Fault(
+            "NETWORK", "--num_classes", f"{channels} output channels", f"{classes} classes", "give the network as many"
+        )
     return [f"the network has {count:,} parameters and takes patches of {'x'.join(map(str, roi_size))}"]
 
 
@@ -342,7 +350,13 @@ def _check_volumes(parser: ConfigParser) -> list[str]:
     unknown = sorted(set(verified.label_values) - set(knob("labels")))
     if unknown:
         problems.append(
-            Fault("LABEL_SET", verified.folder, f"label values {unknown}", f"those of --labels, {knob('labels')}")
+            Fault(
+                "LABEL_SET",
+                verified.folder,
+                f"label values {unknown}",
+                f"those of --labels, {knob('labels')}",
+                "name all or correct the labels",
+            )
         )
     if problems:
         raise CheckFailed(problems)

@@ -30,6 +30,9 @@ class Fault(Exception):
     exit_code = 1
     """Of a command that ends with it: 1, the data or the result is at fault."""
 
+    said = False
+    """Whether the log has the line already, so that nobody says it again."""
+
     def __init__(self, code: str, subject: str | Path, found: str, wanted: str = "", remedy: str = "") -> None:
         self.code = code
         self.subject = str(subject)
@@ -118,7 +121,8 @@ def fault_hook(previous: Callable) -> Callable:
         if fault is not None:
             if fault.code == "INTERNAL":  # a bug of ours keeps its traceback
                 previous(exception_type, error, trace)
-            sys.stderr.write(f"error: {fault}\n")
+            if not fault.said:
+                sys.stderr.write(f"error: {fault}\n")
             raise SystemExit(fault.exit_code)  # what a hook raises is what Python ends with
         elif isinstance(error, KeyboardInterrupt):
             sys.stderr.write("interrupted; the same command with --resume true goes on after the last whole epoch\n")

@@ -28,7 +28,7 @@ from medseg3d.bundle_folders import (
     write_json,
 )
 from medseg3d.data.atomic import make_folder
-from medseg3d.faults import UsageFault
+from medseg3d.faults import Fault, UsageFault
 from medseg3d.inference import load_weights
 
 _MODEL = "$os.path.join(@bundle_root, 'models', 'model.pt')"
@@ -69,7 +69,7 @@ def package_bundle(
             weights, overlays = shipped.file, [shipped.overlay]
         if weights is None:
             found = "none for these overlays and knobs" if overlays or knobs else f"none: {source.name} ships none"
-            raise UsageFault("MISSING_WEIGHTS", "--weights", found, "a file of weights", "--weights runs/X/model.pt")
+            raise Fault("MISSING_WEIGHTS", "--weights", found, "a file of weights", "--weights runs/X/model.pt")
         parsers = {name: _read(source, name, overlays, knobs or {}) for name in CONFIGS}
         network = load_weights(parsers["inference.json"].get_parsed_content("network_def"), weights)
         target, archive = _targets(Path(output_dir), source)

@@ -59,15 +59,37 @@ def test_the_class_of_a_fault_is_the_exit_code_of_the_process(kind, code):
     assert (ended.returncode, ended.stderr) == (code, "error: CODE a: b\n")
 
 
-def test_every_code_belongs_to_one_class_of_faults():
-    classes = defaultdict(set)
+def faults_of_the_package():
+    """Every call of a `Fault` whose code is written there, with the file and the line of it."""
     for path in (ROOT / "medseg3d").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             called = node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else ""
-            if called.endswith("Fault") and node.args and isinstance(node.args[0], ast.Constant):
-                classes[node.args[0].value].add(called)
+            if called in ("Fault", "UsageFault") and node.args and isinstance(node.args[0], ast.Constant):
+                yield f"{path.relative_to(ROOT)}:{node.lineno}", node
+
+
+def test_every_code_belongs_to_one_class_of_faults():
+    classes = defaultdict(set)
+    for _, node in faults_of_the_package():
+        classes[node.args[0].value].add(node.func.id)
     assert len(classes) > 50
     assert [code for code, names in classes.items() if len(names) > 1] == []
+
+
+def test_a_refusal_says_what_to_do_next():
+    # of a value out of its range the range says it
+    without = [
+        where for where, node in faults_of_the_package() if len(node.args) < 5 and node.args[0].value != "BAD_VALUE"
+    ]
+    assert without == []
+
+
+def test_what_the_log_has_said_is_not_said_again(capsys):
+    fault = Fault("EMPTY", "a.nii.gz", "0 bytes")
+    fault.said = True
+    with pytest.raises(SystemExit, match="1"):
+        fault_hook(lambda *args: None)(Fault, fault, None)
+    assert capsys.readouterr().err == ""
 
 
 def test_names_that_stdout_cannot_encode_are_escaped(monkeypatch):

@@ -179,7 +179,7 @@ class TestOfShippedWeights:
 
 @pytest.mark.parametrize("words", [["polyp_ann"], ["polyp_resunetpp", "--features", "[8,8,16]"]])
 def test_without_weights_there_is_no_package(words, tmp_path, capsys):
-    assert main(["package", *words, "-o", str(tmp_path / "out")]) == 2
+    assert main(["package", *words, "-o", str(tmp_path / "out")]) == 1
     assert "MISSING_WEIGHTS --weights: none" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 

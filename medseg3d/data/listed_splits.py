@@ -62,7 +62,9 @@ def listed_split(
     parts = {part: [_known_as(name, ids) for name in names] for part, names in named.items()}
     repeated = [case for names in parts.values() for case, count in Counter(names).items() if count > 1]
     if repeated:
-        raise Fault("CASE_LIST", source, f"{_some(repeated)} more than once in one list", "each case once")
+        raise Fault(
+            "CASE_LIST", source, f"{_some(repeated)} more than once in one list", "each case once", "remove the others"
+        )
     split = given_split(parts, source, groups)
     unknown = sorted({case for names in parts.values() for case in names} - ids)
     left = sorted(ids - {case for names in parts.values() for case in names})
@@ -89,7 +91,7 @@ def _read(lists: Sequence[str | Path], fold: int | None) -> dict[str, list[str]]
             content = json.loads(paths[0].read_text(encoding="utf-8-sig"))
             return _of_json(content, paths[0], fold)
         except (ValueError, TypeError, AttributeError) as error:
-            raise Fault("CASE_LIST", paths[0], f"no lists of cases ({error})", _FORMS) from error
+            raise Fault("CASE_LIST", paths[0], f"no lists of cases ({error})", _FORMS, "correct the file") from error
     if len(paths) > len(PARTS):
         raise UsageFault("BAD_VALUE", "--from", f"{len(paths)} files", _FORMS)
     lines = [path.read_text(encoding="utf-8-sig").splitlines() for path in paths]

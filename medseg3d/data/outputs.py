@@ -306,7 +306,9 @@ def _found(
             if takes_dicom and (is_dicom(path) or is_zip(path)):
                 dicom.add(path)
         else:
-            raise UsageFault("MISSING_FILE", given, "no such file or folder", "an image or a folder of images")
+            raise UsageFault(
+                "MISSING_FILE", given, "no such file or folder", "an image or a folder of images", "correct the path"
+            )
     for file, name in found.items():
         if any(unicodedata.category(letter) == "Cc" for letter in str(name)):
             raise Fault("FILE_NAME", file, "control characters in the name", "a printable name", "rename the file")

@@ -373,7 +373,13 @@ def _pictures(folder: Path, part: str, warnings: list[str]) -> dict[str, Path]:
             )
         found[path.stem] = path
     if not found:
-        raise Fault("MISSING_DATA", folder / part, "no picture", f"files that end in {', '.join(PICTURE_SUFFIXES)}")
+        raise Fault(
+            "MISSING_DATA",
+            folder / part,
+            "no picture",
+            f"files that end in {', '.join(PICTURE_SUFFIXES)}",
+            "name the folder above them",
+        )
     return found
 
 

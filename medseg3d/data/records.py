@@ -74,13 +74,15 @@ def standing(item: Mapping[str, Any], made_with: Mapping[str, Any]) -> Standing:
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
-    """What a record says; None where there is none or somebody else's."""
+    """What a record says; None where there is none, or somebody else's."""
     if not path.is_file():
         return None
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        return record if isinstance(record["mask"]["sha256"], str) and "input" in record else None
-    except (OSError, ValueError, KeyError, TypeError):
+        parts = [record[part] for part in ("mask", "input", *(BESIDE.keys() & record.keys()))]
+        files = all(path.with_name(part["file"]).name == part["file"] for part in parts)
+        return record if files and isinstance(record["mask"]["sha256"], str) and "sha256" in record["input"] else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
@@ -169,7 +171,7 @@ def verify_results(
     """
     for folder in (*folders, *images):
         if not Path(folder).is_dir():
-            raise UsageFault("MISSING_FILE", folder, "no such folder", "a folder")
+            raise UsageFault("MISSING_FILE", folder, "no such folder", "a folder", "correct the path")
     files = [path for folder in folders for path in files_below(folder, _EVERY_NAME).read]
     records = {path: record for path in files if path.suffix == ".json" and (record := read_record(path))}
     if not records:

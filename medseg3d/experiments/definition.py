@@ -141,7 +141,9 @@ def read_definition(file: str | Path) -> dict[str, Any]:
     try:
         content = json.loads(Path(file).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UsageFault("BAD_DEFINITION", file, " ".join(str(error).split()), "a JSON file") from error
+        raise UsageFault(
+            "BAD_DEFINITION", file, " ".join(str(error).split()), "a JSON file", "see docs/experiments.md"
+        ) from error
     if not isinstance(content, dict):
         raise UsageFault("BAD_DEFINITION", file, type(content).__name__, "a JSON object", "see docs/experiments.md")
     return content
@@ -156,7 +158,9 @@ def parse_experiment(content: Mapping[str, Any]) -> Experiment:
     """
     _refuse_unknown(content, _KEYS, "the definition")
     if "bundle" not in content:
-        raise UsageFault("BAD_DEFINITION", "bundle", "none", 'the folder of a bundle, "bundle": "bundles/polyp_cris"')
+        raise UsageFault(
+            "BAD_DEFINITION", "bundle", "none", 'the folder of a bundle, "bundle": "bundles/polyp_cris"', "name one"
+        )
     seeds = content.get("seeds", [0])
     if not _distinct(seeds) or not all(isinstance(seed, int) and seed >= 0 for seed in seeds):
         raise UsageFault("BAD_VALUE", "seeds", str(seeds), "different whole numbers from 0 up", "correct them")
@@ -233,7 +237,13 @@ def _check_knobs(
     if tune is not None:
         _refuse_unknown(tune, _TUNE_KEYS, "tune")
         if not isinstance(tune.get("search"), Mapping) or not isinstance(tune.get("trials", 20), int):
-            raise UsageFault("BAD_DEFINITION", "tune", str(dict(tune)), '"search": {KNOB: RANGE} and "trials": N')
+            raise UsageFault(
+                "BAD_DEFINITION",
+                "tune",
+                str(dict(tune)),
+                '"search": {KNOB: RANGE} and "trials": N',
+                "see docs/experiments.md",
+            )
         if tune.get("trials", 20) < 0:
             raise UsageFault("BAD_VALUE", "trials", str(tune["trials"]), "0 for none, or more", "correct it")
     setters: dict[str, str] = dict.fromkeys(_OWN, "each run")

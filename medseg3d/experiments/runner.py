@@ -358,7 +358,7 @@ def _run(plan: Plan, run: Run, command: Command, tune: Tune) -> dict[str, Any]:
     summary = read_summary(evaluation / "summary.json")
     if summary.context["split_hash"] != condition.split_hash:
         found, wanted = f"split {summary.context['split_hash']}", f"{condition.split_hash}, which it began with"
-        raise Fault("SPLIT_CHANGED", folder, found, wanted)
+        raise Fault("SPLIT_CHANGED", folder, found, wanted, "name another folder, or restore the split file")
     row = {
         **{**run.levels, "seed": run.seed, "bundle": run.bundle.name, "run_dir": folder.name},
         "evaluation": summary.whole.as_json(),

@@ -82,10 +82,16 @@ class Report:
         if not self.failed:
             return self
         total = len(self.done) + len(self.skipped) + len(self.failed)
+        first = self.failed[0].fault
         if total == 1:
-            raise self.failed[0].fault from self.failed[0].error
+            first.said = True
+            raise first from self.failed[0].error
         raise Fault(
-            "CASES_FAILED", f"{len(self.failed)} of {total} cases", f"first of all: {self.failed[0]}"
+            "CASES_FAILED",
+            f"{len(self.failed)} of {total} cases",
+            f"first of all {first.code} {first.subject}",
+            "a mask of each",
+            "the log has a line on every one; mend those files and run the same command again",
         ) from self.failed[0].error
 
     def __str__(self) -> str:

@@ -125,12 +125,16 @@ def recorded_row(summary: Mapping[str, Any], file: Path, name: str, source: str)
         raise Fault("SCORE_FILE", file, "no record of the network", "its size under network", "evaluate the run again")
     shape = record.get("input_shape")
     if not isinstance(shape, list) or not all(isinstance(size, int) for size in shape):
-        raise Fault("SCORE_FILE", f"{file}, network#input_shape", repr(shape), "a list of whole numbers")
+        raise Fault(
+            "SCORE_FILE", f"{file}, network#input_shape", repr(shape), "a list of whole numbers", "evaluate again"
+        )
     numbers: dict[str, int] = {}
     for key in (each.name for each in fields(NetworkCosts) if each.name != "modules"):
         value = record.get(key)
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise Fault("SCORE_FILE", f"{file}, network#{key}", repr(value), "a whole number, not negative")
+            raise Fault(
+                "SCORE_FILE", f"{file}, network#{key}", repr(value), "a whole number, not negative", "evaluate again"
+            )
         numbers[key] = value
     return _row(NetworkCosts(modules=(), **numbers), name, source, tuple(shape))
 
@@ -164,7 +168,7 @@ def _input_shape(parser: ConfigParser, config: Path) -> tuple[int, ...]:
         ("roi_size", "the spatial size of the network's input"),
     ):
         if key not in parser:
-            raise Fault("BAD_CONFIG", config, f"no {key}", wanted)
+            raise Fault("BAD_CONFIG", config, f"no {key}", wanted, "add it")
     if "in_channels" in parser["network_def"]:
         channels = parser.get_parsed_content("network_def::in_channels")
     elif "in_channels" in parser:

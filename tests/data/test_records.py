@@ -12,7 +12,7 @@ import pytest
 
 from medseg3d.cli import main
 from medseg3d.data.outputs import record_file, write_mask
-from medseg3d.data.records import Standing, file_sha256, standing
+from medseg3d.data.records import Standing, file_sha256, read_record, standing
 from medseg3d.faults import Fault
 
 MADE_WITH = {
@@ -88,6 +88,26 @@ def test_somebody_elses_json_beside_a_mask_is_not_replaced(item, content):
     record_file(item["mask_file"]).write_text(content)
     found = standing(item, MADE_WITH)
     assert (found.kept, found.warning) == (True, True)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"mask": {"file": "../../x", "sha256": "0"}},
+        {"mask": {"file": 7, "sha256": "0"}},
+        {"mask": {"sha256": "0"}},
+        {"input": []},
+        {"input": {"file": None, "sha256": "0"}},
+        {"input": {"file": "ct.nii.gz"}},
+        {"probability": []},
+        {"probability": {"file": 3}},
+    ],
+)
+def test_a_record_of_another_form_is_none(item, change):
+    path = record_file(item["mask_file"])
+    assert read_record(path) is not None
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    assert read_record(path) is None
 
 
 def test_a_map_that_is_missing_or_another_makes_it_again(item, tmp_path):
