@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,12 +66,11 @@ class CsvTable(NamedTuple):
     are written so that reading gives back the same float.
 
     Attributes:
-        columns: those that every row has; further ones, numbers all, follow them.
-        key: columns that no two rows have the same values in.
+        columns: those that every row has; further ones of the first row, numbers all, follow them.
 
     Example:
         >>> import tempfile
-        >>> path, table = Path(tempfile.mkdtemp()) / "t.csv", CsvTable(("case", "dice"), ("case",))
+        >>> path, table = Path(tempfile.mkdtemp()) / "t.csv", CsvTable(("case", "dice"))
         >>> table.write(path, [{"case": "ct_1", "dice": 0.5, "hd95_mm": float("nan")}])
         >>> path.read_text()
         'case,dice,hd95_mm\nct_1,0.5,\n'
@@ -80,23 +79,18 @@ class CsvTable(NamedTuple):
     """
 
     columns: Sequence[str]
-    key: Sequence[str]
 
-    def write(self, path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    def write(self, path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write the rows; an existing file is replaced.
 
         Raises:
-            ValueError: a column is missing, rows differ in their columns, a key comes twice, or a number is infinite.
             Fault: NO_SPACE or NOT_WRITABLE.
         """
-        rows = list(rows)
-        columns = self._all_columns(rows)
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows([self._cell(row, column) for column in columns] for row in rows)
+        columns = list(dict.fromkeys([*self.columns, *(rows[0] if rows else ())]))
         with atomic_write(path, "w") as file:
-            file.write(text.getvalue())
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(columns)
+            writer.writerows([_cell(column, row[column]) for column in columns] for row in rows)
 
     def read(self, path: str | Path) -> list[dict[str, Any]]:
         """The rows: names as str, counts as int, all else as float; an empty cell is NaN.
@@ -129,32 +123,13 @@ class CsvTable(NamedTuple):
             rows.append(row)
         return rows
 
-    def _all_columns(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-        first = list(rows[0]) if rows else []
-        seen: set[tuple[str, ...]] = set()
-        for row in rows:
-            missing = [column for column in self.columns if column not in row]
-            if missing:
-                wanted = ", ".join(self.columns)
-                raise ValueError(f"every row must have {wanted}; found one without {', '.join(missing)}")
-            if set(row) != set(first):
-                raise ValueError(f"all rows must have the same columns, found {first} and {list(row)}")
-            identity = tuple(str(row[column]) for column in self.key)
-            if identity in seen:
-                raise ValueError(f"each {' and '.join(self.key)} must come once, found {identity} twice")
-            seen.add(identity)
-        return [*self.columns, *(column for column in first if column not in self.columns)]
 
-    def _cell(self, row: Mapping[str, Any], column: str) -> str:
-        value = row[column]
-        if column in _TEXTS:
-            return str(value)
-        if column in _INTEGERS:
-            return str(int(value))
-        number = float(value)
-        if math.isinf(number):
-            raise ValueError(f"{column} of {row[self.key[0]]} must be finite or NaN, found {number}")
-        return "" if math.isnan(number) else repr(number)
+def _cell(column: str, value: Any) -> str:
+    if column in _TEXTS:
+        return str(value)
+    if column in _INTEGERS:
+        return str(int(value))
+    return "" if math.isnan(value) else repr(float(value))
 
 
 def _value(column: str, cell: str) -> str | int | float:

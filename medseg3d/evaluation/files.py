@@ -26,21 +26,20 @@ from medseg3d.metrics import SCORES, BinnedPRCurve, ConfusionCounts
 
 _COUNTS = ("tp", "fp", "fn", "tn")
 
-SCORES_CSV = CsvTable(("case", "class", *SCORES, *_COUNTS, "truth_ml", "pred_ml"), ("case", "class"))
+SCORES_CSV = CsvTable(("case", "class", *SCORES, *_COUNTS, "truth_ml", "pred_ml"))
 """Further scores follow these columns, and `group` where cases have one."""
 
-SLICES_CSV = CsvTable(("case", "class", "slice", *SCORES, *_COUNTS), ("case", "class", "slice"))
+SLICES_CSV = CsvTable(("case", "class", "slice", *SCORES, *_COUNTS))
 """`slice` is the index along the axis of slices, from 0."""
 
-GROUPS_CSV = CsvTable(("group", "class", "n_cases", *SCORES, *_COUNTS), ("group", "class"))
+GROUPS_CSV = CsvTable(("group", "class", "n_cases", *SCORES, *_COUNTS))
 """The counts are sums over the cases of the group."""
 
 THRESHOLDS_CSV = CsvTable(
-    ("threshold", "n_cases", *(f"{name}_{kind}" for name in SCORES for kind in ("mean", "pooled"))), ("threshold",)
+    ("threshold", "n_cases", *(f"{name}_{kind}" for name in SCORES for kind in ("mean", "pooled")))
 )
 """`n_cases` had a probability, and the means leave out what the scores leave out."""
 
-_FILE_KINDS = ("image", "truth", "pred")
 _POINTS = ("precision", "recall", "threshold")
 _CURVE_SIZE_LIMIT = 2**30  # bytes of an unpacked pr.npz; it takes 25 MB at most
 
@@ -73,7 +72,7 @@ def write_evaluation(
         write_json(place("summary.json"), summary.as_json())
         with atomic_write(place("summary.md"), "w") as file:
             file.write(as_markdown(summary))
-        write_files(place("files.json"), {name: case.files for name, case in cases.items()})
+        write_json(place("files.json"), {name: case.files for name, case in cases.items()})
         if curve is not None:
             write_curve(place("pr.npz"), curve)
         written = {name: each for name, each in tables.items() if each[1]}
@@ -149,33 +148,8 @@ def _counted(counts: ConfusionCounts) -> dict[str, Any]:
     return {**scores, **{name: getattr(counts, name) for name in _COUNTS}}
 
 
-def write_files(path: str | Path, files: Mapping[str, Mapping[str, str | Path]]) -> None:
-    """Write files.json: where the image, the truth and the prediction of each case lie, whichever are known.
-
-    Args:
-        path: the file; replaced if it exists.
-        files: case -> {"image", "truth", "pred"} -> path.
-
-    Raises:
-        ValueError: a case has a file of another kind.
-        Fault: NO_SPACE or NOT_WRITABLE.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "files.json"
-        >>> write_files(path, {"ct_1": {"truth": Path("labelsTr") / "ct_1.nii.gz"}})
-        >>> read_files(path)
-        {'ct_1': {'truth': 'labelsTr/ct_1.nii.gz'}}
-    """
-    for case, kinds in files.items():
-        unknown = set(kinds) - set(_FILE_KINDS)
-        if unknown:
-            raise ValueError(f"files of {case} must be {', '.join(_FILE_KINDS)}, found {', '.join(sorted(unknown))}")
-    write_json(path, files)
-
-
 def read_files(path: str | Path) -> dict[str, dict[str, str]]:
-    """What a files.json holds.
+    """What a files.json holds: case -> `image`, `truth` and `pred`, whichever are known -> path.
 
     Raises:
         Fault: SCORE_FILE if the file is absent, or is no JSON object of such objects.

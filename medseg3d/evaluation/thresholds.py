@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from medseg3d.data.atomic import atomic_write
+from medseg3d.data.plain_files import write_json
 from medseg3d.data.stream import check_regular
 from medseg3d.evaluation.files import THRESHOLDS_CSV, read_curve, read_summary
 from medseg3d.evaluation.records import Summary
@@ -112,9 +112,7 @@ def write_threshold(path: str | Path, choice: ThresholdChoice) -> None:
         >>> read_threshold(path)
         0.4
     """
-    with atomic_write(path, "w") as file:
-        json.dump(asdict(choice), file, indent=2, ensure_ascii=False)
-        file.write("\n")
+    write_json(path, asdict(choice))
 
 
 def read_threshold(path: str | Path | None, num_classes: int = 2) -> float:

@@ -17,6 +17,7 @@ from medseg3d.faults import Fault
 from medseg3d.reports.curves import new_figure
 from medseg3d.reports.paired import is_clear
 from medseg3d.reports.papers import TABLES
+from medseg3d.reports.wording import markdown_table, plain_text
 
 NAME, KNOB = "ablation", "nonlocal_blocks"
 """Of the experiment, whose record is ablation.json, and of its factor."""
@@ -37,22 +38,25 @@ class Ablation:
     """A finished or half-finished ablation.
 
     Attributes:
-        bundle: name of the bundle.
-        overlays: overlays that were laid over it.
-        part: the part of the split that was scored.
-        knobs: what was set apart from blocks and seed.
-        budget: the knobs that decide what a training costs.
-        parameters: number of blocks -> parameters of the network.
-        rows: one dictionary per run.
+        record: as `read_experiment` gives it, with one finished run at least.
     """
 
-    bundle: str
-    overlays: Sequence[str]
-    part: str
-    knobs: Mapping[str, Any]
-    budget: Mapping[str, Any]
-    parameters: Mapping[int, int]
-    rows: Sequence[Mapping[str, Any]]
+    record: Mapping[str, Any]
+
+    @property
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        """One dictionary per finished run."""
+        return self.record["rows"]
+
+    @property
+    def about(self) -> str:
+        """Bundle, overlays, part, seeds, and what was equal for all runs."""
+        overlays = f" with {', '.join(self.record['overlays'])}" if self.record["overlays"] else ""
+        seeds = ", ".join(map(str, self.seeds))
+        return (
+            f"{self.record['bundle']}{overlays}, part {self.record['part']}, seeds {seeds}. Mean ± standard deviation "
+            f"over seeds. Equal for all runs: {plain_text(self.record['conditions'])}."
+        )
 
     @property
     def class_name(self) -> str:
@@ -105,15 +109,7 @@ def read_ablation(folder: str | Path) -> Ablation:
     if not content.get("rows"):
         remedy = "rerun the same command to resume; failure.json in the folder of a run says why it failed"
         raise Fault("SCORE_FILE", Path(folder) / f"{NAME}.json", "no finished run", "one or more", remedy)
-    return Ablation(
-        content["bundle"],
-        content["overlays"],
-        content["part"],
-        content["knobs"],
-        content["conditions"],
-        {row[KNOB]: row["parameters"] for row in content["rows"]},
-        content["rows"],
-    )
+    return Ablation(content)
 
 
 def spread(values: Iterable[float], scale: float = 100, sign: bool = False, digits: int = 2) -> str:
@@ -133,6 +129,7 @@ def spread(values: Iterable[float], scale: float = 100, sign: bool = False, digi
 def ablation_tables(ablation: Ablation) -> list[tuple[str, list[str], list[list[str]]]]:
     """(caption, column heads, rows of text) for every aggregation of the scores."""
     paper = paper_table_2()
+    parameters = {row[KNOB]: row["parameters"] for row in ablation.rows}
     tables = []
     for over in ablation.aggregations:
         heads = [
@@ -147,7 +144,7 @@ def ablation_tables(ablation: Ablation) -> list[tuple[str, list[str], list[list[
             rows.append(
                 [
                     str(blocks),
-                    f"{ablation.parameters[blocks]:,}",
+                    f"{parameters[blocks]:,}",
                     *(f"{paper[blocks][score]:.2f}" if blocks in paper else "" for score in _SCORES),
                     *ours,
                     spread(gains, sign=True) + better,
@@ -190,19 +187,10 @@ def conclusion(ablation: Ablation) -> str:
 
 def ablation_markdown(ablation: Ablation) -> str:
     """Table 2 of the paper with ours beside it, in every aggregation, and what was held equal."""
-    settings = ", ".join(f"{name} {value}" for name, value in ablation.budget.items())
-    overlays = f" with {', '.join(ablation.overlays)}" if ablation.overlays else ""
-    lines = [
-        f"Ablation over non-local blocks: {ablation.bundle}{overlays}, part {ablation.part}, "
-        f"seeds {', '.join(map(str, ablation.seeds))}. Mean ± standard deviation over seeds.",
-        "",
-        f"Equal for all runs: {settings}.",
-    ]
+    blocks = [f"Ablation over non-local blocks: {ablation.about}"]
     for caption, heads, rows in ablation_tables(ablation):
-        lines += ["", f"**{caption}**", "", f"| {' | '.join(heads)} |", "|" + "---:|" * len(heads)]
-        lines += [f"| {' | '.join(row)} |" for row in rows]
-    lines += ["", conclusion(ablation), "", PAPER_CONVENTION]
-    return "\n".join(lines)
+        blocks += [f"**{caption}**", markdown_table(heads, rows, ())]
+    return "\n\n".join([*blocks, conclusion(ablation), PAPER_CONVENTION])
 
 
 PAPER_CONVENTION = (

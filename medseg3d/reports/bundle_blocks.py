@@ -10,14 +10,13 @@ from medseg3d.evaluation.records import Score
 from medseg3d.evaluation.wording import OVER
 from medseg3d.faults import Fault
 from medseg3d.reports.document import Block, Bullets, Cell, ColumnKind, Picture, Table, Text
-from medseg3d.reports.paper_networks import data_of
 from medseg3d.reports.paper_table import Column, PaperTable, side_by_side
 from medseg3d.reports.papers import PAPERS, TABLES
 from medseg3d.reports.parameter_figure import panels_of, parameter_figure
 from medseg3d.reports.parameter_tables import COLUMNS, HOW_COUNTED
 from medseg3d.reports.parameters import ParameterRow, paper_report, papers_of_bundle, recorded_row
 from medseg3d.reports.runs import EvaluatedRun
-from medseg3d.reports.scored_runs import ScoredRun
+from medseg3d.reports.scored_runs import ScoredRun, scored_run
 from medseg3d.reports.tables import common_parts
 from medseg3d.reports.wording import interval, number
 
@@ -118,7 +117,7 @@ def parameter_blocks(runs: Sequence[EvaluatedRun], figures: Path) -> list[Block]
         try:
             file = run.folder / "summary.json"
             own.append(recorded_row(run.summary.context, file, f"{run.name}: {run.bundle}", f"bundle {run.bundle}"))
-            scored += _scored(run, own[-1].parameters)
+            scored += [] if run.is_phantom else scored_run(run, own[-1].parameters)
         except Fault as fault:
             missing.append(f"{run.name}: its network was not counted: {fault}")
     papers = list(dict.fromkeys(paper for run in runs if run.bundle for paper in papers_of_bundle(run.bundle)))
@@ -146,14 +145,3 @@ def parameter_blocks(runs: Sequence[EvaluatedRun], figures: Path) -> list[Block]
             Bullets(HOW_COUNTED),
         ]
     return [*blocks, *(Text(sentence) for sentence in missing)]
-
-
-def _scored(run: EvaluatedRun, parameters: int) -> list[ScoredRun]:
-    """The run as the figure shows it; nothing without a paper or a Dice, or of phantoms."""
-    mean = run.score(run.region)
-    if mean is None or mean.value is None or run.is_phantom:
-        return []
-    return [
-        ScoredRun(run.name, paper, parameters, mean.value, run.taken(mean), data_of(paper, *run.data_sets))
-        for paper in papers_of_bundle(run.bundle)
-    ]

@@ -11,6 +11,7 @@ from medseg3d.reports.ablation_table import spread
 from medseg3d.reports.cris_study_results import Study
 from medseg3d.reports.paired import PairedDifference, Scores, paired_difference
 from medseg3d.reports.paper_table import PaperTable
+from medseg3d.reports.wording import markdown_table
 
 CONTRASTS = (("fcn", "backbone"), ("crf", "backbone"), ("cris", "backbone"), ("cris", "fcn"), ("cris", "crf"))
 """Strategy less strategy: what each adds, and what CRIS adds to either rival."""
@@ -62,7 +63,7 @@ def gains(study: Study, name: str, table: PaperTable) -> list[Gain]:
             shared = sorted(set.intersection(*(seeds[backbone] for backbone in group)))
             pairs = [[[runs[b, each, seed] for b in group] for each in (one, other)] for seed in shared]
             if pairs:
-                dice, mse = (_difference(study, pairs, score) for score in ("dice", "mse"))
+                dice, mse = (_difference(pairs, score) for score in ("dice", "mse"))
                 found.append(Gain(group, one, other, dice, mse, _of_paper(table, group, one, other)))
     return sorted(found, key=lambda gain: (len(gain.backbones) > 1, backbones.index(gain.backbones[0])))
 
@@ -78,7 +79,7 @@ def gains_markdown(study: Study, name: str, table: PaperTable) -> str:
         *(["Dice points by seed"] * several),
         *("MSE", "95 % interval", "what the Dice says"),
     ]
-    lines = [f"| {' | '.join(heads)} |", f"|---|---|{'---:|' * (len(heads) - 3)}---|"]
+    lines = []
     for each in found:
         signs = each.dice.signs
         cells = [
@@ -93,14 +94,15 @@ def gains_markdown(study: Study, name: str, table: PaperTable) -> str:
             _interval(each.mse, 1, 4),
             each.dice.verdict,
         ]
-        lines.append(f"| {' | '.join(cells)} |")
-    blocks = ["\n".join(lines), conclusion(found, table), _how_to_read(study, name, found)]
+        lines.append(cells)
+    table_of_gains = markdown_table(heads, lines, {0, 1, len(heads) - 1})
+    blocks = [table_of_gains, conclusion(found, table), _how_to_read(study, name, found)]
     return "\n\n".join(block for block in blocks if block)
 
 
 def _how_to_read(study: Study, name: str, found: Sequence[Gain]) -> str:
     n = " or ".join(str(n) for n in sorted({len(each.dice.cases) for each in found}))
-    drawn = "patients or sequences" if any(study.groups(row) for row in study.of(name)) else "pictures"
+    drawn = "patients or sequences" if any(_groups(row) for row in study.of(name)) else "pictures"
     of_seeds = (
         "Runs are paired by seed, and a picture counts with its mean over the seeds; nothing is concluded where the "
         "seeds differ in sign, or their mean is within twice its standard error."
@@ -144,10 +146,15 @@ def _interval(difference: PairedDifference, scale: float, digits: int) -> str:
     return " to ".join(ends)
 
 
-def _difference(study: Study, pairs: Sequence[Sequence[Sequence[Mapping[str, Any]]]], score: str) -> PairedDifference:
+def _difference(pairs: Sequence[Sequence[Sequence[Mapping[str, Any]]]], score: str) -> PairedDifference:
     """Of pairs, one for each seed, of the runs with either strategy, one for each backbone."""
-    scores = [[_mean([study.cases(row, score) for row in rows]) for rows in pair] for pair in pairs]
-    return paired_difference([(one, other) for one, other in scores], study.groups(pairs[0][0][0]))
+    scores = [[_mean([row["run"].values(row["run"].region, score) for row in rows]) for rows in pair] for pair in pairs]
+    return paired_difference([(one, other) for one, other in scores], _groups(pairs[0][0][0]))
+
+
+def _groups(row: Mapping[str, Any]) -> dict[str, str]:
+    """Picture -> its patient or sequence; empty where none is known."""
+    return row["run"].groups(row["run"].region)
 
 
 def _mean(runs: Sequence[Scores]) -> Scores:

@@ -12,12 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from medseg3d.data.plain_files import read_json
-from medseg3d.evaluation import Score
 from medseg3d.evaluation.experiment_files import read_experiment
-from medseg3d.evaluation.files import SCORES_CSV
 from medseg3d.faults import Fault
 from medseg3d.reports.curves import read_training_curves
-from medseg3d.reports.runs import EvaluatedRun
+from medseg3d.reports.runs import run_of_row
 
 NAME = "study"
 """Of the experiment, whose record is study.json."""
@@ -46,9 +44,8 @@ class Study:
         folder: where it is.
         record: content of study.json.
         asked: the combinations that it shall have.
-        rows: one dictionary per finished combination.
+        rows: one dictionary per finished combination; its `run` is the evaluation of the part that is scored.
         failures: folder of each failed combination -> why.
-        evaluations: folder of each finished combination -> the evaluation of the part that is scored.
     """
 
     folder: Path
@@ -56,7 +53,6 @@ class Study:
     asked: Sequence[Combination]
     rows: Sequence[Mapping[str, Any]]
     failures: Mapping[str, str]
-    evaluations: Mapping[str, EvaluatedRun]
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -100,19 +96,9 @@ class Study:
         place = _ORDER.index
         return sorted(found, key=lambda row: (place(row["backbone"]), place(row["strategy"]), row["seed"]))
 
-    def cases(self, row: Mapping[str, Any], score: str) -> dict[str, float]:
-        """Picture -> a score of scores.csv in a finished run; NaN where it has none."""
-        run = self.evaluations[row["run_dir"]]
-        return {each["case"]: each[score] for each in run.cases(run.region)}
-
-    def groups(self, row: Mapping[str, Any]) -> dict[str, str]:
-        """Picture -> its patient or sequence; empty where none is known."""
-        run = self.evaluations[row["run_dir"]]
-        return {each["case"]: each["group"] for each in run.cases(run.region) if "group" in each}
-
     def score(self, row: Mapping[str, Any], score: str, over: str) -> float | None:
         """A score of a finished run; the pooled MSE, over all pixels of all pictures, comes from scores.csv."""
-        run = self.evaluations[row["run_dir"]]
+        run = row["run"]
         if (score, over) != ("mse", "pooled"):
             found = run.score(run.region, score, over)
             return None if found is None else found.value
@@ -120,11 +106,6 @@ class Study:
             (sum(each[count] for count in ("tp", "fp", "fn", "tn")), each["mse"]) for each in run.cases(run.region)
         ]
         return math.fsum(n * mse for n, mse in pixels) / sum(n for n, _ in pixels)
-
-    def dice(self, row: Mapping[str, Any]) -> Score:
-        """The mean over pictures of Dice."""
-        run = self.evaluations[row["run_dir"]]
-        return run.summary.pick(class_name=run.region, score="dice", over="cases", size="", data_set="")[0]
 
     def threshold_value(self, row: Mapping[str, Any]) -> float:
         """The Dice per picture that the threshold of a finished run was chosen by, on the part for thresholds."""
@@ -156,10 +137,6 @@ def read_study(folder: str | Path) -> Study:
     """
     folder = Path(folder)
     record = read_experiment(folder, NAME, "study cris")
-    evaluations = {}
-    for row in record["rows"]:
-        place = folder / row["run_dir"] / f"evaluation_{record['part']}"
-        cases = SCORES_CSV.read(place / "scores.csv")
-        evaluations[row["run_dir"]] = EvaluatedRun(row["run_dir"], place, row["evaluation"], cases)
+    rows = [{**row, "run": run_of_row(folder, row, record["part"])} for row in record["rows"]]
     asked = [Combination(*(run[field] for field in Combination._fields)) for run in record["asked"]]
-    return Study(folder, record, asked, record["rows"], record["failures"], evaluations)
+    return Study(folder, record, asked, rows, record["failures"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 from urllib.parse import quote
@@ -19,7 +19,7 @@ from medseg3d.reports.cris_study_results import Study
 from medseg3d.reports.curves import PRSeries, draw_pr_panels, pr_series, save_figure
 from medseg3d.reports.paper_table import PaperTable, as_markdown
 from medseg3d.reports.papers import TABLES, cris_table
-from medseg3d.reports.wording import interval
+from medseg3d.reports.wording import interval, markdown_table
 
 _AP = "AP: area under the steps of precision over recall, the pixels of all pictures pooled."
 _CIRCLE = "A circle: recall and precision at the run's threshold."
@@ -111,8 +111,9 @@ def ours(study: Study, name: str, table: PaperTable, over: Literal["cases", "poo
 
 
 def _tables(study: Study, name: str, table: PaperTable) -> list[str]:
+    runs = [row["run"] for row in study.of(name)]
     dice, dice_pooled, mse = (
-        ", or ".join(dict.fromkeys(_taken(study, row, *way) for row in study.of(name)))
+        ", or ".join(dict.fromkeys(taken_of(run.summary, run.region, *way) for run in runs))
         for way in (("dice", "cases"), ("dice", "pooled"), ("mse", "cases"))
     )
     pooled = replace(table, caption="The same, ours pooled.", convention="", flags=(), notes=())
@@ -140,11 +141,6 @@ def _is_printed(table: PaperTable) -> bool:
     return any(row[column.key] is not None for row in table.rows for column in table.columns[1:])
 
 
-def _taken(study: Study, row: Mapping[str, Any], score: str, over: str) -> str:
-    run = study.evaluations[row["run_dir"]]
-    return taken_of(run.summary, run.region, score, over)
-
-
 def _scores(study: Study, name: str) -> str:
     """A line for each run: its scores at its threshold and at 0.5."""
     heads = (
@@ -153,7 +149,7 @@ def _scores(study: Study, name: str) -> str:
     )
     lines = []
     for row in study.of(name):
-        dice, half = study.dice(row), row["scores_at_half"]
+        dice, half = row["run"].score(row["run"].region), row["scores_at_half"]
         bounds = [100 * bound for bound in dice.interval or ()]
         lines.append(
             (
@@ -164,7 +160,7 @@ def _scores(study: Study, name: str) -> str:
                 _decimal(study.score(row, "average_precision", "pooled")),
             )
         )
-    return _table(heads, lines, words=2)
+    return markdown_table(heads, lines, {0, 1})
 
 
 def _trainings(study: Study, name: str) -> str:
@@ -191,13 +187,7 @@ def _trainings(study: Study, name: str) -> str:
                 *(training, f"{sum(seconds.values()):.0f}"),
             )
         )
-    return _table(heads, lines, words=2)
-
-
-def _table(heads: Sequence[str], lines: Sequence[Sequence[str]], words: int) -> str:
-    """A table in Markdown whose first columns hold words."""
-    rule = "|---" * words + "|---:" * (len(heads) - words) + "|"
-    return "\n".join([f"| {' | '.join(heads)} |", rule, *(f"| {' | '.join(line)} |" for line in lines)])
+    return markdown_table(heads, lines, {0, 1})
 
 
 def draw_study(study: Study, name: str) -> Figure:
@@ -205,7 +195,7 @@ def draw_study(study: Study, name: str) -> Figure:
     table = paper_table(study, name)
     names = {"cris": "CRIS (proposed)", **{key: row for key, row in table.strategies.items() if key != "cris"}}
     panels = {
-        title: [[_series(study, row, words) for row in study.of(name, backbone, key)] for key, words in names.items()]
+        title: [[_series(row, words) for row in study.of(name, backbone, key)] for key, words in names.items()]
         for backbone, title in titles(table).items()
     }
     part = study.settings["part"]
@@ -216,8 +206,8 @@ def draw_study(study: Study, name: str) -> Figure:
     )
 
 
-def _series(study: Study, row: Mapping[str, Any], name: str) -> PRSeries:
-    return pr_series(name, read_curve(study.evaluations[row["run_dir"]].folder / "pr.npz"), row["threshold"])
+def _series(row: Mapping[str, Any], name: str) -> PRSeries:
+    return pr_series(name, read_curve(row["run"].folder / "pr.npz"), row["threshold"])
 
 
 def _percent(value: float | None) -> str:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-ColumnKind = Literal["text", "number", "words", "code", "bar"]
+ColumnKind = Literal["text", "number", "words", "bar"]
 
 
 @dataclass(frozen=True)
@@ -223,16 +223,15 @@ def _markdown_table(table: Table) -> str:
         "|" + "|".join("---:" if kind == "number" else "---" for _, kind in columns) + "|",
     ]
     for row in table.cells:
-        cells = [_markdown_cell(row[index], table.columns[index][1]) for index in shown]
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append("| " + " | ".join(_markdown_cell(row[index]) for index in shown) + " |")
     notes = [f"- {mark}: {_escaped(words)}" for mark, words in table.marks.items()]
     lead = f"**{_escaped(table.lead)}** " if table.lead else ""
     parts = [lead + _escaped(table.caption), "\n".join(lines), "\n".join(notes), _escaped(table.note)]
     return "\n\n".join(part for part in parts if part)
 
 
-def _markdown_cell(cell: Cell, kind: ColumnKind) -> str:
-    text = f"`{cell.text}`" if kind == "code" and re.fullmatch(r"[\w.-]+", cell.text) else _escaped(cell.text)
+def _markdown_cell(cell: Cell) -> str:
+    text = _escaped(cell.text)
     small = f" ({_escaped(cell.small)})" if cell.small else ""
     text = f"**{text}**" if cell.strong and text else text
     mark = f" **[{cell.mark}]**" if cell.mark else ""

@@ -12,10 +12,10 @@ from typing import Any
 from medseg3d.data.atomic import atomic_write
 from medseg3d.data.plain_files import write_json
 from medseg3d.evaluation.experiment_files import read_experiment
-from medseg3d.evaluation.files import SCORES_CSV
 from medseg3d.reports.ablation_table import spread
 from medseg3d.reports.paired import Scores, paired_difference
-from medseg3d.reports.wording import plain_text
+from medseg3d.reports.runs import run_of_row
+from medseg3d.reports.wording import markdown_table, plain_text
 
 
 def write_experiment_table(folder: str | Path) -> str:
@@ -92,13 +92,9 @@ def _difference(
     groups: dict[str, str] = {}
     for row in ours:
         if row["seed"] in other_of:
-            scores = []
-            for each in (row, other_of[row["seed"]]):
-                file = folder / each["run_dir"] / f"evaluation_{record['part']}" / "scores.csv"
-                cases = [case for case in SCORES_CSV.read(file) if case["class"] == name]
-                groups |= {case["case"]: case["group"] for case in cases if "group" in case}
-                scores.append({case["case"]: case[record["score"]] for case in cases})
-            pairs.append((scores[0], scores[1]))
+            one, other = (run_of_row(folder, each, record["part"]) for each in (row, other_of[row["seed"]]))
+            groups |= one.groups(name) | other.groups(name)
+            pairs.append((one.values(name, record["score"]), other.values(name, record["score"])))
     if not pairs:
         return {}
     found = paired_difference(pairs, groups)
@@ -123,13 +119,12 @@ def experiment_markdown(record: Mapping[str, Any], lines: Sequence[Mapping[str, 
         ]
         for line in lines
     ]
-    table = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *(f"| {' | '.join(row)} |" for row in cells)]
     finished = {row["run_dir"] for row in record["rows"]}
     missing = [run["run_dir"] for run in record["asked"] if run["run_dir"] not in {*finished, *record["failures"]}]
     blocks = [
         "# Experiment",
         f"{len(finished)} of {len(record['asked'])} runs are finished. Research only, not for clinical use.",
-        "\n".join(table) if lines else "No run is finished.",
+        markdown_table(heads, cells, range(len(heads))) if lines else "No run is finished.",
         *_how_to_read(record, lines),
         _conditions(record),
         "\n".join(

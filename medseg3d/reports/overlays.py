@@ -15,17 +15,13 @@ from matplotlib.patches import Patch, Rectangle
 
 from medseg3d.data.colours import OKABE_ITO
 from medseg3d.data.nifti import GRID_TOLERANCE, check_labels, check_pair, read_nifti
-from medseg3d.data.overlays import error_map
 from medseg3d.data.planes import mask_centre, plane_slices, voxel_indices
 from medseg3d.metrics import ConfusionCounts, dice
 from medseg3d.reports.curves import save_figure
 from medseg3d.reports.painter import (
-    ERROR_STYLES,
-    PRED_STYLE,
-    TRUTH_STYLE,
     border_handles,
-    draw_area,
     draw_border,
+    draw_masks,
     draw_plane,
     error_handles,
     lay_out,
@@ -35,15 +31,16 @@ from medseg3d.reports.painter import (
 LABEL_COLOURS = tuple(OKABE_ITO[name] for name in ("orange", "sky", "purple", "green", "yellow", "vermillion", "blue"))
 
 
+@dataclass(frozen=True)
 class ComparedMasks:
-    """What can be said of a prediction and its truth, drawn as a picture or as a volume.
+    """A prediction and its truth, boolean and of one shape, drawn as a picture or as a volume.
 
     Attributes:
         name: the case, as the title names it.
-        image: None if only masks are there.
-        pred: where the prediction says yes.
-        truth: where the label says yes, of the same shape; None if there is no label.
-        target: what yes means.
+        image: (X, Y, Z) in HU, or (H, W, 3) uint8; None if only masks are there, which are then drawn on black.
+        pred: (*spatial), where the prediction says yes.
+        truth: (*spatial), where the label says yes; None if there is no label.
+        target: what yes means, such as "pancreas".
     """
 
     name: str
@@ -62,6 +59,12 @@ class ComparedMasks:
         """Dice of the masks, NaN if both are empty; None without a truth."""
         return None if self.counts is None else dice(self.counts)
 
+    def error_legend(self, size_of: Callable[[int], str]) -> list[Line2D | Patch]:
+        """Hits, missed and false alarms with how much there is of each; nothing without a truth."""
+        if self.counts is None:
+            return []
+        return error_handles({1: size_of(self.counts.tp), 2: size_of(self.counts.fn), 3: size_of(self.counts.fp)})
+
     def titled(self, size_of: Callable[[np.ndarray], str], prediction: str) -> str:
         """Case, Dice and size (by `size_of`) of the truth where there is one, what is said of the prediction."""
         if self.truth is None:
@@ -72,23 +75,13 @@ class ComparedMasks:
 
 @dataclass(frozen=True)
 class OverlayCase(ComparedMasks):
-    """What is drawn of one case; the masks are boolean and on the grid of the image.
+    """What is drawn of one volume.
 
-    Args:
-        name: the case, as the title names it.
-        image: (X, Y, Z), HU; None if only masks are there, which are then drawn on black.
+    Attributes:
         affine: 4x4, voxel index to world millimetres (RAS+).
-        pred: (X, Y, Z), where the prediction says yes.
-        truth: (X, Y, Z), where the label says yes; None if there is no label.
-        target: what yes means, such as "pancreas".
     """
 
-    name: str
-    image: np.ndarray | None
     affine: np.ndarray
-    pred: np.ndarray
-    truth: np.ndarray | None
-    target: str
 
     @cached_property
     def centre_mm(self) -> tuple[float, float, float] | None:
@@ -208,14 +201,8 @@ def draw_case(case: OverlayCase, window_hu: tuple[float, float] = (-160, 240)) -
             left, right, bottom, top = near[plane]
             frame = Rectangle((left, bottom), right - left, top - bottom, fill=False, edgecolor="white", linewidth=0.8)
             grid["image"].add_patch(frame)
-        pred_cut = pred_cuts[plane]
-        if truth_cuts is not None:
-            truth_cut = truth_cuts[plane]
-            draw_border(grid["borders"], truth_cut.pixels, truth_cut.extent_mm, *TRUTH_STYLE)
-            errors = error_map(truth_cut.pixels, pred_cut.pixels)
-            for value, style in ERROR_STYLES.items():
-                draw_area(grid["errors"], errors == value, truth_cut.extent_mm, style)
-        draw_border(grid["borders"], pred_cut.pixels, pred_cut.extent_mm, *PRED_STYLE)
+        truth = None if truth_cuts is None else truth_cuts[plane].pixels
+        draw_masks(grid, truth, pred_cuts[plane].pixels, pred_cuts[plane].extent_mm)
     return figure
 
 
@@ -287,6 +274,5 @@ def _captions(case: OverlayCase) -> dict[str, list[Line2D | Patch]]:
     rows: dict[str, list[Line2D | Patch]] = {} if case.image is None else {"image": []}
     rows["borders"] = border_handles(case.truth, case.pred)
     if case.counts is not None:
-        voxels = {1: case.counts.tp, 2: case.counts.fn, 3: case.counts.fp}
-        rows["errors"] = error_handles({value: f"{n * case.voxel_ml:.1f} ml" for value, n in voxels.items()})
+        rows["errors"] = case.error_legend(lambda n: f"{n * case.voxel_ml:.1f} ml")
     return rows

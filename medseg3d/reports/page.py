@@ -25,6 +25,7 @@ from medseg3d.reports.document import (
     Bullets,
     Cell,
     Code,
+    ColumnKind,
     Document,
     Facts,
     Picture,
@@ -295,22 +296,10 @@ def _comparison_sections(runs: Sequence[EvaluatedRun], class_name: str, baseline
 def _ablation_sections(ablations: Sequence[tuple[str, Ablation]], figures: Path) -> list[Section]:
     sections = []
     for index, (name, ablation) in enumerate(ablations, start=1):
-        settings = ", ".join(f"{knob} {plain_text(value)}" for knob, value in ablation.budget.items())
-        blocks: list[Block] = [
-            Text(
-                f"{name}: {ablation.bundle}{''.join(f' + {overlay}' for overlay in ablation.overlays)}, part "
-                f"{ablation.part}, seeds {', '.join(map(str, ablation.seeds))}. Equal for all runs: {settings}."
-            ),
-            Text(conclusion(ablation), lead="Result:"),
-        ]
+        blocks: list[Block] = [Text(f"{name}: {ablation.about}"), Text(conclusion(ablation), lead="Result:")]
         for caption, heads, rows in ablation_tables(ablation):
-            blocks.append(
-                Table(
-                    f"{caption}. Mean ± standard deviation over seeds.",
-                    [(heads[0], "text"), *((head, "number") for head in heads[1:])],
-                    rows,
-                )
-            )
+            columns: list[tuple[str, ColumnKind]] = [(heads[0], "text"), *((head, "number") for head in heads[1:])]
+            blocks.append(Table(f"{caption}.", columns, rows))
         blocks.append(Text(PAPER_CONVENTION, style="soft"))
         png = save_figure(draw_ablation(ablation), figures / f"ablation_{index}.png")
         words = f"Dice of {ablation.class_name} over the number of non-local blocks: each point is one seed, the line "

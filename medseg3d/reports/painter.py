@@ -16,6 +16,7 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import Normal, Stroke
 
 from medseg3d.data.colours import ERROR_COLOURS, PREDICTION, TRUTH
+from medseg3d.data.overlays import error_map
 from medseg3d.data.planes import PlaneSlice
 
 Line = Literal["solid", "dashed", "dotted", "none"]
@@ -109,6 +110,16 @@ def lay_out(
                 frameon=False, labelcolor="white", handlelength=3, handleheight=1.1, fontsize=12,
             )  # fmt: skip
     return figure, grid
+
+
+def draw_masks(panels: Mapping[str, Axes], truth: np.ndarray | None, pred: np.ndarray, extent: Extent) -> None:
+    """Draw both borders on the panel `borders`, and with a truth where the masks differ on the panel `errors`."""
+    if truth is not None:
+        draw_border(panels["borders"], truth, extent, *TRUTH_STYLE)
+        errors = error_map(truth, pred)
+        for value, style in ERROR_STYLES.items():
+            draw_area(panels["errors"], errors == value, extent, style)
+    draw_border(panels["borders"], pred, extent, *PRED_STYLE)
 
 
 def draw_border(axes: Axes, mask: np.ndarray, extent: Extent, colour: str, line: Line) -> None:

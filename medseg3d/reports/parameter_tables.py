@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 from medseg3d.reports.parameters import ParameterRow
+from medseg3d.reports.wording import markdown_table
 
 COLUMNS: tuple[tuple[str, Callable[[ParameterRow], str]], ...] = (
     ("parameters", lambda row: f"{row.parameters:,}"),
@@ -84,14 +85,11 @@ def as_markdown(rows: Sequence[ParameterRow], depth: int = 0) -> str:
     """
     table = [["network", "of", *(heading for heading, _ in COLUMNS), "note"]]
     table += [[row.network, row.source, *(cell(row) for _, cell in COLUMNS), row.note] for row in rows]
-    text = [*_piped(table, words={0, 1, len(table[0]) - 1}), "", *(f"- {line}" for line in HOW_COUNTED)]
+    heads, *lines = table
+    text = [markdown_table(heads, lines, {0, 1, len(heads) - 1}), "", *(f"- {line}" for line in HOW_COUNTED)]
     for row in rows if depth else ():
-        text += [
-            "",
-            f"### {row.network} ({row.source})",
-            "",
-            *_piped(_module_table(row, depth, indent="&emsp;"), words={0, 1}),
-        ]
+        heads, *lines = _module_table(row, depth, indent="&emsp;")
+        text += ["", f"### {row.network} ({row.source})", "", markdown_table(heads, lines, {0, 1})]
     return "\n".join(text)
 
 
@@ -159,9 +157,3 @@ def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
         ).rstrip()
         for line in table
     ]
-
-
-def _piped(table: Sequence[Sequence[str]], words: set[int]) -> list[str]:
-    heading, *lines = (f"| {' | '.join(line)} |" for line in table)
-    rule = "|".join("---" if index in words else "---:" for index in range(len(table[0])))
-    return [heading, f"|{rule}|", *lines]

@@ -10,21 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
-from medseg3d.data.overlays import error_map
 from medseg3d.data.pictures import read_levels, read_picture, read_picture_mask
 from medseg3d.faults import Fault
 from medseg3d.reports.overlays import ComparedMasks
-from medseg3d.reports.painter import (
-    ERROR_STYLES,
-    PRED_STYLE,
-    TRUTH_STYLE,
-    Extent,
-    border_handles,
-    draw_area,
-    draw_border,
-    error_handles,
-    lay_out,
-)
+from medseg3d.reports.painter import Extent, border_handles, draw_masks, lay_out
 
 _WORTH_ENLARGING = 0.6
 """What fills less of the picture's width and height than this is shown enlarged as well."""
@@ -32,21 +21,7 @@ _WORTH_ENLARGING = 0.6
 
 @dataclass(frozen=True)
 class PictureCase(ComparedMasks):
-    """What is drawn of one picture; the masks are boolean and on its pixels.
-
-    Args:
-        name: the case, as the title names it.
-        image: (H, W, 3) uint8; None if only masks are there, which are then drawn on black.
-        pred: (H, W), where the prediction says yes.
-        truth: (H, W), where the label says yes; None if there is no label.
-        target: what yes means, such as "polyp".
-    """
-
-    name: str
-    image: np.ndarray | None
-    pred: np.ndarray
-    truth: np.ndarray | None
-    target: str
+    """What is drawn of one picture."""
 
     @property
     def title(self) -> str:
@@ -125,9 +100,9 @@ def draw_picture_case(case: PictureCase) -> Figure:
         *(["errors"] if case.counts is not None else []),
     ]
     unlegended: list[tuple[str, list[Line2D | Patch]]] = [("", [])] if len(views) > 1 else []
-    captions = [*unlegended, ("enlarged" if near else "", _legend(case))]
+    legend = border_handles(case.truth, case.pred) + case.error_legend(lambda n: percent(n / case.pred.size))
+    captions = [*unlegended, ("enlarged" if near else "", legend)]
     figure, grid = lay_out([[view] * len(words) for view in views], case.title, captions)
-    errors = None if case.truth is None else error_map(case.truth, case.pred)
     for row, view in enumerate(views):
         panels = dict(zip(words, grid[row], strict=True))
         for heading, axes in panels.items():
@@ -139,12 +114,7 @@ def draw_picture_case(case: PictureCase) -> Figure:
                 left, right, bottom, top = near
                 frame = Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor="white", linewidth=0.8)
                 axes.add_patch(frame)
-        if case.truth is not None:
-            draw_border(panels["borders"], case.truth, whole, *TRUTH_STYLE)
-        draw_border(panels["borders"], case.pred, whole, *PRED_STYLE)
-        if errors is not None:
-            for value, style in ERROR_STYLES.items():
-                draw_area(panels["errors"], errors == value, whole, style)
+        draw_masks(panels, case.truth, case.pred, whole)
     return figure
 
 
@@ -171,11 +141,3 @@ def enlarged_view(case: PictureCase) -> Extent | None:
         edges.append((start - 0.5, start + part * size - 0.5))
     (top, bottom), (left, right) = edges
     return float(left), float(right), float(bottom), float(top)
-
-
-def _legend(case: PictureCase) -> list[Line2D | Patch]:
-    handles = border_handles(case.truth, case.pred)
-    if case.counts is not None:
-        pixels = {1: case.counts.tp, 2: case.counts.fn, 3: case.counts.fp}
-        handles += error_handles({value: percent(n / case.pred.size) for value, n in pixels.items()})
-    return handles

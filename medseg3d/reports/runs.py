@@ -96,6 +96,14 @@ class EvaluatedRun:
         """The lines of one class."""
         return [row for row in self.rows if row["class"] == class_name]
 
+    def values(self, class_name: str, score: str) -> dict[str, float]:
+        """Case to a score of scores.csv; NaN where it has none."""
+        return {row["case"]: row[score] for row in self.cases(class_name)}
+
+    def groups(self, class_name: str) -> dict[str, str]:
+        """Case to its patient or sequence; empty where none is known."""
+        return {row["case"]: row["group"] for row in self.cases(class_name) if "group" in row}
+
     def score(self, class_name: str, score: str = "dice", over: str = "cases", size: str = "") -> Score | None:
         """The record of one number, by default of the mean Dice over cases; None if this run does not have it."""
         return self.summary.find(class_name, score, over, size)
@@ -167,6 +175,16 @@ def read_run(folder: str | Path, name: str = "", bundle: str = "") -> EvaluatedR
         training=next((logged for each in around if (logged := _read_training(each))), {}),
         bundle=bundle or str(recorded),
     )
+
+
+def run_of_row(folder: Path, row: Mapping[str, Any], part: str) -> EvaluatedRun:
+    """The evaluation of a finished run of the experiment in a folder, of the part that is scored.
+
+    Raises:
+        Fault: `SCORE_FILE` if its scores.csv is absent or damaged.
+    """
+    place = folder / row["run_dir"] / f"{_PREFIX}{part}"
+    return EvaluatedRun(row["run_dir"], place, row["evaluation"], SCORES_CSV.read(place / "scores.csv"))
 
 
 def find_evaluations(path: str | Path) -> list[Path]:

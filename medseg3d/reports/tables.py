@@ -134,11 +134,11 @@ def difference_table(runs: Sequence[EvaluatedRun], class_name: str, score: str =
     if len(runs) < 2:
         return None
     first, *others = runs
-    of_group = {row["case"]: row["group"] for row in first.cases(class_name) if "group" in row}
+    of_group = first.groups(class_name)
     rows: list[list[Cell | str]] = []
-    reference = _by_case(first, class_name, score)
+    reference = first.values(class_name, score)
     for run in others:
-        difference = paired_difference([(_by_case(run, class_name, score), reference)], of_group)
+        difference = paired_difference([(run.values(class_name, score), reference)], of_group)
         rows.append(
             [
                 f"{run.name} against {first.name}",
@@ -208,7 +208,7 @@ def case_table(run: EvaluatedRun) -> Table:
 
 def shared_case_table(runs: Sequence[EvaluatedRun], class_name: str) -> Table:
     """Dice of every case in every run, the worst mean first."""
-    by_run = [_by_case(run, class_name, "dice") for run in runs]
+    by_run = [run.values(class_name, "dice") for run in runs]
     cases = dict.fromkeys(case for each in by_run for case in each)
 
     def order(case: str) -> tuple[float, str]:
@@ -260,10 +260,6 @@ def curve_table(series: Sequence[PRSeries]) -> Table:
 def rank(row: Mapping[str, Any]) -> tuple[float, str]:
     """The order of cases: worst Dice first, undefined ones last."""
     return (math.inf if math.isnan(row["dice"]) else row["dice"], row["case"])
-
-
-def _by_case(run: EvaluatedRun, class_name: str, score: str) -> dict[str, float]:
-    return {row["case"]: row[score] for row in run.cases(class_name)}
 
 
 def _score_table(runs: Sequence[EvaluatedRun], scores: Sequence[Sequence[Score]], lead: str) -> Table:

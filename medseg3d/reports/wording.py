@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 
@@ -61,6 +61,20 @@ def plural(n: int, word: str) -> str:
         ('1 case', '2 cases')
     """
     return f"1 {word}" if n == 1 else f"{n} {word}s"
+
+
+def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]], words: Collection[int] = (0,)) -> str:
+    """A table in Markdown, numbers to the right, but for the columns at the places `words`.
+
+    Example:
+        >>> print(markdown_table(["score", "value"], [["Dice", "0.5"]]))
+        | score | value |
+        |---|---:|
+        | Dice | 0.5 |
+    """
+    rule = "|".join("---" if place in words else "---:" for place in range(len(heads)))
+    lines = [f"| {' | '.join(row)} |" for row in (heads, *rows)]
+    return "\n".join([lines[0], f"|{rule}|", *lines[1:]])
 
 
 def command_line(command: str | Sequence[str] | None) -> str:

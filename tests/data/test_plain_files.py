@@ -77,20 +77,6 @@ def test_scores_saved_by_a_spreadsheet_are_read(tmp_path):
     assert_same(SCORES_CSV.read(tmp_path / "scores.csv")[0], rows()[0])
 
 
-def test_rows_that_make_no_table_are_refused_and_nothing_is_written(tmp_path):
-    path = tmp_path / "scores.csv"
-    row = rows()[0]
-    with pytest.raises(ValueError, match=r"found one without dice$"):
-        SCORES_CSV.write(path, [{key: value for key, value in row.items() if key != "dice"}])
-    with pytest.raises(ValueError, match="all rows must have the same columns"):
-        SCORES_CSV.write(path, [row, {**rows()[1], "hd95_mm": 1.0}])
-    with pytest.raises(ValueError, match=r"found \('ct_1', 'pancreas'\) twice"):
-        SCORES_CSV.write(path, [row, row])
-    with pytest.raises(ValueError, match="truth_ml of ct_1 must be finite or NaN, found inf"):
-        SCORES_CSV.write(path, [{**row, "truth_ml": math.inf}])
-    assert list(tmp_path.iterdir()) == []
-
-
 @pytest.mark.parametrize(
     ("old", "new", "found"),
     [

@@ -383,7 +383,7 @@ class TestFiles:
             *("files.json", "groups.csv", "scores.csv", "summary.json", "summary.md")
         ]
 
-    @pytest.mark.parametrize("writer", ["CsvTable.write", "write_curve", "write_files", "write_json"])
+    @pytest.mark.parametrize("writer", ["CsvTable.write", "write_curve", "write_json"])
     def test_all_files_or_none(self, writer, tmp_path, monkeypatch):
         of_soft(soft_cases()).write(tmp_path)
         before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}

@@ -22,7 +22,7 @@ PRED = box((12, 22), (10, 18), (4, 8))  # 256 of them, 64 beside
 
 
 def overlay_case(pred=PRED, truth=TRUTH):
-    return OverlayCase("ct_1", np.zeros(SHAPE, np.int16), AFFINE, pred, truth, "pancreas")
+    return OverlayCase("ct_1", np.zeros(SHAPE, np.int16), pred, truth, "pancreas", AFFINE)
 
 
 def save(path, array, orientation="RAS"):
@@ -60,7 +60,7 @@ def test_title_states_case_dice_and_volumes_in_ml():
 
 def test_volumes_of_an_oblique_scan_are_those_of_its_voxels():
     turn = np.array([[0.8, -0.6, 0, 0], [0.6, 0.8, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
-    case = OverlayCase("ct_1", np.zeros(SHAPE, np.int16), turn @ AFFINE, PRED, TRUTH, "pancreas")
+    case = OverlayCase("ct_1", np.zeros(SHAPE, np.int16), PRED, TRUTH, "pancreas", turn @ AFFINE)
     assert case.voxel_ml == pytest.approx(0.02)
 
 

@@ -112,7 +112,7 @@ def test_ablation_alone_is_reported_beside_the_paper(ablation, tmp_path):
     assert [row[0] for row in table[1:]] == ["0", "1"]
     assert table[1][2] == "87.83"  # the paper's
     assert table[2][-2].startswith("+5.00 ± 7.07")
-    assert "seeds 0, 1. Equal for all runs: epochs 2." in page.text
+    assert "Mean ± standard deviation over seeds. Equal for all runs: epochs 2." in page.text
     assert [image["alt"].partition(":")[0] for image in page.images] == [
         "Dice of pancreas over the number of non-local blocks"
     ]

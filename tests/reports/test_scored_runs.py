@@ -6,8 +6,10 @@ from dataclasses import replace
 import pytest
 
 from medseg3d.evaluation import Score, Summary
+from medseg3d.evaluation.files import SCORES_CSV, score_row
 from medseg3d.evaluation.wording import convention
 from medseg3d.faults import Fault
+from medseg3d.metrics import ConfusionCounts
 from medseg3d.reports.paper_networks import CLINIC
 from medseg3d.reports.scored_runs import scored_runs
 
@@ -29,30 +31,20 @@ def evaluation(folder, config=CONFIG, summary=SUMMARY):
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "summary.json").write_text(json.dumps(summary.as_json()))
+    SCORES_CSV.write(folder / "scores.csv", [score_row("a", "pancreas", ConfusionCounts(tp=3, fp=1, fn=1))])
     return folder
 
 
 def test_a_run_has_the_parameters_that_its_evaluation_recorded(tmp_path):
     (run,) = scored_runs([evaluation(tmp_path / "runs" / "a" / "evaluation_test")])
-    assert (run.name, run.paper, run.dice, run.convention) == (
-        "a",
-        "pancreas",
-        0.75,
-        convention(DICE, SUMMARY.settings),
-    )
+    assert (run.name, run.paper, run.dice) == ("a (test)", "pancreas", 0.75)
+    assert run.convention == convention(DICE, SUMMARY.settings)
     assert run.parameters == 300
 
 
 def test_runs_are_called_by_what_tells_them_apart(tmp_path):
     folders = [evaluation(tmp_path / seed / "net" / "evaluation_test") for seed in ("seed_0", "seed_1")]
-    assert [run.name for run in scored_runs(folders)] == ["seed_0/net", "seed_1/net"]
-
-
-def test_the_first_class_with_a_mean_counts(tmp_path):
-    scores = [replace(DICE, value=None, n=0), replace(DICE, class_name="tumour")]
-    summary = replace(SUMMARY, scores=scores)
-    (run,) = scored_runs([evaluation(tmp_path / "a", summary=summary)])
-    assert run.dice == 0.75
+    assert [run.name for run in scored_runs(folders)] == ["seed_0/net (test)", "seed_1/net (test)"]
 
 
 @pytest.mark.parametrize("where", ["summary", "config"])
@@ -68,7 +60,7 @@ def test_a_run_is_of_the_data_that_it_was_scored_on(tmp_path, where):
 @pytest.mark.parametrize(
     ("config", "summary", "message"),
     [
-        (CONFIG, Summary(), "SCORE_FILE .*no mean Dice with a value"),
+        (CONFIG, replace(SUMMARY, scores=[]), "SCORE_FILE .*no mean Dice with a value"),
         (CONFIG, Summary([DICE]), "SCORE_FILE .*no record of the network"),
         (CONFIG, with_network({**NETWORK, "macs": "$1 + 1"}), r"SCORE_FILE .*network#macs: '\$1 \+ 1'"),
         (CONFIG, with_network({**NETWORK, "macs": -1}), "SCORE_FILE .*network#macs: -1"),
@@ -82,5 +74,5 @@ def test_a_run_that_cannot_be_placed_is_refused(tmp_path, config, summary, messa
 
 
 def test_a_folder_without_scores_is_refused(tmp_path):
-    with pytest.raises(Fault, match="SCORE_FILE"):
+    with pytest.raises(Fault, match="NO_EVALUATION"):
         scored_runs([tmp_path])
