@@ -14,6 +14,7 @@ from typing import Any
 from medseg3d.bundle import absolute_paths, read_config, refuse_absent_device, spelt_for_monai
 from medseg3d.bundle_folders import ShippedWeights, bundle_directory, bundle_folder, config_files, shipped_weights
 from medseg3d.data.atomic import check_folder
+from medseg3d.data.grids import GRID_TOLERANCE
 from medseg3d.data.manifests import Manifest
 from medseg3d.data.mask_folders import (
     VOLUME_SUFFIXES,
@@ -23,7 +24,6 @@ from medseg3d.data.mask_folders import (
     prediction_kind,
     read_pair,
 )
-from medseg3d.data.nifti import GRID_TOLERANCE
 from medseg3d.data.pseudonyms import names_hidden
 from medseg3d.evaluation import FOREGROUND, Evaluation, Summary
 from medseg3d.faults import Fault, UsageFault

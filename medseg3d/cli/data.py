@@ -106,7 +106,7 @@ def _fetch(args: argparse.Namespace) -> int:
 
 def _verify(args: argparse.Namespace) -> int:
     from medseg3d.data.fetch import verify_msd
-    from medseg3d.data.nifti import GRID_TOLERANCE
+    from medseg3d.data.grids import GRID_TOLERANCE
     from medseg3d.data.verify_pictures import verify_pictures
 
     tolerance = GRID_TOLERANCE if args.grid_tolerance is None else args.grid_tolerance

@@ -8,10 +8,13 @@ from medseg3d.data.atomic import atomic_path, atomic_write, remove_leftovers
 from medseg3d.data.clinicdb import clinicdb_sequence
 from medseg3d.data.fetch import VerifyReport, fetch_pancreas, verify_msd
 from medseg3d.data.fetch_polyps import fetch_kvasir_seg
+from medseg3d.data.grids import check_pair
+from medseg3d.data.label_maps import check_labels
 from medseg3d.data.leaks import Leak, find_leaks
 from medseg3d.data.mask_folders import LoadedPair, MaskPair, paired_masks, prediction_kind, read_pair
 from medseg3d.data.msd import MSDDataset, case_id, read_msd
-from medseg3d.data.nifti import NiftiHeader, check_labels, check_pair, read_header, read_nifti
+from medseg3d.data.nifti import read_header, read_nifti
+from medseg3d.data.nifti_header import NiftiHeader
 from medseg3d.data.picture_folders import read_picture_folder, split_pictures
 from medseg3d.data.pictures import read_grey, read_picture, read_picture_mask, write_grey, write_picture_mask
 from medseg3d.data.splits import Split, default_split_file, load_or_make_split, make_split, read_split, split_cases

@@ -30,7 +30,9 @@ from medseg3d.data.dicom_grid import Plane, even_grid, planes_of, sorted_planes
 from medseg3d.data.dicom_pixels import check_inflated, check_size, hounsfield
 from medseg3d.data.dicom_sources import SourceFile, damaged_member, dicom_files, harmless
 from medseg3d.data.gdcm_process import GdcmProcess
-from medseg3d.data.nifti import NiftiHeader, geometry_of, with_scan_warnings
+from medseg3d.data.nifti import with_scan_warnings
+from medseg3d.data.nifti_geometry import geometry_of
+from medseg3d.data.nifti_header import NiftiHeader
 from medseg3d.faults import Fault
 
 _TAGS = (

@@ -10,8 +10,10 @@ from pathlib import Path
 from medseg3d.data.archives import check_empty, download, unpack
 from medseg3d.data.disk_space import check_space
 from medseg3d.data.folders import files_below, not_read
+from medseg3d.data.grids import GRID_TOLERANCE, check_pair
+from medseg3d.data.label_maps import check_labels
 from medseg3d.data.msd import MSDDataset, missing_files, read_msd
-from medseg3d.data.nifti import GRID_TOLERANCE, check_labels, check_pair, read_nifti
+from medseg3d.data.nifti import read_nifti
 from medseg3d.faults import Fault
 
 PANCREAS_NAME = "Task07_Pancreas"

@@ -12,16 +12,10 @@ from typing import NamedTuple
 import numpy as np
 
 from medseg3d.data.folders import files_below, not_read, printable
-from medseg3d.data.nifti import (
-    GRID_TOLERANCE,
-    NiftiHeader,
-    check_labels,
-    check_pair,
-    holds_integers,
-    read_header,
-    read_nifti,
-    stored_scaled,
-)
+from medseg3d.data.grids import GRID_TOLERANCE, check_pair
+from medseg3d.data.label_maps import check_labels, holds_integers, stored_scaled
+from medseg3d.data.nifti import read_header, read_nifti
+from medseg3d.data.nifti_header import NiftiHeader
 from medseg3d.data.pictures import PICTURE_SUFFIXES, GreyPicture, read_levels
 from medseg3d.faults import Fault, UsageFault
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from medseg3d.data.nifti import GRID_TOLERANCE
+from medseg3d.data.grids import GRID_TOLERANCE
 from medseg3d.faults import Fault
 from medseg3d.reports.curves import save_figure
 from medseg3d.reports.document import Block, Picture, Subheading, Text

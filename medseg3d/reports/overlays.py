@@ -14,7 +14,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
 from medseg3d.data.colours import OKABE_ITO
-from medseg3d.data.nifti import GRID_TOLERANCE, check_labels, check_pair, read_nifti
+from medseg3d.data.grids import GRID_TOLERANCE, check_pair
+from medseg3d.data.label_maps import check_labels
+from medseg3d.data.nifti import read_nifti
 from medseg3d.data.planes import mask_centre, plane_slices, voxel_indices
 from medseg3d.metrics import ConfusionCounts, dice
 from medseg3d.reports.curves import save_figure

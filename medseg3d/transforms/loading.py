@@ -14,7 +14,10 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
-from medseg3d.data.nifti import GRID_TOLERANCE, NiftiHeader, check_labels, check_pair, read_nifti
+from medseg3d.data.grids import GRID_TOLERANCE, check_pair
+from medseg3d.data.label_maps import check_labels
+from medseg3d.data.nifti import read_nifti
+from medseg3d.data.nifti_header import NiftiHeader
 from medseg3d.data.pictures import read_picture_mask, read_with_remarks
 from medseg3d.faults import Fault
 

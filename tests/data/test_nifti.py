@@ -9,7 +9,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medseg3d.data.nifti import GridShift, check_labels, check_pair, grid_shift, read_header, read_nifti
+from medseg3d.data.grids import GridShift, check_pair, grid_shift
+from medseg3d.data.label_maps import check_labels
+from medseg3d.data.nifti import read_header, read_nifti
 from medseg3d.data.outputs import write_mask
 from medseg3d.faults import Fault
 from medseg3d.limits import limits

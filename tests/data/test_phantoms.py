@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from medseg3d.data.grids import check_pair
+from medseg3d.data.label_maps import check_labels
 from medseg3d.data.msd import read_msd
-from medseg3d.data.nifti import check_labels, check_pair, read_nifti
+from medseg3d.data.nifti import read_nifti
 from medseg3d.data.phantoms import ORIENTATIONS, Phantom, make_phantom, write_phantom_dataset
 from medseg3d.faults import Fault
 
