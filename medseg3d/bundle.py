@@ -284,44 +284,50 @@ def log_end(log_file: str | Path) -> str:
     return f"{log_file}, which ends: {lines[-1].strip()[:1000]}" if lines else str(log_file)
 
 
-def start_run(output_dir: str | Path | None = None, config_name: str = "config.json") -> None:
+def start_run(output_dir: str | Path | None = None, claim: Callable[[], object] | None = None) -> None:
     """Begin a run of `python -m monai.bundle`: refuse wrong knobs, record the config, speak in single lines.
 
     Belongs first in a config's `initialize`. From here on a `Fault` ends the program with its one line instead of a
-    traceback. Within another program (a notebook, MONAI Label) only the logging is touched.
+    traceback. Within another program (a notebook, MONAI Label) only the logging is touched, and the folder claimed.
 
     Args:
-        output_dir: where the resolved config is written; None writes none.
-        config_name: its file name.
+        output_dir: where the resolved config is written, as config.json; None writes none.
+        claim: called when nothing is wrong with the config, before it is written: it may refuse the folder.
 
     Raises:
         Fault: `UNKNOWN_KNOB`, `BAD_VALUE`, `DEVICE` and `TORCHRUN`; `RESUME` for a knob that a resumed run cannot
-            change.
+            change; those of `claim`.
     """
     logging.getLogger("medseg3d").setLevel(logging.INFO if rank() == 0 else logging.WARNING)
     command = monai_command_line(sys.argv)
-    if command is None:
+    config = None if command is None else _checked_config(*command)
+    if claim is not None:
+        claim()
+    if config is None or output_dir is None or rank() != 0:
         return
-    log_format = Path(command[0][0]).absolute().parent.parent / "_shared" / "logging.conf"
+    path = Path(output_dir) / "config.json"
+    begun = any((path.parent / "checkpoints").glob("epoch_*.pt")) and path.is_file()
+    if begun and as_flag(config.get("resume", False), "resume"):
+        config = _resumed(config, path)
+    with atomic_write(path, "w") as file:
+        json.dump(config, file, indent=2, default=str)
+
+
+def _checked_config(files: Sequence[str], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of a command line in which nothing is wrong; from here on faults are single lines."""
+    log_format = Path(files[0]).absolute().parent.parent / "_shared" / "logging.conf"
     if not logging.getLogger().handlers and log_format.is_file():  # with --logging_file MONAI has read that one
         fileConfig(log_format, disable_existing_loggers=False)
     escape_names()
     sys.excepthook = fault_hook(sys.excepthook)
     refuse_stray_process()
-    for name, value in command[1].items():
+    for name, value in overrides.items():
         if spelt_for_monai(value) != value:  # by now MONAI has replaced it
             spelt = f'--{name} "{spelt_for_monai(value)}"'
             raise UsageFault("BAD_VALUE", f"--{name}", f"{value!r}, whose # MONAI takes for ::", spelt, "write it so")
-    parser = read_config(*command)
+    parser = read_config(files, overrides)
     refuse_absent_device(parser)
-    if output_dir is not None and rank() == 0:
-        path = Path(output_dir) / config_name
-        config = parser.get()
-        begun = any((path.parent / "checkpoints").glob("epoch_*.pt")) and path.is_file()
-        if begun and as_flag(config.get("resume", False), "resume"):
-            config = _resumed(config, path)
-        with atomic_write(path, "w") as file:
-            json.dump(config, file, indent=2, default=str)
+    return parser.get()
 
 
 def _resumed(config: Mapping[str, Any], path: Path) -> dict[str, Any]:

@@ -206,6 +206,21 @@ def test_a_run_records_its_config_with_every_override(monkeypatch, tmp_path):
     assert recorded["image_chain"]["_target_"] == "Compose"  # `%` paths are resolved
 
 
+def test_a_folder_that_is_refused_keeps_its_config_and_a_wrong_knob_is_refused_before(monkeypatch, tmp_path):
+    def claim():
+        raise Fault("RUN_EXISTS", tmp_path, "a finished run")
+
+    words = [MAIN, "run", "training", "--config_file", "bundles/pancreas_nl/train.json"]
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(Fault, match="RUN_EXISTS"):
+        start_run(tmp_path, claim)
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(sys, "argv", [*words, "--epochz", "7"])
+    with pytest.raises(Fault, match="UNKNOWN_KNOB"):
+        start_run(tmp_path, claim)
+
+
 def test_a_run_refuses_a_misspelt_knob(monkeypatch):
     config = "bundles/pancreas_nl/train.json"
     monkeypatch.setattr(sys, "argv", [MAIN, "run", "training", "--config_file", config, "--epochz", "7"])
