@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import re
@@ -27,7 +28,7 @@ from medseg3d.data.mask_folders import (
 from medseg3d.data.pseudonyms import names_hidden
 from medseg3d.evaluation import FOREGROUND, Evaluation, Summary
 from medseg3d.faults import Fault, UsageFault
-from medseg3d.inference import CasePredictor, Report
+from medseg3d.inference import CasePredictor, RayWorkers, Report
 from medseg3d.training.evaluation import command_line, versions
 
 logger = logging.getLogger("medseg3d")
@@ -48,6 +49,7 @@ def predict(
     overlays: Sequence[str] = (),
     knobs: Mapping[str, Any] | None = None,
     progress: Callable[[int, int, dict], None] | None = None,
+    cluster: str | None = None,
 ) -> Report:
     """Segment volumes or pictures with a bundle's inference.json; masks in the geometry of each come out.
 
@@ -71,6 +73,8 @@ def predict(
         overlays: overlays beside inference.json that the training had, without `.json`.
         knobs: further knobs (`model_file`, `device`, `overlap`, `workers`, ...); paths from the current directory.
         progress: called with (cases done, cases in all, item) after each case.
+        cluster: `ray`, or the address of a cluster, to spread the cases as `medseg3d.inference.RayWorkers` does, over
+            as many workers as the knob `workers` says; None for this process.
 
     Returns:
         What was done, skipped and failed. A file that cannot be used does not stop the others.
@@ -78,17 +82,24 @@ def predict(
     Raises:
         Fault: before anything is computed: no input, colliding names, no weights or another network's, misspelt knobs,
             impossible values, a device that is not there, overlays of volumes, a series or a segmentation of what is
-            no DICOM, pseudonyms with a segmentation.
+            no DICOM, pseudonyms with a segmentation, a cluster that cannot be used; on the way when its workers
+            cannot.
     """
     inputs = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
     folders = {"prob_dir": prob_dir, "overlay_dir": overlay_dir}
     overrides = {**(knobs or {}), "overwrite": overwrite}
     overrides |= {knob: str(Path(place).absolute()) for knob, place in folders.items() if place is not None}
     with nullcontext() if pseudonyms is None else names_hidden(inputs):
-        predictor = case_predictor(bundle, inputs, output_dir, series, dicom_seg, pseudonyms, overlays, overrides)
+        call = (bundle, inputs, output_dir, series, dicom_seg, pseudonyms, overlays, overrides, manifest)
+        predictor = case_predictor(*call)
         predictor.progress = progress
-        predictor.manifest = None if manifest is None else Manifest(manifest)
-        return predictor.run()
+        if cluster is None:
+            return predictor.run()
+        build = functools.partial(case_predictor, *call, is_worker=True)
+        number = predictor.workers if overrides.get("workers") is not None else None
+        gpus = str(overrides.get("device", "cuda")).startswith("cuda")
+        with RayWorkers(cluster, build, predictor.bounds.size, number, predictor.workers > 1, gpus) as workers:
+            return predictor.run(workers)
 
 
 def case_predictor(
@@ -100,8 +111,13 @@ def case_predictor(
     pseudonyms: str | Path | None = None,
     overlays: Sequence[str] = (),
     knobs: Mapping[str, Any] | None = None,
+    manifest: str | Path | None = None,
+    is_worker: bool = False,
 ) -> CasePredictor:
-    """What `predict` runs, before it runs; arguments and faults are those of `predict`."""
+    """What `predict` runs, before it runs; arguments and faults are those of `predict`.
+
+    A worker's lists no inputs, because it is handed its cases one by one.
+    """
     folder = bundle_folder(bundle)
     if series is not None and not re.fullmatch(r"[0-9.]+", str(series)):
         raise UsageFault("BAD_VALUE", "--series", repr(series), "the number of a series or its UID")
@@ -117,19 +133,25 @@ def case_predictor(
         "inputs": [str(Path(path).absolute()) for path in inputs],
         "mask_dir": str(Path(output_dir).absolute()),
     }
+    sums = None if manifest is None else Manifest(manifest)
     files = config_files(folder, "inference.json", overlays)
     here = os.getcwd()
     with bundle_directory(folder):
         parser = read_config(files, overrides)
         refuse_absent_device(parser)
+        if is_worker:
+            parser["dataset::data"] = []
+            parser["workers"] = 1
+            series = pseudonyms = None  # which say how to list
         if series is not None:
             parser["dataset::data::series"] = str(series)
-        if dicom_seg:
+        if dicom_seg and not is_worker:
             parser["dataset::data::dicom_seg"] = True
         if pseudonyms is not None:
             parser["dataset::data::pseudonyms"] = spelt_for_monai(os.path.join(here, pseudonyms))
         parser.parse()
         predictor: CasePredictor = parser.get_parsed_content("evaluator")
+        predictor.manifest = sums
         if dicom_seg:
             predictor.class_names = parser.get_parsed_content("class_names")
     return predictor

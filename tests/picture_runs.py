@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from commands import ROOT
 from monai.bundle import ConfigWorkflow
@@ -18,8 +20,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from medseg3d.bundle import read_config
 from medseg3d.bundle_folders import bundle_directory
-from medseg3d.networks import deeplabv3plus
+from medseg3d.networks import ResUNetPlusPlus, deeplabv3plus
 from medseg3d.networks.backbones import DilatedResNet50
+
+FEATURES = [8, 8, 8, 16]
+"""Of a ResUNet++ whose weights are made in no time."""
 
 LENGTH = {"epochs": 2, "iterations_per_epoch": 2, "batch_size": 2, "num_workers": 0}
 """Knobs of a training of seconds."""
@@ -129,3 +134,17 @@ def polyp_folder(folder: Path, cases: int = 6) -> Path:
         for part, levels in (("images", picture), ("masks", np.repeat(255 * mask[..., None], 3, axis=-1))):
             Image.fromarray(np.clip(levels, 0, 255).astype(np.uint8)).save(folder / part / f"{number}.jpg", quality=95)
     return folder
+
+
+def tiny_weights(path: Path, seed: int) -> str:
+    """Write random weights, whose masks are neither empty nor full, and their sum; the sum comes back."""
+    torch.manual_seed(seed)
+    network = ResUNetPlusPlus(features=FEATURES).eval()
+    with torch.inference_mode():
+        network.head.bias -= network(torch.rand(1, 3, 32, 32)).median()
+    path.parent.mkdir(exist_ok=True)
+    content = safetensors.torch.save(network.state_dict())
+    path.write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+    path.with_name(f"{path.name}.sha256").write_text(f"{digest}  {path.name}\n")
+    return digest

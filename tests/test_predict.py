@@ -10,10 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import safetensors.torch
 import torch
 from commands import ROOT
-from picture_runs import polyp_folder
+from picture_runs import FEATURES, polyp_folder, tiny_weights
 from PIL import Image
 
 from medseg3d.bundle import read_config
@@ -24,24 +23,7 @@ from medseg3d.data.outputs import SIGNATURE
 from medseg3d.data.overlays import draw_overlay
 from medseg3d.data.pictures import read_grey
 from medseg3d.faults import Fault
-from medseg3d.networks import ResUNetPlusPlus
 from medseg3d.workflows import predict, weights_for
-
-FEATURES = [8, 8, 8, 16]
-
-
-def tiny_weights(path: Path, seed: int) -> str:
-    """Write random weights, whose masks are neither empty nor full, and their sum; the sum comes back."""
-    torch.manual_seed(seed)
-    network = ResUNetPlusPlus(features=FEATURES).eval()
-    with torch.inference_mode():
-        network.head.bias -= network(torch.rand(1, 3, 32, 32)).median()
-    path.parent.mkdir(exist_ok=True)
-    content = safetensors.torch.save(network.state_dict())
-    path.write_bytes(content)
-    digest = hashlib.sha256(content).hexdigest()
-    path.with_name(f"{path.name}.sha256").write_text(f"{digest}  {path.name}\n")
-    return digest
 
 
 @pytest.fixture(scope="module")

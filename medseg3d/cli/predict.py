@@ -22,6 +22,8 @@ is replaced only with --overwrite. A DICOM folder, a ZIP of one and a multi-fram
 Other --key value pairs are options of the bundle: --model_file runs/a/model.pt --device cpu --precision bfloat16
 --overlap 0.25 --workers 4 --engine auto (docs/engines.md). Without --model_file, --output_dir and --config-overlay, the
 weights shipped with the bundle are used, if there are any.
+--cluster ray spreads the cases over processes, one for each GPU or --workers of them, and --cluster HOST:6379 over the
+machines of a Ray cluster (pip install "medseg3d[ray]"; docs/scaling.md).
 exit codes: 0 all done, 1 all failed, 2 nothing to do or a wrong call, 3 some failed
 Research only, not for clinical use.
 """
@@ -59,6 +61,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.csv",
         help="table of pseudonyms, made if needed: results, records and messages have these instead of file names",
     )
+    parser.add_argument(
+        "--cluster",
+        metavar="ADDRESS",
+        help="spread the cases over worker processes: ray for this machine, or the address of a Ray cluster",
+    )
     parser.add_argument("--overwrite", action="store_true", help="segment again even where a mask exists")
     add_limits(parser)
 
@@ -86,6 +93,7 @@ def run(args: argparse.Namespace) -> int:
             overwrite=args.overwrite,
             overlays=args.config_overlay,
             knobs=args.knobs,
+            cluster=args.cluster,
             progress=lambda done, total, item: progress(done, total, item["case"]),
         )
     for record in report.done:

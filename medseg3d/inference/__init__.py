@@ -1,5 +1,6 @@
 """Inference: sliding windows, weights, and case by case from scans to masks on disk."""
 
+from medseg3d.inference.cluster import RayWorkers
 from medseg3d.inference.predictor import CasePredictor, Failure, Report
 from medseg3d.inference.weights import load_weights
 from medseg3d.inference.windows import SliceWindows, SlidingWindow, mirrored, with_engine
@@ -7,6 +8,7 @@ from medseg3d.inference.windows import SliceWindows, SlidingWindow, mirrored, wi
 __all__ = [
     "CasePredictor",
     "Failure",
+    "RayWorkers",
     "Report",
     "SliceWindows",
     "SlidingWindow",
