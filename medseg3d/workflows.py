@@ -16,15 +16,9 @@ from medseg3d.bundle import absolute_paths, read_config, refuse_absent_device, s
 from medseg3d.bundle_folders import ShippedWeights, bundle_directory, bundle_folder, config_files, shipped_weights
 from medseg3d.data.atomic import check_folder
 from medseg3d.data.grids import GRID_TOLERANCE
+from medseg3d.data.loaded_pairs import LoadedPair, prediction_kind, read_pair
 from medseg3d.data.manifests import Manifest
-from medseg3d.data.mask_folders import (
-    VOLUME_SUFFIXES,
-    LoadedPair,
-    MaskPair,
-    paired_masks,
-    prediction_kind,
-    read_pair,
-)
+from medseg3d.data.mask_folders import VOLUME_SUFFIXES, MaskPair, paired_masks
 from medseg3d.data.pseudonyms import names_hidden
 from medseg3d.evaluation import FOREGROUND, Evaluation, Summary
 from medseg3d.faults import Fault, UsageFault

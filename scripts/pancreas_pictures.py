@@ -25,7 +25,7 @@ import SimpleITK
 from PIL import Image
 
 from medseg3d.data.picture_folders import read_picture_folder
-from medseg3d.data.pictures import write_picture_mask
+from medseg3d.data.picture_writing import write_picture_mask
 from medseg3d.data.splits import make_split
 from medseg3d.faults import Fault, UsageFault
 

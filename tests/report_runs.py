@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
-from medseg3d.data.pictures import write_picture_mask
+from medseg3d.data.picture_writing import write_picture_mask
 from medseg3d.evaluation import Evaluation
 
 SHAPE = (16, 14, 8)

@@ -9,7 +9,7 @@ from PIL import ImageColor
 from scipy import ndimage
 
 from medseg3d.data.colours import ERROR_COLOURS, PREDICTION
-from medseg3d.data.pictures import write_png
+from medseg3d.data.picture_writing import write_png
 
 FILL = 0.15
 """How much of its colour the inside of a mask takes on."""

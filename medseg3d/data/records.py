@@ -14,7 +14,7 @@ from medseg3d.data.dicom_sources import require_packages
 from medseg3d.data.folders import files_below
 from medseg3d.data.nifti import read_nifti
 from medseg3d.data.outputs import is_ours, record_file
-from medseg3d.data.pictures import read_grey
+from medseg3d.data.picture_masks import read_grey
 from medseg3d.data.pseudonyms import hidden, read_pseudonyms
 from medseg3d.data.stream import check_regular
 from medseg3d.faults import Fault, UsageFault

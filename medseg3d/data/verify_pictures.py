@@ -11,7 +11,8 @@ from typing import Any
 from medseg3d.data.fetch import VerifyReport
 from medseg3d.data.leaks import Leak, find_leaks
 from medseg3d.data.picture_folders import find_pictures, grouped
-from medseg3d.data.pictures import read_levels, read_with_remarks
+from medseg3d.data.picture_masks import read_levels
+from medseg3d.data.pictures import read_with_remarks
 from medseg3d.data.splits import PARTS, Split, read_split
 from medseg3d.faults import Fault
 

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
-from medseg3d.data.pictures import read_levels, read_picture, read_picture_mask
+from medseg3d.data.picture_masks import read_levels, read_picture_mask
+from medseg3d.data.pictures import read_picture
 from medseg3d.faults import Fault
 from medseg3d.reports.overlays import ComparedMasks
 from medseg3d.reports.painter import Extent, border_handles, draw_masks, lay_out

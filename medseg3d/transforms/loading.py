@@ -18,7 +18,8 @@ from medseg3d.data.grids import GRID_TOLERANCE, check_pair
 from medseg3d.data.label_maps import check_labels
 from medseg3d.data.nifti import read_nifti
 from medseg3d.data.nifti_header import NiftiHeader
-from medseg3d.data.pictures import read_picture_mask, read_with_remarks
+from medseg3d.data.picture_masks import read_picture_mask
+from medseg3d.data.pictures import read_with_remarks
 from medseg3d.faults import Fault
 
 logger = logging.getLogger("medseg3d")

@@ -14,7 +14,8 @@ from monai.transforms import MapTransform
 
 from medseg3d.data.outputs import write_mask, write_probabilities
 from medseg3d.data.overlays import write_overlay
-from medseg3d.data.pictures import read_with_remarks, write_grey, write_picture_mask
+from medseg3d.data.picture_writing import write_grey, write_picture_mask
+from medseg3d.data.pictures import read_with_remarks
 
 
 class SaveMaskd(MapTransform):

@@ -19,7 +19,7 @@ from scipy.ndimage import label
 from medseg3d import predict
 from medseg3d.bundle_folders import shipped_weights
 from medseg3d.cli import main
-from medseg3d.data.pictures import read_grey
+from medseg3d.data.picture_masks import read_grey
 from medseg3d.networks import SegResNetNL
 
 BUNDLE = ROOT / "bundles" / "pancreas_nl_2d"

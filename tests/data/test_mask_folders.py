@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medseg3d.data.mask_folders import MaskPair, paired_masks, prediction_kind, read_pair
-from medseg3d.data.pictures import write_grey, write_picture_mask
+from medseg3d.data.loaded_pairs import prediction_kind, read_pair
+from medseg3d.data.mask_folders import MaskPair, paired_masks
+from medseg3d.data.picture_writing import write_grey, write_picture_mask
 from medseg3d.faults import Fault
 
 OBLIQUE = nib.affines.from_matvec(

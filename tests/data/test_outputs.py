@@ -10,7 +10,7 @@ from PIL import Image
 
 from medseg3d.data.nifti import read_header
 from medseg3d.data.outputs import input_items, record_file, write_mask, write_probabilities
-from medseg3d.data.pictures import write_picture_mask, write_png
+from medseg3d.data.picture_writing import write_picture_mask, write_png
 from medseg3d.faults import Fault
 
 AFFINE = nib.affines.from_matvec(

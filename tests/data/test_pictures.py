@@ -16,15 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medseg3d.data.pictures import (
-    read_grey,
-    read_levels,
-    read_picture,
-    read_picture_mask,
-    read_with_remarks,
-    write_grey,
-    write_picture_mask,
-)
+from medseg3d.data.picture_masks import read_grey, read_levels, read_picture_mask
+from medseg3d.data.picture_writing import write_grey, write_picture_mask
+from medseg3d.data.pictures import read_picture, read_with_remarks
 from medseg3d.faults import Fault
 from medseg3d.limits import PIXELS
 
@@ -340,7 +334,7 @@ def test_pillows_own_bound_does_not_stand_in_the_way_of_a_raised_limit(
 ) -> None:
     Image.fromarray(photograph()).save(tmp_path / name)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1)  # with which every picture is a bomb
-    monkeypatch.setattr("medseg3d.data.pictures.PIXELS", PIXELS._replace(default=1, variable="MEDSEG3D_TEST_PIXELS"))
+    monkeypatch.setattr("medseg3d.data.picture_files.PIXELS", PIXELS._replace(default=1, variable="MEDSEG3D_TEST_PIXELS"))
     monkeypatch.setenv("MEDSEG3D_TEST_PIXELS", str(photograph()[..., 0].size))
     assert read_picture(tmp_path / name).shape == photograph().shape
     assert Image.MAX_IMAGE_PIXELS == 1

@@ -8,7 +8,8 @@ from scipy import ndimage
 
 from medseg3d.data.phantoms import case_seed
 from medseg3d.data.picture_folders import read_picture_folder
-from medseg3d.data.pictures import read_picture, read_picture_mask
+from medseg3d.data.picture_masks import read_picture_mask
+from medseg3d.data.pictures import read_picture
 from medseg3d.data.polyp_phantoms import PolypPhantom, make_polyp_phantom, write_polyp_phantoms
 from medseg3d.data.verify_pictures import verify_pictures
 from medseg3d.faults import Fault

@@ -3,7 +3,7 @@ import pytest
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from medseg3d.data.pictures import write_grey, write_picture_mask
+from medseg3d.data.picture_writing import write_grey, write_picture_mask
 from medseg3d.faults import Fault
 from medseg3d.reports.painter import ERROR_STYLES
 from medseg3d.reports.picture_overlays import (

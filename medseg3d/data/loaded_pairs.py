@@ -1,0 +1,204 @@
+"""The prediction and the truth of a case, read as labels on one grid, whoever wrote them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from medseg3d.data.grids import GRID_TOLERANCE, check_pair
+from medseg3d.data.label_maps import check_labels, holds_integers, stored_scaled
+from medseg3d.data.mask_folders import MaskPair, is_volume
+from medseg3d.data.nifti import read_header, read_nifti
+from medseg3d.data.nifti_header import NiftiHeader
+from medseg3d.data.picture_masks import GreyPicture, read_levels
+from medseg3d.faults import Fault
+
+_KINDS = ("auto", "mask", "probability")
+_FEW_LEVELS = 8  # as many as a map of labels may have, and fewer than any map of probabilities that is worth a curve
+_ROUNDING = 1e-6  # by which a softmax in float32 may leave [0, 1]
+
+
+@dataclass
+class LoadedPair:
+    """The masks of one case, on one grid.
+
+    Attributes:
+        case: as in `MaskPair`.
+        pred: (*spatial) uint8 labels; of a picture 0 and 1.
+        truth: (*spatial) uint8 labels.
+        prob: (*spatial) float32 foreground probability in [0, 1], where the prediction is one.
+        affine: (4, 4) float64, voxel index of the truth to RAS mm; None for pictures.
+        kind: what the prediction was taken for: "mask", "probability" or, where there is none, "missing".
+        warnings: `CODE: sentence` each.
+    """
+
+    case: str
+    pred: np.ndarray
+    truth: np.ndarray
+    prob: np.ndarray | None
+    affine: np.ndarray | None
+    kind: str
+    warnings: list[str] = field(default_factory=list)
+
+
+def prediction_kind(pairs: Sequence[MaskPair]) -> str:
+    """Whether the predictions of a folder are masks or maps of foreground probability: "mask" or "probability".
+
+    They are maps as soon as one of them is: a NIfTI volume with fractions, or a lossless picture of more than two
+    levels. Ask once for all, because the map of a case in which nothing was found may be a mask to look at. Pictures
+    and volumes of floating point are read for it, up to the first map.
+
+    Args:
+        pairs: as `paired_masks` gives them.
+
+    Raises:
+        Fault: as `read_pair`; LABEL_SET also for pictures that have more than two but at most 8 levels each: these are
+            labels of several classes, or maps too coarse to be told from them.
+    """
+    files = [pair.pred for pair in pairs if pair.pred is not None]
+    if all(is_volume(file) for file in files):
+        return "probability" if any(_is_fractional(file) for file in files) else "mask"
+    return _kind_of_pictures(map(read_levels, files))
+
+
+def read_pair(
+    pair: MaskPair, pred_kind: str = "auto", threshold: float = 0.5, grid_tolerance: float = GRID_TOLERANCE
+) -> LoadedPair:
+    """The prediction and the truth of one case as labels on one grid; nothing is resized or resampled.
+
+    The truth is always a mask: integer labels of a NIfTI volume, or a picture as `read_picture_mask` takes it, in the
+    grid of the file.
+
+    Args:
+        pair: as `paired_masks` gives it.
+        pred_kind: "mask", "probability", or "auto", which decides by this one file as `prediction_kind` does by all.
+        threshold: foreground is where the probability is at least this.
+        grid_tolerance: voxels that a corner of the prediction may lie from that of the truth.
+
+    Raises:
+        Fault: as `read_nifti` or `read_picture`; LABEL_SET (values that are no labels, or no probabilities);
+            PAIR_GEOMETRY (shapes differ, or a corner lies further than that from where it should).
+    """
+    if pred_kind not in _KINDS:
+        raise ValueError(f"pred_kind must be one of {_KINDS}, found {pred_kind!r}")
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"threshold must be from 0 to 1, found {threshold}")
+    volume = is_volume(pair.truth)
+    truth, header, remarks = _truth_volume(pair.truth) if volume else _truth_picture(pair.truth)
+    loaded = LoadedPair(pair.case, truth, truth, None, header.affine if header else None, "mask", remarks)
+    if pair.pred is None:
+        loaded.kind = "missing"
+        loaded.pred = np.zeros_like(truth)
+        loaded.prob = np.zeros(truth.shape, np.float32) if pred_kind == "probability" else None
+        loaded.warnings.append("MISSING_PREDICTION: counted as an empty mask")
+    elif header is not None:
+        _read_volume(loaded, pair, header, pred_kind, grid_tolerance)
+    else:
+        _read_picture(loaded, pair, pred_kind)
+    if loaded.kind == "probability":
+        assert loaded.prob is not None  # set with the kind
+        loaded.pred = (loaded.prob >= np.float32(threshold)).astype(np.uint8)
+    return loaded
+
+
+def _truth_volume(path: Path) -> tuple[np.ndarray, NiftiHeader, list[str]]:
+    array, header = read_nifti(path)
+    return check_labels(array, None, path, header), header, [f"{warning} (truth)" for warning in header.warnings]
+
+
+def _read_volume(loaded: LoadedPair, pair: MaskPair, truth: NiftiHeader, pred_kind: str, grid_tolerance: float) -> None:
+    assert pair.pred is not None
+    array, header = read_nifti(pair.pred)
+    loaded.warnings += [f"{warning} (prediction)" for warning in header.warnings]
+    loaded.warnings += _check_grid(pair, truth, header, grid_tolerance)
+    if pred_kind == "auto":
+        pred_kind = "mask" if holds_integers(array) else "probability"
+    loaded.kind = pred_kind
+    if pred_kind == "mask":
+        loaded.pred = check_labels(array, None, pair.pred, header)
+    else:
+        loaded.prob = _probabilities(array, header)
+
+
+def _check_grid(pair: MaskPair, truth: NiftiHeader, pred: NiftiHeader, grid_tolerance: float) -> tuple[str, ...]:
+    try:
+        return check_pair(truth, pred, grid_tolerance)
+    except Fault as fault:
+        if fault.code != "PAIR_GEOMETRY":
+            raise
+        or_else = "".join(fault.remedy.partition(", or raise")[1:])
+        raise _off_grid(pair, fault.found, fault.wanted.replace("its image", "its truth", 1), or_else) from None
+
+
+def _off_grid(pair: MaskPair, found: str, wanted: str, or_else: str = "") -> Fault:
+    assert pair.pred is not None
+    remedy = "write the prediction on the grid of its truth; nothing is resized or resampled silently"
+    return Fault("PAIR_GEOMETRY", pair.pred, found, wanted, remedy + or_else)
+
+
+def _is_fractional(path: Path) -> bool:
+    header = read_header(path)
+    if header.dtype.kind in "iu" and header.slope == int(header.slope) and header.intercept == int(header.intercept):
+        return False
+    return not holds_integers(read_nifti(path)[0])
+
+
+def _probabilities(array: np.ndarray, header: NiftiHeader) -> np.ndarray:
+    low, high = float(array.min()), float(array.max())
+    if low < -_ROUNDING or high > 1 + _ROUNDING:
+        raise Fault(
+            "LABEL_SET",
+            header.path,
+            f"values from {low:g} to {high:g}, taken for probabilities{stored_scaled(header)}",
+            "foreground probabilities from 0 to 1, or integer labels",
+            "write the output of the sigmoid or softmax, not logits, and do not resample it with splines",
+        )
+    prob = array.astype(np.float32, order="K", copy=False)
+    return np.clip(prob, 0, 1, out=prob)
+
+
+def _truth_picture(path: Path) -> tuple[np.ndarray, None, list[str]]:
+    mask, remarks = read_levels(path).mask()
+    return mask.view(np.uint8), None, [f"{remark} (truth)" for remark in remarks]
+
+
+def _read_picture(loaded: LoadedPair, pair: MaskPair, pred_kind: str) -> None:
+    assert pair.pred is not None
+    grey = read_levels(pair.pred)
+    if grey.levels.shape != loaded.truth.shape:
+        raise _off_grid(
+            pair, f"shape {grey.levels.shape}", f"that of its truth {pair.truth}: shape {loaded.truth.shape}"
+        )
+    if pred_kind == "auto":
+        pred_kind = _kind_of_pictures([grey])
+    loaded.kind = pred_kind
+    if pred_kind == "mask":
+        mask, remarks = grey.mask()
+        loaded.pred = mask.view(np.uint8)
+        loaded.warnings += [f"{remark} (prediction)" for remark in remarks]
+    else:
+        loaded.prob = grey.probabilities()
+
+
+def _kind_of_pictures(greys: Iterable[GreyPicture]) -> str:
+    coarse: tuple[Path, list[int]] | None = None
+    for grey in greys:
+        if grey.lossy or grey.is_binary:
+            continue
+        levels = np.unique(grey.levels).tolist()
+        if len(levels) > _FEW_LEVELS:
+            return "probability"
+        coarse = coarse or (grey.path, levels)
+    if coarse is None:
+        return "mask"
+    path, levels = coarse
+    raise Fault(
+        "LABEL_SET",
+        path,
+        f"{len(levels)} levels, {', '.join(map(str, levels))}: labels of several classes, or coarse probabilities",
+        f"a mask of two levels or a map of more than {_FEW_LEVELS}",
+        "say with pred_kind whether the predictions are masks or probabilities",
+    )
