@@ -25,7 +25,7 @@ from medseg3d.training.progress import attach_progress_bar, attach_tensorboard
 from medseg3d.training.schedules import learning_rate_factor
 from medseg3d.training.selection import LastModel, kept_model
 from medseg3d.training.stream import CaseStream
-from medseg3d.training.trainer import SegmentationTrainer
+from medseg3d.training.trainer import Handlers, SegmentationTrainer
 
 __all__ = [
     "AlternatingObjectives",
@@ -36,6 +36,7 @@ __all__ = [
     "CaseStream",
     "EarlyStop",
     "FinalLoss",
+    "Handlers",
     "LastModel",
     "Objective",
     "PixelCrossEntropy",

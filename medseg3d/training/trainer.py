@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from ignite.engine import Events
+from ignite.engine import Engine, Events
 from monai.engines import SupervisedTrainer
 from monai.engines.workflow import Workflow
+from monai.handlers import MLFlowHandler
 from monai.utils.enums import CommonKeys as Keys
 from torch.nn.parallel import DistributedDataParallel
 
@@ -251,6 +252,25 @@ class SegmentationTrainer(SupervisedTrainer):
         else:
             change = f"--seed {self.seed + 1} (other batches; or begin anew with a lower --learning_rate)"
         return f"the same command with --resume true {change} goes on from {self.last_checkpoint}, which is whole"
+
+
+class Handlers:
+    """Handler that attaches others: those that a user or MONAI's `--tracking mlflow` adds to an engine's own.
+
+    Args:
+        handlers: each with `attach(engine)`.
+    """
+
+    def __init__(self, handlers: Sequence[Any]) -> None:
+        self.handlers = handlers
+
+    def attach(self, engine: Engine) -> None:
+        """Attach each of them, in order."""
+        for handler in self.handlers:
+            if isinstance(handler, MLFlowHandler) and isinstance(engine, SegmentationTrainer):
+                # MONAI reads the loss from a list of cases, which its own trainers make of a batch
+                handler.output_transform = lambda output: output[Keys.LOSS].item()
+            handler.attach(engine)
 
 
 @contextmanager

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from ignite.engine import Events
+from ignite.engine import Engine, Events
 from monai.data import DataLoader, Dataset
 from torch import nn
 
 from medseg3d.faults import Fault
-from medseg3d.training import AuxiliaryLoss, SegmentationTrainer
+from medseg3d.training import AuxiliaryLoss, BinaryCrossEntropy, Handlers, SegmentationTrainer
 
 
 class TwoHeads(nn.Module):
@@ -283,3 +283,30 @@ def test_a_training_that_ends_in_an_epoch_of_skipped_steps_fails() -> None:
 def test_fewer_skipped_steps_than_none_are_refused() -> None:
     with pytest.raises(ValueError, match="max_skipped_steps must be 0"):
         training([picture()], max_skipped_steps=-1)
+
+
+def test_handlers_that_are_added_hear_the_engine_after_its_own() -> None:
+    heard: list[str] = []
+
+    class Says:
+        def __init__(self, word: str) -> None:
+            self.word = word
+
+        def attach(self, engine: Engine) -> None:
+            engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: heard.append(self.word))
+
+    network = nn.Conv2d(3, 1, 1)
+    trained(network, BinaryCrossEntropy(), train_handlers=[Says("own"), Handlers([Says("first"), Says("second")])])
+    assert heard == ["own", "first", "second"]
+
+
+def test_mlflow_hears_the_loss_of_every_iteration(tmp_path: Path) -> None:
+    pytest.importorskip("mlflow")
+    from mlflow.tracking import MlflowClient
+    from monai.handlers import MLFlowHandler
+
+    uri = f"sqlite:///{tmp_path / 'mlruns.db'}"
+    handler = MLFlowHandler(uri, tag_name="train_loss", output_transform=lambda output: output[0]["loss"], run_name="a")
+    _, loss = trained(nn.Conv2d(3, 1, 1), BinaryCrossEntropy(), train_handlers=[Handlers([handler])])
+    run = handler.cur_run.info.run_id
+    assert [each.value for each in MlflowClient(uri).get_metric_history(run, "train_loss")] == pytest.approx([loss])
