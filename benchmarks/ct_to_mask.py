@@ -28,7 +28,8 @@ from monai.transforms import (
     Spacingd,
 )
 
-from medseg3d.inference import SlidingWindow
+from medseg3d.inference import SlidingWindow, with_engine
+from medseg3d.inference.backends import ENGINES
 from medseg3d.networks import SegResNetNL
 from medseg3d.networks.memory_format import channels_last
 from medseg3d.transforms import LoadNiftid, ResampleVolumed, RestoreLabelsd, SaveMaskd
@@ -37,7 +38,12 @@ STOCK = "MONAI's chain"
 OURS = "ours, float32"
 BFLOAT16 = "ours, bfloat16"
 FLOAT16 = "ours, float16"
-PRECISIONS = {OURS: "float32", BFLOAT16: "bfloat16", FLOAT16: "float16"}
+OPENVINO = "ours, OpenVINO"
+OPENVINO_BFLOAT16 = "ours, OpenVINO, bfloat16"
+PRECISIONS = {
+    **{OURS: "float32", BFLOAT16: "bfloat16", FLOAT16: "float16"},
+    **{OPENVINO: "float32", OPENVINO_BFLOAT16: "bfloat16"},
+}
 WHOLE, NO_NETWORK = "CT file to mask file", "the same, without a network"
 BEFORE, AFTER = "CT file to network", "logits to mask file"
 WINDOW_HU = (-100, 240)
@@ -108,6 +114,8 @@ def chains(arm: str, paths: tuple[Path, Path], knobs: dict) -> Chains:
     before = Compose([LoadNiftid("image", keep_integers=True), ResampleVolumed("image", knobs["spacing"]), window])
     after = Compose([RestoreLabelsd("pred"), SaveMaskd("pred")])
     inferer = SlidingWindow(roi_size, overlap, batch, precision=PRECISIONS[arm])
+    if arm in (OPENVINO, OPENVINO_BFLOAT16):
+        with_engine(inferer, "openvino")
     return before, inferer, after, folder / arm / f"{stem}_seg.nii.gz"
 
 
@@ -172,7 +180,11 @@ def main() -> None:
     arguments = parser.parse_args()
     names = ("spacing", "roi_size", "overlap", "sw_batch_size", "init_filters", "device")
     knobs = {name: getattr(arguments, name) for name in names}
-    ways = (STOCK, OURS, BFLOAT16) if arguments.device == "cpu" else (STOCK, OURS, BFLOAT16, FLOAT16)
+    ways = [STOCK, OURS, BFLOAT16]
+    if arguments.device == "cuda":
+        ways.append(FLOAT16)
+    elif ENGINES["openvino"].installed:
+        ways += [OPENVINO, OPENVINO_BFLOAT16]
     place = "the CPU" if arguments.device == "cpu" else torch.cuda.get_device_name()
     with tempfile.TemporaryDirectory() as temporary:
         paths = (ct_file(arguments, Path(temporary)), Path(temporary))
@@ -203,8 +215,9 @@ def main() -> None:
                 "Orientationd, Spacingd, ScaleIntensityRanged, SlidingWindowInferer, softmax, Invertd without "
                 "nearest_interp, argmax, SaveImaged, all with their defaults, as the model zoo's bundles have it. "
                 "*ours*: LoadNiftid (which verifies the file), ResampleVolumed, SlidingWindow, RestoreLabelsd, "
-                "SaveMaskd (which reads the mask back). A network with random weights says nothing of the Dice lost "
-                "in bfloat16 on a trained one. The machine is shared: trust the ratios, not the seconds."
+                "SaveMaskd (which reads the mask back). *OpenVINO*: `--engine openvino`, made in the first call, which "
+                "is not timed. A network with random weights says nothing of the Dice lost in bfloat16 on a trained "
+                "one. The machine is shared: trust the ratios, not the seconds."
             ),
             **{name: getattr(arguments, name) for name in ("repeats", "threads", "output")},
         )
