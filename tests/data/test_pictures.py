@@ -334,7 +334,8 @@ def test_pillows_own_bound_does_not_stand_in_the_way_of_a_raised_limit(
 ) -> None:
     Image.fromarray(photograph()).save(tmp_path / name)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1)  # with which every picture is a bomb
-    monkeypatch.setattr("medseg3d.data.picture_files.PIXELS", PIXELS._replace(default=1, variable="MEDSEG3D_TEST_PIXELS"))
+    small = PIXELS._replace(default=1, variable="MEDSEG3D_TEST_PIXELS")
+    monkeypatch.setattr("medseg3d.data.picture_files.PIXELS", small)
     monkeypatch.setenv("MEDSEG3D_TEST_PIXELS", str(photograph()[..., 0].size))
     assert read_picture(tmp_path / name).shape == photograph().shape
     assert Image.MAX_IMAGE_PIXELS == 1
