@@ -94,6 +94,7 @@ def ours(
             preprocessing=preprocessing,
             postprocessing=postprocessing,
             workers=workers,
+            overwrite=True,
         )
         predictor.run().check()
         return masks

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,22 +58,6 @@ class _Place(NamedTuple):
         return self.folder / name.parent / f"{name.name}{self.suffix}{self.kind}"
 
 
-class CaseList(list):
-    """Items to work on, as `medseg3d.inference.CasePredictor` and MONAI's data sets take them.
-
-    Attributes:
-        skipped: items that must not be worked on, each with a `reason`.
-        overwrite: whether items are worked on whatever stands in their place.
-    """
-
-    def __init__(
-        self, items: Iterable[dict[str, str]] = (), skipped: Iterable[dict[str, str]] = (), overwrite: bool = True
-    ) -> None:
-        super().__init__(items)
-        self.skipped = list(skipped)
-        self.overwrite = overwrite
-
-
 def input_items(
     inputs: str | Path | Sequence[str | Path],
     output_dir: str | Path,
@@ -86,7 +70,7 @@ def input_items(
     series: str | int | None = None,
     dicom_seg: bool = False,
     pseudonyms: str | Path | None = None,
-) -> CaseList:
+) -> list[dict[str, str]]:
     """The cases to segment, each with its image and the mask file it belongs to, and those to leave alone.
 
     A file `ct.nii.gz` gets the mask `<output_dir>/ct_seg.nii.gz`. A folder stands for all `.nii` and `.nii.gz` files
@@ -115,8 +99,7 @@ def input_items(
     Returns:
         Items `{"image", "mask_file", "case"}`, `"prob_file"` with a `prob_dir`, `"overlay_file"` with an `overlay_dir`
         and `"dicom_seg_file"` with `dicom_seg`, in the order of the inputs; those of DICOM also have `"series"`, as it
-        was given or "".
-        `skipped` holds those in whose place somebody else's file stands.
+        was given or "". Those in whose place somebody else's file stands have a `"reason"` to be left alone.
         Whether a mask of ours still holds is for `medseg3d.data.records.standing` to say.
 
     Raises:
@@ -172,7 +155,7 @@ def input_items(
         _check_apart(Path(pseudonyms), folders)
         names = {image: Path(name) for image, name in pseudonyms_of(pseudonyms, list(found)).items()}
     overwrite = as_flag(overwrite, "overwrite")
-    items = CaseList(overwrite=overwrite)
+    items = []
     for image, name in names.items():
         files = {key: place.file(name) for key, place in places.items()}
         for key, place in places.items():
@@ -185,10 +168,7 @@ def input_items(
             **({} if pseudonyms is None else {"pseudonym": str(name)}),
         }
         reason = None if overwrite else _foreign(files)
-        if reason is None:
-            items.append(item)
-        else:
-            items.skipped.append({**item, "reason": reason})
+        items.append(item if reason is None else {**item, "reason": reason})
     return items
 
 

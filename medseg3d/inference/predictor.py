@@ -24,6 +24,7 @@ from medseg3d.data.records import standing
 from medseg3d.faults import Fault, UsageFault, find_fault, internal_fault
 from medseg3d.inference.bounds import CaseBounds
 from medseg3d.inference.records import case_name, case_record, provenance, write_record
+from medseg3d.knobs import as_flag
 from medseg3d.precision import Precision, resolved
 
 logger = logging.getLogger("medseg3d")
@@ -130,7 +131,7 @@ class CasePredictor:
     Args:
         dataset: items `{"image", "mask_file", "case"}`, and `"prob_file"` where probabilities are wanted, best from
             `medseg3d.data.outputs.input_items`; or a MONAI data set of such items, whose transform then is the
-            preprocessing.
+            preprocessing. Items with a `"reason"` are left alone.
         network: logits (B, C, x, y, z) from images (B, 1, x, y, z), or (B, C, h, w) from pictures (B, 3, h, w); a
             Module is moved to `device`.
         inferer: called as `inferer(batch, network)`, for instance `SlidingWindow`.
@@ -145,6 +146,7 @@ class CasePredictor:
             with them: 1 for volumes, whose windows keep every core busy anyway.
         class_names: of the labels 1, 2, ..., for DICOM segmentations, which items with a `dicom_seg_file` get.
         manifest: the sums that the images have to have; None to take them as they are.
+        overwrite: whether to segment again what has a mask that stands.
 
     Raises:
         Fault: BAD_VALUE for `precision` or `workers`; of `run`, NO_SPACE before the first case.
@@ -186,6 +188,7 @@ class CasePredictor:
         workers: int | None = 1,
         class_names: Sequence[str] = (),
         manifest: Manifest | None = None,
+        overwrite: bool | str = False,
     ) -> None:
         if workers is None:
             workers = min(torch.get_num_threads(), _MOST_WORKERS)
@@ -206,6 +209,7 @@ class CasePredictor:
         self.workers = workers
         self.class_names = class_names
         self.manifest = manifest
+        self.overwrite = as_flag(overwrite, "overwrite")
         # memory for one case's layers is all that a GPU is asked for, whatever the number of workers
         self._turn = contextlib.nullcontext() if self.device.type == "cpu" else threading.Lock()
         self.bounds = CaseBounds(preprocessing, postprocessing, network, inferer, self.device, workers)
@@ -222,7 +226,7 @@ class CasePredictor:
         """
         runner = runner or self
         items = getattr(self.dataset, "data", self.dataset)
-        report = Report(skipped=list(getattr(items, "skipped", [])))
+        report = Report()
         clear_leftovers(items)
         todo = self._todo(items, report, runner.made_with())
         self.bounds.check_batch(todo)
@@ -243,7 +247,10 @@ class CasePredictor:
         """The cases to segment; the others go to the report, and the log says why."""
         todo = []
         for item in items:
-            if getattr(items, "overwrite", True) or "mask_file" not in item:
+            if "reason" in item:
+                report.skipped.append(item)
+                continue
+            if self.overwrite or "mask_file" not in item:
                 todo.append(item)
                 continue
             found = standing(item, made_with)

@@ -132,7 +132,7 @@ def test_control_characters_are_refused_on_one_line(tmp_path: Path) -> None:
 def test_masks_are_results_and_not_inputs(tmp_path: Path) -> None:
     touch(tmp_path, "ct.nii.gz", "ct_seg.nii.gz", "out/old_seg.nii.gz", "out/new.nii.gz")
     items = input_items([tmp_path], tmp_path)
-    assert masks(items + items.skipped, tmp_path) == ["out/new_seg.nii.gz", "ct_seg.nii.gz"]
+    assert masks(items, tmp_path) == ["ct_seg.nii.gz", "out/new_seg.nii.gz"]
     # a mask elsewhere is an image like any other
     assert len(input_items([tmp_path / "ct_seg.nii.gz"], tmp_path / "out")) == 1
 
@@ -175,7 +175,7 @@ def test_foreign_mask_is_never_replaced_unasked(tmp_path: Path, by: str) -> None
         mask.write_bytes(b"no NIfTI")
     else:
         nib.save(nib.Nifti1Image(np.zeros((2, 3, 4), np.uint8), AFFINE), mask)
-    (skipped,) = input_items(image, tmp_path / "out").skipped
+    (skipped,) = input_items(image, tmp_path / "out")
     assert skipped["reason"] == "a mask that was not written by medseg3d exists"
 
 
@@ -184,8 +184,8 @@ def test_our_png_without_its_record_is_made_again_and_anybody_elses_is_not(tmp_p
     write_picture_mask(tmp_path / "out" / "a_seg.png", np.eye(2))
     Image.new("L", (2, 2)).save(tmp_path / "out" / "b_seg.png")
     items = input_items(tmp_path / "in", tmp_path / "out", image_suffixes=[".jpg"], mask_suffix=".png")
-    assert [item["case"] for item in items] == ["a"]
-    assert [item["reason"] for item in items.skipped] == ["a mask that was not written by medseg3d exists"]
+    reasons = {item["case"]: item.get("reason") for item in items}
+    assert reasons == {"a": None, "b": "a mask that was not written by medseg3d exists"}
 
 
 def test_probabilities_lie_in_their_own_folder(tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_probabilities_lie_in_their_own_folder(tmp_path: Path) -> None:
 def test_foreign_probabilities_are_never_replaced_unasked(tmp_path: Path) -> None:
     (image,) = touch(tmp_path, "ct.nii")
     touch(tmp_path / "probs", "ct_prob.nii.gz")
-    (skipped,) = input_items(image, tmp_path / "out", prob_dir=tmp_path / "probs").skipped
+    (skipped,) = input_items(image, tmp_path / "out", prob_dir=tmp_path / "probs")
     assert skipped["reason"] == "a map of probabilities that was not written by medseg3d exists"
 
 
@@ -223,7 +223,7 @@ def test_an_overlay_of_ours_is_worked_on_and_a_foreign_one_left_alone(tmp_path: 
     write_png(tmp_path / "drawn" / "a_overlay.png", np.zeros((2, 2, 3), np.uint8))
     assert len(input_items(image, tmp_path / "out", **kinds)) == 1
     Image.new("L", (2, 2)).save(tmp_path / "drawn" / "a_overlay.png")
-    (skipped,) = input_items(image, tmp_path / "out", **kinds).skipped
+    (skipped,) = input_items(image, tmp_path / "out", **kinds)
     assert skipped["reason"] == "an overlay that was not written by medseg3d exists"
 
 

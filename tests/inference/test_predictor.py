@@ -17,7 +17,7 @@ from monai.inferers import SimpleInferer
 from monai.transforms import Compose, Orientationd, Spacingd
 from torch import nn
 
-from medseg3d.data.outputs import CaseList, input_items, record_file
+from medseg3d.data.outputs import input_items, record_file
 from medseg3d.data.tensors import save_tensors
 from medseg3d.faults import Fault
 from medseg3d.inference import CasePredictor, Report, SliceWindows, SlidingWindow, load_weights, with_engine
@@ -199,7 +199,7 @@ def test_no_record_speaks_of_another_mask(tmp_path: Path, moment: str) -> None:
 
     again = input_items(tmp_path / "ct.nii.gz", tmp_path / "out", overwrite=True)
     with pytest.raises(KeyboardInterrupt):
-        predictor(again, postprocessing=killed).run()
+        predictor(again, postprocessing=killed, overwrite=True).run()
     assert names(tmp_path / "out") == ["ct_seg.nii.gz"]
     # the mask without a record is ours, so the case is not done
     assert len(input_items(tmp_path / "ct.nii.gz", tmp_path / "out")) == 1
@@ -295,11 +295,11 @@ def test_data_set_with_its_own_transform_is_the_same(tmp_path: Path) -> None:
 
 def test_plain_list_needs_a_preprocessing() -> None:
     with pytest.raises(ValueError, match="preprocessing must be given"):
-        predictor(CaseList(), preprocessing=None)
+        predictor([], preprocessing=None)
 
 
 def test_nothing_to_do_is_done() -> None:
-    report = predictor(CaseList(skipped=[{"case": "a"}])).run()
+    report = predictor([{"case": "a", "reason": "somebody else's"}]).run()
     assert (report.exit_code, str(report)) == (0, "0 segmented, 1 skipped, 0 failed")
     assert report.check() is report
     assert Report().exit_code == 0
@@ -401,13 +401,13 @@ class TestWorkers:
         found = []
         for threads in (1, 3, 64):
             monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-            found.append(predictor(CaseList(), workers=None).workers)
+            found.append(predictor([], workers=None).workers)
         assert found == [1, 3, 8]
 
     @pytest.mark.parametrize("workers", [0, "many"])
     def test_what_is_no_number_of_cases_is_refused(self, workers: object) -> None:
         with pytest.raises(Fault, match=f"^BAD_VALUE --workers: {workers!r}, expected a number of cases, 1 or more"):
-            predictor(CaseList(), workers=workers)
+            predictor([], workers=workers)
 
 
 def test_network_infers_without_dropout_and_without_gradients(tmp_path: Path) -> None:
