@@ -38,7 +38,7 @@ from medseg3d.transforms import (
 
 _SLABS = 64 << 20  # of the way back to the original grid
 _KERNELS = 8  # of the memory of a forward pass, what kernels take besides to reorder it
-_LIBRARIES = 96 << 20  # what they load at the first case
+_LIBRARIES = 160 << 20  # what they load at the first case
 _MASK = 100  # voxels in a byte: masks of a pancreas compress to a 200th, of polyps to a 700th
 _RECORD = 4096
 _LOGITS = 2  # of a network that is not known
@@ -105,7 +105,7 @@ class CaseBounds:
         """
         if self.loader is None:
             return
-        self._refuse(item, self.memory(item) * self.workers, available_memory(), "memory")
+        self._refuse(item, self.memory(item, self.workers), available_memory(), "memory")
         if self.device.type == "cuda":
             self._refuse(item, self._window[0], torch.cuda.mem_get_info(self.device)[0], "memory of the GPU")
 
@@ -142,8 +142,8 @@ class CaseBounds:
                 f"shrink --roi_size or --sw_batch_size, coarsen --spacing{fewer}, or take another --device",
             )
 
-    def memory(self, item: Mapping[str, Any]) -> int:
-        """About the bytes of this machine's memory that a case takes: of its steps that one's which needs most.
+    def memory(self, item: Mapping[str, Any], cases: int = 1) -> int:
+        """About the bytes of this machine's memory that cases like this take: of their steps that one which needs most.
 
         Raises:
             Fault: whatever its header is refused for.
@@ -154,7 +154,8 @@ class CaseBounds:
         original, prepared = grid.size, math.prod(self.prepared(grid))
         maps = 4 if "prob_file" in item else 0
         inference = prepared * 4 * (2 + logits) + window + window // _KERNELS  # image, logits and their weights
-        restoring = prepared * 4 * (1 + logits) + original * (1 + maps) + _SLABS
+        slabs = min(_SLABS, 24 * max(original, prepared))
+        restoring = prepared * 4 * (1 + logits) + original * (1 + maps) + slabs
         if isinstance(self.loader, LoadPictured):
             # a picture comes back in one slab
             voxels = [grid.reading, 14 + maps, 26 if maps else 0, 23 if "overlay_file" in item else 0]
@@ -162,8 +163,8 @@ class CaseBounds:
             turned = any(isinstance(step, Orientationd) for step in self.steps)
             # reading and turning; then writing and reading back, of a map too
             voxels = [grid.reading, 8 if turned else 0, 4 + maps, 15 if maps else 0, 32 if self.cleans else 0]
-        resizing = grid.read * original + 4 * prepared + _SLABS
-        return max(original * max(voxels), resizing, 12 * prepared, inference, restoring) + _LIBRARIES
+        resizing = grid.read * original + 4 * prepared + slabs
+        return max(original * max(voxels), resizing, 12 * prepared, inference, restoring) * cases + _LIBRARIES
 
     def grid(self, item: Mapping[str, Any]) -> Grid:
         """What the header of a case's image says.

@@ -119,7 +119,7 @@ def test_a_case_beyond_the_memory_is_refused_by_its_header_and_the_others_go_on(
 def test_cases_at_once_need_the_memory_of_all(tmp_path, monkeypatch):
     item = {"image": str(write_ct(tmp_path / "ct.nii.gz"))}
     chain = Compose([LoadNiftid("image")])
-    monkeypatch.setattr(FREE, lambda: 3 * bounds_of(chain).memory(item))
+    monkeypatch.setattr(FREE, lambda: bounds_of(chain).memory(item, 3))
     bounds_of(chain, workers=3).check_case(item)
     with pytest.raises(Fault, match=r"OUT_OF_MEMORY .* ask for --workers 1 instead of 4"):
         bounds_of(chain, workers=4).check_case(item)
