@@ -9,7 +9,8 @@ import argparse
 from pathlib import Path
 
 from medseg3d.faults import Fault
-from medseg3d.reports.overlays import case_overlay
+from medseg3d.reports.curves import save_figure
+from medseg3d.reports.overlays import draw_case, read_case
 
 
 def main() -> None:
@@ -21,7 +22,7 @@ def main() -> None:
     parser.add_argument("--truth", type=Path)
     args = parser.parse_args()
     try:
-        case_overlay(args.scan, args.truth, args.prediction, args.output)
+        save_figure(draw_case(read_case(args.scan, args.truth, args.prediction)), args.output)
     except Fault as fault:
         parser.exit(1, f"error: {fault}\n")
 

@@ -144,7 +144,7 @@ class TestVerb:
         assert "not for clinical use" in out
         summary = read_summary(tmp_path / "out/summary.json")
         assert summary.intervals["seed"] == 3
-        assert (summary.edges[0].low, summary.edges[0].high) == (20, 30)
+        assert summary.size_edges("polyp") == (20, 30)
 
     @pytest.mark.parametrize(
         ("damage", "words", "code", "exit_code"),

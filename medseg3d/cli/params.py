@@ -60,10 +60,11 @@ def run(args: argparse.Namespace) -> int:
         papers = args.paper or papers_of_bundle(bundle)
         rows += paper_report(papers) if papers else []
     if args.figure:
-        from medseg3d.reports.parameter_figure import parameter_figure
+        from medseg3d.reports.curves import save_figure
+        from medseg3d.reports.parameter_figure import draw_parameters, panels_of
         from medseg3d.reports.scored_runs import scored_runs
 
-        parameter_figure(rows, args.figure, scored_runs(args.runs))
+        save_figure(draw_parameters(panels_of(rows, scored_runs(args.runs))), args.figure)
     table = FORMATS[args.format](rows, args.depth)
     if args.output:
         with atomic_write(args.output, "w") as file:

@@ -14,7 +14,7 @@ import torch
 from medseg3d import metrics
 from medseg3d.evaluation.aggregate import CONFIDENCE, RESAMPLES, Aggregation, are_grouped
 from medseg3d.evaluation.files import write_evaluation
-from medseg3d.evaluation.records import FOREGROUND, Case, Settings, Summary
+from medseg3d.evaluation.records import FOREGROUND, Case, Settings, Summary, Unit
 from medseg3d.metrics import SCORES, BinnedPRCurve, ConfusionCounts
 from medseg3d.metrics.scores import score_along
 
@@ -192,26 +192,25 @@ class Evaluation:
         """
         if not self.cases:
             raise ValueError("an evaluation must have at least one case, found none")
-        how = Aggregation(self.region, self._ndim == 2, self.grid, self.edges, self.seed)
-        scores, counted, edges = [], [], []
-        for name in self.classes:
-            of_class = how.scores(name, self.cases)
-            scores += of_class[0]
-            counted += of_class[1]
-            edges.append(of_class[2])
+        in_ml = all(case.voxel_mm3 is not None for case in self.cases.values())
+        unit: Unit = "percent" if self._ndim == 2 else "ml" if in_ml else "voxels"
+        how = Aggregation(self.region, unit, self.grid, self.edges, self.seed)
+        of_classes = [how.scores(name, self.cases) for name in self.classes]
+        scores = [score for scores, _ in of_classes for score in scores]
         if self.curve is not None:
             value = self.curve.average_precision()
             scores.append(how.pooled(self.region, "average_precision", value, self._n_prob))
         return Summary(
             scores=scores,
-            cases=counted,
-            edges=edges,
+            cases=[count for _, counted in of_classes for count in counted],
             settings=Settings(
                 images="picture" if self._ndim == 2 else "volume",
                 n_cases=len(self.cases),
                 n_probabilities=self._n_prob,
                 pranet_min_max=self.pranet_min_max,
                 surface_tolerance_mm=self.surface_tolerance_mm,
+                size_unit=unit,
+                size_edges_given=self.edges is not None,
             ),
             intervals={
                 "method": "percentile bootstrap",

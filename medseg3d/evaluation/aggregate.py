@@ -6,10 +6,9 @@ import math
 import statistics
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from medseg3d import metrics
-from medseg3d.evaluation.records import Case, CaseCount, Edges, Over, Score, Unit
+from medseg3d.evaluation.records import Case, CaseCount, Over, Score, Unit
 from medseg3d.metrics import SCORES, ConfusionCounts
 from medseg3d.metrics.levels import MAXIMA
 
@@ -32,34 +31,39 @@ class Aggregation:
 
     Attributes:
         region: the class that probabilities and two-class scores are of.
-        pictures: whether the cases are pictures.
+        size_unit: of the sizes of truths.
         grid: repeated in every record.
         edges: the two sizes that part small, medium and large cases; None for tertiles.
         seed: of the resampling behind the intervals.
     """
 
     region: str
-    pictures: bool
+    size_unit: Unit
     grid: str
     edges: Sequence[float] | None
     seed: int
 
-    def scores(self, name: str, cases: Cases) -> tuple[list[Score], list[CaseCount], Edges]:
+    def scores(self, name: str, cases: Cases) -> tuple[list[Score], list[CaseCount]]:
         """All scores of a class: of all cases, of the small, medium and large ones, of each data set."""
         scores = self._of_cases(name, cases) + self._over_slices(name, cases) + self._over_groups(name, cases)
         if name == self.region:
             scores += self._two_classes(name, cases)
-        edges, strata = self._strata(name, cases)
-        parts: list[tuple[dict[str, Any], list[str]]] = [({"size": size}, names) for size, names in strata.items()]
-        for data_set in dict.fromkeys(case.data_set for case in cases.values() if case.data_set is not None):
-            own = [key for key, case in cases.items() if case.data_set == data_set]
-            parts.append(({"data_set": data_set}, own))
         counted = [_count(name, cases)]
-        for part, names in parts:
-            chosen = {key: cases[key] for key in names}
-            counted.append(replace(_count(name, chosen), **part))
-            scores += [replace(score, **part) for score in (self._of_cases(name, chosen) if chosen else ())]
-        return scores, counted, edges
+        strata = metrics.size_strata(self._sizes(name, cases), self.edges)
+        low, high = map(_or_none, strata.edges)
+        bounds = {"small": (None, low), "medium": (low, high), "large": (high, None)}
+        parts = [(size, "", names) for size, names in strata.cases.items()]
+        for data_set in dict.fromkeys(case.data_set for case in cases.values() if case.data_set is not None):
+            parts.append(("", data_set, [key for key, case in cases.items() if case.data_set == data_set]))
+        for size, data_set, names in parts:
+            own = {key: cases[key] for key in names}
+            least, below = bounds.get(size, (None, None))
+            count = replace(_count(name, own), size=size, data_set=data_set, from_size=least, below_size=below)
+            counted.append(count)
+            scores += [
+                replace(score, size=size, data_set=data_set) for score in (self._of_cases(name, own) if own else ())
+            ]
+        return scores, counted
 
     def pooled(
         self,
@@ -132,19 +136,14 @@ class Aggregation:
         sd = statistics.stdev(value for value in values if not math.isnan(value)) if n > 1 else None
         return Score(name, score, over, _or_none(mean), n, grid=self.grid, low=low, high=high, sd=sd, left_out=left_out)
 
-    def _strata(self, name: str, cases: Cases) -> tuple[Edges, Mapping[str, list[str]]]:
+    def _sizes(self, name: str, cases: Cases) -> dict[str, float]:
+        """Case -> size of its truth."""
         counts = {key: case.counts[name] for key, case in cases.items()}
-        unit: Unit = "percent" if self.pictures else "ml"
-        if self.pictures:
-            sizes = {key: 100 * each.n_truth / max(each.n, 1) for key, each in counts.items()}
-        elif any(case.voxel_mm3 is None for case in cases.values()):
-            unit = "voxels"
-            sizes = {key: float(each.n_truth) for key, each in counts.items()}
-        else:
-            sizes = {key: each.n_truth * (cases[key].voxel_mm3 or 0.0) / 1000 for key, each in counts.items()}
-        strata = metrics.size_strata(sizes, self.edges)
-        low, high = map(_or_none, strata.edges)
-        return Edges(name, unit, low, high, self.edges is not None), strata.cases
+        if self.size_unit == "percent":
+            return {key: 100 * each.n_truth / max(each.n, 1) for key, each in counts.items()}
+        if self.size_unit == "voxels":
+            return {key: float(each.n_truth) for key, each in counts.items()}
+        return {key: each.n_truth * (cases[key].voxel_mm3 or 0.0) / 1000 for key, each in counts.items()}
 
 
 def are_grouped(cases: Cases) -> bool:

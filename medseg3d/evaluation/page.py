@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from medseg3d.evaluation.records import SIZES, Score, Summary
+from medseg3d.evaluation.records import Score, Summary
 from medseg3d.evaluation.wording import UNITS, convention
 
 
@@ -42,19 +42,15 @@ def as_text(summary: Summary) -> str:
 
 
 def _strata_table(summary: Summary, name: str) -> list[str]:
-    edges = summary.edges_of(name)
-    counts = {each.size: each.n for each in summary.cases if each.class_name == name}
-    sizes = [size for size in SIZES if counts.get(size)]
-    if edges.low is None or edges.high is None or not sizes:
-        return []
-    bounds = {"small": f"below {edges.low:.3g}", "medium": f"{edges.low:.3g} to {edges.high:.3g}"}
-    bounds["large"] = f"from {edges.high:.3g}"
-    columns = {
-        f"{size}: {bounds[size]} {UNITS[edges.unit]} ({counts[size]} cases)": summary.pick(class_name=name, size=size)
-        for size in sizes
-    }
-    how = "given" if edges.given else "tertiles of the truths' sizes"
-    return [f"By the size of the truth; edges: {how}.", "", *_side_by_side(columns)]
+    columns = {}
+    for count in summary.cases:
+        if count.class_name == name and count.size and count.n:
+            low, high = (None if edge is None else f"{edge:.3g}" for edge in (count.from_size, count.below_size))
+            bounds = f"below {high}" if low is None else f"from {low}" if high is None else f"{low} to {high}"
+            head = f"{count.size}: {bounds} {UNITS[summary.settings.size_unit]} ({count.n} cases)"
+            columns[head] = summary.pick(class_name=name, size=count.size)
+    how = "given" if summary.settings.size_edges_given else "tertiles of the truths' sizes"
+    return [f"By the size of the truth; edges: {how}.", "", *_side_by_side(columns)] if columns else []
 
 
 def _data_set_table(summary: Summary, name: str) -> list[str]:

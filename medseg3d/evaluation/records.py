@@ -23,8 +23,6 @@ background and foreground, each pooled, as mmsegmentation; levels: the best of 2
 Unit = Literal["ml", "percent", "voxels"]
 """Of the size of a truth; percent: of the picture."""
 
-SIZES = ("small", "medium", "large")
-
 
 @dataclass(frozen=True)
 class Case:
@@ -103,6 +101,8 @@ class CaseCount:
         missed: something is there and nothing was found.
         size: as in `Score`.
         data_set: as in `Score`.
+        from_size: the least size of the truth; None for no bound.
+        below_size: the size that it does not reach; None for no bound.
     """
 
     class_name: str
@@ -112,25 +112,8 @@ class CaseCount:
     missed: int
     size: str = ""
     data_set: str = ""
-
-
-@dataclass(frozen=True)
-class Edges:
-    """The sizes of the truth that part small, medium and large cases of a class; None where no case has a size.
-
-    Attributes:
-        class_name: as in `Score`.
-        unit: of the sizes.
-        low: small is below.
-        high: large is from here on.
-        given: whether the caller has given them; else they are the tertiles of the cases.
-    """
-
-    class_name: str
-    unit: Unit
-    low: float | None
-    high: float | None
-    given: bool
+    from_size: float | None = None
+    below_size: float | None = None
 
 
 @dataclass(frozen=True)
@@ -143,6 +126,9 @@ class Settings:
         n_probabilities: those with a probability.
         pranet_min_max: whether maps were stretched from minimum to maximum for PraNet's scores.
         surface_tolerance_mm: of the surface Dice.
+        size_unit: of the sizes of truths.
+        size_edges_given: whether the caller has named the sizes that part small, medium and large; else they are the
+            tertiles of the cases.
     """
 
     images: Literal["picture", "volume"] = "picture"
@@ -150,6 +136,8 @@ class Settings:
     n_probabilities: int = 0
     pranet_min_max: bool = False
     surface_tolerance_mm: float = 0.0
+    size_unit: Unit = "voxels"
+    size_edges_given: bool = False
 
 
 @dataclass(frozen=True)
@@ -159,7 +147,6 @@ class Summary:
     Attributes:
         scores: a record for each.
         cases: how many cases there were, for each class, size and data set.
-        edges: where small, medium and large begin, for each class.
         settings: what the scores have in common.
         intervals: how the intervals were made.
         context: what else the caller has stated (part, seed, split, model, versions, warnings, ...).
@@ -167,7 +154,6 @@ class Summary:
 
     scores: Sequence[Score] = ()
     cases: Sequence[CaseCount] = ()
-    edges: Sequence[Edges] = ()
     settings: Settings = Settings()
     intervals: Mapping[str, Any] = field(default_factory=dict)
     context: Mapping[str, Any] = field(default_factory=dict)
@@ -191,10 +177,13 @@ class Summary:
         found = self.pick(class_name=class_name, score=score, over=over, size=size, data_set="")
         return found[0] if found else None
 
-    def edges_of(self, class_name: str) -> Edges:
-        """Where the sizes of a class are parted; nowhere, in voxels, for a class that has none."""
-        none = Edges(class_name, "voxels", None, None, False)
-        return next((edges for edges in self.edges if edges.class_name == class_name), none)
+    def size_edges(self, class_name: str) -> tuple[float, float] | None:
+        """The sizes of the truth from which cases of a class are medium and large; None where nothing has a size."""
+        for count in self.cases:
+            if (count.class_name, count.size) == (class_name, "medium"):
+                low, high = count.from_size, count.below_size
+                return None if low is None or high is None else (low, high)
+        return None
 
     @property
     def whole(self) -> Summary:
@@ -237,5 +226,5 @@ def check_version(content: Mapping[str, Any], path: str | Path) -> None:
         raise Fault("SCORE_FILE", path, f"scores in form {version}", f"form {VERSION}", remedy)
 
 
-_ROWS: Mapping[str, type] = {"scores": Score, "cases": CaseCount, "edges": Edges}
+_ROWS: Mapping[str, type] = {"scores": Score, "cases": CaseCount}
 _OWN = {"version", "settings", "intervals"}

@@ -9,10 +9,11 @@ from string import ascii_lowercase
 from medseg3d.evaluation.records import Score
 from medseg3d.evaluation.wording import OVER
 from medseg3d.faults import Fault
+from medseg3d.reports.curves import save_figure
 from medseg3d.reports.document import Block, Bullets, Cell, ColumnKind, Picture, Table, Text
 from medseg3d.reports.paper_table import Column, PaperTable, side_by_side
 from medseg3d.reports.papers import PAPERS, TABLES
-from medseg3d.reports.parameter_figure import panels_of, parameter_figure
+from medseg3d.reports.parameter_figure import draw_parameters, panels_of
 from medseg3d.reports.parameter_tables import COLUMNS, HOW_COUNTED
 from medseg3d.reports.parameters import ParameterRow, paper_report, papers_of_bundle, recorded_row
 from medseg3d.reports.runs import EvaluatedRun
@@ -124,9 +125,10 @@ def parameter_blocks(runs: Sequence[EvaluatedRun], figures: Path) -> list[Block]
     of_papers = paper_report(papers) if papers else []
     rows = own + of_papers
     blocks: list[Block] = []
-    if sum(map(len, panels_of(of_papers, scored).values())) > 1:
+    panels = panels_of(of_papers, scored)
+    if sum(map(len, panels.values())) > 1:
         words = "Parameters of each network over its Dice; every point says how its Dice was taken."
-        png = parameter_figure(of_papers, figures / "parameters.png", scored)
+        png = save_figure(draw_parameters(panels), figures / "parameters.png")
         blocks.append(Picture(png, alt=words, caption=words, wide=True))
     if rows:
         columns: list[tuple[str, ColumnKind]] = [("network", "text"), *((name, "number") for name, _ in COLUMNS)]

@@ -49,7 +49,7 @@ def draw_sizes(runs: Sequence[EvaluatedRun], class_name: str) -> Figure | None:
     The size is in the unit of the first run's strata, on a scale of powers of ten.
     """
     figure, (axes,) = new_figure(5.4, 4.0)
-    unit = runs[0].summary.edges_of(class_name).unit
+    unit = runs[0].summary.settings.size_unit
     drawn = 0
     for index, run in enumerate(runs):
         sizes = run.sizes(class_name, unit)

@@ -19,7 +19,6 @@ from medseg3d.data.label_maps import check_labels
 from medseg3d.data.nifti import read_nifti
 from medseg3d.data.planes import mask_centre, plane_slices, voxel_indices
 from medseg3d.metrics import ConfusionCounts, dice
-from medseg3d.reports.curves import save_figure
 from medseg3d.reports.painter import (
     border_handles,
     draw_border,
@@ -106,39 +105,6 @@ class OverlayCase(ComparedMasks):
         return f"{mask.sum() * self.voxel_ml:.1f} ml"
 
 
-def case_overlay(
-    image_file: str | Path,
-    truth_file: str | Path | None,
-    pred_file: str | Path,
-    output_png: str | Path,
-    *,
-    name: str | None = None,
-    label: int | None = None,
-    target: str = "foreground",
-    window_hu: tuple[float, float] = (-160, 240),
-) -> Path:
-    """Write a PNG of one case in three planes: whole image, borders, errors; its path comes back.
-
-    The planes go through the truth (through the prediction where there is no truth). The lower rows are enlarged
-    around it; a frame in the upper row shows where. Any orientation on disk gives the same picture.
-
-    Args:
-        image_file: NIfTI volume in HU, or None for masks on black.
-        truth_file: its label on the same grid, or None.
-        pred_file: the predicted mask on the same grid.
-        output_png: file to write, whole or not at all.
-        name: name of the case; by default that of the image file, or of the prediction.
-        label: the label value that is looked at; None takes all values above 0 together.
-        target: the word for it in title and legend.
-        window_hu: grey window, black and white end.
-
-    Raises:
-        Fault: as `medseg3d.data.nifti.read_nifti`; PAIR_GEOMETRY, LABEL_SET.
-    """
-    case = read_case(image_file, truth_file, pred_file, name=name, label=label, target=target)
-    return save_figure(draw_case(case, window_hu), output_png)
-
-
 def read_case(
     image_file: str | Path | None,
     truth_file: str | Path | None,
@@ -150,11 +116,23 @@ def read_case(
     threshold: float | None = None,
     grid_tolerance: float = GRID_TOLERANCE,
 ) -> OverlayCase:
-    """The image and its masks, read from NIfTI files and seen to lie on one grid; arguments as in `case_overlay`.
+    """The image and its masks, read from NIfTI files and seen to lie on one grid.
 
     They are turned to RAS, so that a case looks the same however it is stored, also where two voxels are equally near
-    to the centre. With a `threshold` the prediction is a map of probabilities, foreground from there on; with a
-    `grid_tolerance` of one's own, that of the evaluation, they may lie further apart.
+    to the centre.
+
+    Args:
+        image_file: volume in HU, or None for masks on black.
+        truth_file: its label, or None.
+        pred_file: the predicted mask.
+        name: name of the case; by default that of the image file, or of the prediction.
+        label: the label value that is looked at; None takes all values above 0 together.
+        target: the word for it in title and legend.
+        threshold: of a prediction of probabilities, foreground from there on; None for a mask.
+        grid_tolerance: how far a corner of one may lie from that of the other, in voxels.
+
+    Raises:
+        Fault: as `medseg3d.data.nifti.read_nifti`; PAIR_GEOMETRY, LABEL_SET.
     """
     image, header = (None, read_nifti(pred_file)[1]) if image_file is None else read_nifti(image_file)
     to_ras = nib.orientations.io_orientation(header.affine)
@@ -178,7 +156,11 @@ def read_case(
 
 
 def draw_case(case: OverlayCase, window_hu: tuple[float, float] = (-160, 240)) -> Figure:
-    """The figure of `case_overlay`: a column for each plane; rows image, borders, errors, as far as there are any."""
+    """A column for each plane; rows whole image, borders and errors, as far as there are any.
+
+    The planes go through the truth (through the prediction where there is no truth). The lower rows are enlarged
+    around it; a frame in the upper row shows where.
+    """
     centre = case.centre_mm
     field_mm = field_of_view_mm(case)
     shown = np.broadcast_to(np.float32(window_hu[0]), case.pred.shape) if case.image is None else case.image

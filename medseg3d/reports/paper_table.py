@@ -183,18 +183,8 @@ def side_by_side(table: PaperTable, ours: Ours | None = None) -> tuple[list[str]
     Args:
         table: the paper's.
         ours: what we found, by row name and column key, written in the unit of the column.
-
-    Raises:
-        ValueError: ours names a row or column that the table lacks, or a column with nothing of ours to compare.
     """
     ours = ours or {}
-    comparable = [column.key for column in table.columns if column.score]
-    for row, found in ours.items():
-        if row not in table.row_names:
-            raise ValueError(f"ours must be of rows {table.row_names} of {table.name}, found {row!r}")
-        for key in found:
-            if key not in comparable:
-                raise ValueError(f"ours must be of columns {comparable} of {table.name}, found {key!r}")
     headings: list[str] = []
     columns: list[list[PaperCell]] = []
     for column in table.columns:
@@ -218,9 +208,6 @@ def as_markdown(table: PaperTable, ours: Ours | None = None) -> str:
     Args:
         table: the paper's.
         ours: as in `side_by_side`.
-
-    Raises:
-        ValueError: as `side_by_side`.
 
     Example:
         >>> columns = (Column("net", "Network"), Column("dice", "Dice", "high", score="dice", over=("cases",)))

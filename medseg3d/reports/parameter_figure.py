@@ -5,7 +5,6 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,7 +12,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from matplotlib.transforms import Bbox
 
 from medseg3d.data.colours import OKABE_ITO
-from medseg3d.reports.curves import new_figure, save_figure
+from medseg3d.reports.curves import new_figure
 from medseg3d.reports.paper_networks import PAPER_NETWORKS
 from medseg3d.reports.paper_table import PaperTable
 from medseg3d.reports.papers import PAPERS, TABLES
@@ -56,25 +55,8 @@ class Point:
     printed: tuple[float, float] | None = None
 
 
-def parameter_figure(rows: Sequence[ParameterRow], output_png: str | Path, runs: Sequence[ScoredRun] = ()) -> Path:
-    """Write a PNG of parameters (log scale) against Dice, a panel for each kind of data; its path comes back.
-
-    A row is drawn if it is a paper's network and the paper has a Dice for it. Where the paper prints another count, or
-    a Dice that is not the foreground's own, a line leads to a hollow point there.
-
-    Args:
-        rows: of `paper_report`; others are left out.
-        output_png: file to write, whole or not at all.
-        runs: ours beside them.
-
-    Raises:
-        ValueError: there is nothing to draw.
-    """
-    return save_figure(draw_parameters(panels_of(rows, runs)), output_png)
-
-
 def panels_of(rows: Sequence[ParameterRow], runs: Sequence[ScoredRun] = ()) -> dict[str, list[Point]]:
-    """The points of each kind of data, the papers' first."""
+    """The points of each kind of data: the papers' networks that are in the rows and have a Dice, then our runs."""
     panels: dict[str, list[Point]] = {}
     counted = {(row.source, row.network): row for row in rows}
     for each in PAPER_NETWORKS:
@@ -101,7 +83,10 @@ def _fraction(table: PaperTable, row: str, key: str) -> float | None:
 
 
 def draw_parameters(panels: dict[str, list[Point]]) -> Figure:
-    """The figure of `parameter_figure`."""
+    """Parameters (log scale) against Dice, a panel for each kind of data.
+
+    Where a paper prints another count, or a Dice that is not the foreground's own, a line leads to a hollow point.
+    """
     if not panels:
         raise ValueError("there must be at least one network with a Dice to draw")
     figure, all_axes = new_figure(7.6, 5.4 * len(panels), rows=len(panels))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from medseg3d.evaluation.records import Edges, Score
+from medseg3d.evaluation.records import Score, Summary
 from medseg3d.evaluation.wording import KINDS, OVER, UNITS, WORDS, kind_of
 from medseg3d.metrics import SCORES
 from medseg3d.reports.curves import PRSeries
@@ -180,7 +180,7 @@ def strata_table(runs: Sequence[EvaluatedRun], class_name: str) -> Table:
     ]
     heads: list[tuple[str, ColumnKind]] = [("run", "text")] if len(runs) > 1 else []
     heads += [("truth", "text"), ("cases", "number"), *((WORDS[name].label, "number") for name in names)]
-    edges = dict.fromkeys(_edges_in_words(run.summary.edges_of(class_name)) for run in runs)
+    edges = dict.fromkeys(_edges_in_words(run.summary, class_name) for run in runs)
     caption = f"{class_name}: mean over the cases of each size; below each value its 95 % interval"
     return Table(caption, heads, rows, note=" ".join(edges))
 
@@ -316,11 +316,9 @@ def _interval(score: Score) -> str:
     return interval(score.interval, WORDS[score.score].decimals)
 
 
-def _edges_in_words(edges: Edges) -> str:
-    if edges.low is None or edges.high is None:
-        return ""
-    unit = UNITS[edges.unit]
-    return f"Small is a truth below {edges.low:.4g} {unit}, large one from {edges.high:.4g} {unit} on."
+def _edges_in_words(summary: Summary, class_name: str) -> str:
+    edges, unit = summary.size_edges(class_name), UNITS[summary.settings.size_unit]
+    return f"Small is a truth below {edges[0]:.4g} {unit}, large one from {edges[1]:.4g} {unit} on." if edges else ""
 
 
 def _shortened(n: int) -> str:

@@ -25,7 +25,6 @@ from medseg3d.evaluation.files import (
     read_summary,
     score_rows,
 )
-from medseg3d.evaluation.records import Edges
 from medseg3d.evaluation.wording import WORDS, convention
 from medseg3d.faults import Fault
 from medseg3d.metrics import ConfusionCounts
@@ -142,7 +141,8 @@ class TestConventions:
         for case, n in (("tiny", 1), ("half", 4), ("empty", 0), ("quarter", 2)):
             evaluation.add(case, line(0), line(*range(n)))
         summary = evaluation.summary()
-        assert summary.edges == [Edges("polyp", "percent", 20, 40, given=True)]
+        assert summary.size_edges("polyp") == (20, 40)
+        assert (summary.settings.size_unit, summary.settings.size_edges_given) == ("percent", True)
         assert {each.size: each.n for each in summary.cases} == {"": 4, "small": 1, "medium": 1, "large": 1}
         assert value(summary, "dice", size="small") == 1
         assert value(summary, "dice", size="large") == pytest.approx(2 / 5)
@@ -314,8 +314,9 @@ class TestVolumes:
         assert evaluation.summary().find("pancreas", "dice", "slices").n == 1
 
     def test_size_is_in_millilitres(self):
-        (edges,) = self.volumes().summary().edges
-        assert (edges.unit, edges.low, edges.high) == ("ml", pytest.approx(0.64), pytest.approx(32 * 20 / 1000))
+        summary = self.volumes().summary()
+        assert summary.settings.size_unit == "ml"
+        assert summary.size_edges("pancreas") == pytest.approx((0.64, 32 * 20 / 1000))
 
 
 def test_several_classes_are_scored_alone_and_together():

@@ -68,9 +68,7 @@ def test_a_summary_of_another_version_is_refused_with_what_to_do(version, found,
         read_summary(tmp_path / "summary.json")
 
 
-@pytest.mark.parametrize(
-    "change", [{"scores": [{"class_name": "pancreas"}]}, {"settings": {"grid": ""}}, {"cases": 3}, {"edges": None}]
-)
+@pytest.mark.parametrize("change", [{"scores": [{"class_name": "pancreas"}]}, {"settings": {"grid": ""}}, {"cases": 3}])
 def test_a_summary_of_another_form_is_refused(change, tmp_path):
     write_json(tmp_path / "summary.json", {**summary().as_json(), **change})
     with pytest.raises(Fault, match=r"SCORE_FILE .*summary\.json: scores of another form"):

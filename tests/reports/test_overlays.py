@@ -4,7 +4,8 @@ import pytest
 from matplotlib.colors import to_hex
 
 from medseg3d.faults import Fault
-from medseg3d.reports.overlays import OverlayCase, case_overlay, draw_case, field_of_view_mm, read_case
+from medseg3d.reports.curves import save_figure
+from medseg3d.reports.overlays import OverlayCase, draw_case, field_of_view_mm, read_case
 from medseg3d.reports.painter import ERROR_STYLES, PRED_STYLE, TRUTH_STYLE
 
 AFFINE = np.diag([2.0, 2.0, 5.0, 1.0])  # a voxel of 0.02 ml
@@ -154,8 +155,8 @@ def test_orientation_on_disk_does_not_change_the_picture(tmp_path, files, orient
     for key, file in files.items():
         array = np.asarray(nib.load(file).dataobj)
         turned[key] = save(tmp_path / f"turned_{file.name}", array, orientation)
-    first = case_overlay(**files, output_png=tmp_path / "1.png", name="ct_1")
-    second = case_overlay(**turned, output_png=tmp_path / "2.png", name="ct_1")
+    cases = [read_case(**each, name="ct_1") for each in (files, turned)]
+    first, second = (save_figure(draw_case(case), tmp_path / f"{i}.png") for i, case in enumerate(cases))
     assert first.read_bytes() == second.read_bytes()
 
 

@@ -385,13 +385,6 @@ def test_markdown_has_marks_flags_and_notes(table):
     ]
 
 
-def test_ours_of_no_row_or_no_comparable_column_is_refused(table):
-    with pytest.raises(ValueError, match=r"rows \['A', 'B', 'C'\] of Table 7, found 'D'"):
-        side_by_side(table, {"D": {"dice": "0.9"}})
-    with pytest.raises(ValueError, match=r"columns \['dice'\] of Table 7, found 'mse'"):
-        as_markdown(table, {"A": {"mse": "0.9"}})
-
-
 def test_a_table_that_does_not_fit_is_refused(table):
     with pytest.raises(ValueError, match="Table 7: a row must have the columns"):
         dataclasses.replace(table, rows=({"net": "A"},))

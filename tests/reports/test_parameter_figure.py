@@ -5,9 +5,10 @@ import itertools
 import pytest
 from PIL import Image
 
+from medseg3d.reports.curves import save_figure
 from medseg3d.reports.paper_networks import CLINIC, KVASIR, PANCREAS, data_of
 from medseg3d.reports.papers import PAPERS
-from medseg3d.reports.parameter_figure import Point, draw_parameters, panels_of, parameter_figure
+from medseg3d.reports.parameter_figure import Point, draw_parameters, panels_of
 from medseg3d.reports.parameters import ParameterRow
 from medseg3d.reports.scored_runs import ScoredRun
 
@@ -92,7 +93,7 @@ def test_names_cover_neither_each_other_nor_a_point():
 
 
 def test_the_file_is_a_picture(tmp_path):
-    path = parameter_figure([SEGRESNET, ANN], tmp_path / "new" / "figure.png", [RUN])
+    path = save_figure(draw_parameters(panels_of([SEGRESNET, ANN], [RUN])), tmp_path / "new" / "figure.png")
     with Image.open(path) as picture:
         assert picture.format == "PNG"
         assert picture.height > picture.width  # two panels, one above the other

@@ -5,7 +5,7 @@ from report_runs import make_pictures
 
 from medseg3d.evaluation import Score, Summary
 from medseg3d.evaluation.files import score_row
-from medseg3d.evaluation.records import CaseCount, Edges
+from medseg3d.evaluation.records import CaseCount, Settings
 from medseg3d.evaluation.wording import WORDS
 from medseg3d.metrics import BinnedPRCurve, ConfusionCounts
 from medseg3d.reports.curves import pr_series
@@ -141,10 +141,12 @@ def number_of(value):
 
 
 def test_stratum_without_a_case_is_not_recorded():
-    counts = [CaseCount("polyp", n, 0, 0, 0, size=size) for size, n in (("small", 0), ("medium", 2), ("large", 0))]
+    bounds = {"from_size": 20, "below_size": 80}
+    counts = [CaseCount("polyp", 0, 0, 0, 0, size=size) for size in ("small", "large")]
+    counts.insert(1, CaseCount("polyp", 2, 0, 0, 0, size="medium", **bounds))
     scores = [Score("polyp", "dice", "cases", 0.5, 2, size="medium")]
-    edges = [Edges("polyp", "ml", 20, 80, given=True)]
-    table = strata_table([run_of({"a": 0.5}, scores=scores, cases=counts, edges=edges)], "polyp")
+    run = run_of({"a": 0.5}, scores=scores, cases=counts, settings=Settings(size_unit="ml"))
+    table = strata_table([run], "polyp")
     assert [row[:3] for row in texts(table)] == [
         ["small", "0", "not recorded"],
         ["medium", "2", "0.500"],
