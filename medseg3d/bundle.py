@@ -6,7 +6,6 @@ directory, and prints tracebacks at users. What is here mends these three.
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import inspect
 import json
@@ -22,7 +21,7 @@ from typing import Any, TypeVar
 
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-from medseg3d.bundle_folders import CONFIGS, on_top, on_training, read_json
+from medseg3d.bundle_folders import CONFIGS, log_format, on_top, on_training, read_json
 from medseg3d.child import run_child
 from medseg3d.data.atomic import atomic_write
 from medseg3d.faults import Fault, UsageFault, escape_names, fault_hook
@@ -249,7 +248,8 @@ def run_monai(
     knobs: Mapping[str, Any] | None = None,
     *,
     root: str | Path,
-    log_file: str | Path | None = None,
+    log_file: str | Path,
+    show: bool = False,
 ) -> float:
     """Run one MONAI command in a process of its own, which does not outlive this one; the seconds it took.
 
@@ -258,24 +258,35 @@ def run_monai(
         config_files: as they are named from `root`.
         knobs: overrides.
         root: the directory that the configs' `%` paths start from.
-        log_file: where its output is appended; None lets it through to the terminal.
+        log_file: where its output is appended.
+        show: whether its progress bar and what ends it go to the terminal instead.
 
     Raises:
-        Fault: `RUN_FAILED` with its exit code and, where there is a log, the last line of it.
+        Fault: `RUN_FAILED` with its exit code and the last line of the log.
     """
     words = monai_words(run_id, config_files, knobs)
     started = time.perf_counter()
-    with contextlib.ExitStack() as stack:
-        log = None
-        if log_file is not None:
-            log = stack.enter_context(open(log_file, "a", encoding="utf-8", errors="backslashreplace"))
-            log.write(f"$ python {shlex.join(words)}\n")
-            log.flush()
-        code = run_child(words, cwd=root, environment=os.environ, output=log)
+    environment = dict(os.environ)
+    with open(log_file, "a", encoding="utf-8", errors="backslashreplace") as log:
+        log.write(f"$ python {shlex.join(words)}\n")
+        log.flush()
+        if show:
+            folder = Path(root, config_files[0]).parent
+            # stderr is for people then: neither the log nor MONAI's warning that a config is a program
+            words += ["--logging_file", str(_log_to_stdout(folder, Path(log_file)))]
+            environment["PYTHONWARNINGS"] = "ignore:parsing config_file:UserWarning"
+        code = run_child(words, cwd=root, environment=environment, output=log, errors=None if show else log)
     if code:
-        said = "the message above" if log_file is None else log_end(log_file)
-        raise Fault("RUN_FAILED", run_id, f"exit code {code}", "0", f"read {said}")
+        raise Fault("RUN_FAILED", run_id, f"exit code {code}", "0", f"read {log_end(log_file)}")
     return time.perf_counter() - started
+
+
+def _log_to_stdout(folder: Path, log_file: Path) -> Path:
+    """The format of a bundle's log, for stdout, in a file beside a log."""
+    path = log_file.with_suffix(".conf")
+    form = log_format(folder).read_text(encoding="utf-8")
+    path.write_text(form.replace("sys.stderr", "sys.stdout"), encoding="utf-8")
+    return path
 
 
 def log_end(log_file: str | Path) -> str:
@@ -315,9 +326,9 @@ def start_run(output_dir: str | Path | None = None, claim: Callable[[], object] 
 
 def _checked_config(files: Sequence[str], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """The config of a command line in which nothing is wrong; from here on faults are single lines."""
-    log_format = Path(files[0]).absolute().parent.parent / "_shared" / "logging.conf"
-    if not logging.getLogger().handlers and log_format.is_file():  # with --logging_file MONAI has read that one
-        fileConfig(log_format, disable_existing_loggers=False)
+    log_file = log_format(Path(files[0]).absolute().parent)
+    if not logging.getLogger().handlers and log_file.is_file():  # with --logging_file MONAI has read that one
+        fileConfig(log_file, disable_existing_loggers=False)
     escape_names()
     sys.excepthook = fault_hook(sys.excepthook)
     refuse_stray_process()

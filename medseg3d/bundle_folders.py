@@ -123,7 +123,7 @@ def write_self_contained(source: Path, target: Path) -> None:
         if path.name != "metadata.json":
             write_json(target / path.name, self_contained(path))
     if (source.parent / _SHARED).is_dir():
-        shutil.copy(source.parent / _SHARED / "logging.conf", target)
+        shutil.copy(log_format(source), target)
         shutil.copy(source.parent.parent / "LICENSE", target)
 
 
@@ -232,6 +232,12 @@ def names_from_root(files: Sequence[Path]) -> list[str]:
     """
     root = bundle_root(files[0].parent)
     return [(path.relative_to(root) if path.is_relative_to(root) else path).as_posix() for path in files]
+
+
+def log_format(folder: Path) -> Path:
+    """The file that says how the log of a bundle's runs looks."""
+    shared = folder.parent / _SHARED
+    return (shared if shared.is_dir() else folder) / "logging.conf"
 
 
 @contextlib.contextmanager

@@ -39,7 +39,12 @@ def end_with_parent(heard: Callable[[bytes], None] = lambda line: None) -> None:
 
 
 def run_child(
-    words: Sequence[str], *, cwd: str | Path, environment: Mapping[str, str], output: IO[str] | None = None
+    words: Sequence[str],
+    *,
+    cwd: str | Path,
+    environment: Mapping[str, str],
+    output: IO[str] | None = None,
+    errors: IO[str] | None = None,
 ) -> int:
     """The exit code of `python WORDS ...`, run in a process that does not outlive this one.
 
@@ -47,10 +52,11 @@ def run_child(
         words: `-m`, a module and what it is called with.
         cwd: its current directory.
         environment: its environment.
-        output: where its output goes, that for errors too; None lets it through.
+        output: where its output goes; None lets it through.
+        errors: where its output for errors goes; None lets it through.
     """
     command = [sys.executable, "-m", __name__, *words]
-    with Popen(command, cwd=cwd, env=environment, stdin=PIPE, stdout=output, stderr=output) as process:
+    with Popen(command, cwd=cwd, env=environment, stdin=PIPE, stdout=output, stderr=errors) as process:
         try:
             return process.wait()
         except BaseException:

@@ -52,11 +52,19 @@ def gone(pid: int) -> bool:
 
 def test_a_child_is_what_python_would_run(folder):
     with open(folder / "log", "w") as log:
-        code = run_child(["-m", "telling", "3", "--x"], cwd=folder, environment=dict(os.environ), output=log)
+        code = run_child(
+            ["-m", "telling", "3", "--x"], cwd=folder, environment=dict(os.environ), output=log, errors=log
+        )
     _, name, argv, _ = told(folder)
     assert (code, name) == (3, "__main__")
     assert argv == [str(folder / "telling.py"), "3", "--x"]
     assert sorted((folder / "log").read_text().split()) == ["err", "out"]
+
+
+def test_its_errors_may_go_elsewhere(folder):
+    with open(folder / "log", "w") as log, open(folder / "errors", "w") as errors:
+        run_child(["-m", "telling", "0"], cwd=folder, environment=dict(os.environ), output=log, errors=errors)
+    assert [(folder / name).read_text().split() for name in ("log", "errors")] == [["out"], ["err"]]
 
 
 def test_no_child_outlives_a_parent_that_is_killed(folder):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from medseg3d.bundle import monai_words, read_config, run_monai
+from medseg3d.bundle import read_config, run_monai
 from medseg3d.bundle_folders import bundle_directory, bundle_root, config_files, names_from_root
 from medseg3d.experiments.definition import plain
 from medseg3d.faults import UsageFault, find_fault
@@ -36,7 +35,7 @@ def run_bundle(
         overlays: overlays, without `.json`.
         knobs: overrides, paths absolute; the folder of the run is added.
         run_dir: the folder of the run.
-        show: whether its command and its output go to the terminal instead of `run.log`.
+        show: whether its progress bar goes to the terminal.
 
     Raises:
         Fault: `RUN_FAILED`, with the last line of the log.
@@ -46,8 +45,8 @@ def run_bundle(
     files = names_from_root(config_files(bundle, _CONFIGS[run_id], overlays))
     words = {**knobs, "output_dir": run_dir}
     if show:
-        print(f"$ python {shlex.join(monai_words(run_id, files, words))}", flush=True)
-    return run_monai(run_id, files, words, root=root, log_file=None if show else run_dir / "run.log")
+        print(f"{run_id}, log in {run_dir / 'run.log'}", flush=True)
+    return run_monai(run_id, files, words, root=root, log_file=run_dir / "run.log", show=show)
 
 
 @contextmanager

@@ -79,7 +79,7 @@ class Plan:
         folder: absolute.
         conditions: of each condition.
         storage: URL of the trials' database; None for a file in each folder.
-        show: whether the output of the trainings goes to the terminal.
+        show: whether the progress bars of the trainings go to the terminal.
     """
 
     experiment: Experiment
@@ -148,7 +148,7 @@ def run_experiment(
         jobs: processes that work on the runs; they share the CPU's threads evenly.
         dry_run: check everything and say what would be run; nothing but a split that is not there yet is written.
         storage: URL of a database for the trials; None for a file in each folder.
-        show: whether the output of the trainings goes to the terminal; one job then.
+        show: whether the progress bars of the trainings go to the terminal; one job then.
         say: where messages for the user go; the processes of several jobs print.
         command: what trains and evaluates.
         tune: what chooses knobs.

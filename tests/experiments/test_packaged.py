@@ -166,13 +166,27 @@ def test_the_demo_replaces_only_a_demo(tmp_path, capsys):
     assert (tmp_path / "notes.txt").exists()
 
 
+def test_the_quick_demo_finds_polyps_with_the_shipped_weights_and_ends_with_its_page(tmp_path, capsys):
+    folder = tmp_path / "quick"
+    assert main(["demo", "--quick", "-o", str(folder), "--num-cases", "2"]) == 0
+    said = capsys.readouterr()
+    page = Path(said.out.splitlines()[-1])
+    assert page == folder / "report.html"
+    assert "2 generated frames" in page.read_text()
+    assert len(list((folder / "masks").glob("*_seg.png"))) == 2
+    assert said.err == ""
+
+
 @pytest.mark.slow
 def test_the_demo_trains_scores_segments_and_reports(tmp_path, capfd):
     folder = tmp_path / "demo"
     assert main(["demo", "-o", str(folder), "--cases", "7", "--epochs", "1"]) == 1  # too short to find a pancreas
-    out = capfd.readouterr().out
-    for run_id in ("training", "evaluating", "inferring"):
-        assert f"$ python -m monai.bundle run {run_id} " in out
+    said, log = capfd.readouterr(), (folder / "run_seed_0" / "run.log").read_text()
+    assert said.err == ""  # no bar where nobody watches, no log, and no warning of MONAI's
+    assert [line for line in said.out.splitlines() if "INFO" in line or line.startswith("$")] == []
+    steps = ("training", "evaluating", "inferring")
+    assert [run_id in said.out and f"$ python -m monai.bundle run {run_id} " in log for run_id in steps] == [True] * 3
+    assert "INFO epoch 1: val_dice_mean" in log
     assert len(list((folder / "run_seed_0" / "evaluation_test" / "masks").glob("*.nii.gz"))) == 3
     assert len(list((folder / "run_seed_0" / "masks").glob("*_seg.nii.gz"))) == 2
     assert "Baselines" in (folder / "report.html").read_text()
