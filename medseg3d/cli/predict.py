@@ -101,6 +101,9 @@ def run(args: argparse.Namespace) -> int:
             series = record["input"]["series"]
             number = series["number"] or "without a number"
             print(f"{record['case']}: {series['slices']} slices of DICOM series {number}, {series['chosen']}")
+    if "engine" in args.knobs:
+        for engine, number in Counter(record["inference"]["engine"] for record in report.done).items():
+            print(f"{number} computed by {engine}")
     for what, items in (("skipped", report.skipped), ("segmented again", report.again)):
         for reason, number in Counter(item["reason"] for item in items).items():
             print(f"{number} {what}: {reason}")

@@ -15,7 +15,9 @@ from monai.inferers import SimpleInferer
 from small_network import small_network
 from torch import nn
 
-from medseg3d.data.pictures import read_picture
+from medseg3d.cli import main
+from medseg3d.data import read_picture
+from medseg3d.data.picture_writing import write_png
 from medseg3d.data.polyp_phantoms import make_polyp_phantom
 from medseg3d.faults import Fault
 from medseg3d.inference import SlidingWindow, backends, fastest, load_weights, with_engine
@@ -300,6 +302,16 @@ def test_a_stale_export_is_refused_and_gone(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(Fault, match=r"^ENGINE .*differ from torch's"):
         EngineOf("openvino")(network, windows, FLOAT32)
     assert (EngineOf("openvino")(network, windows, FLOAT32) - network(windows)).abs().max() < 1e-4
+
+
+def test_the_option_of_the_command_line_reaches_the_windows(
+    fake: Fake, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_png(tmp_path / "a.png", make_polyp_phantom(0, size=(64, 80)).picture)
+    words = ["predict", "polyp_resunetpp", str(tmp_path / "a.png"), "-o", str(tmp_path / "masks"), "--engine", "fake"]
+    assert main([*words, "--precision", "float32", "--device", "cpu"]) == 0
+    assert "1 computed by fake" in capsys.readouterr().out
+    assert fake.made == 1
 
 
 def test_the_sum_of_a_network_is_that_of_its_weights_and_modules() -> None:
