@@ -36,7 +36,7 @@ def conditions(study: Study) -> str:
         values.pop("learning_rate", None)
         length = f" of {settings['tune_epochs']} epochs" if settings["tune_epochs"] else ""
         tuned = f"Learning rate of each tuned from 1e-6 to 1e-2 in {settings['trials']} trials{length}."
-    strategies = [each for each in _STRATEGIES if each in {combination.strategy for combination in study.asked}]
+    strategies = [each for each in _STRATEGIES if each in {combination["strategy"] for combination in study.asked}]
     varied = "data, backbone, strategy" + (", seed and learning rate" if settings["trials"] else " and seed")
     lines = [
         f"Nothing but {varied} differs between the runs.",
@@ -100,13 +100,13 @@ def unfinished(study: Study) -> str:
     """What has failed, and why; what is not there yet; nothing where all is finished."""
     lines = [f"- {name} failed: {reason}" for name, reason in study.failures.items()]
     for name in study.data:
-        missing = [str(each).removeprefix(f"{name}_") for each in study.missing if each.data == name]
+        missing = [each["run_dir"].removeprefix(f"{name}_") for each in study.missing if each["data"] == name]
         lines += [f"- {name}, {len(missing)} not finished: {', '.join(missing)}"] * bool(missing)
     return "\n".join(["## Not in the tables", "", *lines]) if lines else ""
 
 
 def _turns(study: Study, values: Mapping[str, Any]) -> list[str]:
-    if all(each.strategy != "cris" for each in study.asked):
+    if all(each["strategy"] != "cris" for each in study.asked):
         return []
     turn = values.get("interleave", "epoch")
     return [

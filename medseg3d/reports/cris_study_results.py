@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -24,18 +24,6 @@ _ORDER = ("unet", "unet_plus_plus", "segnet", "backbone", "fcn", "crf", "cris")
 """Backbones, then strategies, as the paper has them."""
 
 
-class Combination(NamedTuple):
-    """One run of the grid: its levels and its seed."""
-
-    data: str
-    backbone: str
-    strategy: str
-    seed: int
-
-    def __str__(self) -> str:
-        return f"{self.data}_{self.backbone}_{self.strategy}_seed_{self.seed}"
-
-
 @dataclass(frozen=True)
 class Study:
     """A finished or half-finished study.
@@ -43,14 +31,14 @@ class Study:
     Attributes:
         folder: where it is.
         record: content of study.json.
-        asked: the combinations that it shall have.
+        asked: levels, seed and folder of each combination that it shall have.
         rows: one dictionary per finished combination; its `run` is the evaluation of the part that is scored.
         failures: folder of each failed combination -> why.
     """
 
     folder: Path
     record: Mapping[str, Any]
-    asked: Sequence[Combination]
+    asked: Sequence[Mapping[str, Any]]
     rows: Sequence[Mapping[str, Any]]
     failures: Mapping[str, str]
 
@@ -78,13 +66,13 @@ class Study:
     @property
     def seeds(self) -> list[int]:
         """Of the trainings that were asked for."""
-        return sorted({each.seed for each in self.asked})
+        return sorted({each["seed"] for each in self.asked})
 
     @property
-    def missing(self) -> list[Combination]:
+    def missing(self) -> list[Mapping[str, Any]]:
         """The combinations that were asked for and are neither finished nor failed."""
         there = {row["run_dir"] for row in self.rows} | set(self.failures)
-        return [each for each in self.asked if str(each) not in there]
+        return [each for each in self.asked if each["run_dir"] not in there]
 
     def of(self, data: str, backbone: str = "", strategy: str = "") -> list[Mapping[str, Any]]:
         """The finished runs of a data set, a backbone and a strategy, by seed; empty words leave a choice open."""
@@ -138,5 +126,4 @@ def read_study(folder: str | Path) -> Study:
     folder = Path(folder)
     record = read_experiment(folder, NAME, "study cris")
     rows = [{**row, "run": run_of_row(folder, row, record["part"])} for row in record["rows"]]
-    asked = [Combination(*(run[field] for field in Combination._fields)) for run in record["asked"]]
-    return Study(folder, record, asked, rows, record["failures"])
+    return Study(folder, record, record["asked"], rows, record["failures"])

@@ -96,7 +96,8 @@ def ours(study: Study, name: str, table: PaperTable, over: Literal["cases", "poo
         table: the paper's.
         over: pictures, or all their pixels pooled.
     """
-    failed = {each[:3] for each in study.asked if str(each) in study.failures}
+    levels = ("data", "backbone", "strategy")
+    failed = {tuple(each[level] for level in levels) for each in study.asked if each["run_dir"] in study.failures}
     cells: dict[str, dict[str, str]] = {}
     for strategy, row_name in table.strategies.items():
         for column in table.columns[1:]:

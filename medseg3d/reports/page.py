@@ -169,13 +169,14 @@ def build_document(
         raise ValueError(f"class_name must be one of {known}, the classes of scores.csv, found {class_name!r}")
     sections = [*_ablation_sections(ablations, figures)]
     if runs:
+        of_cases = case_table(runs[0]) if len(runs) == 1 else shared_case_table(runs, class_name)
         sections = [
             Section("scores", "Scores", _score_blocks(runs, class_name)),
             *_comparison_sections(runs, class_name, remarks.baselines),
             *([Section("papers", "The papers' tables", papers)] if papers else []),
             *sections,
             Section("sizes", "Small, medium and large", _size_blocks(runs, class_name, figures)),
-            Section("cases", "Each case", _case_blocks(runs, class_name)),
+            Section("cases", "Each case", [of_cases]),
             Section("pr", "Precision and recall", curve_blocks(runs, figures)),
             Section("thresholds", "The threshold", threshold_blocks(runs, figures)),
             Section("training", "Training", training_blocks(runs, figures)),
@@ -198,7 +199,7 @@ def build_document(
 def _opening(runs: Sequence[EvaluatedRun], class_name: str, phantoms: bool, remarks: Remarks) -> list[Block]:
     images = " The images of this run are generated phantoms, not patients." if phantoms else ""
     if phantoms and not all(run.is_phantom for run in runs):
-        images = f" The images of {_listed([run.name for run in runs if run.is_phantom])} are generated phantoms."
+        images = f" The images of {', '.join(run.name for run in runs if run.is_phantom)} are generated phantoms."
     blocks: list[Block] = [Text(images.strip(), lead="Research software, not for clinical use.", style="notice")]
     if len(runs) == 1:
         blocks += _headline(runs[0], class_name)
@@ -316,15 +317,12 @@ def _size_blocks(runs: Sequence[EvaluatedRun], class_name: str, figures: Path) -
     blocks: list[Block] = [strata_table(having, class_name)]
     figure = draw_sizes(having, class_name)
     if figure is not None:
-        words = f"Dice of {class_name} over the size of the truth, a mark for each case{_in_colours(having)}."
+        colours = ", of another colour and shape for each run" if len(having) > 1 else ""
+        words = f"Dice of {class_name} over the size of the truth, a mark for each case{colours}."
         png = save_figure(figure, figures / "sizes.png")
         caption = f"{words} The dotted lines part small, medium and large. Cases without truth are not shown."
         blocks.append(Picture(png, alt=words, caption=caption))
     return blocks
-
-
-def _case_blocks(runs: Sequence[EvaluatedRun], class_name: str) -> list[Block]:
-    return [case_table(runs[0]) if len(runs) == 1 else shared_case_table(runs, class_name)]
 
 
 def _fact_blocks(runs: Sequence[EvaluatedRun], remarks: Remarks) -> list[Block]:
@@ -366,11 +364,3 @@ def _meaning_blocks(runs: Sequence[EvaluatedRun], phantoms: bool) -> list[Block]
 
 def _has_intervals(run: EvaluatedRun) -> bool:
     return any(score.interval for score in run.summary.scores)
-
-
-def _in_colours(runs: Sequence[EvaluatedRun]) -> str:
-    return ", of another colour and shape for each run" if len(runs) > 1 else ""
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names)

@@ -68,7 +68,10 @@ def write_record(folder, data=None, conditions=None, trials=20, tune_epochs=None
         "command": ["/venv/bin/medseg3d", "study", "cris", "-o", "runs/my study"],
         **{"jobs": 2, "machine": "a machine without a GPU"},
         "asked": [
-            {"data": "kvasir-seg", "backbone": backbone, "strategy": strategy, "seed": seed}
+            {
+                **{"data": "kvasir-seg", "backbone": backbone, "strategy": strategy, "seed": seed},
+                "run_dir": f"kvasir-seg_{backbone}_{strategy}_seed_{seed}",
+            }
             for backbone, strategy in grid
             for seed in (0, 1)
         ],
@@ -290,7 +293,12 @@ def test_every_data_set_has_its_own_tables_and_picture(folder):
     record = json.loads((folder / "study.json").read_text())
     record["factors"]["data"]["my polyps"] = {"dataset_dir": "/data/own"}
     record["data"]["/data/own"] = DATA
-    record["asked"].append({"data": "my polyps", "backbone": "unet", "strategy": "cris", "seed": 0})
+    record["asked"].append(
+        {
+            **{"data": "my polyps", "backbone": "unet", "strategy": "cris", "seed": 0},
+            "run_dir": "my polyps_unet_cris_seed_0",
+        }
+    )
     (folder / "study.json").write_text(json.dumps(record))
     write_row(folder, "unet", "cris", 0, 0.6, 0.1, data="my polyps")
     text = study_markdown(read_study(folder))
