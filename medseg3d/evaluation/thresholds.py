@@ -12,12 +12,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from medseg3d.data.plain_files import write_json
 from medseg3d.data.stream import check_regular
 from medseg3d.evaluation.files import THRESHOLDS_CSV, read_curve, read_summary
-from medseg3d.evaluation.records import Summary
 from medseg3d.faults import Fault, UsageFault
 from medseg3d.metrics import dice
 
@@ -32,8 +30,8 @@ class ThresholdChoice:
     Attributes:
         threshold: probability, 0 to 1; foreground is `prob >= threshold`.
         logit: its logit.
-        score: what is highest there, `dice_pooled` or `dice_mean`.
-        convention: how that score is taken.
+        score: what is highest there: Dice of the counts of all cases pooled, over all thresholds (`dice_pooled`), or
+            its mean over cases, over the 99 thresholds 0.01 to 0.99 (`dice_mean`).
         value: the score there.
         value_at_half: the score at 0.5.
         part: the part of the split it was chosen on; None if the evaluation does not say.
@@ -47,7 +45,6 @@ class ThresholdChoice:
     threshold: float
     logit: float
     score: str
-    convention: str
     value: float
     value_at_half: float
     part: str | None
@@ -86,12 +83,12 @@ def choose_threshold(
             "evaluate with --part val first; --allow-test only where nothing will be reported as a test score",
         )
     source = folder / ("pr.npz" if score == "dice_pooled" else "thresholds.csv")
-    n_cases, found = _best_pooled(source, summary) if score == "dice_pooled" else _best_mean(source)
+    best = _best_pooled(source) if score == "dice_pooled" else _best_mean(source)
     return ThresholdChoice(
-        **found,
+        **best,
         score=score,
         part=part,
-        n_cases=n_cases,
+        n_cases=summary.settings.n_probabilities,
         source=str(source),
         source_sha256=hashlib.sha256(source.read_bytes()).hexdigest(),
         split_hash=summary.context.get("split_hash"),
@@ -108,7 +105,7 @@ def write_threshold(path: str | Path, choice: ThresholdChoice) -> None:
     Example:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "threshold.json"
-        >>> write_threshold(path, ThresholdChoice(0.4, -0.41, "dice_pooled", "...", 0.8, 0.7, "val", 2, "pr.npz", "ab"))
+        >>> write_threshold(path, ThresholdChoice(0.4, -0.41, "dice_pooled", 0.8, 0.7, "val", 2, "pr.npz", "ab"))
         >>> read_threshold(path)
         0.4
     """
@@ -159,44 +156,30 @@ def read_threshold(path: str | Path | None, num_classes: int = 2) -> float:
     return float(threshold)
 
 
-def _best_pooled(source: Path, summary: Summary) -> tuple[int, dict[str, Any]]:
+def _best_pooled(source: Path) -> dict[str, float]:
     curve = read_curve(source)
     try:
         best = curve.best_threshold("dice")
     except ValueError as error:
-        raise Fault(
-            "SCORE_FILE", source, str(error), "foreground in the truth", "evaluate cases that have some"
-        ) from error
-    found = {
-        "threshold": best.threshold,
-        "logit": best.logit,
-        "value": best.value,
-        "value_at_half": dice(curve.counts_at(0.5)),
-        "convention": "Dice of the counts of all cases pooled, foreground against background",
-    }
-    return summary.settings.n_probabilities, found
+        raise _nothing_to_find(source, str(error)) from error
+    at_half = dice(curve.counts_at(0.5))
+    return {"threshold": best.threshold, "logit": best.logit, "value": best.value, "value_at_half": at_half}
 
 
-def _best_mean(source: Path) -> tuple[int, dict[str, Any]]:
+def _best_mean(source: Path) -> dict[str, float]:
     rows = [row for row in THRESHOLDS_CSV.read(source) if not math.isnan(row["dice_mean"])]
     if not rows:
-        raise Fault(
-            "SCORE_FILE",
-            source,
-            "no threshold with a Dice",
-            "foreground in truth or prediction",
-            "evaluate cases that have some",
-        )
+        raise _nothing_to_find(source, "no threshold with a Dice")
     best = max(rows, key=lambda row: (row["dice_mean"], -abs(row["threshold"] - 0.5)))
     half = next(row for row in rows if row["threshold"] == 0.5)
-    found = {
-        "threshold": best["threshold"],
-        "logit": math.log(best["threshold"] / (1 - best["threshold"])),
-        "value": best["dice_mean"],
-        "value_at_half": half["dice_mean"],
-        "convention": "mean over cases of Dice, foreground against background, at the 99 thresholds 0.01 to 0.99",
-    }
-    return best["n_cases"], found
+    threshold = best["threshold"]
+    logit = math.log(threshold / (1 - threshold))
+    value, at_half = best["dice_mean"], half["dice_mean"]
+    return {"threshold": threshold, "logit": logit, "value": value, "value_at_half": at_half}
+
+
+def _nothing_to_find(source: Path, found: str) -> Fault:
+    return Fault("SCORE_FILE", source, found, "foreground in the truth", "evaluate cases that have some")
 
 
 def _fault(path: str | Path, found: str) -> Fault:

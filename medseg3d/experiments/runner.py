@@ -369,8 +369,7 @@ def _run(plan: Plan, run: Run, command: Command, tune: Tune) -> dict[str, Any]:
     }
     if choice is not None:
         half = next(each for each in THRESHOLDS_CSV.read(evaluation / "thresholds.csv") if each["threshold"] == 0.5)
-        chosen = f"{choice.score} {choice.value:.4f} on {choice.part}, {choice.n_cases} cases"
-        row |= {"threshold": choice.threshold, "threshold_chosen": chosen}
+        row["threshold"] = choice.threshold
         row["scores_at_half"] = {key: half[key] for key in ("dice_mean", "dice_pooled")}
     return row
 
