@@ -1,4 +1,4 @@
-"""A bundle as MONAI's model zoo publishes one: a folder by itself, and a ZIP of it."""
+"""A bundle for other programs: as MONAI's model zoo publishes one, and its network alone in a form they read."""
 
 from __future__ import annotations
 
@@ -21,15 +21,18 @@ from medseg3d.bundle import absolute_paths, read_config
 from medseg3d.bundle_folders import (
     CONFIGS,
     RUNNING_ROOT,
+    bundle_directory,
+    bundle_folder,
     config_files,
     copy_bundle,
     read_json,
     shipped_weights,
     write_json,
 )
-from medseg3d.data.atomic import make_folder
+from medseg3d.data.atomic import check_folder, make_folder
 from medseg3d.faults import Fault, UsageFault
 from medseg3d.inference import load_weights
+from medseg3d.inference.exports import FORMS, export_network
 
 _MODEL = "$os.path.join(@bundle_root, 'models', 'model.pt')"
 _RESULTS = "$os.path.join(@bundle_root, 'eval')"
@@ -64,12 +67,7 @@ def package_bundle(
     """
     with tempfile.TemporaryDirectory() as work:
         source = copy_bundle(bundle, work)
-        shipped = shipped_weights(source) if weights is None and not overlays and not knobs else None
-        if shipped is not None:
-            weights, overlays = shipped.file, [shipped.overlay]
-        if weights is None:
-            found = "none for these overlays and knobs" if overlays or knobs else f"none: {source.name} ships none"
-            raise Fault("MISSING_WEIGHTS", "--weights", found, "a file of weights", "--weights runs/X/model.pt")
+        weights, overlays, shipped = _weights(source, weights, overlays, knobs or {})
         parsers = {name: _read(source, name, overlays, knobs or {}) for name in CONFIGS}
         network = load_weights(parsers["inference.json"].get_parsed_content("network_def"), weights)
         target, archive = _targets(Path(output_dir), source)
@@ -83,7 +81,7 @@ def package_bundle(
         shutil.copy(source / "LICENSE", target)
         shutil.copytree(source / "docs", target / "docs")
         about_weights = f"Its weights: `{Path(weights).name}`, SHA-256 `{network.weights_sha256}`."
-        if shipped is not None:
+        if shipped:
             shutil.copy(source / "models" / "README.md", target / "models")
             about_weights = "The model card of its weights is `models/README.md`."
         _write_page(target / "docs" / "README.md", metadata, about_weights, source.name)
@@ -99,9 +97,60 @@ def package_bundle(
     return target, archive
 
 
+def export_bundle(
+    bundle: str | Path,
+    form: str,
+    output: str | Path | None = None,
+    *,
+    weights: str | Path | None = None,
+    overlays: Sequence[str] = (),
+    knobs: Mapping[str, Any] | None = None,
+) -> tuple[Path, list[str | int]]:
+    """Write the network of a bundle with its weights in a form that other programs read.
+
+    It takes what the bundle's transforms make of an image, and gives logits.
+
+    Args:
+        bundle: folder or name.
+        form: a key of `medseg3d.inference.FORMS`.
+        output: the file; None for the bundle's name, here.
+        weights: as in `package_bundle`.
+        overlays: as there.
+        knobs: as there.
+
+    Returns:
+        The file, and the shape of its input, with a name for each axis that is free.
+
+    Raises:
+        Fault: `MISSING_WEIGHTS`; `NOT_WRITABLE`; as `read_config` and `load_weights`.
+    """
+    folder = bundle_folder(bundle)
+    weights, overlays, _ = _weights(folder, weights, overlays, knobs or {})
+    with bundle_directory(folder):
+        parser = _read(folder, "inference.json", overlays, knobs or {})
+        network = load_weights(parser.get_parsed_content("network_def"), weights).eval()
+        shape = [2, parser.get_parsed_content("in_channels"), *parser.get_parsed_content("roi_size")]
+    path = Path(output or f"{folder.name}{FORMS[form]}")
+    check_folder(path.parent)
+    return path, export_network(network, torch.zeros(shape), form, path)
+
+
+def _weights(
+    folder: Path, weights: str | Path | None, overlays: Sequence[str], knobs: Mapping[str, Any]
+) -> tuple[Path, Sequence[str], bool]:
+    """A file of weights, the overlays that it wants, and whether they are those that the bundle ships."""
+    if weights is not None:
+        return Path(weights).absolute(), overlays, False
+    shipped = None if overlays or knobs else shipped_weights(folder)
+    if shipped is None:
+        found = "none for these overlays and knobs" if overlays or knobs else f"none: {folder.name} ships none"
+        raise Fault("MISSING_WEIGHTS", "--weights", found, "a file of weights", "--weights runs/X/model.pt")
+    return shipped.file, [shipped.overlay], True
+
+
 def _read(source: Path, name: str, overlays: Sequence[str], knobs: Mapping[str, Any]) -> ConfigParser:
     if "model_file" in knobs:
-        raise UsageFault("BAD_VALUE", "--model_file", "it in a package", "--weights FILE", "its weights have a place")
+        raise UsageFault("BAD_VALUE", "--model_file", "it as a knob", "--weights FILE", "name the weights so")
     return read_config(config_files(source, name, overlays), absolute_paths(knobs))
 
 

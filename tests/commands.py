@@ -37,3 +37,17 @@ def torchrun(*words: str, timeout: float = 300) -> subprocess.CompletedProcess[s
         text=True,
         timeout=timeout,
     )
+
+
+def weights_of(folder: Path, name: str, *overlays: str, **own: object) -> Path:
+    """Random weights of a bundle's network, in a file."""
+    import torch
+
+    from medseg3d.bundle import read_config
+    from medseg3d.bundle_folders import config_files, source_folder
+
+    torch.manual_seed(0)
+    parser = read_config(config_files(source_folder(name), "train.json", overlays), own)
+    path = folder / f"{name}.pt"
+    torch.save(parser.get_parsed_content("network_def").state_dict(), path)
+    return path

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import ROOT, knobs, monai_bundle
+from commands import ROOT, knobs, monai_bundle, weights_of
 from monai.bundle import (
     ConfigParser,
     ConfigWorkflow,
@@ -24,8 +24,6 @@ from monai.bundle import (
 from picture_runs import polyp_folder
 from PIL import Image
 
-from medseg3d.bundle import read_config
-from medseg3d.bundle_folders import config_files, source_folder
 from medseg3d.cli import main
 from medseg3d.data.phantoms import write_phantom_dataset
 from medseg3d.data.tensors import read_tensors
@@ -33,15 +31,6 @@ from medseg3d.workflows import predict
 
 NAMES = sorted(path.parent.name for path in ROOT.glob("bundles/*/train.json"))
 URL = "https://example.org/model.pt"
-
-
-def weights_of(folder: Path, name: str, *overlays: str, **own: object) -> Path:
-    """Random weights of a bundle's network, in a file."""
-    torch.manual_seed(0)
-    parser = read_config(config_files(source_folder(name), "train.json", overlays), own)
-    path = folder / f"{name}.pt"
-    torch.save(parser.get_parsed_content("network_def").state_dict(), path)
-    return path
 
 
 @pytest.fixture(scope="module", params=NAMES)

@@ -16,7 +16,7 @@ from medseg3d.limits import limits
 
 VERBS = (
     *("demo", "phantom", "data", "predict", "verify", "evaluate", "threshold", "report"),
-    *("params", "experiment", "ablation", "tune", "study", "bundles", "package"),
+    *("params", "experiment", "ablation", "tune", "study", "bundles", "package", "export"),
     *("check", "bench", "doctor", "docs", "version"),
 )
 

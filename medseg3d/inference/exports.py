@@ -1,4 +1,4 @@
-"""Trained networks in the forms that other engines read, kept in the user's cache folder."""
+"""Trained networks in the forms that other engines read: for this program in the user's cache folder, or in a file."""
 
 from __future__ import annotations
 
@@ -19,6 +19,11 @@ from torch import nn
 from medseg3d import __version__
 from medseg3d.data.atomic import check_folder
 from medseg3d.machine import cache_folder
+
+FORMS = {"torchscript": ".ts", "onnx": ".onnx", "torch.export": ".pt2"}
+"""Forms that other programs read, and what their files are called."""
+
+_AXES = {2: ("height", "width"), 3: ("x", "y", "z")}
 
 _EXPORTERS = {"openvino": ("openvino",), "onnxruntime": ("onnx", "onnxscript", "onnxruntime")}
 """Engine -> packages that decide what its file is, beside torch."""
@@ -80,6 +85,39 @@ def versions_of(*packages: str) -> dict[str, str]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
     return versions
+
+
+def export_network(network: nn.Module, windows: torch.Tensor, form: str, path: Path) -> list[str | int]:
+    """Write a network in one of `FORMS`; the shape of its input comes back, with a name for each axis that is free.
+
+    Args:
+        network: on the CPU, in inference mode.
+        windows: (B, channels, *spatial) float32; B above 1, because a batch of 1 is taken for no batch.
+        form: a key of `FORMS`.
+        path: the file.
+
+    Raises:
+        Exception: whatever torch raises for a network that it cannot export.
+    """
+    names = ["batch", "channels", *_AXES[windows.ndim - 2]]
+    with _plain_tensors(windows) as example, _quiet():
+        if form == "torchscript":
+            torch.jit.script(network).save(str(path))
+            return [windows.shape[1] if name == "channels" else name for name in names]
+        dynamic = {axis: torch.export.Dim.AUTO for axis in range(windows.ndim) if axis != 1}
+        program = torch.export.export(network, (example,), dynamic_shapes=(dynamic,))
+        if form == "torch.export":
+            torch.export.save(program, path)
+        else:
+            labels: dict[str, Any] = {"input_names": ["image"], "output_names": ["pred"]}
+            model = torch.onnx.export(program, dynamo=True, verbose=False, **labels)
+            assert model is not None  # as it is with dynamo
+            model.save(path)
+    inputs = [
+        node for node in program.graph.find_nodes(op="placeholder") if node.name in program.graph_signature.user_inputs
+    ]
+    shape = inputs[0].meta["val"].shape
+    return [size if isinstance(size, int) else name for name, size in zip(names, shape, strict=True)]
 
 
 def _facts(network: nn.Module, windows: torch.Tensor, engine: str) -> dict[str, Any]:
