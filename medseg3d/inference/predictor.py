@@ -18,12 +18,11 @@ from torch import nn
 from medseg3d.data.ahead import map_ahead
 from medseg3d.data.atomic import remove_leftovers
 from medseg3d.data.manifests import Manifest
-from medseg3d.data.outputs import record_file
 from medseg3d.data.pseudonyms import hidden
 from medseg3d.data.records import standing
 from medseg3d.faults import Fault, UsageFault, find_fault, internal_fault
 from medseg3d.inference.bounds import CaseBounds
-from medseg3d.inference.records import case_name, case_record, provenance, write_record
+from medseg3d.inference.records import case_name, case_record, provenance, record_aside, record_of, write_record
 from medseg3d.knobs import as_flag
 from medseg3d.precision import Precision, resolved
 
@@ -240,6 +239,8 @@ class CasePredictor:
                     said += 1
                 if self.progress is not None:
                     self.progress(done, len(todo), todo[position])
+        made = {record["case"] for record in report.done}
+        report.again = [item for item in report.again if case_name(item) in made]
         logger.info("%s", report)
         return report
 
@@ -302,23 +303,21 @@ class CasePredictor:
             clock.lap("preprocessing")
             prepared["pred"] = self._logits(prepared["image"])
             clock.lap("inference")
-            record = _record_of(item)
-            if record is not None:
-                record.unlink(missing_ok=True)  # from here on the case is not done
-            result = self.postprocessing(prepared)
-            if "dicom_seg_file" in item:
-                result["pred"].meta["segmentation_sha256"] = write_segmentation(
-                    item["dicom_seg_file"],
-                    result["pred"].cpu().numpy()[0],
-                    result["series"],
-                    self.class_names,
-                    self.made_with()["model"],
-                )
+            with record_aside(item):  # from here on the case is not done
+                result = self.postprocessing(prepared)
+                if "dicom_seg_file" in item:
+                    result["pred"].meta["segmentation_sha256"] = write_segmentation(
+                        item["dicom_seg_file"],
+                        result["pred"].cpu().numpy()[0],
+                        result["series"],
+                        self.class_names,
+                        self.made_with()["model"],
+                    )
             clock.lap("postprocessing")
         engine = getattr(self.inferer, "engine", None)
         made_by = {"device": str(self.device), "engine": "torch" if engine is None else engine.used}
         content = case_record(item, result, self.made_with(), made_by, clock.seconds)
-        if record is not None:
+        if (record := record_of(item)) is not None:
             write_record(record, content)
         return content
 
@@ -364,10 +363,6 @@ class _Clock:
         now = time.perf_counter()
         self.seconds[name] = round(now - self._last, 3)
         self._last = now
-
-
-def _record_of(item: Mapping[str, Any]) -> Path | None:
-    return record_file(item["mask_file"]) if "mask_file" in item else None
 
 
 def _out_of_memory(error: BaseException, item: Mapping[str, Any]) -> Fault | None:

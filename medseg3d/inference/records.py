@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from monai.transforms import Compose
 
 from medseg3d import __version__
 from medseg3d.data.atomic import atomic_write
+from medseg3d.data.outputs import record_file
 from medseg3d.data.pseudonyms import without_uids
+from medseg3d.data.records import file_sha256, read_record
 from medseg3d.precision import Precision, resolved
 
 INTENDED_USE = "research only, not for clinical use"
@@ -107,6 +110,33 @@ def case_record(
             "python": platform.python_version(),
         },
     }
+
+
+def record_of(item: Mapping[str, Any]) -> Path | None:
+    """Where the record of a case goes; None for a case whose mask goes nowhere."""
+    return record_file(item["mask_file"]) if "mask_file" in item else None
+
+
+@contextmanager
+def record_aside(item: Mapping[str, Any]) -> Iterator[None]:
+    """Context in which a case has no record, because its files change.
+
+    Where it fails and the mask is still the one that was recorded, its record stands again, so that nobody finds a mask
+    of which nothing says what made it.
+    """
+    path = record_of(item)
+    if path is None:
+        yield
+        return
+    before = read_record(path)
+    path.unlink(missing_ok=True)
+    try:
+        yield
+    except Exception:
+        mask = path.with_name(before["mask"]["file"]) if before else path
+        if before and mask.is_file() and file_sha256(mask) == before["mask"]["sha256"]:
+            write_record(path, before)
+        raise
 
 
 def write_record(path: Path, record: Mapping[str, Any]) -> None:

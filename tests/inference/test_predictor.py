@@ -205,6 +205,20 @@ def test_no_record_speaks_of_another_mask(tmp_path: Path, moment: str) -> None:
     assert len(input_items(tmp_path / "ct.nii.gz", tmp_path / "out")) == 1
 
 
+def test_a_case_that_fails_leaves_its_earlier_mask_with_the_record_of_it(tmp_path: Path) -> None:
+    write_ct(tmp_path / "ct.nii.gz")
+    predictor(input_items(tmp_path / "ct.nii.gz", tmp_path / "out")).run().check()
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+
+    def fail(item: dict) -> dict:
+        raise ZeroDivisionError("by zero")
+
+    again = input_items(tmp_path / "ct.nii.gz", tmp_path / "out")
+    report = predictor(again, inferer=SlidingWindow((8, 8, 8)), postprocessing=Compose([fail])).run()
+    assert (report.exit_code, report.again) == (1, [])
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
 def test_record_tells_what_was_done(tmp_path: Path) -> None:
     values = write_ct(tmp_path / "secret/ct.nii.gz")
     network = nn.Conv3d(1, 2, 1, bias=False)
