@@ -88,9 +88,11 @@ def anonymous_config(bundle: str, name: str) -> dict:
 def overflowing(model_file: Path, folder: Path) -> Path:
     """Weights of the same network, each of them finite, whose logits are not."""
     state = torch.load(model_file, weights_only=True)
-    for value in state.values():
+    for name, value in state.items():
         if value.ndim > 1:
             value.copy_(torch.where(value < 0, -3e38, 3e38))
+        elif name.endswith("bias"):  # of the last layer too, should a ReLU before it let nothing through
+            value.fill_(3e38)
     torch.save(state, folder / "overflowing.pt")
     return folder / "overflowing.pt"
 

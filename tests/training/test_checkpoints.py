@@ -16,6 +16,7 @@ from torch import nn
 from medseg3d.data.cache import CaseCache
 from medseg3d.data.tensors import read_tensors, save_tensors
 from medseg3d.faults import Fault
+from medseg3d.inference import SlidingWindow
 from medseg3d.precision import Precision
 from medseg3d.training import (
     BestModel,
@@ -80,6 +81,7 @@ class SmallRun:
             device="cpu",
             val_data_loader=DataLoader(CaseCache(cases(spoiled_validation), Compose([tensors])), batch_size=1),
             network=self.average.network,
+            inferer=SlidingWindow((8, 8, 8)),
             postprocessing=AsLabelsd("pred", fault_key="fault"),
             key_val_metric={"val_dice_mean": self.scores},
         )
