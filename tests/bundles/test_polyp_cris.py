@@ -241,14 +241,12 @@ class TestProtocol:
 
     def test_training_differs_in_the_papers_protocol_alone(self):
         one, other = (anonymous_config(bundle, "train") for bundle in ("polyp_resunetpp", "polyp_cris"))
-        for key in (one.keys() | other.keys()) - OWN:
-            assert one[key] == other[key], key
+        assert [key for key in (one.keys() | other.keys()) - OWN if one[key] != other[key]] == []
 
     @pytest.mark.parametrize("name", ["evaluate", "inference"])
     def test_evaluation_and_inference_differ_in_the_network_alone(self, name):
         one, other = anonymous_config("polyp_resunetpp", name), anonymous_config("polyp_cris", name)
-        for key in (one.keys() | other.keys()) - OWN:
-            assert one[key] == other[key], key
+        assert [key for key in (one.keys() | other.keys()) - OWN if one[key] != other[key]] == []
 
     @pytest.mark.parametrize(
         ("overlays", "name"),
@@ -264,8 +262,7 @@ class TestProtocol:
         assert Path(knob("split_file")).stem == name
         total = sum(split.count(part) for part in PARTS)
         assert split.seed == knob("split_seed")
-        for part in ("val", "test"):
-            assert split.count(part) == round(knob(f"{part}_cases") * total)
+        assert [part for part in ("val", "test") if split.count(part) != round(knob(f"{part}_cases") * total)] == []
 
     def test_a_picture_is_seen_as_it_is(self, pictures):
         """256 x 256, values in [0, 1], and nothing at random."""
