@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="NAME=FILE",
-        help="manifest of a data set, made on first use (default: the paper's shares, in data/splits)",
+        help="split file of a data set, made on first use (default: the paper's shares, in data/splits)",
     )
     parser.add_argument("--backbones", nargs="+", metavar="NAME", help="of unet, unet_plus_plus, segnet (default: all)")
     parser.add_argument("--strategies", nargs="+", metavar="NAME", help="of backbone, fcn, crf, cris (default: all)")

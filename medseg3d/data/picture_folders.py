@@ -130,19 +130,19 @@ def split_pictures(
 ) -> list[dict[str, str]]:
     """The pictures of one part of a folder, as `read_picture_folder` gives them, groups never parted; or of several.
 
-    What `medseg3d.data.split_cases` is for volumes: the bundles call it, and the manifest is written on first use.
+    What `medseg3d.data.split_cases` is for volumes: the bundles call it, and the split file is written on first use.
 
-    Several data sets keep a split and a manifest each, the ones they have on their own, so that scores stay comparable.
+    Several data sets keep a split and its file each, the ones they have on their own, so that scores stay comparable.
     Their cases come one data set after the other, named `<folder>/<case>`, with the folder under `"data_set"`. If one
     of them has groups, the pictures of those without are a group each.
 
     Args:
         dataset_dir: as in `read_picture_folder`, or a list of such folders. Of a list, every argument below but `part`,
             `seed` and `mask_dir` may be a list too, of one value for each folder; otherwise all have the same.
-        split_file: the manifest; one for each of several folders.
+        split_file: the split file; one for each of several folders.
         part: "train", "val" or "test".
         test_cases: number of groups in the test part, or their share, a float below 1; of pictures without
-            `group_pattern`. None for what the manifest has, which then must be there.
+            `group_pattern`. None for what the split file has, which then must be there.
         val_cases: number or share of groups, or pictures, in the validation part, or None.
         seed: seed of the rule.
         group_pattern: as in `read_picture_folder`.
@@ -154,7 +154,7 @@ def split_pictures(
     Raises:
         ValueError: unknown part.
         Fault: as `split_of_pictures`; DATA_SETS for lists that do not fit together, folders of the same name, or one
-            manifest for several.
+            split file for several.
     """
     if part not in PARTS:
         raise ValueError(f"part must be one of {PARTS}, got {part!r}")
@@ -180,7 +180,7 @@ def _within(case: dict[str, str], data_set: str) -> dict[str, str]:
 
 
 def data_sets(dataset_dir: Any, split_file: Any, *others: Any) -> list[tuple[Any, ...]]:
-    """The arguments of `split_pictures` for each data set: its folder, its manifest, and the others.
+    """The arguments of `split_pictures` for each data set: its folder, its split file, and the others.
 
     Raises:
         Fault: DATA_SETS.
@@ -198,7 +198,7 @@ def data_sets(dataset_dir: Any, split_file: Any, *others: Any) -> list[tuple[Any
     for found, wrong, wanted in (
         (f"{len(folders)} folders", not folders, "one or more"),
         (f"folders named {', '.join(names)}", len(set(names)) < len(names), "folders of different names"),
-        (f"{len(set(map(str, files)))} manifests", len(set(map(str, files))) != len(folders), "one for each folder"),
+        (f"{len(set(map(str, files)))} split files", len(set(map(str, files))) != len(folders), "one for each folder"),
     ):
         if wrong:
             raise Fault("DATA_SETS", ", ".join(map(str, folders)), found, wanted, remedy)
@@ -225,7 +225,7 @@ def data_set_name(dataset_dir: str | Path | Sequence[str | Path]) -> str:
 
 
 def split_files(dataset_dir: str | Path | Sequence[str | Path], rule: str) -> str | list[str]:
-    """Where the bundles look for the manifest of a data set; of a list of data sets the manifests of each.
+    """Where the bundles look for the split file of a data set; of a list of data sets the split files of each.
 
     Example:
         >>> split_files("/data/kvasir-seg", "80-10-10"), split_files(["a", "b"], "80-10-10")[1]

@@ -1,4 +1,4 @@
-"""Train, validation and test cases: a rule over the case ids, kept in a manifest from first use on.
+"""Train, validation and test cases: a rule over the case ids, kept in a split file from first use on.
 
 The rule does not shuffle: every id is ranked by the SHA-256 of `"<seed>:<id>"`. The lowest `test_cases` are the test
 part, the next `val_cases` the validation part, the rest is for training. So the split depends on the ids and the seed
@@ -64,7 +64,7 @@ class Split:
 
     @property
     def rule(self) -> str:
-        """The rule in words, as the manifest has it."""
+        """The rule in words, as the split file has it."""
         return _rule(bool(self.groups), self.listed)
 
     def count(self, part: str) -> int:
@@ -170,8 +170,8 @@ def given_split(
 
 
 def write_split(split_file: str | Path, split: Split, name: str = "") -> None:
-    """Write the manifest of a split: name, rule, seed, counts, ids, groups, hash; whole or not at all."""
-    manifest: dict[str, Any] = {
+    """Write a split file: name, rule, seed, counts, ids, groups, hash; whole or not at all."""
+    content: dict[str, Any] = {
         "name": name,
         "rule": split.rule,
         "seed": split.seed,
@@ -179,38 +179,36 @@ def write_split(split_file: str | Path, split: Split, name: str = "") -> None:
         **{part: getattr(split, part) for part in PARTS},
     }
     if split.groups:
-        manifest["group_counts"] = {part: split.count(part) for part in PARTS}
-        manifest["groups"] = dict(sorted(split.groups.items()))
-    manifest["hash"] = split.hash
+        content["group_counts"] = {part: split.count(part) for part in PARTS}
+        content["groups"] = dict(sorted(split.groups.items()))
+    content["hash"] = split.hash
     with atomic_write(split_file, "w") as file:
-        file.write(json.dumps(manifest, indent=1) + "\n")
+        file.write(json.dumps(content, indent=1) + "\n")
 
 
 def read_split(split_file: str | Path) -> Split:
-    """The split that a manifest holds, its hash checked.
+    """The split that a split file holds, its hash checked.
 
     Raises:
-        Fault: MISSING_DATA (no such file), SPLIT_MISMATCH (not a manifest, or edited since it was written), LEAKAGE (a
-            case or a group in two parts).
+        Fault: MISSING_DATA (no such file), SPLIT_MISMATCH (not a split file, or edited since it was written), LEAKAGE
+            (a case or a group in two parts).
     """
     path = Path(split_file)
     if not path.is_file():
-        raise Fault(
-            "MISSING_DATA", path.absolute(), "no such file", "a split manifest", "`medseg3d data split` makes one"
-        )
+        raise Fault("MISSING_DATA", path.absolute(), "no such file", "a split file", "`medseg3d data split` makes one")
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        parts = {part: [str(name) for name in manifest[part]] for part in PARTS}
-        groups = {str(case): str(group) for case, group in dict(manifest.get("groups", {})).items()}
-        rule = manifest["rule"]
+        content = json.loads(path.read_text(encoding="utf-8"))
+        parts = {part: [str(name) for name in content[part]] for part in PARTS}
+        groups = {str(case): str(group) for case, group in dict(content.get("groups", {})).items()}
+        rule = content["rule"]
         listed = PARTS if rule == ALL_LISTED_RULE else ("test",) if rule in (LISTED_RULE, LISTED_GROUP_RULE) else ()
-        split = Split(**parts, seed=manifest["seed"], hash=manifest["hash"], groups=groups, listed=listed)
+        split = Split(**parts, seed=content["seed"], hash=content["hash"], groups=groups, listed=listed)
         same_rule = rule == split.rule
     except (ValueError, KeyError, TypeError) as error:
         raise Fault(
             "SPLIT_MISMATCH",
             path,
-            f"no split manifest ({type(error).__name__}: {error})",
+            f"no split file ({type(error).__name__}: {error})",
             "rule, seed, train, val, test and hash",
             _remedy(path),
         ) from error
@@ -228,7 +226,7 @@ def read_split(split_file: str | Path) -> Split:
 
 
 def split_record(split_file: str | Path | Sequence[str | Path]) -> dict[str, Any]:
-    """What a summary says of the split: `split_file` and `split_hash`; of several manifests all, the hashes as a sum.
+    """What a summary says of the split: `split_file` and `split_hash`; of several files all, the hashes as a sum.
 
     Raises:
         Fault: as `read_split`.
@@ -248,19 +246,19 @@ def load_or_make_split(
     name: str = "",
     groups: Mapping[str, str] | None = None,
 ) -> Split:
-    """The split in the manifest if there is one, else the split by the rule, written there for all later runs.
+    """The split in the split file if there is one, else the split by the rule, written there for all later runs.
 
     Args:
-        split_file: the manifest; its folder is made.
+        split_file: the split file; its folder is made.
         ids: all case ids of the data set.
-        test_cases: as in `make_split`; None for what the manifest has, which then must be there.
+        test_cases: as in `make_split`; None for what the split file has, which then must be there.
         val_cases: as in `make_split`, or None.
         seed: seed of the rule.
-        name: the data set's name, for the reader of the manifest.
+        name: the data set's name, for the reader of the split file.
         groups: as in `make_split`.
 
     Raises:
-        Fault: MISSING_DATA if a manifest must be there and is not; SPLIT_MISMATCH if the manifest was edited, is of
+        Fault: MISSING_DATA if a split file must be there and is not; SPLIT_MISMATCH if the split file was edited, is of
             other ids or groups, or of another seed, counts or listed cases than asked for; LEAKAGE if a case is in two
             parts, or in a split of one's own a group; TOO_FEW_CASES.
     """
@@ -309,11 +307,11 @@ def split_cases(
 ) -> list[dict[str, str]]:
     """The cases of one part of a data set: `{"case": id, "image": path, "label": path}`, sorted by id.
 
-    This is what the bundles call. The manifest is written on first use, see `load_or_make_split`.
+    This is what the bundles call. The split file is written on first use, see `load_or_make_split`.
 
     Args:
         dataset_dir: folder in the MSD layout.
-        split_file: the manifest.
+        split_file: the split file.
         part: "train", "val" or "test".
         test_cases: number of test cases.
         val_cases: number of validation cases.
@@ -336,7 +334,7 @@ def split_cases(
 
 
 def default_split_file(dataset_dir: str | Path, seed: int = 0) -> Path:
-    """Where the manifest of a data set lies if nobody says otherwise; `pancreas_nl/train.json` looks there too.
+    """Where the split file of a data set lies if nobody says otherwise; `pancreas_nl/train.json` looks there too.
 
     Example:
         >>> default_split_file("data/Task07_Pancreas").as_posix()
@@ -434,4 +432,4 @@ def _grouping(groups: Mapping[str, str]) -> str:
 
 
 def _remedy(path: Path) -> str:
-    return f"name another manifest with --split_file, or delete {path} to draw the split anew"
+    return f"name another split file with --split_file, or delete {path} to draw the split anew"

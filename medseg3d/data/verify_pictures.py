@@ -39,8 +39,8 @@ def verify_pictures(
 
     Args:
         dataset_dir: as in `read_picture_folder`.
-        split_file: a manifest to check as well.
-        group_pattern: as in `read_picture_folder`; the manifest's own groups if not given.
+        split_file: a split file to check as well.
+        group_pattern: as in `read_picture_folder`; the split file's own groups if not given.
         expected_cases: number of cases that must be there; for folders of `KNOWN_CASES` theirs, if None.
         workers: cases read at a time.
         progress: called with (cases done, cases in all) after every case.
@@ -134,7 +134,9 @@ def _check_split(
     absent = sorted({case for part in PARTS for case in getattr(split, part)} - present)
     if absent:
         found = f"{len(absent)} cases that the data set lacks ({_listed(absent)})"
-        report.faults.append(Fault("SPLIT_MISMATCH", path, found, "the data set's own cases", "name its own manifest"))
+        report.faults.append(
+            Fault("SPLIT_MISMATCH", path, found, "the data set's own cases", "name its own split file")
+        )
     leaks = find_leaks(split, groups, digests)
     for leak in leaks:
         if leak.kind == "picture":

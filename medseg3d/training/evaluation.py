@@ -152,7 +152,7 @@ class ScoreFiles:
     Args:
         scores: the scores of the engine.
         output_dir: where the files are written.
-        split_file: manifest of the split; its hash is stated. Of several data sets a list of theirs.
+        split_file: the split; its hash is stated. Of several data sets a list of theirs.
         model_file: the weights; their SHA-256 is stated.
         context: what else the summary shall state (seed, part, ...).
     """

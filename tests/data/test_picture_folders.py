@@ -250,8 +250,8 @@ class TestSeveralDataSets:
     @pytest.mark.parametrize(
         ("change", "words"),
         [
-            ({"split_file": "one.json"}, "1 manifests"),
-            ({"split_file": ["one.json", "one.json"]}, "1 manifests"),
+            ({"split_file": "one.json"}, "1 split files"),
+            ({"split_file": ["one.json", "one.json"]}, "1 split files"),
             ({"test_cases": [1, 1, 1]}, "3 values"),
             ({"dataset_dir": []}, "0 folders"),
             ({"dataset_dir": ["data/a", "elsewhere/a"]}, "folders named a, a"),

@@ -126,7 +126,7 @@ def test_manifest_of_other_ids_is_refused(tmp_path, ids, message):
     [
         ({"seed": 1}, "seed 0, expected seed 1 as asked for. Hint: pass --seed 0"),
         ({"test_cases": 2}, "test_cases 1, expected test_cases 2"),
-        ({"val_cases": 3}, "pass --val_cases 1, or name another manifest with --split_file, or delete"),
+        ({"val_cases": 3}, "pass --val_cases 1, or name another split file with --split_file, or delete"),
     ],
 )
 def test_manifest_of_another_seed_or_count_is_refused(tmp_path, asked, message):
