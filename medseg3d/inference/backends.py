@@ -201,7 +201,7 @@ ENGINES: Mapping[str, Engine] = {
     engine.name: engine
     for engine in (
         Engine("torch", _torch, frozenset({"float32", "bfloat16", "float16"})),
-        Engine("compile", _compile, frozenset({"float32", "bfloat16", "float16"})),
+        Engine("compile", _compile, frozenset({"float32", "bfloat16", "float16"}), _CPU),
         Engine("openvino", _openvino, frozenset({"float32", "bfloat16"}), _CPU, ("openvino",)),
         Engine("onnxruntime", _onnxruntime, frozenset({"float32"}), _CPU, ("onnxruntime", "onnx", "onnxscript")),
     )

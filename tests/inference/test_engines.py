@@ -245,7 +245,7 @@ def test_engines_are_for_modules_alone(fake: Fake) -> None:
         with_engine(SlidingWindow((8, 8)), "fake")(torch.rand(1, 1, 8, 8), torch.relu)
 
 
-@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+@pytest.mark.parametrize("engine", ["compile", "openvino", "onnxruntime"])
 def test_other_engines_than_torchs_are_for_cpus(engine: str) -> None:
     with pytest.raises(Fault, match=r"^BAD_VALUE .*--device cuda, expected a CPU"):
         ENGINES[engine].check_able(FLOAT32, torch.device("cuda"))
