@@ -118,7 +118,7 @@ def parameter_blocks(runs: Sequence[EvaluatedRun], figures: Path) -> list[Block]
         try:
             file = run.folder / "summary.json"
             own.append(recorded_row(run.summary.context, file, f"{run.name}: {run.bundle}", f"bundle {run.bundle}"))
-            scored += [] if run.is_phantom else scored_run(run, own[-1].parameters)
+            scored += [] if run.is_phantom else scored_run(run, own[-1].costs.parameters)
         except Fault as fault:
             missing.append(f"{run.name}: its network was not counted: {fault}")
     papers = list(dict.fromkeys(paper for run in runs if run.bundle for paper in papers_of_bundle(run.bundle)))

@@ -66,7 +66,7 @@ def panels_of(rows: Sequence[ParameterRow], runs: Sequence[ScoredRun] = ()) -> d
             dice, printed = (_fraction(table, table_row, key) for key in (column, each.printed_dice or column))
             if row is None or dice is None or printed is None:
                 continue
-            millions = row.parameters / 1e6
+            millions = row.costs.parameters / 1e6
             as_printed = (each.paper_millions or millions, printed)
             differs = abs(as_printed[0] - millions) > 0.01 * millions or printed != dice
             panels.setdefault(data, []).append(

@@ -13,14 +13,14 @@ from medseg3d.reports.parameters import ParameterRow
 from medseg3d.reports.wording import markdown_table
 
 COLUMNS: tuple[tuple[str, Callable[[ParameterRow], str]], ...] = (
-    ("parameters", lambda row: f"{row.parameters:,}"),
-    ("millions", lambda row: f"{row.parameters / 1e6:.2f}"),
+    ("parameters", lambda row: f"{row.costs.parameters:,}"),
+    ("millions", lambda row: f"{row.costs.parameters / 1e6:.2f}"),
     ("paper, millions", lambda row: "" if row.paper_millions is None else f"{row.paper_millions:.2f}"),
-    ("trainable", lambda row: f"{row.trainable:,}"),
-    ("GMAC", lambda row: f"{row.macs / 1e9:.2f}"),
-    ("activations, MiB", lambda row: f"{row.activation_mib:.1f}"),
-    ("backward, MiB", lambda row: f"{row.backward_mib:.1f}"),
-    ("weights, MiB", lambda row: f"{row.checkpoint_mib:.1f}"),
+    ("trainable", lambda row: f"{row.costs.trainable:,}"),
+    ("GMAC", lambda row: f"{row.costs.macs / 1e9:.2f}"),
+    ("activations, MiB", lambda row: f"{row.numbers['activation_mib']:.1f}"),
+    ("backward, MiB", lambda row: f"{row.numbers['backward_mib']:.1f}"),
+    ("weights, MiB", lambda row: f"{row.numbers['checkpoint_mib']:.1f}"),
     ("input", lambda row: "×".join(map(str, row.input_shape))),
 )
 """Heading and cell of every column between the network's name and its note."""
@@ -101,7 +101,7 @@ def as_csv(rows: Sequence[ParameterRow], depth: int = 0) -> str:
     whole = ("trainable", "activation_mib", "backward_mib", "checkpoint_mib", "paper_millions", "note")
     writer.writerow([*shared, "module", "kind", "input_shape", *whole])
     for row in rows:
-        values = asdict(row)
+        values = {**vars(row), **row.numbers}
         first = [values[key] for key in shared]
         writer.writerow([*first, "", "", "x".join(map(str, row.input_shape)), *(values[key] for key in whole)])
         for module in _down_to(row, depth):
@@ -112,7 +112,10 @@ def as_csv(rows: Sequence[ParameterRow], depth: int = 0) -> str:
 
 def as_json(rows: Sequence[ParameterRow], depth: int = 0) -> str:
     """The rows as a JSON list, each with its `modules` down to `depth`."""
-    items = [{**asdict(row), "modules": [asdict(module) for module in _down_to(row, depth)]} for row in rows]
+    items = []
+    for row in rows:
+        about = {key: value for key, value in vars(row).items() if key != "costs"}
+        items.append({**about, **row.numbers, "modules": [asdict(module) for module in _down_to(row, depth)]})
     return json.dumps(items, indent=2, ensure_ascii=False)
 
 
@@ -126,7 +129,7 @@ FORMATS: dict[str, Callable[[Sequence[ParameterRow], int], str]] = {
 
 
 def _down_to(row: ParameterRow, depth: int) -> list:
-    return [module for module in row.modules if module.depth <= depth]
+    return [module for module in row.costs.modules if module.depth <= depth]
 
 
 def _module_table(row: ParameterRow, depth: int, indent: str) -> list[list[str]]:
@@ -138,9 +141,9 @@ def _module_table(row: ParameterRow, depth: int, indent: str) -> list[list[str]]
                 indent * (module.depth - 1) + module.path.rpartition(".")[2],
                 module.kind,
                 f"{module.parameters:,}",
-                f"{module.parameters / row.parameters:.1%}" if row.parameters else "",
+                f"{module.parameters / row.costs.parameters:.1%}" if row.costs.parameters else "",
                 f"{module.macs / 1e9:.3f}",
-                f"{module.macs / row.macs:.1%}" if row.macs else "",
+                f"{module.macs / row.costs.macs:.1%}" if row.costs.macs else "",
             ]
         )
     return table

@@ -13,7 +13,7 @@ from monai.bundle import ConfigParser
 from medseg3d.bundle import read_config
 from medseg3d.bundle_folders import CONFIGS, bundle_directory, bundle_folder, config_files
 from medseg3d.faults import Fault, UsageFault
-from medseg3d.networks.costs import ModuleCosts, NetworkCosts, network_costs
+from medseg3d.networks.costs import NetworkCosts, network_costs
 from medseg3d.reports.paper_networks import PAPER_NETWORKS
 from medseg3d.reports.papers import PAPERS
 
@@ -29,29 +29,27 @@ class ParameterRow:
         network: name and setting.
         source: the paper or the bundle that it is the network of.
         input_shape: (channels, *spatial) of the input that work and memory are counted for.
-        parameters: number of parameters.
-        trainable: how many of them are trained.
-        macs: multiply-accumulates of a forward pass.
-        activation_mib: most MiB of tensors alive at one time in inference, input and weights apart.
-        backward_mib: MiB of tensors kept for the backward pass, input and weights apart, per input of a batch of two.
-        checkpoint_mib: size of the float32 state dict in MiB, buffers included.
+        costs: of one such input, and of the modules.
         paper_millions: the paper's figure in millions, None where it has none.
         note: what a reader must know to compare the two.
-        modules: the same for the network's modules, parents before children.
     """
 
     network: str
     source: str
     input_shape: tuple[int, ...]
-    parameters: int
-    trainable: int
-    macs: int
-    activation_mib: float
-    backward_mib: float
-    checkpoint_mib: float
+    costs: NetworkCosts
     paper_millions: float | None = None
     note: str = ""
-    modules: tuple[ModuleCosts, ...] = ()
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """Name to number, memory in MiB."""
+        costs, mib = self.costs, 2**20
+        return {
+            **{"parameters": costs.parameters, "trainable": costs.trainable, "macs": costs.macs},
+            **{"activation_mib": costs.activation_bytes / mib, "backward_mib": costs.backward_bytes / mib},
+            "checkpoint_mib": costs.checkpoint_bytes / mib,
+        }
 
 
 def paper_report(papers: Sequence[str] = ()) -> list[ParameterRow]:
@@ -64,7 +62,7 @@ def paper_report(papers: Sequence[str] = ()) -> list[ParameterRow]:
         Fault: `BAD_VALUE` for a paper that there is not.
 
     Example:
-        >>> [f"{row.parameters / 1e6:.2f} M" for row in paper_report(["pancreas"])][:3]
+        >>> [f"{row.costs.parameters / 1e6:.2f} M" for row in paper_report(["pancreas"])][:3]
         ['6.30 M', '6.56 M', '4.77 M']
     """
     for paper in papers:
@@ -104,7 +102,7 @@ def bundle_report(
             parser = read_config(config_files(folder, config.name, overlays), knobs)
             shape = _input_shape(parser, config)
             costs = network_costs(parser.get_parsed_content("network_def"), shape)
-            rows.append(_row(costs, f"{folder.name}, {name}", f"bundle {folder.name}", shape))
+            rows.append(ParameterRow(f"{folder.name}, {name}", f"bundle {folder.name}", shape, costs))
     return rows
 
 
@@ -136,7 +134,7 @@ def recorded_row(summary: Mapping[str, Any], file: Path, name: str, source: str)
                 "SCORE_FILE", f"{file}, network#{key}", repr(value), "a whole number, not negative", "evaluate again"
             )
         numbers[key] = value
-    return _row(NetworkCosts(modules=(), **numbers), name, source, tuple(shape))
+    return ParameterRow(name, source, tuple(shape), NetworkCosts(modules=(), **numbers))
 
 
 def papers_of_bundle(bundle: str | Path) -> list[str]:
@@ -155,7 +153,7 @@ def _paper_row(place: int) -> ParameterRow:
     each = PAPER_NETWORKS[place]
     network = ConfigParser({"network": dict(each.definition)}).get_parsed_content("network")
     costs = network_costs(network, each.input_shape)
-    return _row(costs, each.name, PAPERS[each.paper], each.input_shape, each.paper_millions, each.note)
+    return ParameterRow(each.name, PAPERS[each.paper], each.input_shape, costs, each.paper_millions, each.note)
 
 
 def _config(folder: Path) -> str:
@@ -177,27 +175,3 @@ def _input_shape(parser: ConfigParser, config: Path) -> tuple[int, ...]:
         metadata = ConfigParser.load_config_file(config.parent / "metadata.json")
         channels = metadata["network_data_format"]["inputs"]["image"]["num_channels"]
     return (channels, *parser.get_parsed_content("roi_size"))
-
-
-def _row(
-    costs: NetworkCosts,
-    name: str,
-    source: str,
-    input_shape: tuple[int, ...],
-    paper_millions: float | None = None,
-    note: str = "",
-) -> ParameterRow:
-    return ParameterRow(
-        network=name,
-        source=source,
-        input_shape=input_shape,
-        parameters=costs.parameters,
-        trainable=costs.trainable,
-        macs=costs.macs,
-        activation_mib=costs.activation_bytes / 2**20,
-        backward_mib=costs.backward_bytes / 2**20,
-        checkpoint_mib=costs.checkpoint_bytes / 2**20,
-        paper_millions=paper_millions,
-        note=note,
-        modules=costs.modules,
-    )

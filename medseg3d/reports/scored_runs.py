@@ -49,7 +49,7 @@ def scored_runs(folders: Sequence[str | Path]) -> list[ScoredRun]:
         if not papers_of_bundle(run.bundle):
             wanted = "a run of one of the papers' bundles"
             raise UsageFault("BAD_VALUE", run.folder / "config.json", "no paper in the name of its bundle_root", wanted)
-        parameters = recorded_row(run.summary.context, file, run.name, f"run {run.name}").parameters
+        parameters = recorded_row(run.summary.context, file, run.name, f"run {run.name}").costs.parameters
         scored = scored_run(run, parameters)
         if not scored:
             raise Fault("SCORE_FILE", file, "no mean Dice with a value", "the scores of cases with foreground")

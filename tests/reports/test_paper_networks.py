@@ -42,7 +42,7 @@ def test_printed_counts_are_those_of_table_3():
 
 
 def test_the_polyp_networks_have_the_counts_of_their_references(rows):
-    counts = {network: row.parameters for (_, network), row in rows.items()}
+    counts = {network: row.costs.parameters for (_, network), row in rows.items()}
     del counts["DeepLabv3+, SE-ResNeXt-50"]  # has none
     assert counts == {
         "asymmetric non-local net": 46_196_292,
@@ -62,9 +62,9 @@ def test_the_polyp_networks_have_the_counts_of_their_references(rows):
 
 
 def test_resunetpp_multiplies_as_often_as_published(rows):
-    assert round(rows[PAPERS["resunetpp"], "ResUNet++"].macs / 1e9, 1) == 29.6  # 15.7 for 256×256
+    assert round(rows[PAPERS["resunetpp"], "ResUNet++"].costs.macs / 1e9, 1) == 29.6  # 15.7 for 256×256
 
 
 def test_the_refinement_multiplies_at_every_pixel(rows):
-    refined, plain = (rows[PAPERS["cris"], name].macs for name in ("SegNet + refinement", "SegNet"))
+    refined, plain = (rows[PAPERS["cris"], name].costs.macs for name in ("SegNet + refinement", "SegNet"))
     assert refined - plain == 256 * 256 * (32 + (49 + 25) * 32 * 32 + 9 * 32)

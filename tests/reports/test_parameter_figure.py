@@ -5,6 +5,7 @@ import itertools
 import pytest
 from PIL import Image
 
+from medseg3d.networks.costs import NetworkCosts
 from medseg3d.reports.curves import save_figure
 from medseg3d.reports.paper_networks import CLINIC, KVASIR, PANCREAS, data_of
 from medseg3d.reports.papers import PAPERS
@@ -14,7 +15,8 @@ from medseg3d.reports.scored_runs import ScoredRun
 
 
 def row(network: str, paper: str, parameters: int, printed: float | None = None) -> ParameterRow:
-    return ParameterRow(network, PAPERS[paper], (3, 8, 8), parameters, parameters, 0, 0.0, 0.0, 0.0, printed)
+    costs = NetworkCosts(parameters, parameters, 0, 0, 0, 0, ())
+    return ParameterRow(network, PAPERS[paper], (3, 8, 8), costs, printed)
 
 
 SEGRESNET = row("SegResNet + 2 non-local blocks (2-D, 32 filters)", "pancreas", 6_562_530, 6.30)
@@ -45,7 +47,9 @@ def test_a_mean_over_background_and_polyp_is_shown_beside_the_polyp_s_own():
 
 def test_what_has_no_dice_is_left_out():
     ours = row("SegResNet + 2 non-local blocks (3-D, 16 filters)", "pancreas", 4_767_090)
-    bundle = ParameterRow("pancreas_nl, this config", "bundle pancreas_nl", (1, 8, 8, 8), 5, 5, 0, 0.0, 0.0, 0.0)
+    bundle = ParameterRow(
+        "pancreas_nl, this config", "bundle pancreas_nl", (1, 8, 8, 8), NetworkCosts(5, 5, 0, 0, 0, 0, ())
+    )
     assert panels_of([ours, bundle]) == {}
     with pytest.raises(ValueError, match="at least one network with a Dice"):
         draw_parameters({})

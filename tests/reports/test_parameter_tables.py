@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from medseg3d.networks.costs import ModuleCosts
+from medseg3d.networks.costs import ModuleCosts, NetworkCosts
 from medseg3d.reports.parameter_tables import COLUMNS, HOW_COUNTED, as_csv, as_json, as_markdown, as_text
 from medseg3d.reports.parameters import ParameterRow
 
@@ -15,21 +15,10 @@ MODULES = (
     ModuleCosts("encoder.0", "Conv2d", 750_000, 0),
     ModuleCosts("head", "Conv2d", 1_000_000, 500_000_000),
 )
-NET = ParameterRow(
-    "net",
-    "paper A",
-    (3, 96, 64),
-    4_000_000,
-    3_999_000,
-    2_000_000_000,
-    5.25,
-    26.0,
-    15.26,
-    6.3,
-    "see below",
-    MODULES,
-)
-OTHER = ParameterRow("other net", "paper B", (1, 8, 8, 8), 12, 12, 40, 0.0, 0.0, 0.0)
+MIB = 2**20
+COSTS = NetworkCosts(4_000_000, 3_999_000, int(15.26 * MIB), 2_000_000_000, int(5.25 * MIB), 26 * MIB, MODULES)
+NET = ParameterRow("net", "paper A", (3, 96, 64), COSTS, 6.3, "see below")
+OTHER = ParameterRow("other net", "paper B", (1, 8, 8, 8), NetworkCosts(12, 12, 0, 40, 0, 0, ()))
 
 
 def test_text_has_a_line_for_each_network_under_its_source():

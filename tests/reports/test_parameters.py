@@ -25,20 +25,22 @@ def pancreas_rows():
 
 
 def test_the_ablation_is_counted_block_by_block(bundle_rows):
-    counts = [bundle_rows[f"{n} non-local block{'s' * (n != 1)}"].parameters for n in range(5)]
+    counts = [bundle_rows[f"{n} non-local block{'s' * (n != 1)}"].costs.parameters for n in range(5)]
     assert counts == [4_700_914, 4_734_002, 4_767_090, 4_800_178, 4_833_266]
-    assert bundle_rows["this config"].parameters == 4_767_090
+    assert bundle_rows["this config"].costs.parameters == 4_767_090
 
 
 def test_each_block_multiplies_as_its_projections_and_its_attention_do(bundle_rows):
     positions, channels = 12**3, 128  # the bottleneck of a 96×96×96 patch
     block = positions * 4 * channels * 64 + 2 * positions**2 * 64
-    macs = [bundle_rows[f"{n} non-local block{'s' * (n != 1)}"].macs for n in range(5)]
+    macs = [bundle_rows[f"{n} non-local block{'s' * (n != 1)}"].costs.macs for n in range(5)]
     assert [b - a for a, b in itertools.pairwise(macs)] == [block] * 4
 
 
 def test_table_3_is_met_to_its_last_digit_where_it_can_be(pancreas_rows):
-    counts = {name: (row.parameters, row.paper_millions) for name, row in pancreas_rows.items() if row.paper_millions}
+    counts = {
+        name: (row.costs.parameters, row.paper_millions) for name, row in pancreas_rows.items() if row.paper_millions
+    }
     assert counts == {
         "SegResNet, no non-local block (2-D, 32 filters)": (6_299_106, 6.30),
         "SegResNet + 2 non-local blocks (2-D, 32 filters)": (6_562_530, 6.30),
@@ -58,20 +60,20 @@ def test_a_size_gives_umambaenc_the_printed_count():
 
 
 def test_compared_networks_are_counted_at_the_bundle_s_own_input(bundle_rows):
-    assert round(bundle_rows["unetr"].parameters / 1e6, 2) == 92.80
-    assert round(bundle_rows["swinunetr"].parameters / 1e6, 2) == 62.19
+    assert round(bundle_rows["unetr"].costs.parameters / 1e6, 2) == 92.80
+    assert round(bundle_rows["swinunetr"].costs.parameters / 1e6, 2) == 62.19
     assert {row.input_shape for row in bundle_rows.values()} == {(1, 96, 96, 96)}
 
 
 def test_weights_in_mib_are_four_bytes_a_parameter(bundle_rows):
     row = bundle_rows["this config"]
-    assert row.checkpoint_mib == pytest.approx(row.parameters * 4 / 2**20)  # GroupNorm has no buffers
+    assert row.numbers["checkpoint_mib"] == pytest.approx(row.costs.parameters * 4 / 2**20)  # GroupNorm has no buffers
 
 
 def test_an_override_counts():
     knobs = {"init_filters": 32, "num_classes": 3, "nonlocal_blocks": 0, "roi_size": [32, 32, 32]}
     (row,) = bundle_report(BUNDLE, overrides=knobs)
-    assert (row.parameters, row.input_shape) == (18_796_035, (1, 32, 32, 32))
+    assert (row.costs.parameters, row.input_shape) == (18_796_035, (1, 32, 32, 32))
 
 
 def test_a_bundle_without_in_channels_has_those_of_its_metadata(tmp_path):
@@ -82,7 +84,7 @@ def test_a_bundle_without_in_channels_has_those_of_its_metadata(tmp_path):
     (folder / "train.json").write_text(json.dumps(config))
     (folder / "metadata.json").write_text(json.dumps(metadata))
     (row,) = bundle_report(folder)
-    assert (row.parameters, row.input_shape) == (0, (3, 8, 6))
+    assert (row.costs.parameters, row.input_shape) == (0, (3, 8, 6))
 
 
 def test_a_bundle_without_blocks_has_no_ablation(tmp_path):
