@@ -173,7 +173,9 @@ def test_a_wheel_holds_what_a_name_finds_in_a_clone(name, built, elsewhere, monk
 
 
 @pytest.mark.slow
-def test_a_wheel_in_a_fresh_environment_finds_the_polyps_of_a_picture(tmp_path, monkeypatch):
+def test_a_wheel_in_a_fresh_environment_finds_the_polyps_of_a_picture_and_makes_a_package_that_does(
+    tmp_path, monkeypatch
+):
     words = ["wheel", "-q", "--no-deps", "--no-index", "--no-build-isolation", "-w", str(tmp_path), str(ROOT)]
     subprocess.run([sys.executable, "-m", "pip", *words], check=True)
     environment = tmp_path / "venv"
@@ -190,12 +192,19 @@ def test_a_wheel_in_a_fresh_environment_finds_the_polyps_of_a_picture(tmp_path, 
     )
     monkeypatch.delenv("PYTHONPATH", raising=False)
 
-    def run(*words: str) -> str:
+    def run(*words: str, module: str = "medseg3d") -> str:
         return subprocess.run(
-            [python, "-I", "-m", "medseg3d", *words], cwd=tmp_path, check=True, capture_output=True, text=True
+            [python, "-I", "-m", module, *words], cwd=tmp_path, check=True, capture_output=True, text=True
         ).stdout
 
     assert Path(run("bundles", "path", "polyp_resunetpp").strip()).parent == Path(scheme) / "medseg3d" / "bundles"
     assert "1 segmented, 0 skipped, 0 failed" in run("predict", "polyp_resunetpp", "picture.jpg", "--device", "cpu")
     with Image.open(tmp_path / "masks" / "picture_seg.png") as mask:
         assert mask.size == (64, 48)
+        wanted = mask.tobytes()
+    run("package", "polyp_resunetpp")
+    config = "packages/polyp_resunetpp/configs/inference.json"
+    inputs = ["--inputs", str(tmp_path / "picture.jpg"), "--device", "cpu"]
+    run("run", "inferring", "--config_file", config, *inputs, module="monai.bundle")
+    with Image.open(tmp_path / "packages/polyp_resunetpp/eval/masks/picture_seg.png") as mask:
+        assert mask.tobytes() == wanted
