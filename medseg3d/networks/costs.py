@@ -118,7 +118,7 @@ def forward_bytes(network: nn.Module, input_shape: Sequence[int]) -> tuple[int, 
     with _without_values(network) as weights:
         image = torch.empty(*input_shape, device=next(iter(weights.values())).device)
         with torch.no_grad(), _LiveTensors([*weights.values(), image]) as live:
-            logits = torch.func.functional_call(network.eval(), weights, (image,))
+            logits = torch.func.functional_call(network.eval(), weights, (image,), tie_weights=False)
     return live.peak_bytes, logits.shape[1]
 
 
@@ -151,7 +151,7 @@ def _inference(
     attention_on_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # missing in torch's own list
     counter = FlopCounterMode(display=False, custom_mapping={attention_on_cpu: _attention_flops})
     with torch.no_grad(), counter, _LiveTensors([*weights.values(), image]) as live:
-        torch.func.functional_call(network, weights, (image,))
+        torch.func.functional_call(network, weights, (image,), tie_weights=False)
     return counter, live.peak_bytes
 
 
@@ -166,7 +166,7 @@ def _kept_for_backward(network: nn.Module, weights: dict[str, torch.Tensor], ima
         return tensor
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        torch.func.functional_call(network, weights, (image,))
+        torch.func.functional_call(network, weights, (image,), tie_weights=False)
     return sum(storage.nbytes() for storage in kept.values())
 
 
@@ -238,10 +238,15 @@ def _without_values(network: nn.Module) -> Iterator[dict[str, torch.Tensor]]:
     pairs.
     """
     pretence = FakeTensorMode(allow_non_fake_inputs=True)
+    tensors = [*network.parameters(), *network.buffers()]
     with pretence, _mode_kept(network), _kernels_of_shapes():
+        shapes = {each: pretence.from_tensor(each.detach()).requires_grad_(each.requires_grad) for each in tensors}
+        # a module in two places once: torch would leave it the shapes instead of its weights
         yield {
-            name: pretence.from_tensor(tensor.detach()).requires_grad_(tensor.requires_grad)
-            for name, tensor in [*network.named_parameters(), *network.named_buffers()]
+            f"{path}.{name}" if path else name: shapes[tensor]
+            for path, module in network.named_modules()
+            for own in (module.named_parameters, module.named_buffers)
+            for name, tensor in own(recurse=False, remove_duplicate=False)
         }
 
 

@@ -8,7 +8,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from medseg3d.networks import CRFRefined, SegResNetNL, UMambaEnc, crf, mamba
-from medseg3d.networks.costs import network_costs
+from medseg3d.networks.costs import forward_bytes, network_costs
 
 
 class Chain(nn.Module):
@@ -129,6 +129,18 @@ def test_a_network_stays_as_it_was():
     assert (network.training, network.layers.training, network.layers[1].training) == (True, False, False)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_a_module_and_a_weight_in_two_places_stay_what_they_were_and_count_once():
+    convolution, other = nn.Conv2d(2, 2, 1), nn.Conv2d(2, 2, 1)
+    other.weight = convolution.weight
+    network = nn.Sequential(convolution, nn.BatchNorm2d(2), convolution, other).eval()
+    x = torch.rand(1, 2, 3, 3)
+    expected = network(x)
+    assert network_costs(network, (2, 3, 3)).parameters == 4 + 2 + 2 + 4  # one weight, its two biases, the norm
+    forward_bytes(network, (1, 2, 3, 3))
+    assert type(network(x)) is torch.Tensor
+    assert torch.equal(network(x), expected)
 
 
 def test_a_size_the_network_refuses_is_refused_in_its_words():
