@@ -40,7 +40,9 @@ class Limit(NamedTuple):
         """
         text = os.environ.get(self.variable) or str(self.default)
         if not text.isdecimal() or int(text) < 1:
-            raise UsageFault("BAD_VALUE", self.variable, repr(text), f"a number of {self.unit}, 1 or more")
+            raise UsageFault(
+                "BAD_VALUE", self.variable, repr(text), f"a number of {self.unit}, 1 or more", "correct or unset it"
+            )
         return int(text)
 
     @property
