@@ -212,7 +212,7 @@ class RayWorkers:
                 f"--cluster {address}",
                 " ".join(str(error).split())[:300],
                 f"a cluster of Ray {self._ray.__version__} that runs",
-                "start it (ray start --head), or take --cluster ray for this machine alone",
+                "start it (ray start --head); set RAY_AUTH_MODE=token where it wants one; --cluster ray needs none",
             ) from error
 
     def _shares(self) -> tuple[dict[str, float], int]:
