@@ -52,7 +52,9 @@ def scored_runs(folders: Sequence[str | Path]) -> list[ScoredRun]:
         parameters = recorded_row(run.summary.context, file, run.name, f"run {run.name}").costs.parameters
         scored = scored_run(run, parameters)
         if not scored:
-            raise Fault("SCORE_FILE", file, "no mean Dice with a value", "the scores of cases with foreground")
+            raise Fault(
+                "SCORE_FILE", file, "no mean Dice with a value", "the scores of cases with foreground", "evaluate some"
+            )
         found += scored[:1]
     return found
 
