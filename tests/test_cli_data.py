@@ -6,9 +6,11 @@ import sys
 
 import numpy as np
 import pytest
+from commands import ROOT
 from matplotlib.image import imread
 from PIL import Image
 
+from medseg3d.bundle_folders import bundle_folder
 from medseg3d.cli import main
 from medseg3d.data.msd import read_msd
 from medseg3d.data.splits import read_split
@@ -23,7 +25,8 @@ def folder(tmp_path_factory):
     return path
 
 
-def test_phantom_writes_a_data_set_and_a_picture_and_says_what_is_next(tmp_path, capsys):
+def test_phantom_writes_a_data_set_and_a_picture_and_says_what_is_next(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
     assert main(["phantom", str(tmp_path / "my set"), *SMALL]) == 0
     assert read_msd(tmp_path / "my set").ids == ["phantom_001", "phantom_002", "phantom_003"]
     picture = tmp_path / "my set" / "planes.png"
@@ -41,7 +44,9 @@ def test_phantom_writes_a_data_set_and_a_picture_and_says_what_is_next(tmp_path,
 def test_phantom_where_the_overlay_looks_needs_no_folder_in_the_next_line(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["phantom", "data/phantom_pancreas", *SMALL]) == 0
-    assert capsys.readouterr().out.splitlines()[-1].endswith("phantom.json']\"")
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said.endswith("phantom.json']\"")
+    assert f"['{bundle_folder('pancreas_nl').as_posix()}/train.json'," in said  # it works here, not in the clone alone
 
 
 def test_phantom_refuses_a_folder_in_use_unless_told(folder, capsys):
@@ -204,6 +209,7 @@ def test_fetch_of_kvasir_hands_its_arguments_on(monkeypatch, tmp_path):
 
 
 def test_phantom_writes_frames_with_polyps(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
     calls = []
     monkeypatch.setattr(
         "medseg3d.data.polyp_phantoms.write_polyp_phantoms",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from pathlib import Path
 
 HELP = "write a dataset of generated abdominal CTs (MSD layout) or colonoscopy frames (Kvasir-SEG layout)"
 RENAMED = {"--cases": "--num-cases"}
@@ -79,11 +80,11 @@ def _write_abdomens(args: argparse.Namespace) -> int:
 
 def _training_line(bundle: str, home: str, output: str) -> str:
     """The command that trains a bundle on the phantoms; `home` is where its overlay looks for them."""
-    line = (
-        "python -m monai.bundle run training "
-        f"--config_file \"['bundles/{bundle}/train.json','bundles/{bundle}/phantom.json']\""
-    )
-    return line if output.rstrip("/") == home else f"{line} --dataset_dir {shlex.quote(output)}"
+    from medseg3d.bundle_folders import bundle_folder, config_files, names_from_root
+
+    files = names_from_root(config_files(bundle_folder(bundle), "train.json", ["phantom"]))
+    line = f'python -m monai.bundle run training --config_file "[{",".join(map(repr, files))}]"'
+    return line if Path(output) == Path(home) else f"{line} --dataset_dir {shlex.quote(output)}"
 
 
 def _count(text: str) -> int:
