@@ -11,6 +11,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import psutil
 import pytest
 from commands import ROOT
@@ -20,7 +22,7 @@ from medseg3d.faults import Fault, UsageFault
 from medseg3d.inference import RayWorkers, cluster
 from medseg3d.inference.cluster import Refusal, Worker
 from medseg3d.inference.predictor import Failure
-from medseg3d.workflows import predict
+from medseg3d.workflows import predict as predict_bundle
 
 
 class RayError(Exception):
@@ -225,6 +227,10 @@ def test_a_worker_without_the_folder_says_so(tmp_path):
     assert str(answer.fault).startswith(f"MISSING_FILE {tmp_path / 'mine'}: no such folder on ")
 
 
+# importing it here would set it up
+needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")
+
+
 def results(folder: Path) -> dict[str, object]:
     """What is in each file, but for the times in a record."""
     return {
@@ -251,7 +257,7 @@ def pictures(tmp_path, monkeypatch) -> Path:
     return folder
 
 
-@pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")  # importing it here would set it up
+@needs_ray
 def test_pictures_come_out_as_from_one_process_though_a_worker_is_killed(pictures, capsys, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"), prepend=os.pathsep)  # where the workers find deadly.py
     marker = str(Path("killed").absolute())
@@ -267,7 +273,7 @@ def test_pictures_come_out_as_from_one_process_though_a_worker_is_killed(picture
     told = []
 
     def run(output: str, cluster: str | None) -> tuple[object, ...]:
-        report = predict(
+        report = predict_bundle(
             ROOT / "bundles/polyp_resunetpp",
             pictures,
             output,
@@ -284,3 +290,20 @@ def test_pictures_come_out_as_from_one_process_though_a_worker_is_killed(picture
     assert "(raylet)" not in capsys.readouterr().out
     assert spread == run("alone", None)
     assert results(Path("spread")) == results(Path("alone"))
+
+
+@needs_ray
+@pytest.mark.slow
+def test_volumes_come_out_as_from_one_process_and_stand_for_it(predict, capsys):
+    Path("scans").mkdir()
+    noise = np.random.default_rng(0)
+    for number in range(3):
+        values = noise.integers(-200, 300, (20 + number, 21, 12)).astype(np.int16)
+        nib.save(nib.Nifti1Image(values, np.diag([1.5, 1.5, 2.5, 1])), f"scans/{number}.nii.gz")
+    assert predict("scans", "-o", "spread", "--cluster", "ray", "--workers", "1") == 0
+    assert ray_processes() == []
+    assert predict("scans", "-o", "alone") == 0
+    assert len(results(Path("alone"))) == 6
+    assert results(Path("spread")) == results(Path("alone"))
+    assert predict("scans", "-o", "spread") == 0
+    assert "3 skipped: the mask stands: same image, weights and settings" in capsys.readouterr().out
