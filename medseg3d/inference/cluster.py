@@ -100,7 +100,7 @@ class RayWorkers:
 
     Args:
         address: `ray` for this machine (or for the cluster that RAY_ADDRESS names, as `ray job submit` sets it), else
-            a running cluster: `ray://head:10001`, `head:6379`, or `auto` for one on this machine.
+            a running cluster: `head:6379`, or `auto` for one on this machine. Ray's client (`ray://`) is not for this.
         build: makes the predictor of a worker; it is pickled.
         size: how large a case is.
         number: of workers; None for as many as the cluster has GPUs or cores for. More than GPUs share them.
@@ -120,8 +120,8 @@ class RayWorkers:
         one_core: bool = False,
         gpus: bool = True,
     ) -> None:
-        if address not in (_HERE, "auto") and ":" not in address:
-            raise UsageFault("BAD_VALUE", "--cluster", repr(address), "ray, auto, ray://HOST:10001 or HOST:6379")
+        if (address not in (_HERE, "auto") and ":" not in address) or "://" in address:
+            raise UsageFault("BAD_VALUE", "--cluster", repr(address), "ray, auto or HOST:6379")
         self.address = address
         self.build = build
         self.size = size

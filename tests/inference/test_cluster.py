@@ -198,9 +198,10 @@ def test_a_cluster_without_a_cpu_is_refused(ray):
         pass
 
 
-def test_an_address_is_one():
-    with pytest.raises(UsageFault, match="BAD_VALUE --cluster: 'slurm'"):
-        RayWorkers("slurm", Predictor, size)
+@pytest.mark.parametrize("address", ["slurm", "ray://head:10001"])
+def test_an_address_is_one(address):
+    with pytest.raises(UsageFault, match=f"BAD_VALUE --cluster: '{address}'"):
+        RayWorkers(address, Predictor, size)
 
 
 def test_without_ray_its_extra_is_named(monkeypatch):
