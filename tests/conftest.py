@@ -17,6 +17,8 @@ from commands import ROOT
 def pytest_cmdline_main(config: pytest.Config) -> None:
     """Spread the whole suite over the cores; what is named on the command line runs in this process."""
     option = config.option
+    if hasattr(config, "workerinput"):
+        return  # a worker calls this hook too, and must not have workers of its own
     named = config.args_source is not pytest.Config.ArgsSource.TESTPATHS or option.keyword
     if not named and getattr(option, "numprocesses", 0) is None:
         option.numprocesses, option.maxprocesses, option.dist = "logical", 4, "worksteal"
