@@ -33,6 +33,7 @@ def read_header(path: str | Path) -> NiftiHeader:
 
     Example:
         >>> import tempfile
+        >>> import nibabel as nib
         >>> file = Path(tempfile.mkdtemp()) / "ct.nii.gz"
         >>> nib.save(nib.Nifti1Image(np.zeros((4, 5, 6), np.int16), np.diag([0.8, 0.8, 2.5, 1])), file)
         >>> header = read_header(file)
@@ -61,6 +62,7 @@ def read_nifti(path: str | Path, check_hu: bool = False) -> tuple[np.ndarray, Ni
 
     Example:
         >>> import tempfile
+        >>> import nibabel as nib
         >>> file = Path(tempfile.mkdtemp()) / "ct.nii.gz"
         >>> nib.save(nib.Nifti1Image(np.full((4, 5, 6), 40, np.int16), np.eye(4)), file)
         >>> array, header = read_nifti(file, check_hu=True)

@@ -27,6 +27,7 @@ def write_picture_mask(path: str | Path, mask: np.ndarray) -> None:
 
     Example:
         >>> import tempfile
+        >>> from medseg3d.data.picture_masks import read_picture_mask
         >>> file = Path(tempfile.mkdtemp()) / "mask.png"
         >>> write_picture_mask(file, np.eye(2))
         >>> read_picture_mask(file).tolist()
@@ -54,6 +55,7 @@ def write_grey(path: str | Path, prob: np.ndarray) -> None:
 
     Example:
         >>> import tempfile
+        >>> from medseg3d.data.picture_masks import read_grey
         >>> file = Path(tempfile.mkdtemp()) / "prob.png"
         >>> write_grey(file, np.array([[0, 0.5, 1]]))
         >>> read_grey(file).round(4).tolist()

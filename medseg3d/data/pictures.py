@@ -52,6 +52,7 @@ def read_picture(path: str | Path, upright: bool = False) -> np.ndarray:
 
     Example:
         >>> import tempfile
+        >>> from PIL import Image
         >>> file = Path(tempfile.mkdtemp()) / "polyp.png"
         >>> Image.new("RGB", (3, 2), (255, 0, 7)).save(file)
         >>> read_picture(file).shape, read_picture(file)[0, 0].tolist()
