@@ -28,7 +28,6 @@ from medseg3d.networks.costs import forward_bytes
 from medseg3d.postprocessing import CleanMaskd
 from medseg3d.precision import resolved
 from medseg3d.transforms import (
-    FitPictured,
     FitSlicesd,
     LoadNiftid,
     LoadPictured,
@@ -207,10 +206,8 @@ class CaseBounds:
                 # rows lie along A, columns along the patient's left
                 spacing, extent = _in_ras(shape, grid.affine)
                 shape = [*step.fitted(np.array([extent[1], extent[0]])), round(extent[2] / spacing[2])]
-            elif isinstance(step, FitPictured):
-                shape = step.fitted(shape)
             elif isinstance(step, ResizePictured):
-                shape = list(step.spatial_size)
+                shape = list(step.fitted(shape))
             elif isinstance(step, SpatialPadd):
                 wanted = step.padder.spatial_size
                 shape = [max(size, least) for size, least in zip(shape, wanted, strict=True)]

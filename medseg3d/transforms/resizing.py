@@ -42,11 +42,15 @@ class ResizePictured(MapTransform):
         item = dict(data)
         for key in self.keys:
             resize = resize_mask if key == self.label_key else resize_picture
-            item[key] = resize(item[key], self.spatial_size)
+            item[key] = resize(item[key], self.fitted(item[key].shape[1:]))
         return item
 
+    def fitted(self, shape: Sequence[int]) -> Sequence[int]:
+        """Rows and columns that become of a picture of these."""
+        return self.spatial_size
 
-class FitPictured(MapTransform):
+
+class FitPictured(ResizePictured):
     """Pictures (C, H, W) resized to fit into a frame, their proportion kept: one side is the frame's, no side larger.
 
     Pictures as `resize_picture` does it, masks as `resize_mask`.
@@ -60,19 +64,6 @@ class FitPictured(MapTransform):
         >>> FitPictured("image", (512, 1024))({"image": MetaTensor(torch.zeros(3, 40, 60))})["image"].shape
         torch.Size([3, 512, 768])
     """
-
-    def __init__(self, keys: KeysCollection, spatial_size: Sequence[int], label_key: str = "label") -> None:
-        super().__init__(keys)
-        self.spatial_size = spatial_size
-        self.label_key = label_key
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """The item with the pictures resized."""
-        item = dict(data)
-        for key in self.keys:
-            resize = resize_mask if key == self.label_key else resize_picture
-            item[key] = resize(item[key], self.fitted(item[key].shape[1:]))
-        return item
 
     def fitted(self, shape: Sequence[int]) -> list[int]:
         """Rows and columns that become of a picture of these."""
