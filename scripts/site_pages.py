@@ -7,6 +7,7 @@ site leads to its page there; one to any other file of the repository becomes th
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import posixpath
@@ -39,7 +40,13 @@ class Examples(griffe.Extension):
             obj.docstring.value = re.sub(r"(?m)^Example:$", "Examples:", obj.docstring.value)
 
 
-def texts() -> Iterator[tuple[str, str, str]]:
+@functools.cache
+def texts() -> tuple[tuple[str, str, str], ...]:
+    """The pages of `_texts`, made once for each build."""
+    return tuple(_texts())
+
+
+def _texts() -> Iterator[tuple[str, str, str]]:
     """(page, file of the repository that its links start from, text) of every page that docs/ does not hold."""
     for page, file in {
         "index.md": "README.md",
@@ -72,6 +79,7 @@ def texts() -> Iterator[tuple[str, str, str]]:
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that docs/ does not hold."""
+    texts.cache_clear()  # `serve` builds again when a file has changed
     for page, _, text in texts():
         files.append(File.generated(config, page, content=text))
     return files
