@@ -109,10 +109,7 @@ def export_network(network: nn.Module, windows: torch.Tensor, form: str, path: P
         if form == "torch.export":
             torch.export.save(program, path)
         else:
-            labels: dict[str, Any] = {"input_names": ["image"], "output_names": ["pred"]}
-            model = torch.onnx.export(program, dynamo=True, verbose=False, **labels)
-            assert model is not None  # as it is with dynamo
-            model.save(path)
+            _save_onnx(program, (), path, input_names=["image"], output_names=["pred"])
     inputs = [
         node for node in program.graph.find_nodes(op="placeholder") if node.name in program.graph_signature.user_inputs
     ]
@@ -136,9 +133,13 @@ def _to_openvino(network: nn.Module, example: torch.Tensor, folder: Path) -> Non
 
 
 def _to_onnx(network: nn.Module, example: torch.Tensor, folder: Path) -> None:
-    program = torch.onnx.export(network, (example,), dynamo=True, verbose=False)
+    _save_onnx(network, (example,), folder / "model.onnx")
+
+
+def _save_onnx(network: Any, inputs: tuple[torch.Tensor, ...], path: Path, **names: Any) -> None:
+    program = torch.onnx.export(network, inputs, dynamo=True, verbose=False, **names)
     assert program is not None  # as it is with dynamo
-    program.save(folder / "model.onnx")
+    program.save(path)
 
 
 _EXPORTS: dict[str, Callable[[nn.Module, torch.Tensor, Path], None]] = {
