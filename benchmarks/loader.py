@@ -118,7 +118,7 @@ def decoding(bundle: str, knobs: Mapping[str, Any], cases: int, workers: int) ->
 
 
 def training_cases(parser: ConfigParser) -> list[dict]:
-    """The cases of the training part."""
+    """The cases of the training set."""
     if "cases" in parser:
         return parser.get_parsed_content("cases")(part="train")
     data: list[dict] = parser.get_parsed_content("train#dataset#data")

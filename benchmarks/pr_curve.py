@@ -25,7 +25,7 @@ MAX_SECONDS, MAX_MIB, MAX_ERROR = 1.0, 0.1 * 1024, 1e-4  # the targets for 10⁸
 
 
 def make_scores(voxels: int, saturated: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Foreground logits (float32) and truth (uint8) as of a trained network: 2 % foreground, AP about 0.8."""
+    """Foreground logits (float32) and ground truth (uint8) as of a trained network: 2 % foreground, AP about 0.8."""
     rng = np.random.default_rng(0)
     truth = (rng.random(voxels, dtype=np.float32) < 0.02).astype(np.uint8)
     logits = rng.standard_normal(voxels, dtype=np.float32)

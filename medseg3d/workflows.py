@@ -186,27 +186,27 @@ def evaluate(
     seed: int = 0,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Summary:
-    """Score a folder of predictions, anybody's, against a folder of truths, and write what came out.
+    """Score a folder of predictions, anybody's, against a folder of ground truth, and write what came out.
 
     Volumes (NIfTI) also get surface distances, pictures the scores of PraNet's evaluation; `Evaluation` says what each
     number is. One case is in memory at a time. A pair that cannot be used stops the whole: an evaluation that left
     cases out would be another one.
 
     Args:
-        pred_dir: masks or probability maps, paired with the truths by name (`medseg3d.data.paired_masks`).
+        pred_dir: masks or probability maps, paired with the ground truth by name (`medseg3d.data.paired_masks`).
         truth_dir: masks of the same kind and on the same grids.
         output_dir: where `Evaluation.write` puts its files, all at the end.
         image_dir: images, only to be named in files.json.
         class_names: of the label values 1, 2, ...; by default 1 is "foreground" and nothing else is allowed.
         pred_kind: "mask", "probability", or "auto", decided once for the whole folder.
         threshold: foreground is where a probability is at least this.
-        missing: what a truth without prediction is: an "error"; "empty", a prediction of nothing; or "leave-out", no
-            case at all, which the summary then says.
+        missing: what a ground truth without prediction is: an "error"; "empty", a prediction of nothing; or
+            "leave-out", no case at all, which the summary then says.
         group: regular expression, searched in each case's name; what its first parenthesis matches (or all of it)
             names the patient or sequence of the case.
         slices: volumes: also score each axial slice.
         tolerance_mm: volumes: of the surface Dice.
-        grid_tolerance: volumes: voxels that a corner of a prediction may lie from that of its truth.
+        grid_tolerance: volumes: voxels that a corner of a prediction may lie from that of its ground truth.
         pranet_min_max: pictures: stretch each map to its full range first, as PraNet does, for its scores.
         edges: the two sizes that part small, medium and large cases, in ml (pictures: %); None for tertiles.
         seed: of the resampling behind the intervals.
@@ -229,7 +229,7 @@ def evaluate(
     try:
         evaluation = Evaluation(
             names,
-            grid="grid of the truth",
+            grid="grid of the ground truth",
             slice_axis="axial" if slices else None,
             surface=volumes,
             surface_tolerance_mm=tolerance_mm,

@@ -1,4 +1,4 @@
-"""Draw a scan, its truth and its prediction in three planes.
+"""Draw a scan, its ground truth and its prediction in three planes.
 
 python scripts/draw_overlay.py scan.nii.gz prediction.nii.gz overlay.png [--truth truth.nii.gz]
 """

@@ -10,7 +10,7 @@ They are written as the NIH pictures are: HU clipped to 0..255, three equal chan
 towards the patient's left, JPEG; the mask is black. Pictures of the folder are linked, but for patients left out.
 
 A scan gets a patient's number from 9001 on, the first that the rule of the split (seed 0, 10 test, 7 validation
-patients) leaves to the training part: parts are chosen by rank, and a scan of another kind should judge nothing.
+patients) leaves to the training set: parts are chosen by rank, and a scan of another kind should judge nothing.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def link_pictures(folder: Path, pictures: Path, leave_out: list[str]) -> list[st
 
 
 def training_patients(patients: list[str]) -> Iterator[str]:
-    """Numbers from 9001 on that are in the training part beside these patients."""
+    """Numbers from 9001 on that are in the training set beside these patients."""
     for number in map(str, itertools.count(9001)):
         if number in make_split([*patients, number], TEST_PATIENTS, VAL_PATIENTS, SEED).train:
             yield number

@@ -19,7 +19,7 @@ SMALL = {
 
 
 def picture(n_truth, n_found, found, elsewhere):
-    """Truth and probability of 100 pixels: so much on so many pixels of the truth, so much on all others."""
+    """Truth and probability of 100 pixels: so much on so many pixels of the ground truth, so much on all others."""
     truth, prob = np.zeros(100, np.uint8), np.full(100, elsewhere, np.float32)
     truth[:n_truth] = 1
     prob[:n_found] = found

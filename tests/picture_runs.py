@@ -65,7 +65,7 @@ def run_bundle(
 
 
 def train_and_evaluate(bundle: str, folder: Path, overlays: tuple[str, ...] = (), **knobs: object) -> Path:
-    """The folder of a run, trained and evaluated on the test part."""
+    """The folder of a run, trained and evaluated on the test set."""
     for run_id, config in (("training", "train"), ("evaluating", "evaluate")):
         run_bundle(bundle, run_id, config, overlays, **knobs, output_dir=str(folder))
     return folder

@@ -26,7 +26,7 @@ def volume(path: Path, array: np.ndarray, affine: np.ndarray = AFFINE) -> None:
 
 @pytest.fixture
 def volumes(tmp_path) -> tuple[Path, Path]:
-    """Folders of predictions and truths of two volumes with two classes."""
+    """Folders of predictions and ground truth of two volumes with two classes."""
     rng = np.random.default_rng(0)
     for case in ("ct_1", "ct_2"):
         truth = np.zeros((10, 11, 6), np.uint8)
@@ -40,7 +40,7 @@ def volumes(tmp_path) -> tuple[Path, Path]:
 
 @pytest.fixture
 def pictures(tmp_path) -> tuple[Path, Path]:
-    """Folders of probability maps and truths of four pictures of two patients."""
+    """Folders of probability maps and ground truth of four pictures of two patients."""
     rng = np.random.default_rng(0)
     (tmp_path / "truth").mkdir()
     (tmp_path / "pred").mkdir()
@@ -193,7 +193,7 @@ class TestVerb:
 
 
 class TestRealMasks:
-    """Published predictions of the pancreas, and their truths."""
+    """Published predictions of the pancreas, and their ground truth."""
 
     def test_two_cases(self, real_data, tmp_path):
         for case in ("pancreas_021", "pancreas_422"):

@@ -83,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "statistics", help="2-D images: mean and standard deviation of each channel, as options to paste"
     )
     statistics.add_argument("dataset_dir", help="folder of pictures")
-    statistics.add_argument("--split-file", help="split file whose training part is used (default: every image)")
+    statistics.add_argument("--split-file", help="split file whose training set is used (default: every image)")
     add_limits(statistics, volumes=False)
 
 
@@ -183,7 +183,7 @@ def _statistics(args: argparse.Namespace) -> int:
     from medseg3d.data.channel_statistics import training_statistics
 
     found = training_statistics(args.dataset_dir, args.split_file)
-    part = f"the training part of {args.split_file}" if args.split_file else "all pictures; --split_file for a part"
+    part = f"the training set of {args.split_file}" if args.split_file else "all pictures; --split_file for a part"
     print(f"{found.pictures} pictures, {found.pixels:,} pixels in [0, 1] ({part})")
     print(
         " ".join(

@@ -1,4 +1,4 @@
-"""`medseg3d evaluate`: any folder of predictions against its truths, under every convention."""
+"""`medseg3d evaluate`: any folder of predictions against its ground truth, under every convention."""
 
 from __future__ import annotations
 

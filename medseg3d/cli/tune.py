@@ -14,7 +14,7 @@ EPILOG = """\
   medseg3d tune bundles/polyp_resunetpp -o runs/tune --search learning_rate=log:1e-6:1e-2 --epochs 10
 Further --key value pairs are knobs of the bundle, the same for all trials.
 The same command in another terminal, or on another machine with the same --storage, shares the trials. Interrupted?
-Rerun the same command to resume. Only the validation part of the split is ever looked at.
+Rerun the same command to resume. Only the validation set of the split is ever looked at.
 Each trial tells of its training in OUTPUT/trial_NNNN/run.log.
 """
 
@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
     values = ", ".join(f"{knob} {value}" for knob, value in tuned.values.items())
     print(f"\n{trials_markdown(tuned.records, tuned.metric, list(tuned.values))}\n")
     print(f"best: {values}, with {tuned.metric} {tuned.score:.4f} in trial {tuned.best.number} ({tuned.best.folder})")
-    print(f"chosen on the part {tuned.part} of the split alone; the test part was not looked at")
+    print(f"chosen on the part {tuned.part} of the split alone; the test set was not looked at")
     print(f"trials.csv and best.json in {args.output}. To train as this trial did, from {tuned.root}")
     print("(leave out what only kept the trials short, --epochs for instance):")
     print(command_line(tuned.train_command))

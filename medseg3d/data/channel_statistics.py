@@ -53,14 +53,14 @@ def channel_statistics(paths: Sequence[str | Path]) -> ChannelStatistics:
 
 
 def training_statistics(dataset_dir: str | Path, split_file: str | Path | None = None) -> ChannelStatistics:
-    """The statistics of a data set's training part; of all its pictures where no split is named.
+    """The statistics of a data set's training set; of all its pictures where no split is named.
 
     Args:
         dataset_dir: as in `read_picture_folder`.
         split_file: a manifest of the data set.
 
     Raises:
-        Fault: as `read_picture_folder`, `read_split` and `read_picture`; SPLIT_MISMATCH if the training part names
+        Fault: as `read_picture_folder`, `read_split` and `read_picture`; SPLIT_MISMATCH if the training set names
             pictures that the data set lacks, or none.
     """
     images = {case["case"]: case["image"] for case in read_picture_folder(dataset_dir)}

@@ -1,4 +1,4 @@
-"""The prediction and the truth of a case, read as labels on one grid, whoever wrote them."""
+"""The prediction and the ground truth of a case, read as labels on one grid, whoever wrote them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class LoadedPair:
         pred: (*spatial) uint8 labels; of a picture 0 and 1.
         truth: (*spatial) uint8 labels.
         prob: (*spatial) float32 foreground probability in [0, 1], where the prediction is one.
-        affine: (4, 4) float64, voxel index of the truth to RAS mm; None for pictures.
+        affine: (4, 4) float64, voxel index of the ground truth to RAS mm; None for pictures.
         kind: what the prediction was taken for: "mask", "probability" or, where there is none, "missing".
         warnings: `CODE: sentence` each.
     """
@@ -67,7 +67,7 @@ def prediction_kind(pairs: Sequence[MaskPair]) -> str:
 def read_pair(
     pair: MaskPair, pred_kind: str = "auto", threshold: float = 0.5, grid_tolerance: float = GRID_TOLERANCE
 ) -> LoadedPair:
-    """The prediction and the truth of one case as labels on one grid; nothing is resized or resampled.
+    """The prediction and the ground truth of one case as labels on one grid; nothing is resized or resampled.
 
     The truth is always a mask: integer labels of a NIfTI volume, or a picture as `read_picture_mask` takes it, in the
     grid of the file.
@@ -76,7 +76,7 @@ def read_pair(
         pair: as `paired_masks` gives it.
         pred_kind: "mask", "probability", or "auto", which decides by this one file as `prediction_kind` does by all.
         threshold: foreground is where the probability is at least this.
-        grid_tolerance: voxels that a corner of the prediction may lie from that of the truth.
+        grid_tolerance: voxels that a corner of the prediction may lie from that of the ground truth.
 
     Raises:
         Fault: as `read_nifti` or `read_picture`; LABEL_SET (values that are no labels, or no probabilities);
@@ -130,12 +130,12 @@ def _check_grid(pair: MaskPair, truth: NiftiHeader, pred: NiftiHeader, grid_tole
         if fault.code != "PAIR_GEOMETRY":
             raise
         or_else = "".join(fault.remedy.partition(", or raise")[1:])
-        raise _off_grid(pair, fault.found, fault.wanted.replace("its image", "its truth", 1), or_else) from None
+        raise _off_grid(pair, fault.found, fault.wanted.replace("its image", "its ground truth", 1), or_else) from None
 
 
 def _off_grid(pair: MaskPair, found: str, wanted: str, or_else: str = "") -> Fault:
     assert pair.pred is not None
-    remedy = "write the prediction on the grid of its truth; nothing is resized or resampled silently"
+    remedy = "write the prediction on the grid of its ground truth; nothing is resized or resampled silently"
     return Fault("PAIR_GEOMETRY", pair.pred, found, wanted, remedy + or_else)
 
 
@@ -170,7 +170,7 @@ def _read_picture(loaded: LoadedPair, pair: MaskPair, pred_kind: str) -> None:
     grey = read_levels(pair.pred)
     if grey.levels.shape != loaded.truth.shape:
         raise _off_grid(
-            pair, f"shape {grey.levels.shape}", f"that of its truth {pair.truth}: shape {loaded.truth.shape}"
+            pair, f"shape {grey.levels.shape}", f"that of its ground truth {pair.truth}: shape {loaded.truth.shape}"
         )
     if pred_kind == "auto":
         pred_kind = _kind_of_pictures([grey])

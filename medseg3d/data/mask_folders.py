@@ -32,7 +32,7 @@ class MaskPair(NamedTuple):
     Attributes:
         case: relative path without suffix, and without an ending that had to be dropped.
         pred: the prediction; None where it is missing and counts as an empty mask.
-        truth: the truth.
+        truth: the ground truth.
         image: the image; None where no folder of images was given.
     """
 
@@ -46,7 +46,7 @@ class MaskPairs(list[MaskPair]):
     """Pairs in the order of their names.
 
     Attributes:
-        left_out: names of the truths that have no prediction and were asked to be left out.
+        left_out: names of the ground truth that have no prediction and were asked to be left out.
         warnings: `CODE: sentence` each, of files that are not read.
     """
 
@@ -71,21 +71,21 @@ def paired_masks(
     2. Of the names left over on both sides one ending of `MASK_ENDINGS` is dropped (`ct_seg` and `ct_label` become
        `ct`); what is equal then is a pair, unless the shortened name is also that of another file of the same side.
 
-    Images are found the same way, by the name of the truth, with `IMAGE_ENDINGS` as well; those of other cases, and
-    files of another kind, are left alone.
+    Images are found the same way, by the name of the ground truth, with `IMAGE_ENDINGS` as well; those of other cases,
+    and files of another kind, are left alone.
 
     Args:
         pred_dir: predictions, NIfTI volumes or pictures.
         truth_dir: truths of the same kind; neither folder may lie in the other.
-        image_dir: images of the same kind, one for each truth.
-        missing: what a truth without prediction is: an "error"; "empty", a prediction of nothing; or no case at all,
-            "leave-out", for predictions of a part of the truths.
+        image_dir: images of the same kind, one for each ground truth.
+        missing: what a ground truth without prediction is: an "error"; "empty", a prediction of nothing; or no case at
+            all, "leave-out", for predictions of a part of the ground truth.
 
     Raises:
         Fault: MISSING_FILE (no such folder), NO_INPUT (nothing in it), SAME_FOLDER (or a file of both, by a
             link), UNREADABLE (a sub-folder), MIXED_KINDS (volumes and pictures),
-            NAME_COLLISION (two files, one name), UNPAIRED (a truth without prediction or image, or a prediction
-            without truth).
+            NAME_COLLISION (two files, one name), UNPAIRED (a ground truth without prediction or image, or a prediction
+            without ground truth).
 
     Example:
         >>> import tempfile
@@ -114,8 +114,8 @@ def paired_masks(
     without_pred = [name for name in truths if name not in pred_of]
     without_truth = [name for name in preds if name not in pred_of.values()]
     warnings = [
-        *_unread(pred_dir, unread_preds, without_pred, "truth without prediction"),
-        *_unread(truth_dir, unread_truths, without_truth, "prediction without truth"),
+        *_unread(pred_dir, unread_preds, without_pred, "ground truth without prediction"),
+        *_unread(truth_dir, unread_truths, without_truth, "prediction without ground truth"),
     ]
     if without_truth or (without_pred and missing == "error"):
         raise _unpaired(pred_dir, truth_dir, without_pred, without_truth, warnings)
@@ -134,7 +134,7 @@ def paired_masks(
     for pair in pairs:
         if pair.pred is not None and pair.pred.resolve() == pair.truth.resolve():
             raise UsageFault(
-                "SAME_FOLDER", pair.pred, f"the file of its truth {pair.truth}, by a link", "a prediction", "remove it"
+                "SAME_FOLDER", pair.pred, f"its ground truth {pair.truth}, by a link", "a prediction", "remove it"
             )
     left_out = without_pred if missing == "leave-out" else ()
     return MaskPairs(sorted(pairs, key=lambda pair: pair.case), left_out, warnings)
@@ -220,8 +220,8 @@ def _check_folders(pred_dir: Path, truth_dir: Path) -> None:
         raise UsageFault(
             "SAME_FOLDER",
             pred_dir,
-            "the folder of the truths" if pred == truth else f"a folder that holds or lies in {truth_dir}",
-            "predictions and truths apart from each other",
+            "the folder of the ground truth" if pred == truth else f"a folder that holds or lies in {truth_dir}",
+            "predictions and ground truth apart from each other",
             "give each a folder of its own",
         )
 
@@ -229,7 +229,7 @@ def _check_folders(pred_dir: Path, truth_dir: Path) -> None:
 def _matched(
     preds: Mapping[str, Path], truths: Mapping[str, Path], endings: Sequence[str], pred_dir: Path, truth_dir: Path
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """The name of the prediction for each name of a truth that has one, and the shortened name where it took one."""
+    """The name of the prediction for each ground truth that has one, and the shortened name where it took one."""
     matched = {name: name for name in truths if name in preds}
     short_preds = _shortened(preds, matched, endings)
     short_truths = _shortened(truths, matched, endings)
@@ -246,7 +246,7 @@ def _matched(
                     folder,
                     f"{' and '.join(taken[:_NAMED])}, which may all be {short}",
                     "one file for each case",
-                    "move the others away, or give prediction and truth the same name",
+                    "move the others away, or give prediction and ground truth the same name",
                 )
         matched[names[0]] = rivals[0]
         shortened[names[0]] = short
@@ -274,7 +274,7 @@ def _images_of(truths: Mapping[str, Path], image_dir: str | Path, truth_dir: Pat
             "UNPAIRED",
             image_dir,
             f"no image for {_listed(without)}",
-            f"one of the same name for each truth in {truth_dir}",
+            f"one of the same name for each ground truth in {truth_dir}",
             "correct the folder or leave the images out",
         )
     return {name: images[image] for name, image in image_of.items()}
@@ -287,14 +287,14 @@ def _unpaired(
     if without_pred:
         parts.append(f"no prediction for {_listed(without_pred)}")
     if without_truth:
-        parts.append(f"no truth for {_listed(without_truth)}")
+        parts.append(f"no ground truth for {_listed(without_truth)}")
     remedy = "give both of a pair the same name before the suffix"
     if without_truth:
-        remedy += ", and move predictions without a truth away"
+        remedy += ", and move predictions without a ground truth away"
     else:
         remedy += ", count missing predictions as empty masks (--missing empty), or leave their cases out (leave-out)"
     found = "; ".join([" and ".join(parts), *warnings])
-    return Fault("UNPAIRED", pred_dir, found, f"one prediction for each truth in {truth_dir}", remedy)
+    return Fault("UNPAIRED", pred_dir, found, f"one prediction for each ground truth in {truth_dir}", remedy)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -141,14 +141,14 @@ def split_pictures(
             `seed` and `mask_dir` may be a list too, of one value for each folder; otherwise all have the same.
         split_file: the split file; one for each of several folders.
         part: "train", "val" or "test".
-        test_cases: number of groups in the test part, or their share, a float below 1; of pictures without
+        test_cases: number of groups in the test set, or their share, a float below 1; of pictures without
             `group_pattern`. None for what the split file has, which then must be there.
-        val_cases: number or share of groups, or pictures, in the validation part, or None.
+        val_cases: number or share of groups, or pictures, in the validation set, or None.
         seed: seed of the rule.
         group_pattern: as in `read_picture_folder`.
         mask_dir: if given, each case gets a `"mask_file"` in this folder, `<case>_seg.png`.
         train_list: the published cases to train on and to validate with: a text file of their names, one a line, or
-            shell wildcards that match them, such as `TrainDataset/*`. All others then are the test part, and
+            shell wildcards that match them, such as `TrainDataset/*`. All others then are the test set, and
             `test_cases` is not used.
 
     Raises:

@@ -1,14 +1,14 @@
 """Train, validation and test cases: a rule over the case ids, kept in a split file from first use on.
 
 The rule does not shuffle: every id is ranked by the SHA-256 of `"<seed>:<id>"`. The lowest `test_cases` are the test
-part, the next `val_cases` the validation part, the rest is for training. So the split depends on the ids and the seed
-alone, neither on the order of files nor on the versions of Python or numpy, and the test part stays the same whatever
+part, the next `val_cases` the validation set, the rest is for training. So the split depends on the ids and the seed
+alone, neither on the order of files nor on the versions of Python or numpy, and the test set stays the same whatever
 number of validation cases is asked for.
 
 Where several cases are of one patient (slices, frames), the patients are ranked instead and take their cases with them,
 so that no patient is in two parts; the counts then are numbers of patients.
 
-Where a test part has been published, its ids are listed, and the rule draws the validation part from the others. A
+Where a test set has been published, its ids are listed, and the rule draws the validation set from the others. A
 split of one's own lists all three parts (`medseg3d.data.listed_splits`).
 """
 
@@ -88,7 +88,7 @@ def make_split(
     Args:
         ids: all case ids, in any order.
         test_cases: number of test cases, of groups where there are groups; a float below 1 is their share of all,
-            rounded (0.1 of 612 are 61); a list of ids is the test part itself, whatever the groups.
+            rounded (0.1 of 612 are 61); a list of ids is the test set itself, whatever the groups.
         val_cases: number or share of validation cases or groups; a share is of all, too.
         seed: any integer.
         name: what the fault calls the data set.
@@ -416,12 +416,12 @@ def _check_listed(path: Path, split: Split, test_cases: int | float | Sequence[s
     if test_cases is None or (isinstance(test_cases, (int, float)) and not split.listed):
         return
     if isinstance(test_cases, (int, float)):
-        raise Fault("SPLIT_MISMATCH", path, "a listed test part", "one drawn by the seed, as asked for", _remedy(path))
+        raise Fault("SPLIT_MISMATCH", path, "a listed test set", "one drawn by the seed, as asked for", _remedy(path))
     if not split.listed or set(test_cases) != set(split.test):
         raise Fault(
             "SPLIT_MISMATCH",
             path,
-            f"another test part of {len(split.test)} cases",
+            f"another test set of {len(split.test)} cases",
             f"the {len(test_cases)} listed test cases as asked for",
             _remedy(path),
         )

@@ -261,7 +261,7 @@ class Evaluation:
 
     def _check(self, case: str, pred: np.ndarray, truth: np.ndarray, affine: Any, group: str | None) -> None:
         if pred.shape != truth.shape:
-            raise ValueError(f"{case}: pred {pred.shape} and truth {truth.shape} are on different grids")
+            raise ValueError(f"{case}: pred {pred.shape} and ground truth {truth.shape} are on different grids")
         if truth.ndim not in (2, 3):
             raise ValueError(f"{case}: labels must be (*spatial) with 2 or 3 axes, found {truth.ndim}")
         if case in self.cases:

@@ -16,7 +16,7 @@ RESAMPLES = 2000
 CONFIDENCE = 0.95
 
 SURFACE = ("hd95_mm", "mean_surface_distance_mm", "surface_dice")
-"""Scores in which a case counts that has either nothing in the truth or nothing in the prediction."""
+"""Scores in which a case counts that has either nothing in the ground truth or nothing in the prediction."""
 
 _TWO_CLASSES = ("mdice", "miou", "mrecall", "mprecision", "aacc")
 _BACKGROUND = ("dice_background", "iou_background")
@@ -31,7 +31,7 @@ class Aggregation:
 
     Attributes:
         region: the class that probabilities and two-class scores are of.
-        size_unit: of the sizes of truths.
+        size_unit: of the sizes of ground truth.
         grid: repeated in every record.
         edges: the two sizes that part small, medium and large cases; None for tertiles.
         seed: of the resampling behind the intervals.
@@ -137,7 +137,7 @@ class Aggregation:
         return Score(name, score, over, _or_none(mean), n, grid=self.grid, low=low, high=high, sd=sd, left_out=left_out)
 
     def _sizes(self, name: str, cases: Cases) -> dict[str, float]:
-        """Case -> size of its truth."""
+        """Case -> size of its ground truth."""
         counts = {key: case.counts[name] for key, case in cases.items()}
         if self.size_unit == "percent":
             return {key: 100 * each.n_truth / max(each.n, 1) for key, each in counts.items()}

@@ -49,8 +49,8 @@ def _strata_table(summary: Summary, name: str) -> list[str]:
             bounds = f"below {high}" if low is None else f"from {low}" if high is None else f"{low} to {high}"
             head = f"{count.size}: {bounds} {UNITS[summary.settings.size_unit]} ({count.n} cases)"
             columns[head] = summary.pick(class_name=name, size=count.size)
-    how = "given" if summary.settings.size_edges_given else "tertiles of the truths' sizes"
-    return [f"By the size of the truth; edges: {how}.", "", *_side_by_side(columns)] if columns else []
+    how = "given" if summary.settings.size_edges_given else "tertiles of the sizes of the ground truth"
+    return [f"By the size of the ground truth; edges: {how}.", "", *_side_by_side(columns)] if columns else []
 
 
 def _data_set_table(summary: Summary, name: str) -> list[str]:
@@ -76,7 +76,7 @@ def _side_by_side(columns: Mapping[str, Sequence[Score]]) -> list[str]:
 def _emptiness(summary: Summary, name: str) -> str:
     count = next(each for each in summary.cases if (each.class_name, each.size, each.data_set) == (name, "", ""))
     return (
-        f"{count.n} cases, {count.empty_truth} empty in the truth, {count.empty_pred} empty in the prediction, "
+        f"{count.n} cases, {count.empty_truth} empty in the ground truth, {count.empty_pred} empty in the prediction, "
         f"{count.missed} completely missed"
     )
 

@@ -21,7 +21,7 @@ Over = Literal["cases", "groups", "slices", "pooled", "two_classes", "levels"]
 background and foreground, each pooled, as mmsegmentation; levels: the best of 256 thresholds, common to all cases."""
 
 Unit = Literal["ml", "percent", "voxels"]
-"""Of the size of a truth; percent: of the picture."""
+"""Of the size of a ground truth; percent: of the picture."""
 
 
 @dataclass(frozen=True)
@@ -59,14 +59,14 @@ class Score:
         over: what it is a mean over.
         value: None where it is undefined.
         n: how many (cases, groups, slices) it is of.
-        size: the stratum, by the size of the truth; empty for cases of all sizes.
+        size: the stratum, by the size of the ground truth; empty for cases of all sizes.
         data_set: one of several data sets; empty for all.
         grid: what the labels were compared on.
         low: lower end of the 95 % interval; None where there is none, as of fewer than two cases.
         high: its upper end.
         sd: standard deviation (n - 1) of what it is a mean over; None for pooled scores and fewer than two.
         left_out: how many more had no such score; None for pooled scores.
-        missed: distances: how many have either nothing in the truth or nothing in the prediction.
+        missed: distances: how many have either nothing in the ground truth or nothing in the prediction.
     """
 
     class_name: str
@@ -101,7 +101,7 @@ class CaseCount:
         missed: something is there and nothing was found.
         size: as in `Score`.
         data_set: as in `Score`.
-        from_size: the least size of the truth; None for no bound.
+        from_size: the least size of the ground truth; None for no bound.
         below_size: the size that it does not reach; None for no bound.
     """
 
@@ -126,7 +126,7 @@ class Settings:
         n_probabilities: those with a probability.
         pranet_min_max: whether maps were stretched from minimum to maximum for PraNet's scores.
         surface_tolerance_mm: of the surface Dice.
-        size_unit: of the sizes of truths.
+        size_unit: of the sizes of ground truth.
         size_edges_given: whether the caller has named the sizes that part small, medium and large; else they are the
             tertiles of the cases.
     """
@@ -178,7 +178,7 @@ class Summary:
         return found[0] if found else None
 
     def size_edges(self, class_name: str) -> tuple[float, float] | None:
-        """The sizes of the truth from which cases of a class are medium and large; None where nothing has a size."""
+        """The sizes of the ground truth from which a class is medium and large; None where nothing has a size."""
         for count in self.cases:
             if (count.class_name, count.size) == (class_name, "medium"):
                 low, high = count.from_size, count.below_size

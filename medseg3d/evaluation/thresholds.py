@@ -66,7 +66,7 @@ def choose_threshold(
         allow_test: whether the part named test may be used too.
 
     Raises:
-        Fault: TEST_PART if the evaluation is of the test part and that is not allowed; SCORE_FILE if a file is absent
+        Fault: TEST_PART if the evaluation is of the test set and that is not allowed; SCORE_FILE if a file is absent
             or damaged, or if no threshold has a score.
     """
     if score not in SCORES:
@@ -78,8 +78,8 @@ def choose_threshold(
         raise UsageFault(
             "TEST_PART",
             folder,
-            "an evaluation of the test part",
-            "one of the validation part: a threshold chosen on the test cases is fitted to them",
+            "an evaluation of the test set",
+            "one of the validation set: a threshold chosen on the test cases is fitted to them",
             "evaluate with --part val first; --allow-test only where nothing will be reported as a test score",
         )
     source = folder / ("pr.npz" if score == "dice_pooled" else "thresholds.csv")
@@ -179,7 +179,7 @@ def _best_mean(source: Path) -> dict[str, float]:
 
 
 def _nothing_to_find(source: Path, found: str) -> Fault:
-    return Fault("SCORE_FILE", source, found, "foreground in the truth", "evaluate cases that have some")
+    return Fault("SCORE_FILE", source, found, "foreground in the ground truth", "evaluate cases that have some")
 
 
 def _fault(path: str | Path, found: str) -> Fault:

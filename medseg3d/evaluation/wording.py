@@ -69,7 +69,7 @@ WORDS: dict[str, Words] = {
         "saliency",
     ),
     "weighted_f": Words(
-        "Weighted F-measure", "weighted F-measure (Margolin 2014, beta 1), 0 where the truth is empty", "saliency"
+        "Weighted F-measure", "weighted F-measure (Margolin 2014, beta 1), 0 where ground truth is empty", "saliency"
     ),
     "s_measure": Words("S-measure", "structure measure (Fan 2017, alpha 0.5)", "saliency"),
     "max_dice_pranet256": Words("Dice, best threshold", _BEST_256),
@@ -83,8 +83,8 @@ WORDS: dict[str, Words] = {
 LEFT_OUT = {
     "dice": "empty in truth and prediction",
     "iou": "empty in truth and prediction",
-    "recall": "empty in the truth",
-    "specificity": "without background in the truth",
+    "recall": "empty in the ground truth",
+    "specificity": "without background in the ground truth",
     "precision": "empty in the prediction",
     "accuracy": "without voxels",
 }
@@ -124,7 +124,7 @@ def convention(score: Score, settings: Settings) -> str:
 
     Example:
         >>> convention(Score("polyp", "recall", "cases", 0.5, 3, grid="original grid"), Settings())
-        'mean over cases; a case empty in the truth is left out; on the original grid'
+        'mean over cases; a case empty in the ground truth is left out; on the original grid'
     """
     return _taken(score, settings) + (f"; on the {score.grid}" if score.grid else "")
 
@@ -171,7 +171,7 @@ def _of_one_case(name: str, settings: Settings) -> str:
             "see missed"
         )
     if name == "average_precision":
-        return f"average precision of each {settings.images} by itself; a case empty in the truth is left out"
+        return f"average precision of each {settings.images} by itself; a case empty in the ground truth is left out"
     if words.family == "probability":
         return f"{words.taken}; {_taken_from('masks, where it is the error rate', settings)}"
     if name in ("weighted_f", "s_measure"):

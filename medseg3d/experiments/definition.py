@@ -154,7 +154,7 @@ def parse_experiment(content: Mapping[str, Any]) -> Experiment:
 
     Raises:
         Fault: `BAD_DEFINITION` for a key that is unknown or has a value it cannot have; `BAD_VALUE` for a knob or a
-            seed; `TEST_PART` for a threshold chosen on the test part; `MISSING_BUNDLE`.
+            seed; `TEST_PART` for a threshold chosen on the test set; `MISSING_BUNDLE`.
     """
     _refuse_unknown(content, _KEYS, "the definition")
     if "bundle" not in content:
@@ -269,7 +269,7 @@ def _check_parts(content: Mapping[str, Any]) -> None:
     _refuse_unknown(threshold, {"part", "score"}, "threshold")
     if threshold.get("part") == "test":
         wanted = "train or val: a threshold chosen on the test cases is fitted to them"
-        raise UsageFault("TEST_PART", "threshold", "the test part", wanted, "leave it out")
+        raise UsageFault("TEST_PART", "threshold", "the test set", wanted, "leave it out")
     if content.get("threshold") and threshold.get("score") not in SCORES:
         raise UsageFault("BAD_VALUE", "threshold score", repr(threshold.get("score")), f"one of {', '.join(SCORES)}")
     parts = [("part", content.get("part", "test"))]

@@ -85,7 +85,7 @@ def tune(
     """Choose knobs of a bundle by their validation scores, over many trainings.
 
     A trial is a training with drawn values. It reports the key metric of its validations and ends early when it is
-    pruned; its value is the best of them. Nothing but the validation part of the split is looked at.
+    pruned; its value is the best of them. Nothing but the validation set of the split is looked at.
 
     Stopped at any moment, it goes on with the same call. The same call in several processes at once makes them share
     the trials.
@@ -216,8 +216,8 @@ def check_search(
             refuse_unused(parser, knob, f"--search {knob}")
         metric, part = next(iter(parser["validate::key_metric"])), str(parser["val_part"])
         if part == "test":
-            wanted = "the validation part: knobs chosen on the test cases are fitted to them"
-            raise UsageFault("TEST_PART", "--val_part", "the test part", wanted, "leave it out")
+            wanted = "the validation set: knobs chosen on the test cases are fitted to them"
+            raise UsageFault("TEST_PART", "--val_part", "the test set", wanted, "leave it out")
         for name in ("train::dataset::data", "validate::dataset::data"):
             build(parser, name, "the data set")
     for knob, choice in ((knob, each) for knob, each in dimensions.items() if isinstance(each, Choice)):

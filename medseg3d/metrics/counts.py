@@ -19,7 +19,7 @@ class ConfusionCounts:
     Args:
         tp: foreground in truth and prediction.
         fp: foreground in the prediction only.
-        fn: foreground in the truth only.
+        fn: foreground in the ground truth only.
         tn: background in both.
 
     Raises:
@@ -107,7 +107,7 @@ class ConfusionCounts:
 
     @property
     def n_truth(self) -> int:
-        """Foreground voxels of the truth."""
+        """Foreground voxels of the ground truth."""
         return self.tp + self.fn
 
     @property

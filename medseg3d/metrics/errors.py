@@ -1,4 +1,4 @@
-"""How far a probability map is from its truth, voxel by voxel."""
+"""How far a probability map is from its ground truth, voxel by voxel."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def probability_errors(prob: ArrayLike, truth: ArrayLike) -> ProbabilityErrors:
         truth: (*spatial), 0 or 1.
 
     Raises:
-        ValueError: shapes differ, a probability is outside [0, 1] or NaN, or a truth is neither 0 nor 1.
+        ValueError: shapes differ, a probability is outside [0, 1] or NaN, or a ground truth is neither 0 nor 1.
 
     Example:
         >>> probability_errors(np.array([[0.5, 0.0], [1.0, 1.0]]), np.array([[0, 0], [1, 0]]))

@@ -5,7 +5,7 @@ averages the scores over them: its "mean Dice" is no Dice at 0.5. The definition
 of the MATLAB toolbox it ports: the integer comparison `level >= k` for k = 0..255. Three consequences:
 
 - At k = 0 everything is foreground, so the mean over levels of a perfect prediction is a little below 1: Dice
-  (255 + 2 f / (1 + f)) / 256 for a truth that fills the fraction f. Only the maximum is 1.
+  (255 + 2 f / (1 + f)) / 256 for a ground truth that fills the fraction f. Only the maximum is 1.
 - Where nothing true is found (TP = 0) Dice, IoU, recall and specificity are all 0, specificity included, and so are
   the scores of a picture whose truth is empty. `medseg3d.metrics.scores` says NaN there and leaves such cases out.
 - The widespread Python port compares level / 255 with np.linspace(1, 0, 256) as floats, which puts 66 of the 256
@@ -76,7 +76,7 @@ class LevelCounts:
     Args:
         tp: foreground in truth and prediction, in pixels.
         fp: foreground in the prediction only.
-        fn: foreground in the truth only.
+        fn: foreground in the ground truth only.
         tn: background in both.
 
     Example:
@@ -117,7 +117,7 @@ class LevelCounts:
 
     @property
     def n_truth(self) -> int:
-        """Foreground pixels of the truth."""
+        """Foreground pixels of the ground truth."""
         return int(self.tp[0])
 
     @property
@@ -131,8 +131,8 @@ def pranet_curves(counts: LevelCounts) -> dict[str, np.ndarray]:
     """Dice, IoU, recall, specificity and E-measure of one picture at each level, float64 (256,).
 
     Recall is PraNet's "Sen". The rules of the module hold: 0 for all but the E-measure where TP is 0; specificity is
-    also 0 where the truth has no background. E-measure of an empty truth: the part of the picture left blank; of a
-    full one: the part that is foreground; both over N - 1.
+    also 0 where the ground truth has no background. E-measure of an empty truth: the part of the picture left blank; of
+    a full one: the part that is foreground; both over N - 1.
 
     Raises:
         ValueError: the picture has fewer than two pixels, so that N - 1 is 0.
@@ -186,7 +186,7 @@ def _mean_curves(curves: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarra
 def _e_measure(counts: LevelCounts) -> np.ndarray:
     """Enhanced alignment at each level: (1 + 2ab / (a² + b²))² / 4 summed over pixels, over N - 1.
 
-    a and b are prediction and truth less their means, so each of the four kinds of pixel has one value.
+    a and b are prediction and ground truth less their means, so each of the four kinds of pixel has one value.
     """
     n, true = counts.n, counts.n_truth
     if true == 0:

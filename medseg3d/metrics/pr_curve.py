@@ -73,8 +73,8 @@ class BinnedPRCurve:
             mask: (*spatial), 0 or 1; where it is 0 nothing is counted.
 
         Raises:
-            ValueError: shapes differ, a score is not finite, or a truth is neither 0 nor 1. What was seen of this
-                image is then not counted.
+            ValueError: shapes differ, a score is not finite, or a ground truth is neither 0 nor 1. What was seen of
+                this image is then not counted.
         """
         self._update(score, truth, mask, as_logit=_checked_logit)
 
@@ -110,7 +110,7 @@ class BinnedPRCurve:
 
         Returns:
             precision: float64 (n + 1,), ends with 1.
-            recall: float64 (n + 1,), falls and ends with 0; NaN without foreground in the truth.
+            recall: float64 (n + 1,), falls and ends with 0; NaN without true foreground.
             threshold: float64 (n,), probability, rises; one for each bin that holds something.
         """
         bins, sweep = self._sweep()
@@ -121,7 +121,7 @@ class BinnedPRCurve:
         )
 
     def average_precision(self) -> float:
-        """Sum of precision times gain in recall over all thresholds, 0 to 1; NaN without foreground in the truth.
+        """Sum of precision times gain in recall over all thresholds, 0 to 1; NaN without true foreground.
 
         As scikit-learn's `average_precision_score`, which does not interpolate either; scores of one bin count as
         equal. Within 1e-4 of the unbinned value unless the scores crowd in a small part of a power of two.
@@ -134,7 +134,7 @@ class BinnedPRCurve:
         return float(np.sum(gained * score_along("precision", *sweep)) / tp[0])
 
     def average_precision_bounds(self) -> tuple[float, float]:
-        """Between what values the average precision of the unbinned scores lies; NaN without foreground in the truth.
+        """Between what values the average precision of the unbinned scores lies; NaN without true foreground.
 
         Lowest if in each bin all background scores above all foreground, highest the other way round. Sums over the
         voxels of a bin are bounded by integrals of TP / (TP + FP) over TP.
@@ -169,7 +169,7 @@ class BinnedPRCurve:
         bins, sweep = self._sweep()
         values = score_along(score, *sweep)
         if np.isnan(values).all():
-            raise ValueError(f"{score} is defined at no threshold: the truth seen so far leaves it without a value")
+            raise ValueError(f"{score} is defined at no threshold: the ground truth so far leaves it without a value")
         best = np.flatnonzero(values == np.nanmax(values))
         edges = _EDGES[bins[best]]
         nearest = int(np.argmin(np.abs(edges)))

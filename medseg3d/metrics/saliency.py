@@ -22,8 +22,8 @@ _HALVED_EVERY = 5.0  # pixels
 def weighted_f_measure(prob: ArrayLike, truth: ArrayLike) -> float:
     """Margolin's weighted F-measure with beta² = 1, 0 to 1: a Dice of soft counts that knows where errors lie.
 
-    An error inside the truth is forgiven where its surroundings do better (7x7 Gaussian, sigma 5); one outside
-    costs 1 at the edge of the truth and up to 2 far from it, half of the way every 5 pixels. R. Margolin et al.,
+    An error inside the ground truth is forgiven where its surroundings do better (7x7 Gaussian, sigma 5); one outside
+    costs 1 at the edge of the ground truth and up to 2 far from it, half of the way every 5 pixels. R. Margolin et al.,
     "How to evaluate foreground maps?", CVPR 2014, doi:10.1109/CVPR.2014.39.
 
     Args:
@@ -31,10 +31,10 @@ def weighted_f_measure(prob: ArrayLike, truth: ArrayLike) -> float:
         truth: as `prob`, of any numeric type, 0 or 1.
 
     Returns:
-        The score; 0 where the truth is empty, whatever the map. A full truth needs no rule.
+        The score; 0 where the ground truth is empty, whatever the map. A full truth needs no rule.
 
     Raises:
-        ValueError: not two axes, shapes differ, a probability is outside [0, 1], or a truth is neither 0 nor 1.
+        ValueError: not two axes, shapes differ, a probability is outside [0, 1], or a ground truth is neither 0 nor 1.
 
     Example:
         >>> truth = np.zeros((9, 9)); truth[3:6, 3:6] = 1
@@ -57,13 +57,13 @@ def weighted_f_measure(prob: ArrayLike, truth: ArrayLike) -> float:
 def s_measure(prob: ArrayLike, truth: ArrayLike, alpha: float = 0.5) -> float:
     """Fan's structure measure, 0 to 1: how alike object and background are, and the four quarters around the centroid.
 
-    `alpha` of the object-aware part (means and spreads of the map inside and outside the truth) and 1 - alpha of the
-    region-aware part (a structural similarity of each quarter, weighted by its area). D.-P. Fan et al.,
+    `alpha` of the object-aware part (means and spreads of the map inside and outside the ground truth) and 1 - alpha of
+    the region-aware part (a structural similarity of each quarter, weighted by its area). D.-P. Fan et al.,
     "Structure-measure: a new way to evaluate foreground maps", ICCV 2017, arXiv 1708.00786.
 
-    Differs from pysodmetrics in two places. A quarter without truth in which the map is constant counts 1, as defined;
-    there rounding leaves a variance of some 1e-33, and it counts 0, unless the constant is 0 or 1 or in luck. And where
-    the centroid lies on the last row or column a quarter is empty and left out; there the score is NaN.
+    Differs from pysodmetrics in two places. A quarter without ground truth in which the map is constant counts 1, as
+    defined; there rounding leaves a variance of some 1e-33, and it counts 0, unless the constant is 0 or 1 or in luck.
+    And where the centroid lies on the last row or column a quarter is empty and left out; there the score is NaN.
 
     Args:
         prob: (H, W), array or tensor on the CPU, in [0, 1].
@@ -74,7 +74,7 @@ def s_measure(prob: ArrayLike, truth: ArrayLike, alpha: float = 0.5) -> float:
         The score, negative ones raised to 0. Empty truth: 1 minus the mean of the map; full truth: its mean.
 
     Raises:
-        ValueError: not two axes, shapes differ, a probability is outside [0, 1], or a truth is neither 0 nor 1.
+        ValueError: not two axes, shapes differ, a probability is outside [0, 1], or a ground truth is neither 0 nor 1.
 
     Example:
         >>> truth = np.zeros((8, 8)); truth[2:5, 2:5] = 1
@@ -104,11 +104,11 @@ def _checked(prob: ArrayLike, truth: ArrayLike) -> tuple[np.ndarray, np.ndarray]
 def _forgiven(error: np.ndarray, true: np.ndarray, nearest: np.ndarray) -> np.ndarray:
     """The errors of the true pixels, lowered to the mean around them where that is less.
 
-    Around the truth each pixel stands in with the error of its nearest true one, so that what lies outside neither
-    forgives nor blames. Beyond the picture errors are 0.
+    Around the ground truth each pixel stands in with the error of its nearest true one, so that what lies outside
+    neither forgives nor blames. Beyond the picture errors are 0.
     """
     rows, columns = np.flatnonzero(true.any(1)), np.flatnonzero(true.any(0))
-    # the filter reaches no farther than this from the truth, and a polyp fills a sixth of a picture
+    # the filter reaches no farther than this from the ground truth, and a polyp fills a sixth of a picture
     box = (
         slice(max(rows[0] - _RADIUS, 0), rows[-1] + _RADIUS + 1),
         slice(max(columns[0] - _RADIUS, 0), columns[-1] + _RADIUS + 1),
@@ -123,7 +123,7 @@ def _forgiven(error: np.ndarray, true: np.ndarray, nearest: np.ndarray) -> np.nd
 
 
 def _far_weighted(error: np.ndarray, true: np.ndarray, nearest: np.ndarray) -> float:
-    """The sum of the errors outside the truth, each times 1 at its edge to 2 far away."""
+    """The sum of the errors outside the ground truth, each times 1 at its edge to 2 far away."""
     y, x = np.nonzero(~true & (error > 0))
     distance = np.hypot(nearest[0, y, x] - y, nearest[1, y, x] - x)
     return float(((2 - np.exp2(-distance / _HALVED_EVERY)) * error[y, x]).sum())

@@ -9,8 +9,8 @@ means leave NaN out and state how many numbers they are of. That one rule decide
 | empty | something | 0 | NaN | 0 |
 | something | empty | 0 | 0 | NaN |
 
-Specificity is NaN where the truth fills the whole image. MONAI's DiceMetric differs: it leaves out every case whose
-truth is empty, so that false positives there cost nothing, and gives higher means.
+Specificity is NaN where the ground truth fills the whole image. MONAI's DiceMetric differs: it leaves out every case
+whose truth is empty, so that false positives there cost nothing, and gives higher means.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def iou(counts: ConfusionCounts) -> float:
 
 
 def recall(counts: ConfusionCounts) -> float:
-    """TP / (TP + FN), 0 to 1: the part of the truth that was found; sensitivity.
+    """TP / (TP + FN), 0 to 1: the part of the ground truth that was found; sensitivity.
 
     Example:
         >>> recall(ConfusionCounts(tp=1, fp=5, fn=3))

@@ -23,7 +23,7 @@ def size_strata(sizes: Mapping[str, float], edges: Sequence[float] | None = None
     number, unless sizes are equal, which are never parted. A case of size 0 has nothing to find and is in none.
 
     Args:
-        sizes: size of the truth by case name, in any one unit: pixels, mm^3, part of the picture.
+        sizes: size of the ground truth by case name, in any one unit: pixels, mm^3, part of the picture.
         edges: lower and upper edge in that unit, for strata that do not depend on the data set.
 
     Returns:

@@ -81,15 +81,15 @@ def surface_scores(
     masks = {"pred": _as_array(pred), "truth": _as_array(truth)}
     shape = masks["truth"].shape
     if masks["pred"].shape != shape:
-        raise ValueError(f"pred and truth must have the same shape, found {masks['pred'].shape} and {shape}")
+        raise ValueError(f"pred and ground truth must have the same shape, found {masks['pred'].shape} and {shape}")
     if len(shape) not in (2, 3):
-        raise ValueError(f"pred and truth must be 2-D or 3-D, found shape {shape}")
+        raise ValueError(f"pred and ground truth must be 2-D or 3-D, found shape {shape}")
     if len(spacing) != len(shape) or not all(0 < mm < math.inf for mm in spacing):
         raise ValueError(f"spacing must be {len(shape)} numbers above 0, in mm, found {list(spacing)}")
     if not 0 <= tolerance_mm < math.inf:
         raise ValueError(f"tolerance_mm must be a number not below 0, found {tolerance_mm}")
 
-    # the axes as the truth lies in memory, slowest first, so that a NIfTI volume is read from front to back
+    # the axes as the ground truth lies in memory, slowest first, so that a NIfTI volume is read from front to back
     order = sorted(range(len(shape)), key=lambda axis: -abs(masks["truth"].strides[axis]))
     masks = {name: mask.transpose(order) for name, mask in masks.items()}
     boxes = [box for name, mask in masks.items() if (box := _box_of(mask, name))]

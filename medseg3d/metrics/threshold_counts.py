@@ -26,7 +26,7 @@ class ThresholdCounts(NamedTuple):
 
 
 def threshold_counts(prob: ArrayLike, truth: ArrayLike, thresholds: np.ndarray | list[float]) -> ThresholdCounts:
-    """The counts of `prob >= threshold` against the truth, in one pass and whatever the number of thresholds.
+    """The counts of `prob >= threshold` against the ground truth, in one pass and whatever the number of thresholds.
 
     Args:
         prob: (*spatial), probability of the foreground, 0 to 1, tensor or array; compared as float32.
@@ -34,7 +34,7 @@ def threshold_counts(prob: ArrayLike, truth: ArrayLike, thresholds: np.ndarray |
         thresholds: (n,), rising; compared as float32.
 
     Raises:
-        ValueError: shapes differ, a probability is outside [0, 1] or NaN, a truth is neither 0 nor 1, or the
+        ValueError: shapes differ, a probability is outside [0, 1] or NaN, a ground truth is neither 0 nor 1, or the
             thresholds do not rise.
 
     Example:

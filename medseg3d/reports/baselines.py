@@ -16,7 +16,7 @@ HU_STEP = 5
 
 
 def best_interval_dice(images: Sequence[np.ndarray], truths: Sequence[np.ndarray]) -> tuple[tuple[int, int], float]:
-    """The HU interval whose voxels agree best with the truth, chosen with the truth at hand, and its mean Dice.
+    """The HU interval whose voxels agree best with the ground truth, chosen with it at hand, and its mean Dice.
 
     No interval scores better in steps of 5 HU between -200 and 400. It is an upper bound and no method.
 

@@ -25,7 +25,7 @@ from medseg3d.reports.wording import interval, number
 def paper_blocks(runs: Sequence[EvaluatedRun]) -> list[Block]:
     """The tables of the papers that the runs' bundles rebuild, with the runs' scores below, each by its convention.
 
-    Scores on phantoms are never set beside published ones, and those on the training part only where a paper has its
+    Scores on phantoms are never set beside published ones, and those on the training set only where a paper has its
     own.
     """
     blocks: list[Block] = []
@@ -45,7 +45,7 @@ def paper_blocks(runs: Sequence[EvaluatedRun]) -> list[Block]:
         blocks.append(Text(f"Trained on data that no table here is of: {', '.join(elsewhere)}."))
     training = [run.name for run in runs if run.name in placed and _is_training_part(run)]
     if training:
-        blocks.append(Text(f"Scores on the training part stand beside no test scores: {', '.join(training)}."))
+        blocks.append(Text(f"Scores on the training set stand beside no test scores: {', '.join(training)}."))
     unknown = [run.name for run in runs if not run.bundle]
     if unknown:
         blocks.append(

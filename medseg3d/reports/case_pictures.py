@@ -97,7 +97,7 @@ def case_blocks(runs: Sequence[EvaluatedRun], class_name: str, figures: Path, n:
     if missing:
         blocks.append(Text(f"Without pictures, because no files were recorded: {', '.join(missing)}."))
     counter = 0
-    for heading, picks in (("By score", by_score), ("By size of the truth", by_size)):
+    for heading, picks in (("By score", by_score), ("By size of the ground truth", by_size)):
         if picks:
             blocks.append(Subheading(heading))
         for role, case in picks:
@@ -145,7 +145,7 @@ def _picture(run: EvaluatedRun, class_name: str, role: str, case: str, png: Path
 
 
 _WHAT_IS_SEEN = {
-    True: "The picture, the borders of truth and prediction on it, and the errors.",
+    True: "The picture, the borders of ground truth and prediction on it, and the errors.",
     False: "Axial, coronal and sagittal plane of the image, of both borders, and of the errors.",
 }
 

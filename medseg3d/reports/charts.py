@@ -44,7 +44,7 @@ def draw_thresholds(runs: Sequence[EvaluatedRun]) -> Figure:
 
 
 def draw_sizes(runs: Sequence[EvaluatedRun], class_name: str) -> Figure | None:
-    """Dice of every case over the size of its truth, and where small ends and large begins; None if no case has both.
+    """Dice of every case over the size of its ground truth, small and large parted; None if no case has both.
 
     The size is in the unit of the first run's strata, on a scale of powers of ten.
     """
@@ -77,7 +77,7 @@ def draw_sizes(runs: Sequence[EvaluatedRun], class_name: str) -> Figure | None:
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set(ylim=(-0.02, 1.02), xlabel=f"size of the truth, {UNITS[unit]}", ylabel="Dice of the case")
+    axes.set(ylim=(-0.02, 1.02), xlabel=f"size of the ground truth, {UNITS[unit]}", ylabel="Dice of the case")
     for edge in runs[0].strata(class_name).edges:
         if not math.isnan(edge):
             axes.axvline(edge, color=INK, linestyle=(0, (1, 2)), linewidth=1)

@@ -75,7 +75,7 @@ def threshold_blocks(runs: Sequence[EvaluatedRun], figures: Path) -> list[Block]
             ),
             Text(
                 "A threshold that is chosen on the cases it is then scored on flatters the score. Choose it on the "
-                "validation part, with medseg3d threshold, and keep it.",
+                "validation set, with medseg3d threshold, and keep it.",
                 style="soft",
             ),
         ]

@@ -51,7 +51,7 @@ class PRSeries:
         threshold: the operating threshold.
         operating_point: recall and precision at it; NaN where undefined.
         dice: Dice of the pooled counts at it.
-        best: the threshold at which that Dice is highest, and how high; None without foreground in the truth.
+        best: the threshold at which that Dice is highest, and how high; None without foreground in the ground truth.
     """
 
     name: str
@@ -137,9 +137,7 @@ def _draw_pr(axes: Axes, lines: Sequence[Sequence[PRSeries]]) -> None:
         colour, dash = line_style(index)
         known = [each for each in seeds if not np.isnan(each.average_precision)]
         if not known:
-            axes.plot(
-                [], [], color=colour, linestyle=dash, label=wrapped(f"{seeds[0].name}: no foreground in the truth")
-            )
+            axes.plot([], [], color=colour, linestyle=dash, label=wrapped(f"{seeds[0].name}: no true foreground"))
             continue
         label, alone = wrapped(f"{known[0].name}, AP {_average_precisions(known)}"), len(known) == 1
         for each in known:
@@ -150,7 +148,7 @@ def _draw_pr(axes: Axes, lines: Sequence[Sequence[PRSeries]]) -> None:
             _mark_operating_point(axes, each, colour, 8 if alone else 5, with_words=len(lines) == 1 and alone)
     drawn = [each for seeds in lines for each in seeds]
     _draw_prevalences(axes, drawn)
-    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall (part of the truth that is found)")
+    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall (part of the ground truth that is found)")
     if drawn:
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False, labelcolor=INK)
     else:

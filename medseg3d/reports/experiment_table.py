@@ -150,7 +150,7 @@ def _how_to_read(record: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) 
 
 def _conditions(record: Mapping[str, Any]) -> str:
     tune, threshold = record["tune"], record["threshold"]
-    tuned = f"{plain_text(tune['search'])}, {tune['trials']} trials on the validation part" if tune else "nothing"
+    tuned = f"{plain_text(tune['search'])}, {tune['trials']} trials on the validation set" if tune else "nothing"
     lines = [
         f"Equal for all: {plain_text({key: value for key, value in record['conditions'].items() if value != ''})}.",
         f"Tuned: {tuned}.",

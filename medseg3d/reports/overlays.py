@@ -1,4 +1,4 @@
-"""One case as a picture: the image, the truth, the prediction and where the two disagree, in three planes."""
+"""One case as a picture: the image, the ground truth, the prediction and where the two disagree, in three planes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LABEL_COLOURS = tuple(OKABE_ITO[name] for name in ("orange", "sky", "purple", "g
 
 @dataclass(frozen=True)
 class ComparedMasks:
-    """A prediction and its truth, boolean and of one shape, drawn as a picture or as a volume.
+    """A prediction and its ground truth, boolean and of one shape, drawn as a picture or as a volume.
 
     Attributes:
         name: the case, as the title names it.
@@ -52,24 +52,24 @@ class ComparedMasks:
 
     @cached_property
     def counts(self) -> ConfusionCounts | None:
-        """Voxels (pixels) by truth and prediction; None without a truth."""
+        """Voxels (pixels) by truth and prediction; None without a ground truth."""
         return None if self.truth is None else ConfusionCounts.from_masks(self.pred, self.truth)
 
     @property
     def dice(self) -> float | None:
-        """Dice of the masks, NaN if both are empty; None without a truth."""
+        """Dice of the masks, NaN if both are empty; None without a ground truth."""
         return None if self.counts is None else dice(self.counts)
 
     def error_legend(self, size_of: Callable[[int], str]) -> list[Line2D | Patch]:
-        """Hits, missed and false alarms with how much there is of each; nothing without a truth."""
+        """Hits, missed and false alarms with how much there is of each; nothing without a ground truth."""
         if self.counts is None:
             return []
         return error_handles({1: size_of(self.counts.tp), 2: size_of(self.counts.fn), 3: size_of(self.counts.fp)})
 
     def titled(self, size_of: Callable[[np.ndarray], str], prediction: str) -> str:
-        """Case, Dice and size (by `size_of`) of the truth where there is one, what is said of the prediction."""
+        """Case, Dice and size (by `size_of`) of the ground truth where there is one, what is said of the prediction."""
         if self.truth is None:
-            return f"{self.name}: {self.target}, no truth to compare with, {prediction}"
+            return f"{self.name}: {self.target}, no ground truth to compare with, {prediction}"
         shown = "undefined (absent in both)" if self.dice is None or np.isnan(self.dice) else f"{self.dice:.3f}"
         return f"{self.name}: {self.target}, Dice {shown}, truth {size_of(self.truth)}, {prediction}"
 
@@ -86,7 +86,7 @@ class OverlayCase(ComparedMasks):
 
     @cached_property
     def centre_mm(self) -> tuple[float, float, float] | None:
-        """World point that the planes go through: in the truth, else in the prediction; None if both are empty."""
+        """World point that the planes go through: in the ground truth, else the prediction; None if both are empty."""
         of_truth = None if self.truth is None else mask_centre(self.truth, self.affine)
         return of_truth or mask_centre(self.pred, self.affine)
 
@@ -97,7 +97,7 @@ class OverlayCase(ComparedMasks):
 
     @property
     def title(self) -> str:
-        """Case, Dice where there is a truth, and volumes in ml."""
+        """Case, Dice where there is a ground truth, and volumes in ml."""
         prediction = f"prediction {self._ml(self.pred)}" + (", image not given" if self.image is None else "")
         return self.titled(self._ml, prediction)
 
@@ -158,8 +158,8 @@ def read_case(
 def draw_case(case: OverlayCase, window_hu: tuple[float, float] = (-160, 240)) -> Figure:
     """A column for each plane; rows whole image, borders and errors, as far as there are any.
 
-    The planes go through the truth (through the prediction where there is no truth). The lower rows are enlarged
-    around it; a frame in the upper row shows where.
+    The planes go through the ground truth (through the prediction where there is no ground truth). The lower rows are
+    enlarged around it; a frame in the upper row shows where.
     """
     centre = case.centre_mm
     field_mm = field_of_view_mm(case)
@@ -230,7 +230,7 @@ def _voxel_ml(affine: np.ndarray) -> float:
 
 
 def field_of_view_mm(case: OverlayCase) -> float | None:
-    """Side of the square around the centre that shows the truth with a margin; None, the whole volume, without masks.
+    """Side of the square around the centre that shows the ground truth and a margin; None, the whole, without masks.
 
     It grows with the prediction by no more than a quarter: one stray voxel must not shrink everything else. What lies
     outside is still counted in the legend.
@@ -254,7 +254,7 @@ def _reach_mm(mask: np.ndarray, affine: np.ndarray, centre: tuple[float, float, 
 
 
 def _captions(case: OverlayCase) -> dict[str, list[Line2D | Patch]]:
-    """The rows by the words on their left, and the legend below each; an image or truth that is not there has none."""
+    """The rows by the words on their left, and the legend below each; what is not there has none."""
     rows: dict[str, list[Line2D | Patch]] = {} if case.image is None else {"image": []}
     rows["borders"] = border_handles(case.truth, case.pred)
     if case.counts is not None:

@@ -50,7 +50,7 @@ from medseg3d.reports.wording import command_line, duration, interval, number, p
 
 MEANING = {
     "": (
-        "Dice is twice the overlap of prediction and truth over the sum of their sizes: 1 is perfect, 0 is no overlap. "
+        "Dice is the overlap of prediction and ground truth over their mean size: 1 is perfect, 0 no overlap. "
         "It is harsh on small structures, where one pixel of border is a large part of the whole.",
         "IoU is the overlap over the union of the two. Of one case it is Dice / (2 - Dice), never the higher number; a "
         "mean of IoU is not that function of a mean of Dice.",
@@ -318,9 +318,9 @@ def _size_blocks(runs: Sequence[EvaluatedRun], class_name: str, figures: Path) -
     figure = draw_sizes(having, class_name)
     if figure is not None:
         colours = ", of another colour and shape for each run" if len(having) > 1 else ""
-        words = f"Dice of {class_name} over the size of the truth, a mark for each case{colours}."
+        words = f"Dice of {class_name} over the size of the ground truth, a mark for each case{colours}."
         png = save_figure(figure, figures / "sizes.png")
-        caption = f"{words} The dotted lines part small, medium and large. Cases without truth are not shown."
+        caption = f"{words} The dotted lines part small, medium and large. Cases without ground truth are not shown."
         blocks.append(Picture(png, alt=words, caption=caption))
     return blocks
 

@@ -113,7 +113,7 @@ def lay_out(
 
 
 def draw_masks(panels: Mapping[str, Axes], truth: np.ndarray | None, pred: np.ndarray, extent: Extent) -> None:
-    """Draw both borders on the panel `borders`, and with a truth where the masks differ on the panel `errors`."""
+    """Draw both borders on the panel `borders`, and with a ground truth the differences on the panel `errors`."""
     if truth is not None:
         draw_border(panels["borders"], truth, extent, *TRUTH_STYLE)
         errors = error_map(truth, pred)

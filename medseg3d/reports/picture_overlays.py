@@ -26,7 +26,7 @@ class PictureCase(ComparedMasks):
 
     @property
     def title(self) -> str:
-        """Case, Dice where there is a truth, and how much of the picture the masks fill."""
+        """Case, Dice where there is a ground truth, and how much of the picture the masks fill."""
         prediction = f"prediction {percent(self.pred.mean())} of the picture"
         prediction += ", picture not given" if self.image is None else ""
         return self.titled(lambda mask: percent(mask.mean()), prediction)
@@ -122,8 +122,9 @@ def draw_picture_case(case: PictureCase) -> Figure:
 def enlarged_view(case: PictureCase) -> Extent | None:
     """Left, right, bottom and top pixel edge of what is shown enlarged; None if there is nothing or it is large anyway.
 
-    In the picture's own proportion, twice as large as the truth (as the prediction, where nothing is true), at least a
-    tenth of the picture. So it is the same for every prediction of a case, and a stray pixel cannot shrink the rest.
+    In the picture's own proportion, twice as large as the ground truth (as the prediction, where nothing is true), at
+    least a tenth of the picture. So it is the same for every prediction of a case, and a stray pixel cannot shrink the
+    rest.
     """
     shown = case.pred if case.truth is None or not case.truth.any() else case.truth
     if not shown.any():

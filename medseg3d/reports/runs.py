@@ -123,7 +123,7 @@ class EvaluatedRun:
         return None if alone else self.classes.index(class_name) + 1
 
     def sizes(self, class_name: str, unit: str) -> dict[str, float]:
-        """Case to the size of its truth in a unit of `Settings`."""
+        """Case to the size of its ground truth in a unit of `Settings`."""
         rows = self.cases(class_name)
         if unit == "ml":
             return {row["case"]: row["truth_ml"] for row in rows}
@@ -136,7 +136,7 @@ class EvaluatedRun:
         }
 
     def strata(self, class_name: str) -> Strata:
-        """The cases by size of the truth, in the unit and with the edges of the evaluation."""
+        """The cases by size of the ground truth, in the unit and with the edges of the evaluation."""
         edges = self.summary.size_edges(class_name)
         sizes = self.sizes(class_name, self.summary.settings.size_unit)
         return size_strata(sizes, edges if edges is not None and edges[0] < edges[1] else None)

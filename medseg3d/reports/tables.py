@@ -86,7 +86,7 @@ def emptiness_notes(runs: Sequence[EvaluatedRun]) -> list[str]:
     """For each run and class how many cases are empty in truth or prediction, or missed."""
     return [
         f"{', '.join([*([run.name] if len(runs) > 1 else []), count.class_name])}: of {plural(count.n, 'case')} "
-        f"{count.empty_truth} empty in the truth, {count.empty_pred} empty in the prediction, "
+        f"{count.empty_truth} empty in the ground truth, {count.empty_pred} empty in the prediction, "
         f"{count.missed} completely missed."
         for run in runs
         for count in run.summary.cases
@@ -165,7 +165,7 @@ def difference_table(runs: Sequence[EvaluatedRun], class_name: str, score: str =
 
 
 def strata_table(runs: Sequence[EvaluatedRun], class_name: str) -> Table:
-    """Scores of the small, the medium and the large by the truth's size."""
+    """Scores of the small, the medium and the large by the ground truth's size."""
     names = ("dice", "iou", "recall", "precision")
     counts = [
         (run, count) for run in runs for count in run.summary.cases if count.class_name == class_name and count.size
@@ -250,7 +250,7 @@ def curve_table(series: Sequence[PRSeries]) -> Table:
                 f"{each.prevalence:.2g}",
                 "undefined"
                 if each.best is None
-                else f"{number(each.best[1])} at threshold {each.best[0]:.3g}, chosen with the truth in sight",
+                else f"{number(each.best[1])} at threshold {each.best[0]:.3g}, chosen with the ground truth in sight",
             ]
             for each in series
         ],
@@ -318,7 +318,7 @@ def _interval(score: Score) -> str:
 
 def _edges_in_words(summary: Summary, class_name: str) -> str:
     edges, unit = summary.size_edges(class_name), UNITS[summary.settings.size_unit]
-    return f"Small is a truth below {edges[0]:.4g} {unit}, large one from {edges[1]:.4g} {unit} on." if edges else ""
+    return f"Small is below {edges[0]:.4g} {unit}, large from {edges[1]:.4g} {unit} on." if edges else ""
 
 
 def _shortened(n: int) -> str:

@@ -123,7 +123,7 @@ class AuxiliaryLoss(nn.Module):
 
 
 def _foreground(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """One logit and the truth for every pixel: of shapes that differ torch's losses may broadcast one."""
+    """One logit and the ground truth for every pixel: of shapes that differ torch's losses may broadcast one."""
     logit = foreground_logit(logits)
     if logit.shape != labels.shape:
         raise ValueError(f"labels must be (B, 1, *spatial) for logits {list(logits.shape)}, got {list(labels.shape)}")

@@ -1,4 +1,4 @@
-"""Pictures of an image, its truth and its prediction, for TensorBoard."""
+"""Pictures of an image, its ground truth and its prediction, for TensorBoard."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from medseg3d.data.planes import mask_centre, plane_slices
 def three_plane_panel(image: np.ndarray, truth: np.ndarray, pred: np.ndarray) -> np.ndarray:
     """An RGB picture: axial, coronal and sagittal plane in columns, plain above and with errors in colour below.
 
-    The planes go through the truth and the prediction, as `medseg3d.data.planes` shows them. Voxels are drawn square.
+    The planes go through the ground truth and the prediction, as `medseg3d.data.planes` shows them. Voxels are drawn
+    square.
 
     Args:
         image: (X, Y, Z) float in [0, 1], axes towards Right, Anterior, Superior (RAS).

@@ -18,7 +18,7 @@ logger = logging.getLogger("medseg3d")
 class LastModel(BestModel):
     """`BestModel` that keeps the weights of the last validation whatever its score, so that no score selects anything.
 
-    For protocols without a validation part, which look at the test part while they train. A training is validated after
+    For protocols without a validation set, which look at the test set while they train. A training is validated after
     its last epoch, so what stays is that epoch's. `EarlyStop` never stops it.
     """
 

@@ -42,7 +42,7 @@ SMALL = {
 
 
 def trained(folder: Path, pictures: dict[str, object], overlays: tuple[str, ...] = (), **knobs: object) -> Path:
-    """The folder of a run of the bundle, evaluated on the test part."""
+    """The folder of a run of the bundle, evaluated on the test set."""
     return train_and_evaluate("polyp_cris", folder, overlays, **{**SMALL, **LENGTH, **pictures, **knobs})
 
 

@@ -244,7 +244,7 @@ class TestPredict:
 
 
 class TestThreshold:
-    """Chosen on the validation part, used by evaluation and prediction."""
+    """Chosen on the validation set, used by evaluation and prediction."""
 
     @pytest.fixture(scope="class")
     def chosen(self, trained, small_knobs) -> Path:

@@ -64,6 +64,6 @@ def test_the_verb_prints_knobs_to_paste(folder, capsys):
     assert main(["data", "statistics", str(folder), "--split_file", str(split)]) == 0
     found = training_statistics(folder, split)
     said, knobs = capsys.readouterr().out.splitlines()
-    assert said == f"3 pictures, {found.pixels:,} pixels in [0, 1] (the training part of {split})"
+    assert said == f"3 pictures, {found.pixels:,} pixels in [0, 1] (the training set of {split})"
     rounded = [[round(value, 6) for value in values] for values in (found.mean, found.std)]
     assert knobs == f'--channel_mean "{rounded[0]}" --channel_std "{rounded[1]}"'

@@ -130,7 +130,7 @@ def test_files_that_are_not_read_are_named_in_warnings(tmp_path: Path) -> None:
     truth = fill(tmp_path / "truth", "a.nii.gz", "b.mha", "c.nii.gz")
     of_pred, of_truth = paired_masks(pred, truth, missing="empty").warnings
     assert of_pred.startswith(f"NOT_READ: 2 files below {pred} (b.mha, c_seg.nrrd)")
-    assert of_pred.endswith("the name of a truth without prediction have 1 (c_seg.nrrd)")
+    assert of_pred.endswith("the name of a ground truth without prediction have 1 (c_seg.nrrd)")
     assert of_truth.startswith(f"NOT_READ: 1 file below {truth} (b.mha)")
     assert "c_seg.nrrd" in refusal(pred, truth).found
 
@@ -168,7 +168,7 @@ def test_endings_of_both_sides_are_dropped(tmp_path: Path) -> None:
 
 def test_name_that_is_nothing_but_an_ending_is_kept(tmp_path: Path) -> None:
     pred, truth = fill(tmp_path / "pred", "a/_pred.png"), fill(tmp_path / "truth", "a/_gt.png")
-    assert refusal(pred, truth).found == "no prediction for 1 (a/_gt) and no truth for 1 (a/_pred)"
+    assert refusal(pred, truth).found == "no prediction for 1 (a/_gt) and no ground truth for 1 (a/_pred)"
 
 
 def test_ending_that_both_sides_have_is_kept(tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_unpaired_names_of_both_sides_are_listed_up_to_five(tmp_path: Path) -> N
     truth = fill(tmp_path / "truth", "both.png", *(f"t{number}.png" for number in range(7)))
     fault = refusal(pred, truth)
     assert fault.code == "UNPAIRED"
-    assert fault.found == "no prediction for 7 (t0, t1, t2, t3, t4, ...) and no truth for 1 (extra)"
+    assert fault.found == "no prediction for 7 (t0, t1, t2, t3, t4, ...) and no ground truth for 1 (extra)"
     assert fault.remedy
 
 
@@ -231,7 +231,7 @@ def test_leaving_out_every_truth_is_refused(tmp_path: Path) -> None:
 def test_prediction_without_truth_is_always_refused(tmp_path: Path) -> None:
     pred, truth = fill(tmp_path / "pred", "a.png", "b.png"), fill(tmp_path / "truth", "a.png")
     fault = refusal(pred, truth, missing="empty")
-    assert (fault.code, "no truth for 1 (b)" in fault.found) == ("UNPAIRED", True)
+    assert (fault.code, "no ground truth for 1 (b)" in fault.found) == ("UNPAIRED", True)
 
 
 def test_images_are_found_by_the_name_of_the_truth(tmp_path: Path) -> None:
@@ -391,7 +391,7 @@ def test_other_shape_of_a_volume_names_both(tmp_path: Path) -> None:
     pred, truth = volume(tmp_path / "p.nii", labels((5, 6, 8))), volume(tmp_path / "t.nii", labels())
     fault = reading(pred, truth)
     assert (fault.code, fault.subject, fault.found) == ("PAIR_GEOMETRY", str(pred), "shape (5, 6, 8)")
-    assert fault.wanted == f"that of its truth {truth}: shape (5, 6, 7)"
+    assert fault.wanted == f"that of its ground truth {truth}: shape (5, 6, 7)"
     assert "nothing is resized" in fault.remedy
 
 
@@ -409,7 +409,7 @@ def test_grid_further_off_is_refused_unless_asked_for(tmp_path: Path) -> None:
     pred, truth = volume(tmp_path / "p.nii", labels(), moved), volume(tmp_path / "t.nii", labels())
     fault = reading(pred, truth)
     assert (fault.code, "0.4 voxels (1 mm) off" in fault.found) == ("PAIR_GEOMETRY", True)
-    assert fault.wanted.startswith(f"that of its truth {truth}")
+    assert fault.wanted.startswith(f"that of its ground truth {truth}")
     assert "--grid_tolerance" in fault.remedy
     assert np.array_equal(read_pair(pair_of(pred, truth), grid_tolerance=0.5).pred, labels())
     with pytest.raises(Fault, match="BAD_VALUE --grid_tolerance"):
@@ -504,7 +504,7 @@ def test_labels_of_several_classes_are_not_guessed_at(tmp_path: Path, levels: li
     fault = reading(pred, tmp_path / "t.png")
     assert (fault.code, str(levels)[1:-1] in fault.found) == ("LABEL_SET", True)
     assert reading(pred, tmp_path / "t.png", "mask").code == "LABEL_SET"
-    assert reading(tmp_path / "t.png", pred).code == "LABEL_SET"  # nor in a truth
+    assert reading(tmp_path / "t.png", pred).code == "LABEL_SET"  # nor in a ground truth
     assert read_pair(pair_of(pred, tmp_path / "t.png"), "probability").kind == "probability"
 
 

@@ -25,7 +25,7 @@ def phantoms() -> list[Phantom]:
 
 
 def best_threshold_dice(ct: np.ndarray, mask: np.ndarray) -> float:
-    """Dice of the best interval of HU, chosen with the truth at hand: what no threshold can beat."""
+    """Dice of the best interval of HU, chosen with the ground truth at hand: what no threshold can beat."""
     values = np.clip(ct, -200, 400) + 200
     everywhere = np.bincount(values.ravel(), minlength=601)
     inside = np.bincount(values[mask], minlength=601)

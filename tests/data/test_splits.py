@@ -315,10 +315,10 @@ def test_a_listed_manifest_reads_back_equal_and_is_no_drawn_one(tmp_path):
     split = load_or_make_split(path, FIVE, ["b", "d"], 1)
     assert json.loads(path.read_text())["rule"].startswith("test is listed; rank the others by")
     assert read_split(path) == split == load_or_make_split(path, FIVE, ("d", "b"), 0.2)
-    with pytest.raises(Fault, match=r"SPLIT_MISMATCH .*a listed test part, expected one drawn by the seed"):
+    with pytest.raises(Fault, match=r"SPLIT_MISMATCH .*a listed test set, expected one drawn by the seed"):
         load_or_make_split(path, FIVE, 2, 1)
     for listed in (["b"], ["b", "a"]):
-        with pytest.raises(Fault, match=f"another test part of 2 cases, expected the {len(listed)} listed"):
+        with pytest.raises(Fault, match=f"another test set of 2 cases, expected the {len(listed)} listed"):
             load_or_make_split(path, FIVE, listed, 1)
 
 

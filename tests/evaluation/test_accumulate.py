@@ -48,7 +48,7 @@ def three_pictures() -> Evaluation:
 
 
 def soft_cases(seed: int = 0, cases: int = 5, shape=(12, 13)) -> list[tuple[str, np.ndarray, np.ndarray]]:
-    """(name, probability, truth); the probability knows something of the truth."""
+    """(name, probability, truth); the probability knows something of the ground truth."""
     rng = np.random.default_rng(seed)
     found = []
     for index in range(cases):
@@ -413,7 +413,7 @@ class TestFiles:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ({"pred": np.zeros((1, 9))}, r"b: pred \(1, 9\) and truth \(1, 8\) are on different grids"),
+        ({"pred": np.zeros((1, 9))}, r"b: pred \(1, 9\) and ground truth \(1, 8\) are on different grids"),
         ({"pred": 2 * line(0)}, r"pred must hold labels 0\.\.1 only, found also 2"),
         ({"prob": 2.0 * line(0)}, r"prob must lie in \[0, 1\]"),
         ({"prob": np.zeros((1, 9))}, "must have the same shape"),

@@ -1,4 +1,4 @@
-"""A threshold is chosen where the score is highest, never on the test part unasked, and comes back from its file."""
+"""A threshold is chosen where the score is highest, never on the test set unasked, and comes back from its file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from medseg3d.metrics import ConfusionCounts, dice
 
 
 def evaluated(folder, part: str | None = "val", cases: int = 4) -> list[tuple[np.ndarray, np.ndarray]]:
-    """An evaluation whose probabilities are all too low, and its probabilities and truths."""
+    """An evaluation whose probabilities are all too low, and its probabilities and ground truth."""
     rng = np.random.default_rng(2)
     evaluation = Evaluation(["polyp"])
     pairs = []

@@ -20,7 +20,7 @@ N = 100_000
 
 
 def make(regime: str) -> tuple[np.ndarray, np.ndarray]:
-    """Logits (float32) and truth of one kind of network."""
+    """Logits (float32) and ground truth of one kind of network."""
     rng = np.random.default_rng(0)
     rare = regime == "rare positives"
     truth = rng.random(N) < (2e-4 if rare else 0.05)

@@ -104,8 +104,9 @@ def test_thick_slices_weigh_by_their_area():
     pred = truth.copy()
     pred[4] = truth[3]  # one slice of 5 mm more
     scores = surface_scores(pred, truth, (5.0, 1.0, 1.0), tolerance_mm=4)
-    # about: top and bottom 400 mm^2 each; the walls 80 mm round, 10 mm high in the truth, 15 mm in the prediction
-    # beyond 4 mm: the prediction's top with half a slice of wall, and what of the truth's top is 4 mm inside its walls
+    # about: top and bottom 400 mm^2 each; the walls 80 mm round, 10 mm high in the ground truth, 15 mm in the
+    # prediction beyond 4 mm: the prediction's top with half a slice of wall, and what of the ground truth's top is 4 mm
+    # inside its walls
     assert scores.hd95_mm == 5
     apart = (400 + 80 * 2.5) + 11**2
     assert scores.surface_dice == pytest.approx(1 - apart / (2 * 800 + 80 * 10 + 80 * 15), abs=0.005)

@@ -111,7 +111,7 @@ class TestCris:
         run = made("a", "Kvasir-SEG", backbone="unet", strategy="cris", part="train")
         blocks = paper_blocks([run])
         assert self.own(blocks) == {"Table 1.": [], "Table 2.": []}
-        assert blocks[-1].text == "Scores on the training part stand beside no test scores: a."
+        assert blocks[-1].text == "Scores on the training set stand beside no test scores: a."
 
     def test_a_run_of_no_recorded_backbone_stands_nowhere(self, made):
         assert self.own(paper_blocks([made("a", "Kvasir-SEG")])) == {"Table 1.": [], "Table 2.": []}

@@ -60,7 +60,8 @@ def test_pictures_are_by_score_and_by_size_and_none_twice(run, tmp_path):
     # by Dice: h g f e d c b a i; the typical small one, b, is shown already
     by_score = ["Worst: h", "Rank 3 of 9: f", "Median: d", "Rank 7 of 9: b", "Best: i"]
     assert heads == [*by_score, "Medium, the median of 3 by Dice: e", "Large, the median of 3 by Dice: g"]
-    assert [block.text for block in blocks if isinstance(block, Subheading)] == ["By score", "By size of the truth"]
+    headings = [block.text for block in blocks if isinstance(block, Subheading)]
+    assert headings == ["By score", "By size of the ground truth"]
     assert all(block.file.exists() for block in blocks if isinstance(block, Picture))
 
 

@@ -89,7 +89,7 @@ def test_lines_of_several_classes_differ_in_colour_and_in_dash(noisy_curve):
 
 def test_class_without_truth_is_named_and_not_drawn():
     axes = draw_pr([pr_series("cancer", curve_of([-1, 1], [0, 0]))]).axes[0]
-    assert [text.get_text() for text in axes.get_legend().texts] == ["cancer: no foreground in the truth"]
+    assert [text.get_text() for text in axes.get_legend().texts] == ["cancer: no true foreground"]
     assert all(len(line.get_xdata()) == 0 for line in axes.lines if line.get_gid() != "equal F1")
 
 

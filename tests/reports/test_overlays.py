@@ -67,7 +67,7 @@ def test_volumes_of_an_oblique_scan_are_those_of_its_voxels():
 
 def test_title_without_truth_claims_no_dice():
     title = overlay_case(truth=None).title
-    assert title == "ct_1: pancreas, no truth to compare with, prediction 6.4 ml"
+    assert title == "ct_1: pancreas, no ground truth to compare with, prediction 6.4 ml"
 
 
 def test_title_of_a_case_with_nothing_in_it_says_that_dice_is_undefined():
@@ -130,7 +130,7 @@ def test_one_stray_voxel_does_not_shrink_the_rest():
 
 def test_planes_go_through_the_truth_wherever_the_prediction_lies():
     figure = draw_case(overlay_case(pred=box((20, 22), (20, 22), (10, 11))))
-    assert figure.axes[0].get_title() in ("axial, slice 5", "axial, slice 6")  # the truth's middle slices
+    assert figure.axes[0].get_title() in ("axial, slice 5", "axial, slice 6")  # the ground truth's middle slices
 
 
 def test_planes_go_through_the_prediction_where_there_is_no_truth():

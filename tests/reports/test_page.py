@@ -145,7 +145,7 @@ def test_goal_that_is_missed_is_called_so_and_a_comparison_needs_baselines(run):
 def test_worst_median_and_best_case_are_shown_with_words_for_those_who_cannot_see(page):
     alts = [image["alt"] for image in page.images]
     sizes, curve, thresholds, training, *cases = alts
-    assert "Dice of pancreas over the size of the truth" in sizes
+    assert "Dice of pancreas over the size of the ground truth" in sizes
     assert "average precision" in curve
     assert "Threshold 0.5 was used" in thresholds
     assert "Training loss over 1 iteration, 1.500 to 1.500." in training
@@ -188,7 +188,8 @@ def test_what_an_evaluation_of_masks_lacks_is_said_to_be_missing(tmp_path):
         "No 95 % intervals: too few cases.",
     ):
         assert words in page.text
-    assert [image["alt"].split(",")[0] for image in page.images] == ["Dice of pancreas over the size of the truth"]
+    (image,) = page.images
+    assert image["alt"].split(",")[0] == "Dice of pancreas over the size of the ground truth"
 
 
 def test_events_are_found_in_the_run_around_its_evaluation(tmp_path):

@@ -133,7 +133,7 @@ def test_strata_have_n_interval_and_edges(pictures):
         [run, size, "1"] for run in "xy" for size in ("small", "medium", "large")
     ]
     assert texts(table)[1][3] == number_of(8 / 9)
-    assert table.note == "Small is a truth below 4.708 % of the picture, large one from 5.458 % of the picture on."
+    assert table.note == "Small is below 4.708 % of the picture, large from 5.458 % of the picture on."
 
 
 def number_of(value):
@@ -152,7 +152,7 @@ def test_stratum_without_a_case_is_not_recorded():
         ["medium", "2", "0.500"],
         ["large", "0", "not recorded"],
     ]
-    assert table.note == "Small is a truth below 20 ml, large one from 80 ml on."
+    assert table.note == "Small is below 20 ml, large from 80 ml on."
 
 
 def test_cases_without_a_dice_come_last_and_pictures_have_no_volumes():
@@ -181,7 +181,7 @@ def test_curve_table_gives_the_operating_point_and_the_flattered_best(pictures):
     # truths 64 + 81 + 100, shifted by 1, 2, 0 pixels: found 56 + 63 + 100; at 0.875 as at 0.5
     assert row[:1] + row[2:6] == ["x", "0.5", *[number_of(219 / 245)] * 3]
     assert row[6] == f"{245 / 4800:.2g}"
-    assert row[7].endswith("chosen with the truth in sight")
+    assert row[7].endswith("chosen with the ground truth in sight")
 
 
 def test_curve_of_nothing_has_no_best():
@@ -190,7 +190,7 @@ def test_curve_of_nothing_has_no_best():
 
 def test_empty_and_missed_cases_are_told(pictures):
     (note,) = emptiness_notes(pictures[:1])
-    assert note == "polyp: of 3 cases 0 empty in the truth, 0 empty in the prediction, 0 completely missed."
+    assert note == "polyp: of 3 cases 0 empty in the ground truth, 0 empty in the prediction, 0 completely missed."
     assert emptiness_notes(pictures)[1].startswith("y, polyp: of 3 cases")
 
 
