@@ -40,10 +40,10 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from medseg3d.data.nifti import read_nifti
 from medseg3d.data.pictures import read_picture
 from medseg3d.data.records import verify_results
 from medseg3d.data.tensors import read_tensors, save_tensors
+from medseg3d.data.volumes import read_volume
 from medseg3d.evaluation.files import SCORES_CSV, score_row
 from medseg3d.faults import Fault
 from medseg3d.metrics import ConfusionCounts
@@ -283,7 +283,7 @@ def _nifti_file(compressed: bool) -> bytes:
 def fuzz(folder: Path, number: int = 300) -> dict[str, Any]:
     """Single flipped bits: what becomes of them."""
     folder.mkdir()
-    volume: Callable[[Path], Any] = lambda path: (lambda array, header: (array, header.affine))(*read_nifti(path))  # noqa: E731
+    volume: Callable[[Path], Any] = lambda path: (lambda array, header: (array, header.affine))(*read_volume(path))  # noqa: E731
     picture: Callable[[Path], Any] = lambda path: (read_picture(path),)  # noqa: E731
     kinds: dict[str, tuple[str, bytes, Callable[[Path], Any], int | None]] = {
         ".nii.gz": ("ct.nii.gz", _nifti_file(True), volume, None),

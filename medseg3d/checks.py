@@ -18,9 +18,9 @@ from medseg3d.bundle import read_config, refuse_absent_device
 from medseg3d.bundle_folders import CONFIGS, bundle_directory, bundle_folder, config_files
 from medseg3d.data.fetch import verify_msd
 from medseg3d.data.msd import read_msd
-from medseg3d.data.nifti import read_header
 from medseg3d.data.picture_folders import data_sets, split_pictures
 from medseg3d.data.splits import PARTS, Split, load_or_make_split, read_split
+from medseg3d.data.volumes import read_header
 from medseg3d.faults import Fault, UsageFault, find_fault
 from medseg3d.inference import load_weights
 from medseg3d.memory import available_memory

@@ -12,13 +12,16 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from monai.bundle import ConfigParser
+
 from medseg3d.bundle import absolute_paths, read_config, refuse_absent_device, spelt_for_monai
 from medseg3d.bundle_folders import ShippedWeights, bundle_directory, bundle_folder, config_files, shipped_weights
 from medseg3d.data.atomic import check_folder
 from medseg3d.data.grids import GRID_TOLERANCE
 from medseg3d.data.loaded_pairs import LoadedPair, prediction_kind, read_pair
 from medseg3d.data.manifests import Manifest
-from medseg3d.data.mask_folders import VOLUME_SUFFIXES, MaskPair, paired_masks
+from medseg3d.data.mask_folders import MaskPair, is_volume, paired_masks
+from medseg3d.data.outputs import MASK_FORMATS
 from medseg3d.data.pseudonyms import names_hidden
 from medseg3d.evaluation import FOREGROUND, Evaluation, Summary
 from medseg3d.faults import Fault, UsageFault
@@ -37,6 +40,7 @@ def predict(
     overlay_dir: str | Path | None = None,
     series: str | int | None = None,
     dicom_seg: bool = False,
+    mask_format: str = "nifti",
     manifest: str | Path | None = None,
     pseudonyms: str | Path | None = None,
     overwrite: bool = False,
@@ -53,13 +57,15 @@ def predict(
 
     Args:
         bundle: the bundle's folder.
-        inputs: files and folders of them: NIfTI volumes, or JPEG, PNG, TIFF and BMP where the bundle is for pictures.
-            A DICOM folder, a ZIP of one and a multi-frame file are one volume each.
-        output_dir: where the masks go: `<name>_seg.nii.gz`, of pictures `<name>_seg.png`, each.
+        inputs: files and folders of them: volumes in NIfTI, NRRD or MetaImage, or JPEG, PNG, TIFF and BMP where the
+            bundle is for pictures. A DICOM folder, a ZIP of one and a multi-frame file are one volume each.
+        output_dir: where the masks go: `<name>_seg.nii.gz` (or as `mask_format` says), of pictures `<name>_seg.png`.
         prob_dir: where maps of foreground probability go, `<name>_prob` as float32 NIfTI or 16-bit PNG; None for none.
         overlay_dir: where pictures with their masks drawn on them go, `<name>_overlay.png`; None for none.
         series: of DICOM, the number or UID of the series to take; None for the only CT volume.
         dicom_seg: of DICOM, write each mask as a DICOM segmentation too, `<name>_seg.dcm`.
+        mask_format: of the masks and maps of volumes, one of `medseg3d.data.outputs.MASK_FORMATS`: "nifti", "nrrd",
+            "mha", or "source" for that of each image where it is NRRD or MetaImage.
         manifest: list of SHA-256 sums as `sha256sum` writes it; an image that is not as listed fails with CHECKSUM.
         pseudonyms: table of pseudonyms (CSV, made if needed) that take the place of the names of files and folders in
             results, records and messages; see `medseg3d.data.pseudonyms`. None for the names themselves.
@@ -75,16 +81,16 @@ def predict(
 
     Raises:
         Fault: before anything is computed: no input, colliding names, no weights or another network's, misspelt knobs,
-            impossible values, a device that is not there, overlays of volumes, a series or a segmentation of what is
-            no DICOM, pseudonyms with a segmentation, a cluster that cannot be used; on the way when its workers
-            cannot.
+            impossible values, a device that is not there, overlays of volumes, a format of volumes for pictures, a
+            series or a segmentation of what is no DICOM, pseudonyms with a segmentation, a cluster that cannot be
+            used; on the way when its workers cannot.
     """
     inputs = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
     folders = {"prob_dir": prob_dir, "overlay_dir": overlay_dir}
     overrides = {**(knobs or {}), "overwrite": overwrite}
     overrides |= {knob: str(Path(place).absolute()) for knob, place in folders.items() if place is not None}
     with nullcontext() if pseudonyms is None else names_hidden(inputs):
-        call = (bundle, inputs, output_dir, series, dicom_seg, pseudonyms, overlays, overrides, manifest)
+        call = (bundle, inputs, output_dir, series, dicom_seg, pseudonyms, overlays, overrides, manifest, mask_format)
         predictor = case_predictor(*call)
         predictor.progress = progress
         if cluster is None:
@@ -106,6 +112,7 @@ def case_predictor(
     overlays: Sequence[str] = (),
     knobs: Mapping[str, Any] | None = None,
     manifest: str | Path | None = None,
+    mask_format: str = "nifti",
     is_worker: bool = False,
 ) -> CasePredictor:
     """What `predict` runs, before it runs; arguments and faults are those of `predict`.
@@ -133,6 +140,7 @@ def case_predictor(
     with bundle_directory(folder):
         parser = read_config(files, overrides)
         refuse_absent_device(parser)
+        _set_mask_format(parser, mask_format)
         if is_worker:
             parser["dataset::data"] = []
             parser["workers"] = 1
@@ -149,6 +157,17 @@ def case_predictor(
         if dicom_seg:
             predictor.class_names = parser.get_parsed_content("class_names")
     return predictor
+
+
+def _set_mask_format(parser: ConfigParser, mask_format: str) -> None:
+    if mask_format == "nifti":
+        return
+    if parser["mask_suffix"] not in MASK_FORMATS.values():
+        wanted, remedy = "one for volumes", "leave it out: the masks of 2-D images are PNG"
+        raise UsageFault("BAD_VALUE", f"--format {mask_format}", "a bundle for 2-D images", wanted, remedy)
+    if mask_format not in MASK_FORMATS:
+        raise UsageFault("BAD_VALUE", f"--format {mask_format}", "no such format", ", ".join(MASK_FORMATS))
+    parser["mask_suffix"] = MASK_FORMATS[mask_format]
 
 
 def weights_for(
@@ -223,7 +242,7 @@ def evaluate(
     pairs = paired_masks(pred_dir, truth_dir, image_dir, missing)
     check_folder(output_dir)
     groups = _groups_of(pairs, group)
-    volumes = pairs[0].truth.name.lower().endswith(VOLUME_SUFFIXES)
+    volumes = is_volume(pairs[0].truth)
     names = list(class_names) or [FOREGROUND]
     _check_arguments(volumes, slices, pranet_min_max, threshold)
     try:

@@ -39,7 +39,7 @@ def scans(tmp_path) -> Path:
     voxels = np.random.default_rng(0).integers(-1000, 1200, (16, 14, 6)).astype(np.int16)
     for name, affine in (("ct", np.diag([0.8, 0.8, 2.5, 1])), ("metres", np.diag([0.0008, 0.0008, 0.0025, 1]))):
         nib.save(nib.Nifti1Image(voxels, affine), scans / f"{name}_{NAME}.nii.gz")
-    (scans / f"{NAME}.mha").touch()  # is not read
+    (scans / f"{NAME}.mnc").touch()  # is not read
     return scans
 
 

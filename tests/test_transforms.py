@@ -26,9 +26,9 @@ from monai.transforms import (
 )
 from PIL import Image
 
-from medseg3d.data.nifti import read_header
 from medseg3d.data.overlays import draw_overlay
 from medseg3d.data.picture_masks import read_grey
+from medseg3d.data.volumes import read_header
 from medseg3d.faults import Fault, find_fault
 from medseg3d.transforms import (
     AsLabelsd,

@@ -50,8 +50,8 @@ def _write_abdomens(args: argparse.Namespace) -> int:
     import numpy as np
 
     from medseg3d.data.msd import read_msd
-    from medseg3d.data.nifti import read_nifti
     from medseg3d.data.phantoms import write_phantom_dataset
+    from medseg3d.data.volumes import read_volume
     from medseg3d.reports.curves import save_figure
     from medseg3d.reports.overlays import draw_labels
 
@@ -67,8 +67,8 @@ def _write_abdomens(args: argparse.Namespace) -> int:
     )
     dataset = read_msd(folder)
     case = dataset.cases[min(1, len(dataset.cases) - 1)]  # the second one has a tumour
-    ct, header = read_nifti(case["image"])
-    label = read_nifti(case["label"])[0].astype(np.uint8)
+    ct, header = read_volume(case["image"])
+    label = read_volume(case["label"])[0].astype(np.uint8)
     title = f"{case['case']}: a generated phantom, not a patient"
     figure = draw_labels(ct, label, header.affine, dataset.labels, title)
     picture = save_figure(figure, folder / "planes.png")

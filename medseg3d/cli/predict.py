@@ -10,15 +10,16 @@ from contextlib import contextmanager
 from medseg3d.cli.progress import AboveTheBar, progress_bar
 from medseg3d.cli.size_limits import add_limits
 
-HELP = "segment CT volumes or 2-D images with a trained bundle; masks keep the geometry of each input (NIfTI or PNG)"
+HELP = "segment CT volumes or 2-D images with a trained bundle; masks keep the geometry of each input"
 TAKES_KNOBS = True
 RENAMED = {"--overlay": "--config-overlay", "--overlays": "--save-overlays"}
 EPILOG = """\
-Masks are named <volume>_seg.nii.gz or <image>_seg.png; subfolders are kept. An existing mask is kept if its record
-names the same image, weights and settings, and remade otherwise; one that was edited, or that another program wrote,
-is replaced only with --overwrite. A DICOM folder, a ZIP of one and a multi-frame file are one volume each (pip install
-"medseg3d[dicom]"; docs/dicom.md says what is refused). --probabilities also writes <volume>_prob.nii.gz (float32) or
-<image>_prob.png (16-bit), --save-overlays <image>_overlay.png, the image with the contour of its mask.
+Masks are named <volume>_seg.nii.gz (or as --format says) or <image>_seg.png; subfolders are kept. An existing mask is
+kept if its record names the same image, weights and settings, and remade otherwise; one that was edited, or that
+another program wrote, is replaced only with --overwrite. A DICOM folder, a ZIP of one and a multi-frame file are one
+volume each (pip install "medseg3d[dicom]"; docs/dicom.md says what is refused). --probabilities also writes
+<volume>_prob.nii.gz (float32, or as --format says) or <image>_prob.png (16-bit),
+--save-overlays <image>_overlay.png, the image with the contour of its mask.
 Other --key value pairs are options of the bundle: --model_file runs/a/model.pt --device cpu --precision bfloat16
 --overlap 0.25 --workers 4 --engine auto (docs/engines.md). Without --model_file, --output_dir and --config-overlay, the
 weights shipped with the bundle are used, if there are any.
@@ -36,14 +37,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "inputs",
         nargs="+",
         metavar="INPUT",
-        help="files or folders: NIfTI, or JPEG, PNG, TIFF, BMP; a DICOM folder or a ZIP of one is one volume",
+        help="files or folders: NIfTI, NRRD, MetaImage, or JPEG, PNG, TIFF, BMP; a DICOM folder or a ZIP of one is one "
+        "volume",
     )
     parser.add_argument("--series", metavar="NUMBER", help="DICOM series to use, by number or UID")
     parser.add_argument(
         "--format",
-        choices=["nifti", "dicom-seg"],
+        choices=["nifti", "nrrd", "mha", "source", "dicom-seg"],
         default="nifti",
-        help="dicom-seg: for DICOM input, also write each mask as a DICOM Segmentation (default: %(default)s)",
+        help="format of masks of volumes; source: NRRD or MetaImage for inputs that are, NIfTI for others; dicom-seg: "
+        "for DICOM input, also write each mask as a DICOM Segmentation (default: %(default)s)",
     )
     parser.add_argument("-o", "--output", default="masks", help="folder for the masks (default: %(default)s)")
     parser.add_argument("--probabilities", metavar="DIR", help="folder for probability maps")
@@ -88,6 +91,7 @@ def run(args: argparse.Namespace) -> int:
             overlay_dir=args.save_overlays,
             series=args.series,
             dicom_seg=args.format == "dicom-seg",
+            mask_format="nifti" if args.format == "dicom-seg" else args.format,
             manifest=args.manifest,
             pseudonyms=args.pseudonym,
             overwrite=args.overwrite,

@@ -14,23 +14,23 @@ from medseg3d.data.leaks import Leak, find_leaks
 from medseg3d.data.loaded_pairs import LoadedPair, prediction_kind, read_pair
 from medseg3d.data.mask_folders import MaskPair, paired_masks
 from medseg3d.data.msd import MSDDataset, case_id, read_msd
-from medseg3d.data.nifti import read_header, read_nifti
-from medseg3d.data.nifti_header import NiftiHeader
 from medseg3d.data.picture_folders import read_picture_folder, split_pictures
 from medseg3d.data.picture_masks import read_grey, read_picture_mask
 from medseg3d.data.picture_writing import write_grey, write_picture_mask
 from medseg3d.data.pictures import read_picture
 from medseg3d.data.splits import Split, default_split_file, load_or_make_split, make_split, read_split, split_cases
 from medseg3d.data.verify_pictures import verify_pictures
+from medseg3d.data.volume_header import VolumeHeader
+from medseg3d.data.volumes import read_header, read_volume
 
 __all__ = [
     "Leak",
     "LoadedPair",
     "MSDDataset",
     "MaskPair",
-    "NiftiHeader",
     "Split",
     "VerifyReport",
+    "VolumeHeader",
     "atomic_path",
     "atomic_write",
     "case_id",
@@ -48,12 +48,12 @@ __all__ = [
     "read_grey",
     "read_header",
     "read_msd",
-    "read_nifti",
     "read_pair",
     "read_picture",
     "read_picture_folder",
     "read_picture_mask",
     "read_split",
+    "read_volume",
     "remove_leftovers",
     "split_cases",
     "split_pictures",

@@ -30,9 +30,9 @@ from medseg3d.data.dicom_grid import Plane, even_grid, planes_of, sorted_planes
 from medseg3d.data.dicom_pixels import check_inflated, check_size, hounsfield
 from medseg3d.data.dicom_sources import SourceFile, damaged_member, dicom_files, harmless
 from medseg3d.data.gdcm_process import GdcmProcess
-from medseg3d.data.nifti import with_scan_warnings
 from medseg3d.data.nifti_geometry import geometry_of
-from medseg3d.data.nifti_header import NiftiHeader
+from medseg3d.data.volume_header import VolumeHeader
+from medseg3d.data.volumes import with_scan_warnings
 from medseg3d.faults import Fault
 
 _TAGS = (
@@ -118,13 +118,13 @@ class LoadedSeries:
 
 def read_series(
     source: str | Path, chosen: str = "", check_hu: bool = False
-) -> tuple[np.ndarray, NiftiHeader, LoadedSeries]:
+) -> tuple[np.ndarray, VolumeHeader, LoadedSeries]:
     """The voxels (X, Y, Z) float32 in HU of a CT series, its header as of a NIfTI file, and the series itself.
 
     Args:
         source: a folder (sub-folders and other files in it do no harm), a ZIP of one, or a multi-frame file.
         chosen: number or UID of the series; "" takes the only CT volume.
-        check_hu: as in `medseg3d.data.nifti.read_nifti`.
+        check_hu: as in `medseg3d.data.volumes.read_volume`.
 
     Raises:
         Fault: SERIES, MODALITY, MISSING_TAG, DIMENSIONS, DUPLICATE_SLICE, GANTRY_TILT, SLICE_GAP, GEOMETRY,
@@ -140,7 +140,7 @@ def read_series(
     headers = list(header_of.values())
     place = {path: index for index, path in enumerate(header_of)}
     shape = array.shape
-    header = NiftiHeader(
+    header = VolumeHeader(
         source,
         (shape[0], shape[1], shape[2]),
         affine,

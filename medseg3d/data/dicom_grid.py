@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 
 from medseg3d.data.dicom_sources import SourceFile
 from medseg3d.data.grids import GRID_TOLERANCE
-from medseg3d.data.nifti_geometry import SPACING_MM
+from medseg3d.data.volume_geometry import SPACING_MM
 from medseg3d.faults import Fault
 
 _SAME_PLACE = 0.01  # mm

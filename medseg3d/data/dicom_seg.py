@@ -17,7 +17,7 @@ from pydicom.valuerep import DA, TM
 from medseg3d import __version__
 from medseg3d.data.atomic import atomic_path
 from medseg3d.data.dicom import LoadedSeries
-from medseg3d.data.outputs import SIGNATURE
+from medseg3d.data.signature import SIGNATURE
 from medseg3d.faults import Fault
 
 CODES = {

@@ -13,7 +13,7 @@ from medseg3d.data.folders import files_below, not_read
 from medseg3d.data.grids import GRID_TOLERANCE, check_pair
 from medseg3d.data.label_maps import check_labels
 from medseg3d.data.msd import MSDDataset, missing_files, read_msd
-from medseg3d.data.nifti import read_nifti
+from medseg3d.data.volumes import VOLUME_SUFFIXES, read_volume
 from medseg3d.faults import Fault
 
 PANCREAS_NAME = "Task07_Pancreas"
@@ -90,7 +90,7 @@ def verify_msd(
     """Check a data set in the MSD layout whole: every file is read to its last byte, every problem is listed.
 
     Checked are the number of cases, files that are named but missing or there but not named, and per case what
-    `medseg3d.data.nifti` checks: the bytes, the header, three axes, plausible spacing, finite voxels, one grid for
+    `medseg3d.data.volumes` checks: the bytes, the header, three axes, plausible spacing, finite voxels, one grid for
     image and label, and integer label values that `dataset.json` names.
 
     Args:
@@ -148,7 +148,7 @@ def _check_case(
         if path is None or not Path(path).is_file():
             continue
         try:
-            array, headers[key] = read_nifti(path, check_hu=key == "image")
+            array, headers[key] = read_volume(path, check_hu=key == "image")
             if key == "label":
                 values = [int(value) for value in np.unique(check_labels(array, list(labels), path, headers[key]))]
         except Fault as fault:
@@ -174,8 +174,8 @@ def _unnamed_files(dataset: MSDDataset, warnings: list[tuple[str, str]]) -> list
     for part in ("imagesTr", "labelsTr", "imagesTs"):
         if not (dataset.folder / part).is_dir():
             continue
-        below = files_below(dataset.folder / part, (".nii.gz", ".nii"))
-        unread = not_read(dataset.folder / part, below.unread, (".nii.gz", ".nii"))
+        below = files_below(dataset.folder / part, VOLUME_SUFFIXES)
+        unread = not_read(dataset.folder / part, below.unread, VOLUME_SUFFIXES)
         warnings += [(str(dataset.folder), warning) for warning in unread]
         for path in below.read:
             if path not in named:

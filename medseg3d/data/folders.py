@@ -17,6 +17,7 @@ COMPANIONS = (
 
 _PAPERS = ("license", "licence", "readme", "notice", "copying", "checksums", "sha256sums", "md5sums")
 _NAMED = 5
+_HEADERS, _VOXELS = (".nhdr", ".mhd"), (".raw", ".zraw", ".raw.gz", ".gz", ".bin", ".img")
 
 
 class FolderFiles(NamedTuple):
@@ -44,10 +45,10 @@ def files_below(folder: str | Path, suffixes: Sequence[str]) -> FolderFiles:
     Example:
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp())
-        >>> for name in ("a.nii", "b.mha", "record.json", "._a.nii"):
+        >>> for name in ("a.nii", "b.mnc", "record.json", "._a.nii"):
         ...     (folder / name).touch()
         >>> [[path.name for path in files] for files in files_below(folder, (".nii.gz", ".nii"))]
-        [['a.nii'], ['b.mha']]
+        [['a.nii'], ['b.mnc']]
     """
     found = FolderFiles([], [])
     # the real folders on the way to each one: where one comes twice, the links are a circle
@@ -69,9 +70,15 @@ def files_below(folder: str | Path, suffixes: Sequence[str]) -> FolderFiles:
             if not name.startswith("."):
                 if name.lower().endswith(tuple(suffixes)):
                     found.read.append(Path(parent, name))
-                elif may_be_image(name):
+                elif may_be_image(name) and not _belongs_to_header(name, files):
                     found.unread.append(Path(parent, name))
     return found
+
+
+def _belongs_to_header(name: str, files: Iterable[str]) -> bool:
+    """Whether a file holds the voxels of a header of the same name beside it."""
+    stem = next((name[: -len(suffix)] for suffix in _VOXELS if name.lower().endswith(suffix)), None)
+    return stem is not None and any(f"{stem}{suffix}" in files for suffix in _HEADERS)
 
 
 def printable(name: str) -> str:
@@ -88,8 +95,8 @@ def may_be_image(name: str) -> bool:
     """Whether a file of this name could be an image in a format that is not read.
 
     Example:
-        >>> [name for name in ("a.mha", "IM0001", "a.json", "LICENSE.txt", ".x.gif") if may_be_image(name)]
-        ['a.mha', 'IM0001']
+        >>> [name for name in ("a.mnc", "IM0001", "a.json", "LICENSE.txt", ".x.gif") if may_be_image(name)]
+        ['a.mnc', 'IM0001']
     """
     stem, suffix = os.path.splitext(name.lower())
     return not name.startswith(".") and suffix not in COMPANIONS and stem not in _PAPERS
@@ -99,8 +106,8 @@ def not_read(folder: str | Path, unread: Iterable[str | Path], suffixes: Sequenc
     """The warning of files that are not read, or none.
 
     Example:
-        >>> not_read("scans", ["scans/a.mha"], (".nii.gz", ".nii"))
-        ['NOT_READ: 1 file below scans (a.mha); read are names that end in .nii.gz, .nii']
+        >>> not_read("scans", ["scans/a.mnc"], (".nii.gz", ".nii"))
+        ['NOT_READ: 1 file below scans (a.mnc); read are names that end in .nii.gz, .nii']
     """
     names = [os.path.relpath(path, folder) for path in unread]
     if not names:

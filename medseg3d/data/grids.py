@@ -12,7 +12,7 @@ import numpy as np
 from medseg3d.faults import Fault, UsageFault
 
 if TYPE_CHECKING:
-    from medseg3d.data.nifti_header import NiftiHeader
+    from medseg3d.data.volume_header import VolumeHeader
 
 GRID_TOLERANCE = 0.25
 """Voxels that a corner of one grid may lie from that of another to be taken for the same grid.
@@ -58,7 +58,7 @@ def grid_shift(shape: Sequence[int], affine: np.ndarray, other: np.ndarray) -> G
     return GridShift(float(voxels[farthest]), mm, tuple(corners[farthest].tolist()))
 
 
-def check_pair(image: NiftiHeader, label: NiftiHeader, tolerance: float = GRID_TOLERANCE) -> tuple[str, ...]:
+def check_pair(image: VolumeHeader, label: VolumeHeader, tolerance: float = GRID_TOLERANCE) -> tuple[str, ...]:
     """Refuse a label that does not lie on the grid of its image; what is odd about one that does comes back.
 
     Args:
@@ -99,7 +99,7 @@ def in_mm(sizes: Any) -> str:
     return " x ".join(f"{size:.4g}" for size in sizes) + " mm"
 
 
-def _pair_fault(image: NiftiHeader, label: NiftiHeader, found: str, wanted: str, or_else: str = "") -> Fault:
+def _pair_fault(image: VolumeHeader, label: VolumeHeader, found: str, wanted: str, or_else: str = "") -> Fault:
     return Fault(
         "PAIR_GEOMETRY",
         label.path,
@@ -109,11 +109,11 @@ def _pair_fault(image: NiftiHeader, label: NiftiHeader, found: str, wanted: str,
     )
 
 
-def _axes(header: NiftiHeader) -> str:
+def _axes(header: VolumeHeader) -> str:
     codes = "".join(nib.aff2axcodes(header.affine))
     origin = ", ".join(f"{mm:.2f}" for mm in header.affine[:3, 3])
     return f"{codes}, {in_mm(header.spacing)}, origin ({origin})"
 
 
-def _place(header: NiftiHeader, voxel: tuple[int, ...]) -> str:
+def _place(header: VolumeHeader, voxel: tuple[int, ...]) -> str:
     return f"({', '.join(f'{mm:.2f}' for mm in nib.affines.apply_affine(header.affine, voxel))}) mm"

@@ -11,13 +11,13 @@ import numpy as np
 from medseg3d.faults import Fault
 
 if TYPE_CHECKING:
-    from medseg3d.data.nifti_header import NiftiHeader
+    from medseg3d.data.volume_header import VolumeHeader
 
 _WHOLE = 2e-5  # a label stored as 16 bits with a slope comes back within 1.6e-5 of the integer it was
 
 
 def check_labels(
-    array: np.ndarray, labels: Sequence[int] | None, path: str | Path, header: NiftiHeader | None = None
+    array: np.ndarray, labels: Sequence[int] | None, path: str | Path, header: VolumeHeader | None = None
 ) -> np.ndarray:
     """The label map as uint8, once every voxel has been seen to hold a legal value.
 
@@ -72,7 +72,7 @@ def holds_integers(array: np.ndarray) -> bool:
     return array.dtype.kind != "f" or all(bool((np.abs(part - np.rint(part)) <= _WHOLE).all()) for part in array.T)
 
 
-def stored_scaled(header: NiftiHeader | None) -> str:
+def stored_scaled(header: VolumeHeader | None) -> str:
     """What a message on odd values says of a file that stores them with a slope; nothing of any other."""
     if header is None or (header.slope, header.intercept) == (1, 0):
         return ""

@@ -14,6 +14,7 @@ from medseg3d.data.msd import case_id
 from medseg3d.data.pictures import PICTURE_SUFFIXES
 from medseg3d.data.records import file_sha256
 from medseg3d.data.splits import PARTS, Split, given_split
+from medseg3d.data.volumes import volume_files
 from medseg3d.faults import Fault, UsageFault
 
 logger = logging.getLogger("medseg3d")
@@ -150,7 +151,8 @@ def _digests_of_twins(cases: Sequence[Mapping[str, str]]) -> dict[str, str]:
     of_size = defaultdict(list)
     for case in cases:
         of_size[Path(case["image"]).stat().st_size].append(case)
-    return {case["case"]: file_sha256(case["image"]) for twins in of_size.values() if len(twins) > 1 for case in twins}
+    twins = [case for same in of_size.values() if len(same) > 1 for case in same]
+    return {case["case"]: file_sha256(*volume_files(case["image"])) for case in twins}
 
 
 def _some(names: Sequence[str]) -> str:

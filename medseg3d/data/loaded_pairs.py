@@ -11,9 +11,9 @@ import numpy as np
 from medseg3d.data.grids import GRID_TOLERANCE, check_pair
 from medseg3d.data.label_maps import check_labels, holds_integers, stored_scaled
 from medseg3d.data.mask_folders import MaskPair, is_volume
-from medseg3d.data.nifti import read_header, read_nifti
-from medseg3d.data.nifti_header import NiftiHeader
 from medseg3d.data.picture_masks import GreyPicture, read_levels
+from medseg3d.data.volume_header import VolumeHeader
+from medseg3d.data.volumes import read_header, read_volume
 from medseg3d.faults import Fault
 
 _KINDS = ("auto", "mask", "probability")
@@ -79,7 +79,7 @@ def read_pair(
         grid_tolerance: voxels that a corner of the prediction may lie from that of the ground truth.
 
     Raises:
-        Fault: as `read_nifti` or `read_picture`; LABEL_SET (values that are no labels, or no probabilities);
+        Fault: as `read_volume` or `read_picture`; LABEL_SET (values that are no labels, or no probabilities);
             PAIR_GEOMETRY (shapes differ, or a corner lies further than that from where it should).
     """
     if pred_kind not in _KINDS:
@@ -104,14 +104,16 @@ def read_pair(
     return loaded
 
 
-def _truth_volume(path: Path) -> tuple[np.ndarray, NiftiHeader, list[str]]:
-    array, header = read_nifti(path)
+def _truth_volume(path: Path) -> tuple[np.ndarray, VolumeHeader, list[str]]:
+    array, header = read_volume(path)
     return check_labels(array, None, path, header), header, [f"{warning} (truth)" for warning in header.warnings]
 
 
-def _read_volume(loaded: LoadedPair, pair: MaskPair, truth: NiftiHeader, pred_kind: str, grid_tolerance: float) -> None:
+def _read_volume(
+    loaded: LoadedPair, pair: MaskPair, truth: VolumeHeader, pred_kind: str, grid_tolerance: float
+) -> None:
     assert pair.pred is not None
-    array, header = read_nifti(pair.pred)
+    array, header = read_volume(pair.pred)
     loaded.warnings += [f"{warning} (prediction)" for warning in header.warnings]
     loaded.warnings += _check_grid(pair, truth, header, grid_tolerance)
     if pred_kind == "auto":
@@ -123,7 +125,7 @@ def _read_volume(loaded: LoadedPair, pair: MaskPair, truth: NiftiHeader, pred_ki
         loaded.prob = _probabilities(array, header)
 
 
-def _check_grid(pair: MaskPair, truth: NiftiHeader, pred: NiftiHeader, grid_tolerance: float) -> tuple[str, ...]:
+def _check_grid(pair: MaskPair, truth: VolumeHeader, pred: VolumeHeader, grid_tolerance: float) -> tuple[str, ...]:
     try:
         return check_pair(truth, pred, grid_tolerance)
     except Fault as fault:
@@ -143,10 +145,10 @@ def _is_fractional(path: Path) -> bool:
     header = read_header(path)
     if header.dtype.kind in "iu" and header.slope == int(header.slope) and header.intercept == int(header.intercept):
         return False
-    return not holds_integers(read_nifti(path)[0])
+    return not holds_integers(read_volume(path)[0])
 
 
-def _probabilities(array: np.ndarray, header: NiftiHeader) -> np.ndarray:
+def _probabilities(array: np.ndarray, header: VolumeHeader) -> np.ndarray:
     low, high = float(array.min()), float(array.max())
     if low < -_ROUNDING or high > 1 + _ROUNDING:
         raise Fault(

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from medseg3d.data.records import file_sha256
+from medseg3d.data.volumes import volume_files
 from medseg3d.faults import Fault, UsageFault
 
 _LINE = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")
@@ -43,13 +44,13 @@ class Manifest:
         self._sums = {(folder / match[2]).resolve(): match[1].lower() for match in matches if match}
 
     def check(self, image: str | Path) -> None:
-        """See that a file, or every file below a folder, is the one that the list has.
+        """See that the files of an image, or every file below a folder, are those that the list has.
 
         Raises:
             Fault: CHECKSUM (a file of another sum, or that the list does not name).
         """
         image = Path(image)
-        files = sorted(path for path in image.rglob("*") if path.is_file()) if image.is_dir() else [image]
+        files = sorted(path for path in image.rglob("*") if path.is_file()) if image.is_dir() else volume_files(image)
         for file in files:
             wanted = self._sums.get(file.resolve())
             if wanted is None:

@@ -10,11 +10,13 @@ from typing import NamedTuple
 
 from medseg3d.data.folders import files_below, not_read, printable
 from medseg3d.data.pictures import PICTURE_SUFFIXES
+from medseg3d.data.volumes import VOLUME_SUFFIXES
 from medseg3d.faults import Fault, UsageFault
 
-VOLUME_SUFFIXES = (".nii.gz", ".nii")
-
-MASK_ENDINGS = ("_segmentation", "_prediction", "_labels", "_label", "_masks", "_mask", "_pred", "_prob", "_seg", "_gt")
+MASK_ENDINGS = (
+    *("_segmentation", "_prediction", "_labels", "_label", "_masks", "_mask", "_pred", "_prob", "_seg", "_gt"),
+    ".seg",  # of 3D Slicer
+)
 """What a name may end with on one side only; `paired_masks` says when it is dropped."""
 
 IMAGE_ENDINGS = ("_0000", "_image", "_img")
@@ -63,7 +65,7 @@ def paired_masks(
 ) -> MaskPairs:
     """Which prediction belongs to which truth (and image), by name, in the order of the names.
 
-    A name is the path below the folder without suffix (`.nii.gz`, `.nii`, or one of `PICTURE_SUFFIXES`, in any case);
+    A name is the path below the folder without suffix (of `VOLUME_SUFFIXES` or `PICTURE_SUFFIXES`, in any case);
     the suffixes of a pair may differ. Sub-folders that are links are followed. All whose names begin with a dot are
     left alone; other files that may be images are not read and named in a warning.
 
@@ -141,7 +143,7 @@ def paired_masks(
 
 
 def is_volume(path: Path) -> bool:
-    """Whether a file is a NIfTI volume by its name."""
+    """Whether a file is a volume by its name."""
     return _suffix(path.name) in VOLUME_SUFFIXES
 
 

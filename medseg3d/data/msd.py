@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
+from medseg3d.data.volumes import volume_stem
 from medseg3d.faults import Fault, UsageFault
 
 HOW_TO_GET_DATA = (
@@ -133,17 +134,13 @@ def missing_files(dataset: MSDDataset) -> list[Fault]:
 
 
 def case_id(path: str | Path) -> str:
-    """File name without `.nii.gz` (or `.nii`), in any case of letters.
+    """File name without the suffix of a volume, in any case of letters.
 
     Example:
         >>> case_id("imagesTr/pancreas_001.nii.gz"), case_id("a.b.nii"), case_id("scan.NII.GZ")
         ('pancreas_001', 'a.b', 'scan')
     """
-    name = Path(path).name
-    for suffix in (".nii.gz", ".nii"):
-        if name.lower().endswith(suffix):
-            return name[: -len(suffix)]
-    return name
+    return volume_stem(Path(path).name)
 
 
 def _read_json(folder: Path) -> dict[str, Any]:

@@ -10,15 +10,8 @@ import numpy as np
 
 from medseg3d.data.grids import GRID_TOLERANCE, grid_shift, in_mm
 from medseg3d.data.stream import REWRITE
+from medseg3d.data.volume_geometry import checked_affine
 from medseg3d.faults import Fault
-
-SPACING_MM = (0.1, 20.0)
-"""Plausible distance of neighbouring voxels in a scan of a body; metres and microns fall outside."""
-
-# cosines between axes
-_ORTHOGONAL = 1e-6  # the rounding of a float32 header
-_WORTH_A_WORD = 1e-4
-_SHEARED = 1e-3
 
 _HALF_TURN = 1e-7  # 1 less the square of a quaternion's length: below it nifti_clib and ITK read a half turn
 _TOO_LONG = 1e-3  # by which that square may exceed 1: quaternions rounded to float32 or to a few digits
@@ -37,20 +30,8 @@ def affine_of(path: Path, raw: nib.Nifti1Header, shape: tuple[int, int, int]) ->
     used = next((name for name, code in forms.items() if code), None)
     affine = {"sform": sform, "qform": qform}[used] if used else raw.get_base_affine()
     affine = np.asarray(affine, np.float64)
-    spacing = _spacing(path, raw, affine, used or "header")
-    direction = affine[:3, :3] / spacing
-    cosine = float(np.abs(direction.T @ direction - np.eye(3)).max())
-    if cosine > _SHEARED:
-        raise Fault(
-            "GEOMETRY",
-            path,
-            f"sheared axes in the {used} (cosine {cosine:.2g} between two of them)",
-            f"orthogonal axes within {_SHEARED:g}",
-            "resample the image onto an orthogonal grid",
-        )
-    warnings = []
-    if cosine > _WORTH_A_WORD:
-        warnings.append(f"GEOMETRY: axes of the {used} are {cosine:.2g} (cosine) from orthogonal; straightened")
+    unit = _UNITS.get(int(raw["xyzt_units"]) & 7)
+    affine, warnings = checked_affine(path, affine, shape, used or "header", unit)
     if all(forms.values()):
         shift = grid_shift(shape, sform, qform)
         if shift.voxels > GRID_TOLERANCE:
@@ -60,14 +41,14 @@ def affine_of(path: Path, raw: nib.Nifti1Header, shape: tuple[int, int, int]) ->
             "GEOMETRY_AMBIGUOUS: neither sform nor qform is set, programs place such an image differently; "
             "voxel sizes alone are used, as nibabel does"
         )
-    pixdim = np.abs(raw["pixdim"][1:4].astype(float))
+    spacing, pixdim = np.linalg.norm(affine[:3, :3], axis=0), np.abs(raw["pixdim"][1:4].astype(float))
     if not np.allclose(pixdim, spacing, rtol=1e-3):
         warnings.append(
             f"GEOMETRY_AMBIGUOUS: pixdim says {in_mm(pixdim)}, the {used} {in_mm(spacing)}; the {used} is used"
         )
-    if unit := _UNITS.get(int(raw["xyzt_units"]) & 7):
+    if unit:
         warnings.append(f"GEOMETRY_AMBIGUOUS: the unit is {unit}, the voxel sizes look like mm; mm is used")
-    return (affine if cosine <= _ORTHOGONAL else _straightened(affine, spacing, shape)), warnings
+    return affine, warnings
 
 
 def repaired(
@@ -104,7 +85,7 @@ def repaired(
 
 
 def geometry_of(shape: Sequence[int], affine: np.ndarray) -> bytes:
-    """`NiftiHeader.geometry` of a volume that was no NIfTI: both forms with code 1 (scanner), in mm."""
+    """`VolumeHeader.geometry` of a volume that was no NIfTI: both forms with code 1 (scanner), in mm."""
     raw = nib.Nifti1Header()
     raw.set_data_shape(shape)
     raw.set_sform(affine, 1)
@@ -114,7 +95,7 @@ def geometry_of(shape: Sequence[int], affine: np.ndarray) -> bytes:
 
 
 def bare_geometry(raw: nib.Nifti1Header, shape: Sequence[int]) -> bytes:
-    """`NiftiHeader.geometry`: a header that says where the voxels lie, and nothing else."""
+    """`VolumeHeader.geometry`: a header that says where the voxels lie, and nothing else."""
     bare = type(raw)(endianness="<")
     for name in _GEOMETRY_FIELDS:
         bare[name] = raw[name]
@@ -138,37 +119,3 @@ def _qform(raw: nib.Nifti1Header) -> np.ndarray:
     zooms[2] *= -1 if raw["pixdim"][0] < 0 else 1
     offset = [float(raw[f"qoffset_{letter}"]) for letter in "xyz"]
     return nib.affines.from_matvec(nib.quaternions.quat2mat([scalar, *vector]) * zooms, offset)
-
-
-def _spacing(path: Path, raw: nib.Nifti1Header, affine: np.ndarray, used: str) -> np.ndarray:
-    """Voxel sizes in mm of an affine that can be trusted to have some."""
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    volume = abs(np.linalg.det(affine[:3, :3])) if np.isfinite(affine).all() else np.nan
-    if not volume > 1e-6 * np.prod(spacing):  # also when NaN
-        raise Fault(
-            "GEOMETRY",
-            path,
-            f"an affine in the {used} that is {'not finite' if np.isnan(volume) else 'singular'}",
-            "one that places every voxel",
-            "export the image again, or repair its header",
-        )
-    if spacing.min() < SPACING_MM[0] or spacing.max() > SPACING_MM[1]:
-        unit = _UNITS.get(int(raw["xyzt_units"]) & 7)
-        raise Fault(
-            "SPACING_RANGE",
-            path,
-            f"voxels of {in_mm(spacing)}" + (f" by the numbers, whose unit is the {unit}" if unit else ""),
-            f"{SPACING_MM[0]:g} to {SPACING_MM[1]:g} mm",
-            "convert the header to millimetres" if unit else "correct the voxel sizes",
-        )
-    return spacing
-
-
-def _straightened(affine: np.ndarray, spacing: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """The nearest affine with orthogonal axes (polar decomposition) that keeps the centre of the volume in place."""
-    left, _, right = np.linalg.svd(affine[:3, :3] / spacing)
-    centre = (np.array(shape) - 1) / 2
-    straight = np.eye(4)
-    straight[:3, :3] = left @ right * spacing
-    straight[:3, 3] = affine[:3, :3] @ centre + affine[:3, 3] - straight[:3, :3] @ centre
-    return straight

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
@@ -12,6 +10,7 @@ from nibabel.spatialimages import HeaderDataError
 
 from medseg3d.data.nifti_geometry import affine_of, bare_geometry, repaired
 from medseg3d.data.stream import REWRITE, ByteStream, truncated
+from medseg3d.data.volume_header import VolumeHeader, Voxels, three_axes
 from medseg3d.faults import Fault
 from medseg3d.limits import VOXELS
 
@@ -19,49 +18,13 @@ _HEADER_BYTES = {1: 348, 2: 540}  # by the version of NIfTI
 _MAX_OFFSET = 1 << 26  # room for any header extension
 
 
-@dataclass(frozen=True)
-class NiftiHeader:
-    """What a checked NIfTI file says of itself.
-
-    Attributes:
-        path: the file.
-        shape: voxels along X, Y, Z; a fourth axis of size 1 is dropped.
-        affine: (4, 4) float64, voxel index to RAS mm, with orthogonal axes: axes up to 1e-3 (cosine) from
-            orthogonal are straightened about the centre of the volume, so that a voxel has one size.
-        spacing: mm between neighbouring voxels along X, Y, Z.
-        dtype: type of the stored voxels, before scaling.
-        slope: factor from stored to real values.
-        intercept: summand from stored to real values.
-        geometry: NIfTI header holding the geometry of the source to the letter (both forms, their codes, pixdim,
-            units) and nothing else: no descriptions, no names.
-        warnings: `CODE: sentence` each; odd but usable.
-        sha256: of the file's bytes; None when only the header was read.
-    """
-
-    path: Path
-    shape: tuple[int, int, int]
-    affine: np.ndarray
-    spacing: tuple[float, float, float]
-    dtype: np.dtype
-    slope: float
-    intercept: float
-    geometry: bytes
-    warnings: tuple[str, ...] = ()
-    sha256: str | None = None
-
-
-def parsed_header(path: Path, stream: ByteStream) -> tuple[NiftiHeader, int]:
-    """The checked header and the position of the first voxel; the stream stands right behind the header."""
-    if stream.size == 0:
-        raise Fault("EMPTY", path, "0 bytes", "a NIfTI volume", "copy the file again")
+def parsed_nifti(path: Path, stream: ByteStream) -> tuple[VolumeHeader, Voxels]:
+    """The checked header and where the voxels are; the stream stands right behind the header."""
     raw = _decoded(path, stream)
     shape = _shape(path, raw)
     dtype = _dtype(path, raw)
     VOXELS.check(path, shape)
     offset = _offset(path, raw, stream)
-    expected = offset + math.prod(shape) * dtype.itemsize
-    if expected > stream.most_bytes:
-        raise truncated(path, stream.most_bytes, expected)
     slope, intercept = _scaling(path, raw)
     raw, repairs = repaired(path, raw, shape)
     if np.isinf(raw["scl_slope"]):
@@ -72,9 +35,9 @@ def parsed_header(path: Path, stream: ByteStream) -> tuple[NiftiHeader, int]:
     affine, warnings = affine_of(path, raw, shape)
     spacing = np.linalg.norm(affine[:3, :3], axis=0).round(6).tolist()
     geometry = bare_geometry(raw, shape)
-    return NiftiHeader(
+    return VolumeHeader(
         path, shape, affine, tuple(spacing), dtype, slope, intercept, geometry, (*repairs, *warnings)
-    ), offset
+    ), Voxels(offset=offset)
 
 
 def _decoded(path: Path, stream: ByteStream) -> nib.Nifti1Header:
@@ -83,7 +46,7 @@ def _decoded(path: Path, stream: ByteStream) -> nib.Nifti1Header:
     version = next((number for number, size in _HEADER_BYTES.items() if size in sizes), None)
     if version is None:
         found = _kind(head)
-        raise Fault("NOT_NIFTI", path, found, "a NIfTI-1 or NIfTI-2 file", "download or convert it again")
+        raise Fault("NOT_NIFTI", path, found, "a volume in NIfTI, NRRD or MetaImage", "download or convert it again")
     head += stream.take(_HEADER_BYTES[version] - _HEADER_BYTES[1])
     if len(head) < _HEADER_BYTES[version]:
         raise truncated(path, len(head), _HEADER_BYTES[version])
@@ -109,7 +72,7 @@ def _kind(head: bytes) -> str:
     if head[128:132] == b"DICM":
         return "a DICOM file"
     if head.startswith(b"NRRD"):
-        return "an NRRD file"
+        return "an NRRD file inside of a gzip"
     return f"bytes that are no NIfTI header ({head[:8].hex(' ')})"
 
 
@@ -117,18 +80,7 @@ def _shape(path: Path, raw: nib.Nifti1Header) -> tuple[int, int, int]:
     dim = [int(size) for size in raw["dim"]]
     if not 1 <= dim[0] <= 7 or min(dim[1 : dim[0] + 1]) < 1:
         raise Fault("HEADER", path, f"the dimensions {dim}", "a count from 1 to 7, then positive sizes", REWRITE)
-    sizes = dim[1 : dim[0] + 1]
-    while len(sizes) > 3 and sizes[-1] == 1:
-        sizes.pop()
-    if len(sizes) != 3 or min(sizes) < 2:
-        raise Fault(
-            "DIMENSIONS",
-            path,
-            f"{len(sizes)} axes of sizes {' x '.join(map(str, sizes))}",
-            "one volume of three axes with at least 2 voxels each",
-            "split a series into single volumes" if len(sizes) > 3 else "give the whole volume, not a slice",
-        )
-    return (sizes[0], sizes[1], sizes[2])
+    return three_axes(path, dim[1 : dim[0] + 1])
 
 
 def _dtype(path: Path, raw: nib.Nifti1Header) -> np.dtype:

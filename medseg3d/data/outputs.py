@@ -1,4 +1,4 @@
-"""Where each result goes, and masks that are written whole or not at all."""
+"""Where each result goes, and what is left alone."""
 
 from __future__ import annotations
 
@@ -7,24 +7,16 @@ import os
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import nibabel as nib
-import numpy as np
-from PIL import Image
-
-from medseg3d import __version__
-from medseg3d.data.atomic import atomic_path, check_folder
+from medseg3d.data.atomic import check_folder
 from medseg3d.data.dicom_sources import is_dicom, is_zip, require_packages
 from medseg3d.data.folders import files_below, not_read, printable
-from medseg3d.data.nifti import read_nifti
-from medseg3d.data.pillow import pillow_unbounded
 from medseg3d.data.pseudonyms import pseudonyms_of
+from medseg3d.data.signature import is_ours
+from medseg3d.data.volumes import VOLUME_SUFFIXES, volume_stem
 from medseg3d.faults import Fault, UsageFault
 from medseg3d.knobs import as_flag
-
-SIGNATURE = f"medseg3d {__version__}, research only"
-"""What every mask and map says of its origin: a NIfTI in its description, a PNG as its Software."""
 
 PROBABILITY_SUFFIX = "_prob"
 """What is put behind the name of the image for its map of probabilities."""
@@ -32,10 +24,11 @@ PROBABILITY_SUFFIX = "_prob"
 OVERLAY_SUFFIX = "_overlay"
 """What is put behind the name of the picture for the picture with its mask drawn on it."""
 
-_SUFFIXES = (".nii.gz", ".nii")
+MASK_FORMATS = {"nifti": ".nii.gz", "nrrd": ".nrrd", "mha": ".mha", "source": "source"}
+"""Formats of masks of volumes, and how their names end; `source` stands for that of each image."""
+
+_OF_SOURCE = {".nrrd": ".nrrd", ".nhdr": ".nrrd", ".mha": ".mha", ".mhd": ".mha"}
 _PICTURE = ".png"
-_DICOM = ".dcm"
-_DICOM_HEAD = 1 << 16  # bytes that hold the name of the maker
 _FOREIGN = {
     "prob_file": "a map of probabilities",
     "overlay_file": "an overlay",
@@ -53,9 +46,10 @@ class _Place(NamedTuple):
     suffix: str
     kind: str
 
-    def file(self, name: Path) -> Path:
+    def file(self, name: Path, image: Path) -> Path:
         """The result for an image that has this name, without its suffixes, below the folder it was found in."""
-        return self.folder / name.parent / f"{name.name}{self.suffix}{self.kind}"
+        kind = self.kind if self.kind != "source" else _OF_SOURCE.get(image.suffix.lower(), ".nii.gz")
+        return self.folder / name.parent / f"{name.name}{self.suffix}{kind}"
 
 
 def input_items(
@@ -63,7 +57,7 @@ def input_items(
     output_dir: str | Path,
     suffix: str = "_seg",
     overwrite: bool | str = False,
-    image_suffixes: Sequence[str] = (".nii.gz", ".nii"),
+    image_suffixes: Sequence[str] = VOLUME_SUFFIXES,
     mask_suffix: str = ".nii.gz",
     prob_dir: str | Path | None = None,
     overlay_dir: str | Path | None = None,
@@ -73,8 +67,8 @@ def input_items(
 ) -> list[dict[str, str]]:
     """The cases to segment, each with its image and the mask file it belongs to, and those to leave alone.
 
-    A file `ct.nii.gz` gets the mask `<output_dir>/ct_seg.nii.gz`. A folder stands for all `.nii` and `.nii.gz` files
-    below it, or those of other `image_suffixes` (in any case, without names that begin with a dot), and their
+    A file `ct.nii.gz` gets the mask `<output_dir>/ct_seg.nii.gz`. A folder stands for all volumes
+    below it, or the files of other `image_suffixes` (in any case, without names that begin with a dot), and their
     sub-folders are kept under `output_dir`. Sub-folders that are links are followed; what may be an image and is not
     read is named in a warning in the log.
     Files of one name from different folders keep their path below their common parent. A folder that holds DICOM files,
@@ -87,7 +81,8 @@ def input_items(
         suffix: what is put behind the name of the image.
         overwrite: whether to segment cases again whose mask is there.
         image_suffixes: how the names of images in folders end; a file that is named itself may end as it likes.
-        mask_suffix: how the names of masks end, `.png` for pictures.
+        mask_suffix: how the names of masks end, and so their format: one of `MASK_FORMATS`, or `.png` for pictures;
+            "source" gives an NRRD for an NRRD, a MetaImage for a MetaImage, and NIfTI for whatever else.
         prob_dir: where maps of probabilities go, `<prob_dir>/ct_prob.nii.gz`; None for none. A folder of its own, so
             that either folder can be evaluated.
         overlay_dir: where pictures with their masks drawn on them go, `<overlay_dir>/frame_overlay.png`; None for none.
@@ -125,6 +120,8 @@ def input_items(
         raise UsageFault(
             "BAD_VALUE", "--save-overlays", "a bundle for volumes", "one for pictures", "leave the overlays out"
         )
+    if mask_suffix not in (*MASK_FORMATS.values(), ".nii", _PICTURE):
+        raise UsageFault("BAD_VALUE", "--mask_suffix", repr(mask_suffix), "the suffix of a format that is written")
     places = {"mask_file": _Place(Path(output_dir), suffix, mask_suffix)}
     if prob_dir is not None:
         places["prob_file"] = _Place(Path(prob_dir), PROBABILITY_SUFFIX, mask_suffix)
@@ -132,7 +129,7 @@ def input_items(
         places["overlay_file"] = _Place(Path(overlay_dir), OVERLAY_SUFFIX, _PICTURE)
     folders = [place.folder for place in places.values()]
     if dicom_seg:
-        places["dicom_seg_file"] = _Place(Path(output_dir), suffix, _DICOM)
+        places["dicom_seg_file"] = _Place(Path(output_dir), suffix, ".dcm")
     found, dicom, warnings = _found(inputs, tuple(image_suffixes), folders, takes_dicom=mask_suffix != _PICTURE)
     for place in places.values():
         found = _without_results(found, place)
@@ -157,7 +154,7 @@ def input_items(
     overwrite = as_flag(overwrite, "overwrite")
     items = []
     for image, name in names.items():
-        files = {key: place.file(name) for key, place in places.items()}
+        files = {key: place.file(name, image) for key, place in places.items()}
         for key, place in places.items():
             _check_place(image, files[key], place.folder, found)
         item = {
@@ -176,86 +173,6 @@ def record_file(mask_file: str | Path) -> Path:
     """The record beside a mask: `ct_seg.json` for `ct_seg.nii.gz`. It is written last, so it says that all is done."""
     path = Path(mask_file)
     return path.with_name(f"{_stem(path)}.json")
-
-
-def write_mask(
-    path: str | Path, mask: np.ndarray, geometry: bytes | None = None, affine: np.ndarray | None = None
-) -> str:
-    """The sha256 of the mask file just written: uint8 NIfTI, read back and compared before it gets its name.
-
-    Args:
-        path: the file to write, `.nii` or `.nii.gz`; an existing one is replaced once the new one is whole.
-        mask: (X, Y, Z) uint8.
-        geometry: `NiftiHeader.geometry` of the image the mask belongs to: both forms, their codes, pixdim and units
-            come out as they are there, so that every viewer lays the mask on the image.
-        affine: voxel to RAS mm, for images that were no NIfTI; stored as sform and qform with code 1 (scanner).
-
-    Raises:
-        ValueError: not a uint8 volume, or not of the shape of `geometry`.
-        Fault: NO_SPACE, NOT_WRITABLE, or CHECKSUM and the like when the disk does not give back what was written.
-
-    Example:
-        >>> import tempfile
-        >>> file = Path(tempfile.mkdtemp()) / "ct_seg.nii.gz"
-        >>> digest = write_mask(file, np.ones((4, 5, 6), np.uint8), affine=np.diag([1, 1, 3, 1]))
-        >>> nib.load(file).get_fdata().sum(), len(digest)
-        (np.float64(120.0), 64)
-    """
-    if mask.dtype != np.uint8 or mask.ndim != 3:
-        raise ValueError(f"mask must be a uint8 array of 3 axes, found {mask.dtype} of {mask.ndim}")
-    return _write_volume(path, mask, geometry, affine)
-
-
-def write_probabilities(
-    path: str | Path, prob: np.ndarray, geometry: bytes | None = None, affine: np.ndarray | None = None
-) -> str:
-    """The sha256 of the map of probabilities just written: float32 NIfTI, read back and compared as a mask is.
-
-    Args:
-        path: as in `write_mask`.
-        prob: (X, Y, Z) float32 in [0, 1].
-        geometry: as in `write_mask`.
-        affine: as in `write_mask`.
-
-    Raises:
-        ValueError: not such a volume, or not of the shape of `geometry`.
-        Fault: as `write_mask`.
-    """
-    if prob.dtype != np.float32 or prob.ndim != 3 or not np.all((prob >= 0) & (prob <= 1)):
-        raise ValueError(f"prob must be a float32 array of 3 axes in [0, 1], found {prob.dtype} of {prob.ndim}")
-    return _write_volume(path, prob, geometry, affine)
-
-
-def _write_volume(path: str | Path, array: np.ndarray, geometry: bytes | None, affine: np.ndarray | None) -> str:
-    image = _image_of(array, geometry, affine)
-    with atomic_path(path) as temporary:
-        image.to_filename(temporary)
-        written, header = read_nifti(temporary)
-        # slice by slice: comparing makes an array of its own
-        same = all(map(np.array_equal, written.T, array.T))
-        if not same or (geometry is not None and header.geometry != geometry):
-            raise OSError(f"{path}: the volume read back is not the one written")
-    assert header.sha256 is not None  # read_nifti hashes
-    return header.sha256
-
-
-def _image_of(mask: np.ndarray, geometry: bytes | None, affine: np.ndarray | None) -> nib.Nifti1Image:
-    if geometry is None and affine is None:
-        raise ValueError("geometry or affine must say where the mask lies, found neither")
-    if geometry is None:
-        image = nib.Nifti1Image(mask, affine)
-        image.set_sform(affine, 1)
-        image.set_qform(affine, 1)
-        image.header.set_xyzt_units("mm")
-    else:
-        version = nib.Nifti1Image if len(geometry) == nib.Nifti1Header.sizeof_hdr else nib.Nifti2Image
-        header = version.header_class(geometry)
-        if header.get_data_shape() != mask.shape:
-            raise ValueError(f"mask must have the shape {header.get_data_shape()} of its image, found {mask.shape}")
-        header.set_data_dtype(mask.dtype)
-        image = version(mask, None, header)  # no affine: one would reset the forms and their codes
-    image.header["descrip"] = SIGNATURE.encode()
-    return image
 
 
 def _found(
@@ -385,24 +302,6 @@ def _foreign(files: Mapping[str, Path]) -> str | None:
     return None
 
 
-def is_ours(mask: Path) -> bool:
-    """Whether a mask, a map or an overlay says that it was written here."""
-    own = SIGNATURE.split()[0]  # of any version
-    if not mask.is_file():
-        return False  # a pipe or a device, which may never answer
-    try:
-        if mask.suffix.lower() == ".png":
-            with pillow_unbounded(), Image.open(mask) as picture:
-                return str(picture.info.get("Software", "")).startswith(own)
-        if mask.suffix.lower() == _DICOM:
-            with open(mask, "rb") as file:
-                return own.encode() in file.read(_DICOM_HEAD)
-        header: Any = nib.load(mask).header
-        return bytes(header["descrip"]).startswith(own.encode())
-    except Exception:  # whatever it is, it is not ours to replace
-        return False
-
-
 def _stem(path: Path) -> str:
-    suffix = next((suffix for suffix in _SUFFIXES if path.name.lower().endswith(suffix)), path.suffix)
-    return path.name[: len(path.name) - len(suffix)]
+    stem = volume_stem(path.name)
+    return stem if stem != path.name else path.stem

@@ -10,8 +10,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from medseg3d.data.atomic import atomic_path
-from medseg3d.data.outputs import SIGNATURE
 from medseg3d.data.pillow import pillow_unbounded
+from medseg3d.data.signature import SIGNATURE
 
 
 def write_picture_mask(path: str | Path, mask: np.ndarray) -> None:

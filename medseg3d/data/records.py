@@ -12,11 +12,12 @@ from typing import Any
 
 from medseg3d.data.dicom_sources import require_packages
 from medseg3d.data.folders import files_below
-from medseg3d.data.nifti import read_nifti
-from medseg3d.data.outputs import is_ours, record_file
+from medseg3d.data.outputs import record_file
 from medseg3d.data.picture_masks import read_grey
 from medseg3d.data.pseudonyms import hidden, read_pseudonyms
+from medseg3d.data.signature import is_ours
 from medseg3d.data.stream import check_regular
+from medseg3d.data.volumes import VOLUME_SUFFIXES, read_volume, volume_files
 from medseg3d.faults import Fault, UsageFault
 
 BESIDE = {"probability": "prob_file", "overlay": "overlay_file", "segmentation": "dicom_seg_file"}
@@ -24,6 +25,7 @@ BESIDE = {"probability": "prob_file", "overlay": "overlay_file", "segmentation":
 
 _CHUNK = 1 << 20
 _EVERY_NAME = ("",)
+_MASKS = tuple(f"_seg{suffix}" for suffix in (*VOLUME_SUFFIXES, ".png"))
 
 
 @dataclass(frozen=True)
@@ -86,17 +88,18 @@ def read_record(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def file_sha256(path: str | Path) -> str:
-    """The SHA-256 of a file, as hexadecimal digits.
+def file_sha256(*paths: str | Path) -> str:
+    """The SHA-256 of a file, or of several one after the other, as hexadecimal digits.
 
     Raises:
         Fault: NOT_A_FILE for a pipe or a device.
     """
-    check_regular(path, "an image or a result")
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
+    for path in paths:
+        check_regular(path, "an image or a result")
+        with open(path, "rb") as file:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
     return digest.hexdigest()
 
 
@@ -126,7 +129,7 @@ def _changed(item: Mapping[str, Any], record: Mapping[str, Any], made_with: Mapp
 def _image_sha256(item: Mapping[str, Any]) -> str:
     """The sum of the image, of DICOM that of its series; "" of a series that cannot be read, which reading it says."""
     if "series" not in item:
-        return file_sha256(item["image"])
+        return file_sha256(*volume_files(item["image"]))
     from medseg3d.data.dicom import series_sha256  # of the extra dicom
 
     try:
@@ -140,7 +143,7 @@ def _readable(mask: Path) -> bool:
         if mask.suffix.lower() == ".png":
             read_grey(mask)
         else:
-            read_nifti(mask)
+            read_volume(mask)
     except Fault:
         return False
     return True
@@ -198,7 +201,7 @@ def verify_results(
                 )
             ]
     recorded = {path.with_name(record["mask"]["file"]) for path, record in records.items()}
-    masks = [path for path in files if path.name.endswith(("_seg.nii.gz", "_seg.png")) and path not in recorded]
+    masks = [path for path in files if path.name.endswith(_MASKS) and path not in recorded]
     differences += [Difference(str(path), "NO_RECORD", "a mask without a record") for path in masks if is_ours(path)]
     return len(records), differences
 
@@ -207,7 +210,7 @@ def _compared(candidates: Sequence[Path], recorded: Mapping[str, Any]) -> list[D
     """A file of one name may be in several sub-folders: one of them has to be the recorded one."""
     if not candidates:
         return [Difference(recorded["file"], "MISSING_FILE", "no such file in the folders that were named")]
-    sums = [file_sha256(path) for path in candidates]
+    sums = [file_sha256(*volume_files(path)) for path in candidates]
     if recorded["sha256"] in sums:
         return []
     return [Difference(str(candidates[0]), "CHECKSUM", f"sha256 {sums[0][:12]}, not {str(recorded['sha256'])[:12]}")]

@@ -1,9 +1,8 @@
-"""The bytes of a file, plain or gzipped, read once, verified to the last one and hashed on the way."""
+"""The bytes of a file, plain or compressed, read once, verified to the last one and hashed on the way."""
 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +17,10 @@ from medseg3d.faults import Fault, UsageFault
 REWRITE = "write the file again with the program it came from"
 
 _CHUNK = 1 << 20
-_GZIP_MAGIC = b"\x1f\x8b"
+GZIP_MAGIC = b"\x1f\x8b"
+GZIP, ZLIB = 31, 15
+"""The window bits of zlib that stand for a gzip or a zlib stream, each with its checksum at the end."""
+
 _MAX_DEFLATE_RATIO = 1032  # no deflate stream expands further, https://zlib.net/zlib_tech.html
 
 
@@ -67,20 +69,40 @@ def check_regular(path: str | Path, wanted: str) -> None:
 
 
 class ByteStream:
-    """The uncompressed bytes of an open file, in order and once; a damaged gzip stream is refused where it is met."""
+    """The uncompressed bytes of an open file, in order and once; a damaged compression is refused where it is met.
 
-    def __init__(self, file: IO[bytes], path: Path) -> None:
+    Args:
+        file: open for reading.
+        path: its path, for the messages.
+        after: another file that this one goes on from: the sum is of both.
+    """
+
+    def __init__(self, file: IO[bytes], path: Path, after: ByteStream | None = None) -> None:
         self.path = path
-        self.size = path.stat().st_size
+        self.size = self.most_bytes = path.stat().st_size  # uncompressed, of the latter
         self.expected: int | None = None  # uncompressed bytes, once the header has told
         self.position = 0
         self._file = file
-        self._digest = hashlib.sha256()
-        self._rest = memoryview(b"")
-        first = self._raw()
-        self.compressed = first[:2] == _GZIP_MAGIC
-        self.most_bytes = self.size * (_MAX_DEFLATE_RATIO if self.compressed else 1)  # uncompressed
-        self._chunks = self._inflated(first) if self.compressed else itertools.chain([first], iter(self._raw, b""))
+        self._digest: hashlib._Hash = hashlib.sha256() if after is None else after._digest
+        self._rest = memoryview(self._raw())
+        self._chunks: Iterator[bytes] = iter(self._raw, b"")
+
+    def starts_with(self, magic: bytes) -> bool:
+        """Whether the next bytes are these few; nothing is taken."""
+        return bytes(self._rest[: len(magic)]) == magic
+
+    def inflate(self, window_bits: int) -> None:
+        """Take what is left of the file for a compressed stream, `GZIP` or `ZLIB`."""
+        rest, self._rest = bytes(self._rest), memoryview(b"")
+        self.most_bytes = self.position + self.size * _MAX_DEFLATE_RATIO
+        self._chunks = self._inflated(rest, window_bits)
+
+    def line(self, limit: int) -> bytes:
+        """The next line without its end, cut at `limit` bytes."""
+        taken = bytearray()
+        while len(taken) < limit and (byte := self.take(1)) and byte != b"\n":
+            taken += byte
+        return bytes(taken.removesuffix(b"\r"))
 
     def take(self, count: int) -> bytes:
         """The next `count` bytes, fewer at the end of the file."""
@@ -154,9 +176,9 @@ class ByteStream:
         self._digest.update(chunk)
         return chunk
 
-    def _inflated(self, data: bytes) -> Iterator[bytes]:
+    def _inflated(self, data: bytes, window_bits: int) -> Iterator[bytes]:
         count = 0
-        member = isal_zlib.decompressobj(wbits=31)  # a gzip header, and its checksum and length at the end
+        member = isal_zlib.decompressobj(wbits=window_bits)
         while True:
             try:
                 chunk = member.decompress(data, _CHUNK)  # bounded: a bomb is met chunk by chunk
@@ -172,9 +194,9 @@ class ByteStream:
                     data = raw.lstrip(b"\0")
                 if not data:
                     return
-                if data[:2] != _GZIP_MAGIC[: len(data)]:
+                if window_bits != GZIP or data[:2] != GZIP_MAGIC[: len(data)]:
                     raise self._damaged(count, f"then {len(data)} bytes or more that are no gzip")
-                member = isal_zlib.decompressobj(wbits=31)  # bgzip and `cat a.gz b.gz` make several members
+                member = isal_zlib.decompressobj(wbits=GZIP)  # bgzip and `cat a.gz b.gz` make several members
             elif not data:
                 data = self._raw()
                 if not data and not chunk:

@@ -19,8 +19,8 @@ from monai.transforms import Compose, Orientationd, SpatialPadd
 from torch import nn
 
 from medseg3d.data.disk_space import check_space, in_words
-from medseg3d.data.nifti import read_header
 from medseg3d.data.picture_files import read_size
+from medseg3d.data.volumes import read_header
 from medseg3d.faults import Fault
 from medseg3d.inference.windows import SliceWindows, SlidingWindow
 from medseg3d.memory import available_memory

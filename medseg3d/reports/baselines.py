@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from monai.transforms import Compose, Orientationd, Spacingd
 
-from medseg3d.data.nifti import read_nifti
+from medseg3d.data.volumes import read_volume
 from medseg3d.metrics import ConfusionCounts, dice, mean_score
 from medseg3d.transforms import LoadNiftid
 
@@ -53,8 +53,8 @@ def best_interval_dice(images: Sequence[np.ndarray], truths: Sequence[np.ndarray
 
 def interval_baseline(cases: Sequence[Mapping[str, str]]) -> tuple[tuple[int, int], float, int]:
     """`best_interval_dice` of the files of some cases, and how many there were."""
-    images = [read_nifti(case["image"])[0] for case in cases]
-    truths = [read_nifti(case["label"])[0] > 0 for case in cases]
+    images = [read_volume(case["image"])[0] for case in cases]
+    truths = [read_volume(case["label"])[0] > 0 for case in cases]
     return *best_interval_dice(images, truths), len(cases)
 
 

@@ -16,8 +16,8 @@ from matplotlib.patches import Patch, Rectangle
 from medseg3d.data.colours import OKABE_ITO
 from medseg3d.data.grids import GRID_TOLERANCE, check_pair
 from medseg3d.data.label_maps import check_labels
-from medseg3d.data.nifti import read_nifti
 from medseg3d.data.planes import mask_centre, plane_slices, voxel_indices
+from medseg3d.data.volumes import read_volume, volume_stem
 from medseg3d.metrics import ConfusionCounts, dice
 from medseg3d.reports.painter import (
     border_handles,
@@ -132,13 +132,13 @@ def read_case(
         grid_tolerance: how far a corner of one may lie from that of the other, in voxels.
 
     Raises:
-        Fault: as `medseg3d.data.nifti.read_nifti`; PAIR_GEOMETRY, LABEL_SET.
+        Fault: as `medseg3d.data.volumes.read_volume`; PAIR_GEOMETRY, LABEL_SET.
     """
-    image, header = (None, read_nifti(pred_file)[1]) if image_file is None else read_nifti(image_file)
+    image, header = (None, read_volume(pred_file)[1]) if image_file is None else read_volume(image_file)
     to_ras = nib.orientations.io_orientation(header.affine)
 
     def mask(file: str | Path, threshold: float | None = None) -> np.ndarray:
-        array, mask_header = read_nifti(file)
+        array, mask_header = read_volume(file)
         check_pair(header, mask_header, grid_tolerance)
         if threshold is not None:
             return nib.orientations.apply_orientation(array >= threshold, to_ras)
@@ -146,7 +146,7 @@ def read_case(
         return array > 0 if label is None else array == label
 
     return OverlayCase(
-        name=name or _stem(Path(image_file or pred_file)),
+        name=name or volume_stem(Path(image_file or pred_file).name),
         image=None if image is None else nib.orientations.apply_orientation(image, to_ras),
         affine=header.affine @ nib.orientations.inv_ornt_aff(to_ras, header.shape),
         pred=mask(pred_file, threshold),
@@ -241,10 +241,6 @@ def field_of_view_mm(case: OverlayCase) -> float | None:
     reach = _reach_mm(case.pred if case.truth is None or not case.truth.any() else case.truth, case.affine, centre)
     with_pred = _reach_mm(case.pred, case.affine, centre) if case.pred.any() else reach
     return max(40.0, 2.2 * max(reach, min(with_pred, 1.25 * reach)))
-
-
-def _stem(path: Path) -> str:
-    return path.name.removesuffix(".gz").removesuffix(".nii")
 
 
 def _reach_mm(mask: np.ndarray, affine: np.ndarray, centre: tuple[float, float, float]) -> float:

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from medseg3d.data.mask_folders import is_volume
 from medseg3d.data.polyp_phantoms import is_phantom_data
 from medseg3d.evaluation import FOREGROUND, Score, Summary
 from medseg3d.evaluation.files import SCORES_CSV, THRESHOLDS_CSV, read_curve, read_files, read_summary
@@ -31,8 +32,8 @@ class CaseFiles:
 
     @property
     def is_picture(self) -> bool:
-        """Whether these are pictures, not NIfTI volumes."""
-        return not str(self.pred).endswith((".nii", ".nii.gz"))
+        """Whether these are pictures, not volumes."""
+        return not is_volume(Path(self.pred))
 
 
 @dataclass(frozen=True)

@@ -16,22 +16,22 @@ from monai.transforms import MapTransform
 
 from medseg3d.data.grids import GRID_TOLERANCE, check_pair
 from medseg3d.data.label_maps import check_labels
-from medseg3d.data.nifti import read_nifti
-from medseg3d.data.nifti_header import NiftiHeader
 from medseg3d.data.picture_masks import read_picture_mask
 from medseg3d.data.pictures import read_with_remarks
+from medseg3d.data.volume_header import VolumeHeader
+from medseg3d.data.volumes import read_volume
 from medseg3d.faults import Fault
 
 logger = logging.getLogger("medseg3d")
 
 
 class LoadNiftid(MapTransform):
-    """Image and label as `MetaTensor` (1, X, Y, Z), read through `read_nifti` and refused when anything is wrong.
+    """Image and label as `MetaTensor` (1, X, Y, Z), read through `read_volume` and refused when anything is wrong.
 
     The image of an item with the key `series` is DICOM and read through `read_series`; `series` becomes what was read.
 
     The image is float32, the label uint8. Both carry `affine` (voxel to RAS mm) and in `meta`: `original_affine`,
-    `spatial_shape`, `filename_or_obj`, `space` ("RAS"), `geometry` (`NiftiHeader.geometry`, what a mask on the same
+    `spatial_shape`, `filename_or_obj`, `space` ("RAS"), `geometry` (`VolumeHeader.geometry`, what a mask on the same
     grid needs), `sha256` of the file, and `warnings` (one per line, "" for none). When both keys are loaded, the
     label has to lie on the grid of its image.
 
@@ -47,7 +47,7 @@ class LoadNiftid(MapTransform):
         allow_missing_keys: pass over keys that an item lacks.
 
     Raises:
-        Fault: as `read_nifti`; PAIR_GEOMETRY, LABEL_SET. MONAI's Compose wraps it: see `medseg3d.faults.find_fault`.
+        Fault: as `read_volume`; PAIR_GEOMETRY, LABEL_SET. MONAI's Compose wraps it: see `medseg3d.faults.find_fault`.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class LoadNiftid(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """The item with the volumes in place of their paths."""
         item = dict(data)
-        headers: dict[Hashable, NiftiHeader] = {}
+        headers: dict[Hashable, VolumeHeader] = {}
         for key in self.key_iterator(item):
             is_label = key == self.label_key
             if key == self.image_key and "series" in item:
@@ -80,7 +80,7 @@ class LoadNiftid(MapTransform):
 
                 array, header, item["series"] = read_series(item[key], item["series"], self.check_hu)
             else:
-                array, header = read_nifti(item[key], check_hu=self.check_hu and not is_label)
+                array, header = read_volume(item[key], check_hu=self.check_hu and not is_label)
             if is_label:
                 array = check_labels(array, self.labels, item[key], header)
             elif not (self.keep_integers and array.dtype in (np.int8, np.int16)):
@@ -158,7 +158,7 @@ class LoadPictured(MapTransform):
         return item
 
 
-def _as_meta_tensor(array: np.ndarray, header: NiftiHeader) -> MetaTensor:
+def _as_meta_tensor(array: np.ndarray, header: VolumeHeader) -> MetaTensor:
     affine = torch.from_numpy(header.affine)
     meta = {
         "original_affine": affine.clone(),

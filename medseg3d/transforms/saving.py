@@ -12,17 +12,18 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
-from medseg3d.data.outputs import write_mask, write_probabilities
 from medseg3d.data.overlays import write_overlay
 from medseg3d.data.picture_writing import write_grey, write_picture_mask
 from medseg3d.data.pictures import read_with_remarks
+from medseg3d.data.volume_writing import write_mask, write_probabilities
 
 
 class SaveMaskd(MapTransform):
-    """Writes a label map (1, X, Y, Z) as a uint8 NIfTI on the grid of its source, whole or not at all.
+    """Writes a label map (1, X, Y, Z) as uint8 on the grid of its source, whole or not at all.
 
-    Shape, sform, qform, their codes and the units are those of the source file; the file is read back and compared
-    before it gets its name. `meta["mask_sha256"]` of the label map is set.
+    The format is that of the name to write to. Shape and geometry are those of the source file, in its own format to
+    the letter; the file is read back and compared before it gets its name. `meta["mask_sha256"]` of the label map is
+    set.
 
     Args:
         keys: the label map, as `RestoreLabelsd` leaves it.
@@ -122,9 +123,9 @@ class SaveOverlayd(MapTransform):
 
 
 class SaveProbabilityd(MapTransform):
-    """Writes a map of foreground probability, whole or not at all: (1, X, Y, Z) as NIfTI, (1, H, W) as 16-bit PNG.
+    """Writes a map of foreground probability, whole or not at all: (1, X, Y, Z) as a volume, (1, H, W) as 16-bit PNG.
 
-    The NIfTI is float32 on the grid of its source, as `SaveMaskd` has it. `meta["prob_sha256"]` of the map is set.
+    The volume is float32 on the grid of its source, as `SaveMaskd` has it. `meta["prob_sha256"]` of the map is set.
 
     Args:
         keys: the map, as `RestoreLabelsd` leaves it under `prob_key`.

@@ -28,8 +28,9 @@ from dicom_series import (
 from pydicom import uid as uids
 
 from medseg3d.data.dicom import all_series_sha256, read_series, series_sha256
-from medseg3d.data.nifti import read_nifti
-from medseg3d.data.outputs import input_items, write_mask
+from medseg3d.data.outputs import input_items
+from medseg3d.data.volume_writing import write_mask
+from medseg3d.data.volumes import read_volume
 from medseg3d.faults import Fault, UsageFault
 from medseg3d.limits import limits
 
@@ -132,7 +133,7 @@ class TestTheVolume:
         assert np.array_equal(np.asarray(mask.dataobj), values > 0)
         assert (int(mask.header["sform_code"]), int(mask.header["qform_code"])) == (1, 1)
         assert np.abs(mask.get_sform() - mask.get_qform()).max() < 1e-3
-        assert read_nifti(tmp_path / "mask.nii.gz")[1].warnings == ()
+        assert read_volume(tmp_path / "mask.nii.gz")[1].warnings == ()
 
     def test_an_enhanced_file_gives_its_frames_by_place_each_with_its_scale(self, tmp_path):
         values = stored_values()
@@ -604,10 +605,10 @@ class TestItems:
 
     def test_what_is_dicom_is_not_warned_of_as_unread(self, tmp_path, caplog):
         write_series(tmp_path / "in")
-        (tmp_path / "in/scan.mha").write_bytes(bytes(10))
+        (tmp_path / "in/scan.mnc").write_bytes(bytes(10))
         input_items(tmp_path / "in", tmp_path / "out")
         assert [record.getMessage().split(";")[0] for record in caplog.records if record.levelname == "WARNING"] == [
-            f"NOT_READ: 1 file below {tmp_path / 'in'} (scan.mha)"
+            f"NOT_READ: 1 file below {tmp_path / 'in'} (scan.mnc)"
         ]
 
     def test_a_series_without_dicom_is_a_wrong_call(self, tmp_path):

@@ -15,7 +15,7 @@ from dicom_series import OBLIQUE, PLANTED, stored_values, write_enhanced, write_
 from medseg3d import __version__
 from medseg3d.data.dicom import LoadedSeries, read_series
 from medseg3d.data.dicom_seg import check_referable, read_segmentation, write_segmentation
-from medseg3d.data.outputs import is_ours
+from medseg3d.data.signature import is_ours
 from medseg3d.faults import Fault
 
 NAMES = ["pancreas", "tumour"]

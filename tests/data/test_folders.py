@@ -47,14 +47,14 @@ def test_two_folders_that_link_to_each_other_end(tmp_path: Path) -> None:
 
 
 def test_records_and_hidden_files_are_no_images(tmp_path: Path) -> None:
-    touch(tmp_path, "a.nii", "a.json", "scores.csv", "README.md", "LICENSE", "._b.mha", ".cache/b.mha", "Thumbs.db")
+    touch(tmp_path, "a.nii", "a.json", "scores.csv", "README.md", "LICENSE", "._b.mnc", ".cache/b.mnc", "Thumbs.db")
     assert names(tmp_path) == (["a.nii"], [])
 
 
 def test_images_of_other_formats_are_counted_and_named(tmp_path: Path) -> None:
-    touch(tmp_path, "a.nii", *(f"{index}.mha" for index in range(7)), "IM0001")
+    touch(tmp_path, "a.nii", *(f"{index}.mnc" for index in range(7)), "IM0001")
     (warning,) = not_read(tmp_path, files_below(tmp_path, SUFFIXES).unread, SUFFIXES)
-    assert warning.startswith(f"NOT_READ: 8 files below {tmp_path} (0.mha, 1.mha,")
+    assert warning.startswith(f"NOT_READ: 8 files below {tmp_path} (0.mnc, 1.mnc,")
 
 
 def test_folder_that_cannot_be_listed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,3 +69,10 @@ def test_folder_that_cannot_be_listed_is_refused(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(os, "scandir", refusing)
     with pytest.raises(Fault, match=r"UNREADABLE .*sub: permission denied"):
         files_below(tmp_path, SUFFIXES)
+
+
+def test_voxels_beside_their_header_are_no_file_of_their_own(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mhd", "a.raw", "b.nhdr", "b.raw.gz", "c.raw")
+    files = files_below(tmp_path, (".nhdr", ".mhd"))
+    assert [path.name for path in files.read] == ["a.mhd", "b.nhdr"]
+    assert [path.name for path in files.unread] == ["c.raw"]

@@ -126,13 +126,13 @@ def test_truth_that_is_linked_as_its_own_prediction_is_refused(tmp_path: Path) -
 
 
 def test_files_that_are_not_read_are_named_in_warnings(tmp_path: Path) -> None:
-    pred = fill(tmp_path / "pred", "a.nii.gz", "b.mha", "c_seg.nrrd")
-    truth = fill(tmp_path / "truth", "a.nii.gz", "b.mha", "c.nii.gz")
+    pred = fill(tmp_path / "pred", "a.nii.gz", "b.mnc", "c_seg.hdr")
+    truth = fill(tmp_path / "truth", "a.nii.gz", "b.mnc", "c.nii.gz")
     of_pred, of_truth = paired_masks(pred, truth, missing="empty").warnings
-    assert of_pred.startswith(f"NOT_READ: 2 files below {pred} (b.mha, c_seg.nrrd)")
-    assert of_pred.endswith("the name of a ground truth without prediction have 1 (c_seg.nrrd)")
-    assert of_truth.startswith(f"NOT_READ: 1 file below {truth} (b.mha)")
-    assert "c_seg.nrrd" in refusal(pred, truth).found
+    assert of_pred.startswith(f"NOT_READ: 2 files below {pred} (b.mnc, c_seg.hdr)")
+    assert of_pred.endswith("the name of a ground truth without prediction have 1 (c_seg.hdr)")
+    assert of_truth.startswith(f"NOT_READ: 1 file below {truth} (b.mnc)")
+    assert "c_seg.hdr" in refusal(pred, truth).found
 
 
 def test_every_suffix_of_a_jpeg_is_read(tmp_path: Path) -> None:
@@ -257,7 +257,7 @@ def test_folders_that_hold_each_other_are_refused(tmp_path: Path) -> None:
     ("preds", "truths", "code"),
     [
         ([], ["a.png"], "NO_INPUT"),
-        (["a.json", "a.mha"], ["a.png"], "NO_INPUT"),
+        (["a.json", "a.mnc"], ["a.png"], "NO_INPUT"),
         (["a.nii.gz"], ["a.png"], "MIXED_KINDS"),
         (["a.png", "b.nii.gz"], ["a.png", "b.nii.gz"], "MIXED_KINDS"),
     ],

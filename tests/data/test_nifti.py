@@ -11,8 +11,8 @@ import pytest
 
 from medseg3d.data.grids import GridShift, check_pair, grid_shift
 from medseg3d.data.label_maps import check_labels
-from medseg3d.data.nifti import read_header, read_nifti
-from medseg3d.data.outputs import write_mask
+from medseg3d.data.volume_writing import write_mask
+from medseg3d.data.volumes import read_header, read_volume
 from medseg3d.faults import Fault
 from medseg3d.limits import limits
 
@@ -52,7 +52,7 @@ def patch(path: Path, name: str, value: object, index: int | None = None) -> Pat
 
 def refusal(path: Path, **options: object) -> Fault:
     with pytest.raises(Fault) as caught:
-        read_nifti(path, **options)
+        read_volume(path, **options)
     assert caught.value.subject == str(path)
     return caught.value
 
@@ -60,7 +60,7 @@ def refusal(path: Path, **options: object) -> Fault:
 def code_of_reading(path: Path) -> str:
     """The fault's code, or "changed" or "same" compared with the volume of ct()."""
     try:
-        array, _ = read_nifti(path)
+        array, _ = read_volume(path)
     except Fault as fault:
         return fault.code
     return "same" if np.array_equal(array, ct()) else "changed"
@@ -70,7 +70,7 @@ def code_of_reading(path: Path) -> str:
 @pytest.mark.parametrize("image", [nib.Nifti1Image, nib.Nifti2Image])
 def test_array_and_affine_equal_nibabels(tmp_path: Path, name: str, image: type) -> None:
     path = write(tmp_path / name.lower(), ct(), image=image).rename(tmp_path / name)
-    array, header = read_nifti(path)
+    array, header = read_volume(path)
     assert np.array_equal(array, nib.load(path).get_fdata())
     assert np.array_equal(header.affine, nib.load(path).affine)
     assert header.shape == SHAPE
@@ -82,7 +82,7 @@ def test_hash_is_that_of_the_file(tmp_path: Path) -> None:
     import hashlib
 
     path = write(tmp_path / "ct.nii.gz", ct())
-    assert read_nifti(path)[1].sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert read_volume(path)[1].sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int32, np.int64, np.float32, np.float64])
@@ -90,7 +90,7 @@ def test_unscaled_voxels_keep_their_type(tmp_path: Path, dtype: type) -> None:
     values = np.abs(ct()).astype(dtype)
     volume = nib.Nifti1Image(values, OBLIQUE, dtype=dtype)
     nib.save(volume, tmp_path / "ct.nii.gz")
-    array, _ = read_nifti(tmp_path / "ct.nii.gz")
+    array, _ = read_volume(tmp_path / "ct.nii.gz")
     assert array.dtype == dtype
     assert np.array_equal(array, values)
 
@@ -103,8 +103,8 @@ def test_big_endian_equals_its_little_endian_twin(tmp_path: Path) -> None:
     volume.set_qform(OBLIQUE, 1)
     nib.save(volume, tmp_path / "big.nii")
     assert (tmp_path / "big.nii").read_bytes()[:4] == struct.pack(">i", 348)
-    array, header = read_nifti(tmp_path / "big.nii")
-    _, twin = read_nifti(write(tmp_path / "little.nii", ct()))
+    array, header = read_volume(tmp_path / "big.nii")
+    _, twin = read_volume(write(tmp_path / "little.nii", ct()))
     assert np.array_equal(array, ct())
     assert array.dtype.isnative
     assert np.array_equal(header.affine, twin.affine)
@@ -114,7 +114,7 @@ def test_big_endian_equals_its_little_endian_twin(tmp_path: Path) -> None:
 def test_slope_and_intercept_are_applied(tmp_path: Path) -> None:
     path = write(tmp_path / "ct.nii", (ct() + 1024).astype(np.uint16))
     patch(patch(path, "scl_slope", 1.0), "scl_inter", -1024.0)
-    array, _ = read_nifti(path)
+    array, _ = read_volume(path)
     assert array.dtype == np.float32
     assert np.array_equal(array, ct())
 
@@ -126,7 +126,7 @@ def test_slope_that_asks_for_nothing_changes_nothing(tmp_path: Path, slope: floa
 
 def test_fourth_axis_of_one_is_dropped(tmp_path: Path) -> None:
     write(tmp_path / "ct.nii", ct()[..., None])
-    array, header = read_nifti(tmp_path / "ct.nii")
+    array, header = read_volume(tmp_path / "ct.nii")
     assert array.shape == header.shape == SHAPE
 
 
@@ -264,7 +264,7 @@ def test_limit_of_voxels_is_inclusive(tmp_path: Path, voxels: int, code: str | N
     path = write(tmp_path / "ct.nii.gz", ct())
     with limits(max_voxels=voxels):
         if code is None:
-            read_nifti(path)
+            read_volume(path)
         else:
             assert refusal(path).code == code
 
@@ -297,7 +297,7 @@ def test_bomb_behind_a_modest_header_is_not_inflated(tmp_path: Path) -> None:
 def test_few_trailing_bytes_are_a_warning(tmp_path: Path) -> None:
     path = write(tmp_path / "ct.nii", ct())
     path.write_bytes(path.read_bytes() + b"\0" * 10)
-    array, header = read_nifti(path)
+    array, header = read_volume(path)
     assert np.array_equal(array, ct())
     assert header.warnings == ("HEADER: 10 bytes after the last voxel are ignored",)
 
@@ -363,7 +363,7 @@ def test_ambiguous_geometry_is_a_warning(
     tmp_path: Path, field: str, value: float, index: int | None, words: str
 ) -> None:
     path = patch(write(tmp_path / "ct.nii", ct()), field, value, index)
-    header = read_nifti(path)[1]
+    header = read_volume(path)[1]
     assert np.allclose(header.affine, OBLIQUE, atol=1e-6)  # the sform, as nibabel decides
     assert any(warning.startswith("GEOMETRY_AMBIGUOUS") and words in warning for warning in header.warnings)
 
@@ -371,7 +371,7 @@ def test_ambiguous_geometry_is_a_warning(
 def test_unset_forms_are_a_warning_and_read_as_nibabel_does(tmp_path: Path) -> None:
     path = write(tmp_path / "ct.nii", ct())
     patch(patch(path, "sform_code", 0), "qform_code", 0)
-    _, header = read_nifti(path)
+    _, header = read_volume(path)
     assert np.array_equal(header.affine, nib.load(path).affine)
     assert header.warnings[0].startswith("GEOMETRY_AMBIGUOUS: neither sform nor qform")
 
@@ -400,14 +400,14 @@ def test_geometry_header_holds_no_word_of_the_source(tmp_path: Path) -> None:
 )
 def test_values_that_are_no_hounsfield_units_are_a_warning(tmp_path: Path, values: np.ndarray, words: str) -> None:
     path = write(tmp_path / "ct.nii", values)
-    assert read_nifti(path)[1].warnings == ()
-    (warning,) = read_nifti(path, check_hu=True)[1].warnings
+    assert read_volume(path)[1].warnings == ()
+    (warning,) = read_volume(path, check_hu=True)[1].warnings
     assert warning.startswith("HU_RANGE")
     assert words in warning
 
 
 def test_infinite_slope_is_a_warning(tmp_path: Path) -> None:
-    array, header = read_nifti(patch(write(tmp_path / "ct.nii", ct()), "scl_slope", np.inf))
+    array, header = read_volume(patch(write(tmp_path / "ct.nii", ct()), "scl_slope", np.inf))
     assert np.array_equal(array, ct())
     assert header.warnings == ("HEADER: a slope of inf asks for no scaling; the voxels are as stored",)
 
@@ -415,14 +415,14 @@ def test_infinite_slope_is_a_warning(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("thickness", "codes"), [(9.9, []), (10, ["SLICE_GAP"]), (15, ["SLICE_GAP"])])
 def test_slices_far_apart_are_a_warning_of_a_scan(tmp_path: Path, thickness: float, codes: list[str]) -> None:
     path = write(tmp_path / "ct.nii", ct(), np.diag([0.8, 0.8, thickness, 1]))
-    assert [warning.partition(":")[0] for warning in read_nifti(path, check_hu=True)[1].warnings] == codes
-    assert read_nifti(path)[1].warnings == ()  # a mask
+    assert [warning.partition(":")[0] for warning in read_volume(path, check_hu=True)[1].warnings] == codes
+    assert read_volume(path)[1].warnings == ()  # a mask
 
 
 def test_padding_outside_the_field_of_view_is_no_warning(tmp_path: Path) -> None:
     values = ct()
     values[0] = -32768
-    assert read_nifti(write(tmp_path / "ct.nii", values), check_hu=True)[1].warnings == ()
+    assert read_volume(write(tmp_path / "ct.nii", values), check_hu=True)[1].warnings == ()
 
 
 def pair(tmp_path: Path, shape: tuple[int, ...] = SHAPE, affine: np.ndarray = OBLIQUE) -> tuple:
@@ -604,6 +604,6 @@ def test_illegal_labels_beside_legal_ones_are_named_alone() -> None:
 
 def test_real_ct_equals_nibabels(real_data: Path) -> None:
     path = real_data / "totalsegmentator/example_ct_sm.nii.gz"
-    array, header = read_nifti(path, check_hu=True)
+    array, header = read_volume(path, check_hu=True)
     assert np.array_equal(array, nib.load(path).get_fdata())
     assert header.warnings == ()

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medseg3d.data.nifti import read_header
-from medseg3d.data.outputs import input_items, record_file, write_mask, write_probabilities
+from medseg3d.data.outputs import input_items, record_file
 from medseg3d.data.picture_writing import write_picture_mask, write_png
+from medseg3d.data.volume_writing import write_mask, write_probabilities
+from medseg3d.data.volumes import read_header
 from medseg3d.faults import Fault
 
 AFFINE = nib.affines.from_matvec(
@@ -52,13 +53,13 @@ def test_folder_stands_for_all_images_below_it(tmp_path: Path) -> None:
 
 
 def test_linked_folder_of_scans_is_segmented_but_not_its_results(tmp_path: Path, caplog) -> None:
-    touch(tmp_path, "in/a.nii", "elsewhere/b.nii", "out/c_seg.nii.gz", "out/c_overlay.gif", "in/d.mha")
+    touch(tmp_path, "in/a.nii", "elsewhere/b.nii", "out/c_seg.nii.gz", "out/c_overlay.gif", "in/d.mnc")
     for name in ("elsewhere", "out"):
         (tmp_path / "in" / name).symlink_to(tmp_path / name)
     items = input_items(tmp_path / "in", tmp_path / "out")
     assert masks(items, tmp_path / "out") == ["a_seg.nii.gz", "elsewhere/b_seg.nii.gz"]
     (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert warning.startswith(f"NOT_READ: 1 file below {tmp_path / 'in'} (d.mha)")
+    assert warning.startswith(f"NOT_READ: 1 file below {tmp_path / 'in'} (d.mnc)")
 
 
 def test_name_in_another_encoding_is_a_case_that_can_be_printed(tmp_path: Path) -> None:
@@ -341,7 +342,7 @@ def test_disk_that_gives_back_something_else_leaves_no_mask(
     [
         (np.ones((4, 5, 6)), {"affine": AFFINE}, "uint8 array of 3 axes, found float64 of 3"),
         (np.ones((1, 4, 5, 6), np.uint8), {"affine": AFFINE}, "found uint8 of 4"),
-        (np.ones((4, 5, 6), np.uint8), {}, "geometry or affine"),
+        (np.ones((4, 5, 6), np.uint8), {}, "an affine must say"),
     ],
 )
 def test_what_is_no_mask_is_refused(tmp_path: Path, mask: np.ndarray, options: dict, words: str) -> None:

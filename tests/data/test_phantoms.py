@@ -11,8 +11,8 @@ from scipy import ndimage
 from medseg3d.data.grids import check_pair
 from medseg3d.data.label_maps import check_labels
 from medseg3d.data.msd import read_msd
-from medseg3d.data.nifti import read_nifti
 from medseg3d.data.phantoms import ORIENTATIONS, Phantom, make_phantom, write_phantom_dataset
+from medseg3d.data.volumes import read_volume
 from medseg3d.faults import Fault
 
 COARSE = (5, 5, 8)  # mm; 68 x 68 x 30 voxels, a tenth of a second
@@ -176,8 +176,8 @@ def test_files_pass_every_check_without_a_warning(dataset_dir):
     dataset = read_msd(dataset_dir)
     codes = set()
     for case in dataset.cases:
-        _, image = read_nifti(case["image"], check_hu=True)
-        array, label = read_nifti(case["label"])
+        _, image = read_volume(case["image"], check_hu=True)
+        array, label = read_volume(case["label"])
         check_pair(image, label)
         check_labels(array, list(dataset.labels), case["label"])
         assert image.warnings == label.warnings == ()

@@ -13,7 +13,7 @@ import torch
 from monai.data import MetaTensor
 from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 
-from medseg3d.data import read_nifti
+from medseg3d.data import read_volume
 from medseg3d.metrics import SurfaceScores, surface_scores
 from medseg3d.metrics._blocks import BLOCK
 
@@ -80,7 +80,7 @@ def test_deepmind_agrees(name, crowded, monkeypatch):
 
 @pytest.mark.parametrize("case", GOLDEN["real"], ids=lambda case: case["name"])
 def test_deepmind_agrees_on_real_masks(case, real_data):
-    pred, truth = (read_nifti(real_data / case[name])[0] > 0 for name in ("pred", "truth"))
+    pred, truth = (read_volume(real_data / case[name])[0] > 0 for name in ("pred", "truth"))
     assert_as_expected(pred, truth, case["spacing"], case["expected"])
 
 

@@ -1,35 +1,47 @@
-"""NIfTI files read once and believed only after every check: the bytes, the header, the geometry, the voxels.
+"""Volumes read once and believed only after every check: the bytes, the header, the geometry, the voxels.
 
-nibabel decodes the header; the voxels come straight from one pass over the file, which also verifies the gzip
-checksum and length (a flipped byte in a .nii.gz otherwise loads in silence) and hashes what was read.
+NIfTI, NRRD and MetaImage alike: what counts is the content, not the name. The voxels come straight from one pass over
+the file, which also verifies checksums and lengths (a flipped byte in a .nii.gz otherwise loads in silence) and hashes
+what was read.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from medseg3d.data.grids import in_mm
-from medseg3d.data.nifti_header import NiftiHeader, parsed_header
-from medseg3d.data.stream import ByteStream, opened
+from medseg3d.data.metaimage import MAGICS, parsed_metaimage
+from medseg3d.data.nifti_header import parsed_nifti
+from medseg3d.data.nrrd import MAGIC, parsed_nrrd
+from medseg3d.data.stream import GZIP, GZIP_MAGIC, ByteStream, opened, truncated
+from medseg3d.data.volume_header import VolumeHeader, Voxels
 from medseg3d.faults import Fault
+
+VOLUME_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+"""How the names of volumes end, in lower case."""
 
 _WIDE = 10.0  # mm
 _BRIGHTEST, _DARKEST = 65535, -3000  # HU: the most that 16 bits say of metal; air is -1000, with noise -1500
+_A_VOLUME = "a volume in NIfTI, NRRD or MetaImage"
 
 
-def read_header(path: str | Path) -> NiftiHeader:
-    """The checked header of a NIfTI file; the voxels are neither read nor verified.
+def read_header(path: str | Path) -> VolumeHeader:
+    """The checked header of a volume; the voxels are neither read nor verified.
 
     Args:
-        path: `.nii` or `.nii.gz`, NIfTI-1 or NIfTI-2; what counts is the content.
+        path: NIfTI-1 or NIfTI-2 (`.nii`, `.nii.gz`), NRRD (`.nrrd`, `.nhdr`) or MetaImage (`.mha`, `.mhd`); what counts
+            is the content. The voxels of the latter two may lie in a file of their own, in the folder of the header.
 
     Raises:
         Fault: MISSING_FILE, UNREADABLE, NOT_A_FILE (a pipe, a device), EMPTY, NOT_NIFTI, TRUNCATED, CHECKSUM, HEADER,
             DTYPE, DIMENSIONS, TOO_LARGE (`medseg3d.limits.VOXELS`, before anything is decompressed or allocated),
-            GEOMETRY, SPACING_RANGE.
+            GEOMETRY, SPACING_RANGE, PATH_ESCAPE (voxels in a file of another folder).
 
     Example:
         >>> import tempfile
@@ -40,16 +52,15 @@ def read_header(path: str | Path) -> NiftiHeader:
         >>> header.shape, header.spacing
         ((4, 5, 6), (0.8, 0.8, 2.5))
     """
-    path = Path(path)
-    with opened(path, "a NIfTI volume", "NOT_NIFTI") as file:
-        return parsed_header(path, ByteStream(file, path))[0]
+    with _opened_at_voxels(Path(path)) as (header, _, _):
+        return header
 
 
-def read_nifti(path: str | Path, check_hu: bool = False) -> tuple[np.ndarray, NiftiHeader]:
-    """The voxels (X, Y, Z) of a NIfTI file and its header, both checked; every byte of the file is read and verified.
+def read_volume(path: str | Path, check_hu: bool = False) -> tuple[np.ndarray, VolumeHeader]:
+    """The voxels (X, Y, Z) of a volume and its header, both checked; every byte of its files is read and verified.
 
     Args:
-        path: `.nii` or `.nii.gz`, NIfTI-1 or NIfTI-2; what counts is the content.
+        path: as in `read_header`.
         check_hu: whether it should be a CT in Hounsfield units; if its values do not look so, a HU_RANGE warning is
             added, and a SLICE_GAP warning where slices lie 10 mm or more apart.
 
@@ -65,16 +76,13 @@ def read_nifti(path: str | Path, check_hu: bool = False) -> tuple[np.ndarray, Ni
         >>> import nibabel as nib
         >>> file = Path(tempfile.mkdtemp()) / "ct.nii.gz"
         >>> nib.save(nib.Nifti1Image(np.full((4, 5, 6), 40, np.int16), np.eye(4)), file)
-        >>> array, header = read_nifti(file, check_hu=True)
+        >>> array, header = read_volume(file, check_hu=True)
         >>> array.shape, array.dtype, header.warnings
         ((4, 5, 6), dtype('int16'), ('HU_RANGE: every voxel is 40',))
     """
     path = Path(path)
-    with opened(path, "a NIfTI volume", "NOT_NIFTI") as file:
-        stream = ByteStream(file, path)
-        header, offset = parsed_header(path, stream)
+    with _opened_at_voxels(path) as (header, stream, offset):
         voxels = np.empty(header.shape, header.dtype, order="F")
-        stream.expected = offset + voxels.nbytes
         stream.skip_to(offset)
         stream.fill(voxels.reshape(-1, order="F").view(np.uint8))
         trailing = stream.drain(limit=_smallest_face(header) * header.dtype.itemsize)
@@ -87,12 +95,77 @@ def read_nifti(path: str | Path, check_hu: bool = False) -> tuple[np.ndarray, Ni
     return array, replace(header, sha256=stream.sha256())
 
 
-def with_scan_warnings(header: NiftiHeader, array: np.ndarray, low: float, high: float) -> NiftiHeader:
+def volume_files(path: str | Path) -> list[Path]:
+    """The files that a volume lies in, that of its header first; of what is none the file itself."""
+    path = Path(path)
+    try:
+        with opened(path, _A_VOLUME, "NOT_NIFTI") as file:
+            voxels = _parsed(path, ByteStream(file, path))[1]
+    except Fault:
+        return [path]
+    return [path] if voxels.file is None else [path, voxels.file]
+
+
+def volume_stem(name: str) -> str:
+    """The name of a file without the suffix of a volume, in any case of letters; other names as they are.
+
+    Example:
+        >>> volume_stem("pancreas_001.nii.gz"), volume_stem("a.b.nii"), volume_stem("scan.MHA"), volume_stem("a.png")
+        ('pancreas_001', 'a.b', 'scan', 'a.png')
+    """
+    suffix = next((suffix for suffix in VOLUME_SUFFIXES if name.lower().endswith(suffix)), "")
+    return name[: len(name) - len(suffix)]
+
+
+@contextmanager
+def _opened_at_voxels(path: Path) -> Iterator[tuple[VolumeHeader, ByteStream, int]]:
+    """Context with the header, the stream that holds the voxels, and the byte of the first."""
+    with opened(path, _A_VOLUME, "NOT_NIFTI") as file:
+        stream = ByteStream(file, path)
+        header, voxels = _parsed(path, stream)
+        if voxels.file is None:
+            yield header, stream, _offset(stream, header, voxels)
+            return
+        stream.drain(limit=stream.size + 1)  # for its sum
+        with opened(voxels.file, f"the voxels of {path.name}", "NOT_NIFTI") as other:
+            stream = ByteStream(other, voxels.file, after=stream)
+            yield header, stream, _offset(stream, header, voxels)
+
+
+def _parsed(path: Path, stream: ByteStream) -> tuple[VolumeHeader, Voxels]:
+    if stream.size == 0:
+        raise Fault("EMPTY", path, "0 bytes", _A_VOLUME, "copy the file again")
+    if stream.starts_with(MAGIC):
+        return parsed_nrrd(path, stream)
+    if any(map(stream.starts_with, MAGICS)):
+        return parsed_metaimage(path, stream)
+    if stream.starts_with(GZIP_MAGIC):
+        stream.inflate(GZIP)
+    return parsed_nifti(path, stream)
+
+
+def _offset(stream: ByteStream, header: VolumeHeader, voxels: Voxels) -> int:
+    """The byte of the first voxel, uncompressed; the stream is told where the last one ends.
+
+    Raises:
+        Fault: TRUNCATED, where that is beyond what the file can hold.
+    """
+    size = math.prod(header.shape) * header.dtype.itemsize
+    if voxels.window_bits:
+        stream.inflate(GZIP if stream.starts_with(GZIP_MAGIC) else voxels.window_bits)
+    offset = max(0, stream.size - size) if voxels.offset is None else voxels.offset
+    stream.expected = offset + size
+    if stream.expected > stream.most_bytes:
+        raise truncated(stream.path, stream.most_bytes, stream.expected)
+    return offset
+
+
+def with_scan_warnings(header: VolumeHeader, array: np.ndarray, low: float, high: float) -> VolumeHeader:
     """The header of a CT, warned where slices lie wide apart (SLICE_GAP) or the values are no HU (HU_RANGE)."""
     return _warned(header, *_gap_warnings(header), *_hu_warnings(array, low, high))
 
 
-def _real_values(voxels: np.ndarray, header: NiftiHeader) -> np.ndarray:
+def _real_values(voxels: np.ndarray, header: VolumeHeader) -> np.ndarray:
     if (header.slope, header.intercept) == (1, 0):
         return voxels.astype(voxels.dtype.newbyteorder("="), order="K", copy=False)
     array = voxels.astype(np.float32, order="K")
@@ -117,7 +190,7 @@ def _finite_range(array: np.ndarray, path: Path) -> tuple[float, float]:
     return low, high
 
 
-def _gap_warnings(header: NiftiHeader) -> list[str]:
+def _gap_warnings(header: VolumeHeader) -> list[str]:
     if max(header.spacing) < _WIDE:
         return []
     return [f"SLICE_GAP: voxels of {in_mm(header.spacing)}: an organ may lie between two slices"]
@@ -143,11 +216,11 @@ def _hu_warnings(array: np.ndarray, low: float, high: float) -> list[str]:
     return [f"HU_RANGE: values from {low:g} (0.5 % below {darkest:g}) to {high:g} hold {reason}"]
 
 
-def _smallest_face(header: NiftiHeader) -> int:
+def _smallest_face(header: VolumeHeader) -> int:
     """Voxels that one more along some axis would add: fewer trailing bytes cannot be lost image."""
     x, y, z = header.shape
     return min(x * y, y * z, x * z)
 
 
-def _warned(header: NiftiHeader, *warnings: str) -> NiftiHeader:
+def _warned(header: VolumeHeader, *warnings: str) -> VolumeHeader:
     return replace(header, warnings=header.warnings + warnings)
