@@ -114,9 +114,13 @@ def absolute_paths(knobs: Mapping[str, Any]) -> dict[str, Any]:
         {'model_file': '/runs/model.pt', 'epochs': 2}
     """
     return {
-        name: str(Path(value).absolute()) if name.endswith(("_file", "_dir")) and isinstance(value, str) else value
+        name: str(Path(value).absolute()) if isinstance(value, str) and _is_path(name, value) else value
         for name, value in knobs.items()
     }
+
+
+def _is_path(name: str, value: str) -> bool:
+    return name.endswith(("_file", "_dir")) or (name == "init_from" and Path(value).is_file())  # else a bundle's name
 
 
 def read_config(config_files: Sequence[str | Path], overrides: Mapping[str, Any] | None = None) -> ConfigParser:

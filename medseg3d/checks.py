@@ -26,7 +26,7 @@ from medseg3d.inference import load_weights
 from medseg3d.memory import available_memory
 from medseg3d.networks import CRFasRNN
 from medseg3d.training.objectives import AlternatingObjectives
-from medseg3d.training.pretrained import find_weights, with_pretrained_encoder
+from medseg3d.training.pretrained import find_initial_weights, find_weights
 from medseg3d.training.trainer import part_of_batch
 from medseg3d.transforms import LoadPictured, ResampleVolumed, check_patch_fill
 
@@ -79,8 +79,8 @@ def check_bundle(
     Found here: misspelt knobs and impossible values; `%` and `@` that lead nowhere; `_target_`s that do not exist, are
     not allowed or do not take their arguments; a data set that is missing or has any fault that `verify_msd` knows, or
     a picture or mask that cannot be read or paired; a split that does not fit; volumes too small for the patch; a
-    network that cannot take the patch; weights of another network, or of another encoder; losses whose turns the epochs
-    do not fit; a device that is not there; a cache that will not fit.
+    network that cannot take the patch; weights of another network, or of another encoder; patterns of parameters that
+    match none; losses whose turns the epochs do not fit; a device that is not there; a cache that will not fit.
 
     Args:
         bundle: the bundle's folder.
@@ -215,7 +215,7 @@ def _exists(parser: ConfigParser, reference: str) -> bool:
 
 def _check_training(parser: ConfigParser, report: CheckReport) -> None:
     parser.parse(reset=True)
-    for check in (_check_device, _check_network, _check_weights, _check_pretrained, _check_loss, _check_data):
+    for check in (_check_device, _check_network, _check_weights, _check_start, _check_loss, _check_data):
         try:
             report.passed += check(parser)
         except CheckFailed as failed:
@@ -300,12 +300,18 @@ def _check_weights(parser: ConfigParser) -> list[str]:
     return [f"{model_file} holds weights of this network"]
 
 
-def _check_pretrained(parser: ConfigParser) -> list[str]:
-    weights = parser.get_parsed_content("pretrained") if "pretrained" in parser else None
-    if weights is None:
+def _check_start(parser: ConfigParser) -> list[str]:
+    """What a training begins with otherwise than with random weights that all learn at one rate."""
+    knobs = ("pretrained", "init_from", "freeze", "lr_factors")
+    given = {knob: value for knob in knobs if knob in parser and (value := parser.get_parsed_content(knob))}
+    if not given:
         return []
-    with_pretrained_encoder(parser.get_parsed_content("network_def"), weights)
-    return [f"{find_weights(weights)} holds weights of this network's encoder"]
+    parser.get_parsed_content("optimizer")
+    finders = {
+        "weights of this network's encoder": (find_weights, given.get("pretrained")),
+        "weights of this network": (find_initial_weights, given.get("init_from")),
+    }
+    return [f"{find(weights)} holds {what}" for what, (find, weights) in finders.items() if weights]
 
 
 def _check_loss(parser: ConfigParser) -> list[str]:

@@ -128,6 +128,7 @@ _COUNT, _POSITIVE, _SIZE, _SHARE, _NEARLY_ALL = (
 _WIDTHS = _list(_POSITIVE, 1)
 _CASES = _either(_COUNT, _NEARLY_ALL)
 _STEP = _number(above=0)
+_PATTERN = Bounds("a pattern of parameters' names", lambda value: isinstance(value, str) and value != "")
 
 BOUNDS: dict[str, Bounds] = {
     **dict.fromkeys(("resume", "overwrite", "compile", "fill_holes", "separable", "saliency"), _FLAG),
@@ -165,6 +166,13 @@ BOUNDS: dict[str, Bounds] = {
     "lr_drop_epochs": _list(_POSITIVE),
     "mirror_axes": _list(_COUNT, 0, 3),
     "labels": _either(_list(_COUNT, 1), _NOTHING),
+    "freeze": _either(_PATTERN, _list(_PATTERN)),
+    "lr_factors": Bounds(
+        "patterns with a factor above 0 of each, as {'encoder*': 0.1}",
+        lambda value: (
+            isinstance(value, dict) and all(map(_PATTERN.admit, value)) and all(map(_STEP.admit, value.values()))
+        ),
+    ),
     "selection": Bounds("best or last", lambda value: value in ("best", "last")),
     "lr_step": Bounds(
         "epoch, iteration, validation or never", lambda value: value in ("epoch", "iteration", "validation", "never")

@@ -1,4 +1,4 @@
-"""One training, alone or as one of several processes: several_processes.py FOLDER EPOCHS RESUME SPOILED."""
+"""One training, alone or as one of several processes: several_processes.py FOLDER EPOCHS RESUME KIND."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ from medseg3d.training import (
     WeightAverage,
     attach_checkpoints,
     attach_tensorboard,
+    freeze_parameters,
+    parameter_groups,
 )
 from medseg3d.transforms import AsLabelsd
 
@@ -44,12 +46,16 @@ def cases(spoiled: bool) -> list[dict]:
     return items
 
 
-def train(folder: Path, epochs: int, resume: bool, spoiled: bool) -> None:
-    """Train, and leave what this process knows at the end in `rank_N.json` and `rank_N.pt`."""
+def train(folder: Path, epochs: int, resume: bool, spoiled: bool, frozen: bool = False) -> None:
+    """Train and leave what this process knows at the end in `rank_N.json` and `rank_N.pt`.
+
+    If wanted, the first convolution is frozen and the last bias learns more slowly.
+    """
     device = ranks.join_processes() if dist.is_torchelastic_launched() else torch.device("cpu")
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.GroupNorm(2, 4), nn.ReLU(), nn.Conv2d(4, 1, 1))
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.5, momentum=0.9)
+    freeze_parameters(network, "0" if frozen else ())
+    optimizer = torch.optim.SGD(parameter_groups(network, 0.5, {"3.bias": 0.1} if frozen else {}), momentum=0.9)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, 2)
     stream = CaseStream(num_cases=6, batch_size=4, epochs=epochs, iterations_per_epoch=3, seed=0)
     data = CaseCache(cases(spoiled), Compose([]), num_workers=0)
@@ -89,4 +95,9 @@ def train(folder: Path, epochs: int, resume: bool, spoiled: bool) -> None:
 
 
 if __name__ == "__main__":
-    train(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "resume", sys.argv[4] == "spoiled")
+    train(
+        Path(sys.argv[1]),
+        int(sys.argv[2]),
+        sys.argv[3] == "resume",
+        *(sys.argv[4] == kind for kind in ("spoiled", "frozen")),
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -38,32 +38,67 @@ def load_weights(network: nn.Module, path: str | Path, device: str | torch.devic
     return channels_last(network.to(device))
 
 
-def _check_fit(network: nn.Module, state: Mapping[str, Any], path: Path) -> None:
-    wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
-    found = {name: tuple(getattr(value, "shape", ())) for name, value in state.items()}
-    shapes = [
-        f"{name} {found[name]} for {wanted[name]}" for name in wanted if found.get(name, wanted[name]) != wanted[name]
-    ]
-    groups = {
-        "missing": [name for name in wanted if name not in found],
-        "unexpected": [name for name in found if name not in wanted],
-        "of another shape": shapes,
+class Fit(NamedTuple):
+    """How the tensors in a file lie over those of a network, by name.
+
+    Attributes:
+        fitting: of the same name, shape and kind, floating or whole numbers.
+        missing: of the network, that the file lacks.
+        unexpected: of the file, that the network has no place for.
+        of_another_shape: `name (shape in the file) for (shape in the network)`.
+        of_another_kind: `name dtype in the file for dtype in the network`.
+    """
+
+    fitting: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    of_another_shape: tuple[str, ...]
+    of_another_kind: tuple[str, ...]
+
+    def __str__(self) -> str:
+        groups = {name.replace("_", " "): names for name, names in self._asdict().items() if name != "fitting"}
+        return ", ".join(f"{len(names)} {what} ({names[0]}, ...)" for what, names in groups.items() if names)
+
+
+def fit_of(network: nn.Module, state: Mapping[str, Any]) -> Fit:
+    """How a state dict fits a network.
+
+    Example:
+        >>> str(fit_of(nn.Linear(2, 1), {"weight": torch.zeros(3, 2), "scale": torch.zeros(1)}))
+        '1 missing (bias, ...), 1 unexpected (scale, ...), 1 of another shape (weight (3, 2) for (1, 2), ...)'
+    """
+    own = network.state_dict()
+    both = {name: (state[name], value) for name, value in own.items() if name in state}
+    shapes = {
+        name: f"{name} {tuple(getattr(found, 'shape', ()))} for {tuple(wanted.shape)}"
+        for name, (found, wanted) in both.items()
+        if getattr(found, "shape", ()) != wanted.shape
     }
-    groups["of another kind"] = [
-        f"{name} {getattr(state[name], 'dtype', type(state[name]).__name__)} for {value.dtype}"
-        for name, value in network.state_dict().items()
-        if name in found
-        and not (isinstance(state[name], torch.Tensor) and state[name].is_floating_point() == value.is_floating_point())
-    ]
-    misfits = [f"{len(names)} {what} ({names[0]}, ...)" for what, names in groups.items() if names]
-    if misfits:
+    kinds = {
+        name: f"{name} {getattr(found, 'dtype', type(found).__name__)} for {wanted.dtype}"
+        for name, (found, wanted) in both.items()
+        if not (isinstance(found, torch.Tensor) and found.is_floating_point() == wanted.is_floating_point())
+    }
+    return Fit(
+        tuple(name for name in both if name not in shapes and name not in kinds),
+        tuple(name for name in own if name not in state),
+        tuple(name for name in state if name not in own),
+        tuple(shapes.values()),
+        tuple(kinds.values()),
+    )
+
+
+def _check_fit(network: nn.Module, state: Mapping[str, Any], path: Path) -> None:
+    fit = fit_of(network, state)
+    if misfits := str(fit):
+        known = len(fit.unexpected) < len(state)
         raise Fault(
             "CHECKPOINT",
             path,
-            f"weights of another network: {', '.join(misfits)}",
-            f"the {len(wanted)} tensors of this {type(network).__name__}",
+            f"weights of another network: {misfits}",
+            f"the {len(network.state_dict())} tensors of this {type(network).__name__}",
             "is this the bundle and overlay it was trained with? are --init_filters, --nonlocal_blocks and "
             "--num_classes those of the training?"
-            if found.keys() & wanted.keys()
+            if known
             else "no name is one of this network's: save network.state_dict() of the network alone",
         )

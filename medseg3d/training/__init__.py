@@ -19,7 +19,7 @@ from medseg3d.training.losses import (
     ProbabilityError,
 )
 from medseg3d.training.objectives import AlternatingObjectives, Objective
-from medseg3d.training.parameter_groups import parameter_groups
+from medseg3d.training.parameter_groups import freeze_parameters, parameter_groups
 from medseg3d.training.pretrained import with_initial_weights, with_pretrained_encoder
 from medseg3d.training.progress import attach_progress_bar, attach_tensorboard
 from medseg3d.training.schedules import learning_rate_factor
@@ -52,6 +52,7 @@ __all__ = [
     "attach_progress_bar",
     "attach_tensorboard",
     "claim_run_folder",
+    "freeze_parameters",
     "kept_model",
     "learning_rate_factor",
     "parameter_groups",

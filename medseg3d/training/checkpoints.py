@@ -24,6 +24,7 @@ from medseg3d.faults import Fault
 from medseg3d.knobs import as_flag
 from medseg3d.ranks import agreed, rank
 from medseg3d.training.averaging import WeightAverage
+from medseg3d.training.pretrained import write_initial_weights
 from medseg3d.training.stream import CaseStream
 from medseg3d.training.trainer import SegmentationTrainer
 
@@ -323,12 +324,15 @@ def attach_checkpoints(
 ) -> RunCheckpoint:
     """Let `trainer` write checkpoints to `output_dir/checkpoints`, and first go back to the newest one if asked to.
 
-    An `average` is attached to the trainer too. (Among the trainer's handlers in a config it would stand as a
-    reference, which MONAI's `check_properties` takes for a dictionary.)
+    A training that begins writes what its network begins with. An `average` is attached to the trainer too. (Among the
+    trainer's handlers in a config it would stand as a reference, which MONAI's `check_properties` takes for a
+    dictionary.)
     """
     checkpoint = RunCheckpoint(Path(output_dir) / "checkpoints", trainer, lr_scheduler, best_model, stream, average)
     if as_flag(resume, "resume"):
         checkpoint.resume()
+    if trainer.state.epoch == 0:
+        write_initial_weights(trainer.network, output_dir)
     checkpoint.average.attach(trainer)
     checkpoint.attach(trainer)
     return checkpoint

@@ -21,6 +21,7 @@ from medseg3d import __version__, metrics
 from medseg3d.data.splits import split_record
 from medseg3d.evaluation import Evaluation
 from medseg3d.faults import Fault
+from medseg3d.training.pretrained import initial_weights_record
 
 logger = logging.getLogger("medseg3d")
 
@@ -153,7 +154,7 @@ class ScoreFiles:
         scores: the scores of the engine.
         output_dir: where the files are written.
         split_file: the split; its hash is stated. Of several data sets a list of theirs.
-        model_file: the weights; their SHA-256 is stated.
+        model_file: the weights; their SHA-256 is stated, and the file that their training began with.
         context: what else the summary shall state (seed, part, ...).
     """
 
@@ -184,6 +185,7 @@ class ScoreFiles:
                 **split_record(self.split_file),
                 "model_file": str(self.model_file),
                 "model_sha256": hashlib.sha256(self.model_file.read_bytes()).hexdigest(),
+                **initial_weights_record(self.model_file.parent),
                 "command": command_line(sys.argv),
                 "versions": versions(),
             },

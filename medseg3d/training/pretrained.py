@@ -2,42 +2,57 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from medseg3d.data.tensors import read_tensors
-from medseg3d.faults import Fault
-from medseg3d.inference import load_weights
+from medseg3d.bundle_folders import bundle_folder, bundle_names, shipped_weights, source_folder
+from medseg3d.data.atomic import atomic_write
+from medseg3d.data.tensors import read_tensors, read_tensors_and_sum, state_of_network
+from medseg3d.faults import Fault, UsageFault
+from medseg3d.inference.weights import Fit, fit_of
 from medseg3d.networks.pretrained import load_pretrained
+from medseg3d.ranks import rank
+from medseg3d.training.parameter_groups import freeze_parameters
 
 logger = logging.getLogger("medseg3d")
 
 SUFFIXES = (".pth", ".pt", ".safetensors")
 """Of the files that are taken for weights."""
 
+INITIAL_WEIGHTS = "initial_weights.json"
+"""In a run's folder: the file that its network began with, its SHA-256, and what of it was loaded."""
+
+LEAST_LOADED = 0.1
+"""Share of a network's kernels and matrices that a file to begin with has to fill; an encoder alone is more."""
+
 _NAMED = 3
 
 
 def with_pretrained_encoder(
-    network: nn.Module, weights: str | Path | None = None, device: str | torch.device = "cpu"
+    network: nn.Module, weights: str | Path | None = None, init_from: str | Path | None = None
 ) -> nn.Module:
-    """The network itself on `device`, its `backbone` filled with the weights in a file, which the log gives account of.
+    """The network itself, its `backbone` filled with the weights in a file, which the log gives account of.
 
     Args:
         network: a network whose encoder is its attribute `backbone`.
         weights: ImageNet weights as `medseg3d.networks.pretrained.load_pretrained` takes them: a file, or a name as
-            `find_weights` takes it. None leaves the encoder as it was made, and says so in the log.
-        device: where the network goes.
+            `find_weights` takes it. None leaves the encoder as it was made.
+        init_from: weights that the whole network begins with after this (`with_initial_weights`); with neither, the log
+            warns.
 
     Raises:
         Fault: PRETRAINED, or as `find_weights` and `medseg3d.data.tensors.read_tensors`.
     """
     if weights is None:
-        logger.warning("no --pretrained: the encoder is randomly initialised (the paper uses ImageNet weights)")
-        return network.to(device)
+        if init_from is None:
+            logger.warning("no --pretrained: the encoder is randomly initialised (the paper uses ImageNet weights)")
+        return network
     path = find_weights(weights)
     report = load_pretrained(network.get_submodule("backbone"), read_tensors(path), str(path))
     logger.info(
@@ -50,27 +65,131 @@ def with_pretrained_encoder(
         _first(report.unexpected),
         report.layout,
     )
-    return network.to(device)
+    return network
 
 
 def with_initial_weights(
-    network: nn.Module, weights: str | Path | None = None, device: str | torch.device = "cpu"
+    network: nn.Module,
+    init_from: str | Path | None = None,
+    freeze: str | Sequence[str] = (),
+    device: str | torch.device = "cpu",
 ) -> nn.Module:
-    """The network itself on `device`, with all the weights in a file for a training to begin with.
+    """The network itself on `device`, with all the weights of a file that fit it, to begin a training with.
+
+    A tensor of another shape stays as the network was made, at random, as with MONAI's `copy_model_state`: the last
+    layer of other classes, the first convolution of other channels (they are neither averaged nor repeated), position
+    embeddings of another size (not interpolated). The log counts what was loaded and names what was not; the whole
+    account is in the network's attribute `initial_weights`, which `write_initial_weights` writes.
 
     Args:
-        network: the network that the file is of.
-        weights: a file as `medseg3d.inference.load_weights` takes it, an earlier run's `model.pt` for instance; None
-            leaves the network as it was made.
+        network: the network.
+        init_from: as `find_initial_weights` takes it; None leaves the network as it was made.
+        freeze: patterns of the names of parameters that do not learn, as `freeze_parameters` takes them.
         device: where the network goes.
 
     Raises:
-        Fault: as `load_weights`.
+        Fault: as `find_initial_weights`, `medseg3d.data.tensors.read_tensors` and `freeze_parameters`; CHECKPOINT if
+            less than 10 % of the network's kernels and matrices are in the file: it is another network's.
     """
-    if weights is None:
-        return network.to(device)
-    logger.info("the training begins with the weights in %s", weights)
-    return load_weights(network, weights, device)
+    if init_from is not None:
+        path = find_initial_weights(init_from)
+        content, sha256 = read_tensors_and_sum(path)
+        state = state_of_network(content, network.state_dict())
+        fit = fit_of(network, state)
+        _check_share(network, fit, path)
+        network.load_state_dict({name: state[name] for name in fit.fitting}, strict=False)
+        network.initial_weights = {"file": str(path.absolute()), "sha256": sha256, **fit._asdict()}  # type: ignore[assignment]
+        _log_account(len(network.state_dict()), fit, path)
+    frozen = freeze_parameters(network, freeze)
+    if frozen:
+        logger.info("%d parameter tensors are frozen%s", len(frozen), _first(tuple(frozen)))
+    return network.to(device)
+
+
+def find_initial_weights(init_from: str | Path) -> Path:
+    """The file of weights that a path or a bundle's name stands for: the bundle's shipped ones.
+
+    Raises:
+        Fault: MISSING_WEIGHTS: neither a file nor a bundle with weights.
+    """
+    path = Path(init_from).expanduser()
+    if path.is_file():
+        return path
+    try:
+        shipped = shipped_weights(bundle_folder(path))
+    except UsageFault:
+        shipped = None
+    if shipped is not None:
+        return shipped.file
+    ships = ", ".join(name for name in bundle_names() if shipped_weights(source_folder(name)))
+    raise Fault(
+        "MISSING_WEIGHTS",
+        init_from,
+        "neither a file nor a bundle with weights",
+        f"a run's model.pt, another file of weights, or one of {ships}",
+        "name it with --init_from, or leave it out to train from random weights",
+    )
+
+
+def write_initial_weights(network: nn.Module, output_dir: str | Path) -> None:
+    """Write what a network begins with to `initial_weights.json` in a run's folder; of several processes, the first.
+
+    Where it begins at random no such file is left there.
+    """
+    account = getattr(network, "initial_weights", None)
+    path = Path(output_dir) / INITIAL_WEIGHTS
+    if rank() > 0:
+        return
+    if account is None:
+        path.unlink(missing_ok=True)
+        return
+    with atomic_write(path, "w") as file:
+        json.dump(account, file, indent=2)
+
+
+def initial_weights_record(output_dir: str | Path) -> dict[str, Any]:
+    """What a summary says of the file that a run in a folder began with: its path, its SHA-256, tensors of each kind.
+
+    Example:
+        >>> initial_weights_record("runs/at_random")
+        {}
+    """
+    path = Path(output_dir) / INITIAL_WEIGHTS
+    if not path.is_file():
+        return {}
+    account = json.loads(path.read_text(encoding="utf-8"))
+    counted = {name: len(value) if isinstance(value, list) else value for name, value in account.items()}
+    return {"initial_weights": counted}
+
+
+def _check_share(network: nn.Module, fit: Fit, path: Path) -> None:
+    """Refuse a file of another network. Vectors do not count: norms of two networks are often of the same lengths."""
+    kernels = [name for name, value in network.state_dict().items() if value.ndim > 1]
+    filled = len(set(kernels) & set(fit.fitting))
+    if filled < LEAST_LOADED * len(kernels):
+        raise Fault(
+            "CHECKPOINT",
+            path,
+            f"{filled} of the {len(kernels)} kernels and matrices of this {type(network).__name__} in it; {fit}",
+            f"at least {LEAST_LOADED:.0%} of them",
+            "is it a network of this bundle and overlay, of the same widths and dimensions?",
+        )
+
+
+def _log_account(tensors: int, fit: Fit, path: Path) -> None:
+    kept = {
+        "not in the file": fit.missing,
+        "of another shape in the file": fit.of_another_shape,
+        "of another kind in the file": fit.of_another_kind,
+    }
+    logger.info(
+        "the training begins with %s: %d of %d tensors loaded%s%s",
+        path,
+        len(fit.fitting),
+        tensors,
+        "".join(f"; {len(names)} left at random, {why}{_first(names)}" for why, names in kept.items() if names),
+        f"; {len(fit.unexpected)} of the file not used{_first(fit.unexpected)}" if fit.unexpected else "",
+    )
 
 
 def find_weights(weights: str | Path) -> Path:

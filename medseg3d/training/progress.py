@@ -41,6 +41,8 @@ def attach_progress_bar(trainer: SegmentationTrainer) -> None:
 class TensorBoardLog:
     """Handler that logs loss, learning rate and gradient per iteration, attention per epoch, scores per validation.
 
+    Parameters with a rate of their own have it under `learning_rate_group_1` and so on.
+
     Of every attention in the network `attention/<name>/entropy` is a share of the possible and
     `attention/<name>/largest_logit` the largest absolute value before the softmax.
 
@@ -78,8 +80,9 @@ class TensorBoardLog:
         evaluator.add_event_handler(Events.COMPLETED, self._log_validation)
 
     def _log_learning_rate(self, engine: Engine) -> None:
-        rate = self.trainer.optimizer.param_groups[0]["lr"]
-        self.writer.add_scalar("learning_rate", rate, engine.state.iteration)
+        for number, group in enumerate(self.trainer.optimizer.param_groups):
+            tag = f"learning_rate_group_{number}" if number else "learning_rate"
+            self.writer.add_scalar(tag, group["lr"], engine.state.iteration)
 
     def _log_iteration(self, engine: Engine) -> None:
         step = engine.state.iteration

@@ -17,12 +17,13 @@ from monai.handlers import MLFlowHandler
 from monai.utils.enums import CommonKeys as Keys
 from torch.nn.parallel import DistributedDataParallel
 
-from medseg3d.faults import Fault
+from medseg3d.faults import Fault, UsageFault
 from medseg3d.knobs import as_flag
 from medseg3d.networks.memory_format import channels_last, contiguous_group_norms
 from medseg3d.precision import Precision, choose_precision
 from medseg3d.ranks import mean_over_processes, rank, world_size
 from medseg3d.training.objectives import AlternatingObjectives, Loss, Objective
+from medseg3d.training.parameter_groups import frozen_norms
 
 logger = logging.getLogger("medseg3d")
 
@@ -39,6 +40,9 @@ class SegmentationTrainer(SupervisedTrainer):
     A skipped step leaves no trace: weights, the optimizer's state and the network's buffers, as BatchNorm's running
     statistics are, stay those of the step before. In float16 the loss scale falls, and with the first scale of 65,536
     a few steps may go so.
+
+    Parameters that do not require a gradient are frozen: they and the running statistics of norms whose own they are
+    (`medseg3d.training.parameter_groups.frozen_norms`) stay as they are.
 
     Processes that `medseg3d.ranks.join_processes` has joined train one network: the step is that of their batches
     together where the loss is a mean over cases, and all skip a step that one would have to skip. On GPUs BatchNorm
@@ -107,6 +111,7 @@ class SegmentationTrainer(SupervisedTrainer):
         self.network: torch.nn.Module = channels_last(kwargs["network"])
         contiguous_group_norms(self.network)
         self.replica = self._replica()
+        self.frozen_norms = frozen_norms(self.network)
         if as_flag(compile, "compile"):
             self.network.compile(dynamic=False)  # in place: names of weights and the object stay what they are
         self.skipped_steps = self.skipped_in_row = self._skipped_before_epoch = 0
@@ -176,6 +181,8 @@ class SegmentationTrainer(SupervisedTrainer):
         inputs, targets = (batch.as_subclass(torch.Tensor) for batch in (inputs, targets))
 
         engine.network.train()
+        for frozen in self.frozen_norms:
+            frozen.eval()
         engine.optimizer.zero_grad(set_to_none=True)
         buffers = [(buffer, buffer.clone()) for buffer in engine.network.buffers()]
         at_a_time = self.micro_batch_size or len(inputs)
@@ -216,6 +223,9 @@ class SegmentationTrainer(SupervisedTrainer):
         heads = (output,) if isinstance(output, torch.Tensor) else output
         heads = tuple(head.float() for head in heads)
         loss = objective.loss(heads[0] if len(heads) == 1 else heads, targets) * (len(inputs) / batch)
+        if not loss.requires_grad:
+            found = f"all that the objective {objective.name or 'of the training'} could move"
+            raise UsageFault("BAD_VALUE", "--freeze", found, "some parameters that learn", "freeze fewer parts")
         engine.scaler.scale(loss).backward()
         return heads[0].detach(), loss.detach()
 

@@ -228,7 +228,7 @@ OWN = {
     *("crf_training_iterations", "crf_iterations", "crf_alpha", "crf_beta", "crf_gamma", "crf_learning_rate"),
     *("flip_prob", "affine_prob", "intensity_prob", "noise_prob"),
     *("batch_size", "epochs", "learning_rate", "plateau_patience", "patience"),
-    *("initial_weights", "network", "weight_decay", "lr_schedule", "lr_schedules", "lr_power", "lr_step"),
+    *("network", "weight_decay", "lr_schedule", "lr_schedules", "lr_power", "lr_step"),
     *("min_learning_rate", "lr_drop_epochs", "context"),
     *("backbones", "chosen_backbone", "backbone_def", "refined", "with_crf", "networks", "network_def"),
     *("final_loss", "turns", "losses", "loss", "parameters", "optimizer", "lr_scheduler"),

@@ -154,7 +154,7 @@ OWN = {
     *("_desc_", "bundle_root", "output_dir", "out_channels", "features", "backbone", "separable", "output_stride"),
     *("pretrained", "channel_mean", "channel_std", "batch_size", "epochs", "learning_rate"),
     *("lr_power", "min_learning_rate", "lr_drop_epochs", "plateau_patience", "patience"),
-    *("auxiliary_weight", "momentum", "weight_decay", "initial_weights"),
+    *("auxiliary_weight", "momentum", "weight_decay"),
     *("network_def", "network", "loss", "optimizer", "lr_schedule", "lr_schedules", "lr_scheduler"),
     *("lr_step", "train"),
 }
@@ -373,7 +373,7 @@ class TestResUNetPlusPlus:
         }
         torch.save(self.parsed(**SMALL["polyp_resunetpp"])("network_def").state_dict(), earlier)
         run = train_and_evaluate(
-            "polyp_resunetpp", tmp_path / "run", ("kvasir_clinicdb",), **knobs, initial_weights=str(earlier)
+            "polyp_resunetpp", tmp_path / "run", ("kvasir_clinicdb",), **knobs, init_from=str(earlier)
         )
         rows = SCORES_CSV.read(run / "evaluation_test" / "scores.csv")
         assert {row["case"].split("/")[0] for row in rows} == {"Kvasir-SEG", "CVC-ClinicDB"}

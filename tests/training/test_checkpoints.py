@@ -28,6 +28,8 @@ from medseg3d.training import (
     WeightAverage,
     attach_checkpoints,
     claim_run_folder,
+    freeze_parameters,
+    parameter_groups,
 )
 from medseg3d.training.checkpoints import find_checkpoints
 from medseg3d.transforms import AsLabelsd
@@ -63,6 +65,8 @@ class SmallRun:
         spoiled="",
         spoiled_validation="",
         ema_decay=0.0,
+        freeze=(),
+        lr_factors=None,
         **settings,
     ):
         torch.manual_seed(0)
@@ -70,7 +74,8 @@ class SmallRun:
             nn.Conv3d(1, channels, 3, padding=1), nn.ReLU(), nn.Dropout(0.2), nn.Conv3d(channels, 2, 1)
         )
         self.average = WeightAverage(self.network, ema_decay)
-        optimizer = torch.optim.AdamW(self.network.parameters(), lr=0.01)
+        freeze_parameters(self.network, freeze)
+        optimizer = torch.optim.AdamW(parameter_groups(self.network, 0.01, lr_factors))
         scheduler = WarmupCosineSchedule(optimizer, warmup_steps=1, t_total=epochs, warmup_multiplier=0.1)
         tensors = EnsureTyped(["image", "label"])
         random = [RandFlipd(["image", "label"], prob=0.5, spatial_axis=0), RandGaussianNoised("image", prob=0.5)]
@@ -146,6 +151,18 @@ def test_an_interrupted_and_resumed_run_is_the_uninterrupted_one(tmp_path, whole
     assert resumed.best.state_dict() == whole.best.state_dict()
     saved = torch.load(tmp_path / "model.pt", weights_only=True)
     assert equal(saved, torch.load(whole.best.model_file, weights_only=True))
+
+
+def test_a_fine_tuning_is_resumed_with_its_frozen_parts_and_its_rates(tmp_path):
+    settings = {"freeze": "0.weight", "lr_factors": {"3": 0.1}}
+    whole = SmallRun(tmp_path / "whole", **settings).run()
+    SmallRun(tmp_path / "cut", **settings).run(interrupt_at=7)
+    resumed = SmallRun(tmp_path / "cut", resume=True, **settings)
+    found = [group["lr"] for group in resumed.trainer.optimizer.param_groups]
+    assert found[1] == pytest.approx(0.1 * found[0])
+    resumed.run()
+    assert equal(resumed.weights(), whole.weights())
+    assert torch.equal(whole.weights()["0.weight"], SmallRun(tmp_path / "begun").weights()["0.weight"])
 
 
 def test_the_last_checkpoint_is_passed_over_when_it_is_damaged(tmp_path, whole):

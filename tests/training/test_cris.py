@@ -214,7 +214,7 @@ def test_a_single_loss_has_no_tag_but_its_own(tmp_path):
 def test_a_part_of_a_network_learns_at_its_own_rate():
     network = nn.ModuleDict({"backbone": nn.Conv2d(3, 1, 1), "crf": nn.Linear(2, 2), "crfs": nn.Linear(2, 2)})
     before = copy.deepcopy(network.state_dict())
-    optimizer = torch.optim.Adam(parameter_groups(network, {"crf": 0.1}), lr=0.001)
+    optimizer = torch.optim.Adam(parameter_groups(network, 0.001, learning_rates={"crf": 0.1}))
     sum(parameter.sum() for parameter in network.parameters()).backward()
     optimizer.step()  # Adam's first step is the learning rate
     for name, value in network.state_dict().items():

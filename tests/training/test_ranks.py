@@ -78,6 +78,15 @@ def test_a_step_that_one_process_cannot_take_is_skipped_by_both(tmp_path):
     assert weights(tmp_path).isfinite().all()
 
 
+def test_two_processes_leave_what_is_frozen_as_one_does(tmp_path):
+    (tmp_path / "one").mkdir()
+    train(tmp_path / "one", 2, resume=False, spoiled=False, frozen=True)
+    two_processes(tmp_path / "two", 2, "begin", "frozen")
+    one, two = (torch.load(tmp_path / name / "rank_0.pt") for name in ("one", "two"))
+    assert torch.equal(one["0.weight"], two["0.weight"])
+    assert torch.allclose(weights(tmp_path / "two"), weights(tmp_path / "one"), rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("size", [2, 4])
 def test_the_shares_of_the_processes_are_the_keys_of_the_batch(monkeypatch, size):
     whole = list(CaseStream(num_cases=5, batch_size=4, epochs=2))
