@@ -135,7 +135,9 @@ BOUNDS: dict[str, Bounds] = {
     "largest_component": _either(_FLAG, _COUNT),
     "amp": _either(_NOTHING, _FLAG),
     **dict.fromkeys(("seed", "split_seed", "iterations_per_epoch", "micro_batch_size", "max_skipped_steps"), _COUNT),
-    **dict.fromkeys(("patience", "plateau_patience", "warmup_epochs", "num_workers", "pictures"), _COUNT),
+    **dict.fromkeys(
+        ("patience", "plateau_patience", "warmup_epochs", "num_workers", "pictures", "region_margin"), _COUNT
+    ),
     **dict.fromkeys(("nonlocal_blocks", "neighbours", "crf_iterations", "crf_training_iterations"), _COUNT),
     **dict.fromkeys(("epochs", "val_interval", "batch_size", "crops_per_case"), _POSITIVE),
     **dict.fromkeys(("sw_batch_size", "slices_per_batch"), _POSITIVE),
@@ -148,7 +150,7 @@ BOUNDS: dict[str, Bounds] = {
     **dict.fromkeys(("max_grad_norm", "surface_tolerance_mm"), _either(_SIZE, _NOTHING)),
     **dict.fromkeys(("crf_alpha", "crf_beta", "crf_gamma"), _STEP),
     **dict.fromkeys(("flip_prob", "affine_prob", "intensity_prob", "noise_prob", "blur_prob", "cache_memory"), _SHARE),
-    **dict.fromkeys(("momentum", "ema_decay", "refinement_dropout"), _NEARLY_ALL),
+    **dict.fromkeys(("momentum", "ema_decay", "refinement_dropout", "region_tau"), _NEARLY_ALL),
     "overlap": _either(_NEARLY_ALL, _list(_NEARLY_ALL, 2, 3)),
     **dict.fromkeys(("test_cases", "val_cases"), _either(_CASES, _list(_CASES, 1))),
     # as Spacingd has it, -1 keeps what a scan has; only its slices may be kept, for networks of slices

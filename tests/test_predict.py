@@ -319,14 +319,8 @@ def test_a_record_has_every_setting_that_shapes_a_mask(path, monkeypatch):
     monkeypatch.chdir(ROOT)
     no_shape = {
         *("inputs", "overwrite", "workers", "image_suffixes", "mask_suffix", "class_names"),
-        *(
-            "device",
-            "engine",
-            "precision",
-            "amp",
-            "roi_size",
-            "overlap",
-        ),  # the record has them, or their choice, by themselves
+        *("device", "engine", "precision", "amp"),  # the record has them, or their choice, by themselves
+        *("roi_size", "overlap", "mirror_axes", "region_tau", "region_margin"),  # and these
         *("sw_batch_size", "slices_per_batch", "load_keys", "labels"),
         *("refinement_dropout", "refinement_init", "crf_training_iterations"),  # of the training
         "grid_tolerance",  # of what is refused

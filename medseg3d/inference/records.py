@@ -25,6 +25,8 @@ from medseg3d.precision import Precision, resolved
 
 INTENDED_USE = "research only, not for clinical use"
 
+_OF_WINDOWS = ("roi_size", "overlap", "mirror_axes", "region_tau", "region_margin")
+
 
 def provenance(
     network: Any,
@@ -42,7 +44,7 @@ def provenance(
             "class": type(inferer).__name__,
             # the inferer's is the inner one
             "precision": str(resolved(getattr(inferer, "precision", precision), device)),
-            **{name: getattr(inferer, name) for name in ("roi_size", "overlap") if hasattr(inferer, name)},
+            **{name: getattr(inferer, name) for name in _OF_WINDOWS if hasattr(inferer, name)},
         },
         "settings": settings,
     }

@@ -7,10 +7,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
+import torch.nn.functional as F
 from monai.inferers import SlidingWindowInfererAdapt
+from monai.utils import convert_to_dst_type, ensure_tuple_rep, fall_back_tuple
 
 from medseg3d.faults import UsageFault
 from medseg3d.inference.engines import EngineOf
+from medseg3d.inference.region import SCALE, foreground_box, windows_over, with_background
 from medseg3d.networks.memory_format import channels_last
 from medseg3d.precision import Precision, resolved
 
@@ -22,7 +25,14 @@ class SlidingWindow(SlidingWindowInfererAdapt):
 
     A volume smaller than a window is padded with `cval` on both sides and the logits are cropped back, as MONAI does:
     after ScaleIntensityRanged a `cval` of 0 is what lies below the window of intensities, air. On a GPU the logits are
-    stitched there, and on the CPU when it lacks the memory.
+    stitched there, and on the CPU when it lacks the memory. Windows of one value throughout, such as air, are computed
+    once: with the same logits, as a network in eval mode gives them.
+
+    With a region of interest only those windows of the same grid are computed that a part of the volume needs. The part
+    is the bounding box of what the same network finds at half the resolution (a probability of 0.1 or more of any
+    foreground), and a margin around it; where it finds nothing, every window is computed. Within the box logits differ
+    from those of all windows by what the windows left out would have weighed, at most `region_tau` of the greatest
+    weight each; outside they are those of background.
 
     Args:
         roi_size: the window, voxels along each axis.
@@ -39,13 +49,15 @@ class SlidingWindow(SlidingWindowInfererAdapt):
         mirror_axes: test-time augmentation: the logits are the mean over the windows mirrored along every combination
             of these spatial axes (0 the first), mirrored back; 2 ** len(mirror_axes) times the work, in one batch, as
             nnU-Net has it (Isensee et al. 2021, https://doi.org/10.1038/s41592-020-01008-z).
+        region_tau: blending weight, 0 to 1, that a window has to exceed somewhere in the region; 0 for no region.
+        region_margin: voxels added to the region on every side.
 
     Attributes:
         engine: what computes the windows instead of torch, as `with_engine` sets it; None for torch.
 
     Raises:
-        Fault: BAD_VALUE for axes that are not different ones of 0, 1 and 2; when called, for an axis that the windows
-            have not, and as `EngineOf`.
+        Fault: BAD_VALUE for axes that are not different ones of 0, 1 and 2, and for a `region_tau` outside of 0 to 1;
+            when called, for an axis that the windows have not, and as `EngineOf`.
 
     Example:
         >>> volume = torch.rand(1, 1, 10, 40, 24)
@@ -66,6 +78,8 @@ class SlidingWindow(SlidingWindowInfererAdapt):
         cval: float = 0.0,
         progress: bool = False,
         mirror_axes: Sequence[int] = (),
+        region_tau: float = 0.0,
+        region_margin: int = 16,
     ) -> None:
         super().__init__(
             roi_size=roi_size,
@@ -85,6 +99,10 @@ class SlidingWindow(SlidingWindowInfererAdapt):
             raise UsageFault(
                 "BAD_VALUE", "--mirror_axes", repr(mirror_axes), "different spatial axes out of 0, 1 and 2"
             )
+        if not 0 <= region_tau < 1:
+            raise UsageFault("BAD_VALUE", "--region_tau", repr(region_tau), "a share of the greatest weight, 0 to 1")
+        self.region_tau = region_tau
+        self.region_margin = region_margin
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Logits (B, C, *spatial) float32 of a batch (B, channels, *spatial)."""
@@ -97,8 +115,28 @@ class SlidingWindow(SlidingWindowInfererAdapt):
                 output = network(window, *args, **kwargs)
             return output.float() if isinstance(output, torch.Tensor) else output
 
-        seen = mirrored(forward, self.mirror_axes) if self.mirror_axes else forward
-        return super().__call__(inputs, seen, *args, **kwargs)
+        seen = _constants_once(mirrored(forward, self.mirror_axes) if self.mirror_axes else forward)
+        box = self._region(inputs, seen, *args, **kwargs) if self.region_tau else None
+        if box is None:
+            return super().__call__(inputs, seen, *args, **kwargs)
+        logits = super().__call__(inputs[(slice(None), slice(None), *box)], seen, *args, **kwargs)
+        return convert_to_dst_type(with_background(logits, box, inputs.shape[2:]), inputs, dtype=logits.dtype)[0]
+
+    def _region(
+        self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> list[slice] | None:
+        """Where the windows to compute lie, along each axis; None where no foreground is found."""
+        coarse = F.interpolate(inputs, scale_factor=1 / SCALE, mode="area")
+        found = foreground_box(super().__call__(coarse, network, *args, **kwargs))
+        if found is None:
+            return None
+        box = []
+        shape, overlaps = inputs.shape[2:], ensure_tuple_rep(self.overlap, inputs.ndim - 2)
+        windows = fall_back_tuple(self.roi_size, shape)
+        for (low, high), size, window, overlap in zip(found, shape, windows, overlaps, strict=True):
+            part = max(SCALE * low - self.region_margin, 0), min(SCALE * high + self.region_margin, size)
+            box.append(windows_over(part, max(size, window), window, overlap, str(self.mode.value), self.region_tau))
+        return box
 
 
 def with_engine(inferer: _Inferer, engine: str) -> _Inferer:
@@ -206,6 +244,25 @@ class SliceWindows(SlidingWindow):
                 logits = part.new_empty((1, part.shape[1], *inputs.shape[2:]))
             logits[0, ..., start : start + len(middle)] = part.permute(1, 2, 3, 0)
         return logits
+
+
+def _constants_once(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """A network that computes batches of one value throughout once for each value, and remembers the logits."""
+    answers: dict[tuple, torch.Tensor] = {}
+
+    def answer(windows: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        low, high = windows.aminmax()
+        if args or kwargs or not bool(low == high):
+            return forward(windows, *args, **kwargs)
+        key = (float(low), windows.shape)
+        if key not in answers:
+            logits = forward(windows)
+            if not isinstance(logits, torch.Tensor):
+                return logits
+            answers[key] = logits
+        return answers[key].clone()  # MONAI weighs what it is given in place
+
+    return answer
 
 
 def _channels_last(window: torch.Tensor) -> torch.Tensor:

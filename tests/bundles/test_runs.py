@@ -133,6 +133,14 @@ class TestPrecision:
         parser.parse()
         assert parser.get_parsed_content("inferer").precision.name == "float16"
 
+    @pytest.mark.parametrize("name", ["evaluate", "inference"])
+    def test_so_they_have_a_region_and_flips(self, name, trained, small_knobs):
+        knobs = {**small_knobs, "output_dir": str(trained), "region_tau": 0.01, "region_margin": 3, "mirror_axes": [0]}
+        parser = read_config([f"bundles/pancreas_nl/{name}.json"], knobs)
+        parser.parse()
+        inferer = parser.get_parsed_content("inferer")
+        assert (inferer.region_tau, inferer.region_margin, inferer.mirror_axes) == (0.01, 3, [0])
+
     def test_a_record_says_it(self, trained, small_knobs, phantom_dir, tmp_path):
         extra = {key: small_knobs[key] for key in ("spacing", "roi_size", "init_filters")}
         scan = str(next((phantom_dir / "imagesTs").glob("*.nii.gz")))

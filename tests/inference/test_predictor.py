@@ -242,7 +242,7 @@ def test_record_tells_what_was_done(tmp_path: Path) -> None:
     assert record["geometry"]["orientation"] == "LPS"
     assert record["inference"] == {
         "class": "SlidingWindow", "device": "cpu", "engine": "torch", "precision": "bfloat16",
-        "roi_size": [8, 8, 8], "overlap": 0.5,
+        "roi_size": [8, 8, 8], "overlap": 0.5, "mirror_axes": [], "region_tau": 0.0, "region_margin": 16,
     }  # fmt: skip
     assert record["settings"] == {"window_hu": [-100, 240]}
     assert record["warnings"] == []

@@ -65,12 +65,15 @@ def test_half_precision_is_for_the_network_alone() -> None:
         inside.append(torch.is_autocast_enabled("cpu"))
         return window.bfloat16()
 
-    got = SlidingWindow((8, 8, 8), overlap=0, precision="bfloat16")(torch.full((1, 1, 8, 8, 16), 1 / 3), network)
+    volume = torch.full((1, 1, 8, 8, 16), 1 / 3)
+    volume[..., 8:] = 0.2
+    volume[0, 0, 0, 0, 0::8] = 1
+    got = SlidingWindow((8, 8, 8), overlap=0, precision="bfloat16")(volume, network)
     assert inside == [True, True]
     assert got.dtype == torch.float32
     assert not torch.is_autocast_enabled("cpu")
     # blended in float32: of equal values comes the same value
-    assert torch.allclose(got, torch.tensor(1 / 3).bfloat16().float(), atol=1e-6)
+    assert torch.allclose(got, volume.bfloat16().float(), atol=1e-6)
 
 
 @pytest.mark.parametrize(("axes", "seen"), [([0], 2), ([1, 0], 4)])
@@ -158,3 +161,38 @@ def test_what_is_neither_a_volume_nor_pictures_is_refused(shape: tuple[int, ...]
 def test_windows_that_are_not_of_slices_are_refused(options: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
         SliceWindows(**{"roi_size": (8, 8), **options})
+
+
+def test_windows_of_air_are_computed_once() -> None:
+    network, seen = small_network(), []
+    volume = torch.zeros(1, 1, 32, 16, 16)
+    volume[:, :, :16] = torch.rand(1, 1, 16, 16, 16)
+
+    def counted(window: torch.Tensor) -> torch.Tensor:
+        seen.append(window.clone())
+        return network(window)
+
+    with torch.inference_mode():
+        got = SlidingWindow((8, 8, 8), overlap=0.5)(volume, counted)
+        expected = SlidingWindowInferer((8, 8, 8), 1, 0.5, "gaussian")(volume, network)
+    assert sum(not window.any() for window in seen) == 1
+    assert len(seen) == 4 * 3 * 3 + 1  # of 7 * 3 * 3
+    assert torch.allclose(got, expected, atol=1e-5)
+
+
+def test_batches_of_air_of_other_sizes_and_other_values_are_each_computed() -> None:
+    seen = []
+    volume = torch.zeros(1, 1, 8, 8, 56)
+    volume[..., 32:] = 1
+
+    def counted(windows: torch.Tensor) -> torch.Tensor:
+        seen.append((len(windows), float(windows.max())))
+        return 2 * windows
+
+    assert torch.allclose(SlidingWindow((8, 8, 8), 0, sw_batch_size=2)(volume, counted), 2 * volume)
+    assert seen == [(2, 0.0), (2, 1.0), (1, 1.0)]
+
+
+def test_a_network_that_returns_several_maps_may_see_air() -> None:
+    first, second = SlidingWindow((8, 8, 8), 0)(torch.zeros(1, 1, 8, 8, 16), lambda window: (window + 1, window + 2))
+    assert (first.unique().tolist(), second.unique().tolist()) == ([1.0], [2.0])
