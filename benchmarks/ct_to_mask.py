@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from medseg3d.networks.memory_format import channels_last
 from medseg3d.transforms import LoadNiftid, ResampleVolumed, RestoreLabelsd, SaveMaskd
 
 STOCK = "MONAI's chain"
+NNUNET = "nnU-Net's predictor"
 OURS = "ours, float32"
 BFLOAT16 = "ours, bfloat16"
 FLOAT16 = "ours, float16"
@@ -54,6 +56,10 @@ Chains = tuple[Callable[[dict], dict], Callable[..., torch.Tensor], Callable[[di
 
 def whole_case(arm: str, network: bool, paths: tuple[Path, Path], knobs: dict) -> Callable[[], Path]:
     """A call that makes the mask file of a CT file and gives its path."""
+    if arm == NNUNET:
+        from nnunet_predictor import nnunet_case  # of a package that only this arm needs
+
+        return nnunet_case(*paths, random_network(knobs), WINDOW_HU, knobs)
     before, inferer, after, mask = chains(arm, paths, knobs)
     model = no_network
     if network:
@@ -185,6 +191,8 @@ def main() -> None:
         ways.append(FLOAT16)
     elif ENGINES["openvino"].installed:
         ways += [OPENVINO, OPENVINO_BFLOAT16]
+    if find_spec("nnunetv2"):
+        ways.append(NNUNET)
     place = "the CPU" if arguments.device == "cpu" else torch.cuda.get_device_name()
     with tempfile.TemporaryDirectory() as temporary:
         paths = (ct_file(arguments, Path(temporary)), Path(temporary))
@@ -215,9 +223,12 @@ def main() -> None:
                 "Orientationd, Spacingd, ScaleIntensityRanged, SlidingWindowInferer, softmax, Invertd without "
                 "nearest_interp, argmax, SaveImaged, all with their defaults, as the model zoo's bundles have it. "
                 "*ours*: LoadNiftid (which verifies the file), ResampleVolumed, SlidingWindow, RestoreLabelsd, "
-                "SaveMaskd (which reads the mask back). *OpenVINO*: `--engine openvino`, made in the first call, which "
-                "is not timed. A network with random weights says nothing of the Dice lost in bfloat16 on a trained "
-                "one. The machine is shared: trust the ratios, not the seconds."
+                "SaveMaskd (which reads the mask back). *nnU-Net*, where nnunetv2 is installed: nnUNetPredictor with "
+                "the same network, windows, step and window of HU, without mirroring; it resamples by splines of "
+                "order 3, stacks axes as z, y, x of LPS, so that random weights mark other voxels, takes one window at "
+                "a time, and keeps logits of the whole volume in float16. *OpenVINO*: `--engine openvino`, made in the "
+                "first call, which is not timed. A network with random weights says nothing of the Dice lost in "
+                "bfloat16 on a trained one. The machine is shared: trust the ratios, not the seconds."
             ),
             **{name: getattr(arguments, name) for name in ("repeats", "threads", "output")},
         )

@@ -345,7 +345,7 @@ def test_milliseconds_are_those_of_one_window():
     assert benchmark.add_milliseconds(report, {"case": 40}) == "case: arm: 50 ms per window"
 
 
-NO_TIMING = ("harness.py", "endurance.py", "agreement.py", "memory.py")
+NO_TIMING = ("harness.py", "endurance.py", "agreement.py", "memory.py", "region.py", "nnunet_predictor.py")
 
 
 @pytest.mark.parametrize("script", sorted(path.name for path in BENCHMARKS.glob("*.py") if path.name not in NO_TIMING))
