@@ -19,7 +19,8 @@ from medseg3d.bundle_folders import CONFIGS, bundle_directory, bundle_folder, co
 from medseg3d.data.fetch import verify_msd
 from medseg3d.data.msd import read_msd
 from medseg3d.data.picture_folders import data_sets, split_pictures
-from medseg3d.data.splits import PARTS, Split, load_or_make_split, read_split
+from medseg3d.data.splits import PARTS, Split, read_split
+from medseg3d.data.volume_splits import split_of_volumes
 from medseg3d.data.volumes import read_header
 from medseg3d.faults import Fault, UsageFault, find_fault
 from medseg3d.inference import load_weights
@@ -367,9 +368,7 @@ def _check_volumes(parser: ConfigParser) -> list[str]:
     if problems:
         raise CheckFailed(problems)
     dataset = read_msd(knob("dataset_dir"))
-    split = load_or_make_split(
-        knob("split_file"), dataset.ids, knob("test_cases"), knob("val_cases"), knob("split_seed")
-    )
+    split = split_of_volumes(dataset, knob("split_file"), knob("test_cases"), knob("val_cases"), knob("split_seed"))
     roi_size = knob("roi_size")
     voxels = 0
     for case in dataset.cases:

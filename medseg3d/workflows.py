@@ -41,6 +41,7 @@ def predict(
     series: str | int | None = None,
     dicom_seg: bool = False,
     mask_format: str = "nifti",
+    suffix: str = "_seg",
     manifest: str | Path | None = None,
     pseudonyms: str | Path | None = None,
     overwrite: bool = False,
@@ -66,6 +67,7 @@ def predict(
         dicom_seg: of DICOM, write each mask as a DICOM segmentation too, `<name>_seg.dcm`.
         mask_format: of the masks and maps of volumes, one of `medseg3d.data.outputs.MASK_FORMATS`: "nifti", "nrrd",
             "mha", or "source" for that of each image where it is NRRD or MetaImage.
+        suffix: what masks have behind the name of their image, of letters, digits and `_.-`.
         manifest: list of SHA-256 sums as `sha256sum` writes it; an image that is not as listed fails with CHECKSUM.
         pseudonyms: table of pseudonyms (CSV, made if needed) that take the place of the names of files and folders in
             results, records and messages; see `medseg3d.data.pseudonyms`. None for the names themselves.
@@ -90,7 +92,19 @@ def predict(
     overrides = {**(knobs or {}), "overwrite": overwrite}
     overrides |= {knob: str(Path(place).absolute()) for knob, place in folders.items() if place is not None}
     with nullcontext() if pseudonyms is None else names_hidden(inputs):
-        call = (bundle, inputs, output_dir, series, dicom_seg, pseudonyms, overlays, overrides, manifest, mask_format)
+        call = (
+            bundle,
+            inputs,
+            output_dir,
+            series,
+            dicom_seg,
+            pseudonyms,
+            overlays,
+            overrides,
+            manifest,
+            mask_format,
+            suffix,
+        )
         predictor = case_predictor(*call)
         predictor.progress = progress
         if cluster is None:
@@ -113,6 +127,7 @@ def case_predictor(
     knobs: Mapping[str, Any] | None = None,
     manifest: str | Path | None = None,
     mask_format: str = "nifti",
+    suffix: str = "_seg",
     is_worker: bool = False,
 ) -> CasePredictor:
     """What `predict` runs, before it runs; arguments and faults are those of `predict`.
@@ -122,6 +137,8 @@ def case_predictor(
     folder = bundle_folder(bundle)
     if series is not None and not re.fullmatch(r"[0-9.]+", str(series)):
         raise UsageFault("BAD_VALUE", "--series", repr(series), "the number of a series or its UID")
+    if not re.fullmatch(r"[\w.-]*", suffix):
+        raise UsageFault("BAD_VALUE", "--suffix", repr(suffix), "letters, digits, _, . and -")
     if pseudonyms is not None and dicom_seg:
         found, wanted = "it with --pseudonym", "NIfTI alone: a DICOM Segmentation carries the patient of its source"
         raise UsageFault("BAD_VALUE", "--format dicom-seg", found, wanted, "leave one of them out")
@@ -149,6 +166,8 @@ def case_predictor(
             parser["dataset::data::series"] = str(series)
         if dicom_seg and not is_worker:
             parser["dataset::data::dicom_seg"] = True
+        if suffix != "_seg" and not is_worker:
+            parser["dataset::data::suffix"] = suffix
         if pseudonyms is not None:
             parser["dataset::data::pseudonyms"] = spelt_for_monai(os.path.join(here, pseudonyms))
         parser.parse()

@@ -132,7 +132,8 @@ def _verify(args: argparse.Namespace) -> int:
 def _split(args: argparse.Namespace) -> int:
     from medseg3d.data.msd import read_msd
     from medseg3d.data.picture_folders import split_of_pictures
-    from medseg3d.data.splits import PARTS, default_split_file, load_or_make_split
+    from medseg3d.data.splits import PARTS
+    from medseg3d.data.volume_splits import default_split_file, split_of_volumes
 
     path = args.output or default_split_file(args.dataset_dir, args.seed)
     test, val = args.test_cases, args.val_cases
@@ -144,8 +145,7 @@ def _split(args: argparse.Namespace) -> int:
         _, split = split_of_pictures(args.dataset_dir, path, test, val, args.seed, args.group_pattern, args.train_list)
     else:
         test, val = 24 if test is None else test, 26 if val is None else val
-        dataset = read_msd(args.dataset_dir)
-        split = load_or_make_split(path, dataset.ids, test, val, args.seed, dataset.name)
+        split = split_of_volumes(read_msd(args.dataset_dir), path, test, val, args.seed)
     sizes = ", ".join(f"{len(getattr(split, part))} {part}" for part in PARTS)
     print(f"{path}: {sizes}, hash {split.hash[:12]}")
     print(f"any bundle uses it with --split_file {path}")
@@ -194,10 +194,11 @@ def _statistics(args: argparse.Namespace) -> int:
 
 
 def _holds_pictures(args: argparse.Namespace) -> bool:
-    """Whether the data set is no MSD one; options that only pictures have are not passed over."""
-    folder = Path(args.dataset_dir).expanduser()
-    if folder.is_dir() and not any((folder / name).exists() for name in ("dataset.json", "imagesTr")):
-        return any(path.is_dir() for path in folder.iterdir())
+    """Whether the data set is of pictures; options that only pictures have are not passed over."""
+    from medseg3d.data.picture_folders import holds_pictures
+
+    if holds_pictures(args.dataset_dir):
+        return True
     given = [name for name in ("split_file", "group_pattern", "train_list") if getattr(args, name, None) is not None]
     if given:
         option = "--" + given[0].replace("_", "-")

@@ -141,7 +141,7 @@ def _without_warnings() -> Iterator[None]:
 
 def _report(record: Mapping[str, Any], evaluation: Path, folder: Path, seconds: Mapping[str, float]) -> Path:
     """The path of a page with the scores beside those of something simple on the same cases."""
-    from medseg3d.data.splits import split_cases
+    from medseg3d.data.volume_splits import split_cases
     from medseg3d.reports.baselines import interval_baseline, mean_mask_baseline
     from medseg3d.reports.page import Goal, Remarks
     from medseg3d.reports.run_report import write_report

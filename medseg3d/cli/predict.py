@@ -48,6 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="format of masks of volumes; source: NRRD or MetaImage for inputs that are, NIfTI for others; dicom-seg: "
         "for DICOM input, also write each mask as a DICOM Segmentation (default: %(default)s)",
     )
+    parser.add_argument(
+        "--suffix",
+        default="_seg",
+        help="what masks have behind the name of their image; '' for nnU-Net (default: _seg)",
+    )
     parser.add_argument("-o", "--output", default="masks", help="folder for the masks (default: %(default)s)")
     parser.add_argument("--probabilities", metavar="DIR", help="folder for probability maps")
     parser.add_argument("--save-overlays", metavar="DIR", help="folder for 2-D images with the contour of their mask")
@@ -91,6 +96,7 @@ def run(args: argparse.Namespace) -> int:
             overlay_dir=args.save_overlays,
             series=args.series,
             dicom_seg=args.format == "dicom-seg",
+            suffix=args.suffix,
             mask_format="nifti" if args.format == "dicom-seg" else args.format,
             manifest=args.manifest,
             pseudonyms=args.pseudonym,

@@ -18,9 +18,10 @@ from medseg3d.data.picture_folders import read_picture_folder, split_pictures
 from medseg3d.data.picture_masks import read_grey, read_picture_mask
 from medseg3d.data.picture_writing import write_grey, write_picture_mask
 from medseg3d.data.pictures import read_picture
-from medseg3d.data.splits import Split, default_split_file, load_or_make_split, make_split, read_split, split_cases
+from medseg3d.data.splits import Split, load_or_make_split, make_split, read_split
 from medseg3d.data.verify_pictures import verify_pictures
 from medseg3d.data.volume_header import VolumeHeader
+from medseg3d.data.volume_splits import default_split_file, split_cases
 from medseg3d.data.volumes import read_header, read_volume
 
 __all__ = [

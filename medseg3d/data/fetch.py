@@ -94,7 +94,7 @@ def verify_msd(
     image and label, and integer label values that `dataset.json` names.
 
     Args:
-        dataset_dir: folder in the MSD layout.
+        dataset_dir: as in `read_msd`.
         expected_cases: number of labelled cases that must be there; for a folder called Task07_Pancreas, 281 if None.
         workers: cases read at a time; one case of MSD takes about half a GB while it is read.
         progress: called with (cases done, cases in all) after every case.
@@ -114,7 +114,7 @@ def verify_msd(
         report.faults.append(
             Fault(
                 "CASE_COUNT",
-                dataset.folder / "dataset.json",
+                dataset.source,
                 f"{report.n_cases} labelled cases",
                 str(expected_cases),
                 "fetch the data set again",
@@ -150,7 +150,9 @@ def _check_case(
         try:
             array, headers[key] = read_volume(path, check_hu=key == "image")
             if key == "label":
-                values = [int(value) for value in np.unique(check_labels(array, list(labels), path, headers[key]))]
+                values = [
+                    int(value) for value in np.unique(check_labels(array, list(labels) or None, path, headers[key]))
+                ]
         except Fault as fault:
             faults.append(fault)
     if len(headers) == 2:
@@ -171,7 +173,7 @@ def _unnamed_files(dataset: MSDDataset, warnings: list[tuple[str, str]]) -> list
         Path(entry[key]) for entry in (*dataset.cases, *dataset.test) for key in ("image", "label") if key in entry
     }
     faults = []
-    for part in ("imagesTr", "labelsTr", "imagesTs"):
+    for part in ("imagesTr", "labelsTr", "imagesTs") if dataset.source.name == "dataset.json" else ():
         if not (dataset.folder / part).is_dir():
             continue
         below = files_below(dataset.folder / part, VOLUME_SUFFIXES)

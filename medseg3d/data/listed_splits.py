@@ -6,9 +6,10 @@ import json
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
+from medseg3d.data.datalists import listed_folds, listed_parts
 from medseg3d.data.leaks import find_leaks
 from medseg3d.data.msd import case_id
 from medseg3d.data.pictures import PICTURE_SUFFIXES
@@ -19,11 +20,6 @@ from medseg3d.faults import Fault, UsageFault
 
 logger = logging.getLogger("medseg3d")
 
-_KEYS = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation"),
-    "test": ("test", "testing"),
-}
 _FORMS = (
     "JSON with lists train, val and test, nnU-Net's splits_final.json, a MONAI datalist, or two or three text files "
     "with a case in each line"
@@ -109,11 +105,9 @@ def _of_json(content: Any, path: Path, fold: int | None) -> dict[str, list[str]]
         if not 0 <= (fold or 0) < len(content):
             raise _no_fold(path, f"--fold {fold}", range(len(content)))
         content = content[fold or 0]
-    entries = {
-        part: [entry for key in keys for entry in content.get(key, [])] for part, keys in _KEYS.items()
-    }  # fmt: skip
-    folds = sorted({entry["fold"] for entry in entries["train"] if isinstance(entry, dict) and "fold" in entry})
-    if folds and not entries["val"]:
+    entries = listed_parts(content)
+    folds = listed_folds(entries)
+    if folds:
         if fold not in folds:
             raise _no_fold(path, "no --fold" if fold is None else f"--fold {fold}", folds)
         entries["val"] = [entry for entry in entries["train"] if entry["fold"] == fold]
@@ -143,7 +137,9 @@ def _known_as(name: str, ids: set[str]) -> str:
     stem = case_id(name)
     if stem.lower().endswith(PICTURE_SUFFIXES):
         stem = stem[: -len(Path(stem).suffix)]
-    return next((known for known in (name, stem, stem.removesuffix("_0000")) if known in ids), name)
+    first = stem.removesuffix("_0000")
+    within = f"{PureWindowsPath(name).parent.name}_{first}"  # as in `read_msd`, where two images have one name
+    return next((known for known in (name, stem, first, within) if known in ids), name)
 
 
 def _digests_of_twins(cases: Sequence[Mapping[str, str]]) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """The Medical Segmentation Decathlon layout: `dataset.json`, `imagesTr/`, `labelsTr/`, `imagesTs/`.
 
 Antonelli et al., "The Medical Segmentation Decathlon", Nature Communications 13, 4128 (2022),
-doi:10.1038/s41467-022-30695-9. nnU-Net v2 names its folders so too, but not the cases.
+doi:10.1038/s41467-022-30695-9. nnU-Net's raw folders and MONAI's datalists are read into the same list of cases.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
+from medseg3d.data.datalists import listed_folds, listed_parts
+from medseg3d.data.nnunet import case_of, check_channels, is_nnunet, listed_as_msd
 from medseg3d.data.volumes import volume_stem
 from medseg3d.faults import Fault, UsageFault
 
@@ -25,21 +27,27 @@ HOW_TO_GET_DATA = (
 
 @dataclass(frozen=True)
 class MSDDataset:
-    """What a `dataset.json` says, with absolute paths.
+    """What a `dataset.json` or a datalist says, with absolute paths.
 
     Args:
         folder: the data set's folder, absolute.
+        source: the file that lists the cases.
         name: the data set's name.
-        labels: label value to name, background included.
+        labels: label value to name, background included; nothing where a datalist does not say.
         cases: `{"case": id, "image": path, "label": path}` per labelled volume, sorted by id.
         test: `{"case": id, "image": path}` per unlabelled volume, sorted by id.
+        parts: "train", "val" and "test" to the ids of the labelled cases that are listed for it.
+        folds: of the cases to train on, where none are listed to validate with.
     """
 
     folder: Path
+    source: Path
     name: str
     labels: dict[int, str]
     cases: list[dict[str, str]]
     test: list[dict[str, str]]
+    parts: dict[str, list[str]]
+    folds: list[Any]
 
     @property
     def ids(self) -> list[str]:
@@ -48,20 +56,23 @@ class MSDDataset:
 
 
 def read_msd(dataset_dir: str | Path, require_files: bool = True) -> MSDDataset:
-    """The labelled and unlabelled cases of a data set in the MSD layout.
+    """The labelled and unlabelled cases of a data set of volumes: the MSD's layout, nnU-Net's, or a datalist of MONAI.
 
-    The id of a case is the name of its image without `.nii.gz`. Paths may be those of Windows. Where the `dataset.json`
-    is one of nnU-Net v2, which lists no case, every label below `labelsTr` is one, and its image the
-    `<case>_0000.nii.gz` in `imagesTr`. Entries whose file name starts with a dot are left
-    out: the MSD's archives carry AppleDouble files (`._pancreas_001.nii.gz`) that hold no image.
+    The id of a case is the name of its image without suffix, with the folder before it where two have one name.
+    Paths may be those of Windows. Where the `dataset.json` is one of nnU-Net v2, which lists no case, every label below
+    `labelsTr` is one, and its image the `<case>_0000` in `imagesTr`; one of nnU-Net v1 lists cases without `_0000`.
+    A datalist has the lists `training`, `validation` and `test` of `{"image", "label"}`, of which those without a label
+    are unlabelled cases, or a `fold` in each entry; its paths begin at its own folder. Entries whose file name starts
+    with a dot are left out: the MSD's archives carry AppleDouble files (`._pancreas_001.nii.gz`) that hold no image.
 
     Args:
-        dataset_dir: folder that holds `dataset.json`.
-        require_files: also demand that every image and label named in `dataset.json` is there.
+        dataset_dir: folder that holds `dataset.json`, or the file of a datalist.
+        require_files: also demand that every image and label named there is on the disk.
 
     Raises:
         Fault: MISSING_DATA (no folder or no `dataset.json`), DATASET_JSON (not readable, or an entry of it is not as
-            the layout wants it), PATH_ESCAPE (a path that leaves the folder), DUPLICATE_CASE, MISSING_FILE.
+            the layout wants it), PATH_ESCAPE (a path that leaves the folder), DUPLICATE_CASE, MISSING_FILE, DIMENSIONS
+            (several channels).
 
     Example:
         >>> import tempfile
@@ -71,42 +82,28 @@ def read_msd(dataset_dir: str | Path, require_files: bool = True) -> MSDDataset:
         >>> read_msd(folder, require_files=False).ids
         ['p_1']
     """
-    folder = Path(dataset_dir).expanduser().absolute()
-    content = _read_json(folder)
-    source = folder / "dataset.json"
-    cases, test = [], []
-    named_by_label = _is_nnunet(content)
-    if named_by_label:
-        content = _listed_by_msd(folder, content, source)
-    for entry in _entries(content, "training", source):
-        if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("image", "label")):
-            raise _json_fault(source, f"the training entry {_short(entry)}", '{"image": path, "label": path}')
-        image, label = (_inside(folder, entry[key], source) for key in ("image", "label"))
-        if not image.name.startswith("."):
-            case = case_id(label if named_by_label else image)
-            cases.append({"case": case, "image": str(image), "label": str(label)})
-    for entry in _entries(content, "test", source):
-        # some tasks write {"image": path} here
-        name = entry.get("image") if isinstance(entry, dict) else entry
-        if not isinstance(name, str):
-            raise _json_fault(source, f"the test entry {_short(entry)}", "a path")
-        image = _inside(folder, name, source)
-        if not image.name.startswith("."):
-            test.append({"case": case_id(image), "image": str(image)})
-    for part, found in (("training", cases), ("test", test)):
-        found.sort(key=lambda case: case["case"])
-        repeated = [case for case, count in Counter(case["case"] for case in found).items() if count > 1]
-        if repeated:
-            raise Fault(
-                "DUPLICATE_CASE",
-                source,
-                f"{part} names {', '.join(repeated[:5])} more than once",
-                "every case once",
-                "remove the second entry",
-            )
+    source = _source(Path(dataset_dir).expanduser().absolute())
+    folder, content = source.parent, _read_json(source)
+    try:
+        content = listed_as_msd(folder, content) if is_nnunet(content) else content
+    except ValueError as error:
+        raise _json_fault(source, f"nnU-Net v2's layout with {error.args[0]}", error.args[1]) from None
+    try:
+        listed = listed_parts(content)
+    except TypeError as error:
+        raise _json_fault(source, str(error), "lists of cases") from None
+    labelled = {part: [_labelled(folder, entry, source) for entry in listed[part]] for part in ("train", "val")}
+    tests = [_tested(folder, entry, source) for entry in listed["test"]]
+    labelled["test"] = [files for files in tests if "label" in files]
+    cases = _named([files for part in labelled.values() for files in part if files], source)
+    test = _named([files for files in tests if files and "label" not in files], source)
     if not cases:
         raise _json_fault(source, "no training case", "at least one")
-    dataset = MSDDataset(folder, str(content.get("name") or folder.name), _labels(content, source), cases, test)
+    case_of_image = {case["image"]: case["case"] for case in cases}
+    parts = {part: [case_of_image[files["image"]] for files in entries if files] for part, entries in labelled.items()}
+    name = str(content.get("name") or (folder.name if source.name == "dataset.json" else source.stem))
+    labels = _labels(content, source) if "labels" in content or source.name == "dataset.json" else {}
+    dataset = MSDDataset(folder, source, name, labels, cases, test, parts, listed_folds(listed))
     if require_files:
         missing = missing_files(dataset)
         if missing:
@@ -115,7 +112,7 @@ def read_msd(dataset_dir: str | Path, require_files: bool = True) -> MSDDataset:
 
 
 def missing_files(dataset: MSDDataset) -> list[Fault]:
-    """One MISSING_FILE fault for every image or label that `dataset.json` names and the folder lacks."""
+    """One MISSING_FILE fault for every image or label that is listed and not on the disk."""
     wanted = [(case["case"], key, case[key]) for case in dataset.cases for key in ("image", "label")]
     wanted += [(case["case"], "image", case["image"]) for case in dataset.test]
     absent = [item for item in wanted if not Path(item[2]).is_file()]
@@ -126,8 +123,8 @@ def missing_files(dataset: MSDDataset) -> list[Fault]:
             path,
             f"no file{others}",
             f"the {key} of case {case}",
-            f"put it there, or take the case out of {dataset.folder / 'dataset.json'}; "
-            f"`medseg3d data verify {dataset.folder}` lists everything that is wrong",
+            f"put it there, or take the case out of {dataset.source}; "
+            f"`medseg3d data verify {_shown(dataset)}` lists everything that is wrong",
         )
         for case, key, path in absent
     ]
@@ -143,14 +140,78 @@ def case_id(path: str | Path) -> str:
     return volume_stem(Path(path).name)
 
 
-def _read_json(folder: Path) -> dict[str, Any]:
-    source = folder / "dataset.json"
-    if not folder.is_dir():
-        raise Fault("MISSING_DATA", folder, "no such folder", "a data set in the MSD layout", HOW_TO_GET_DATA)
+def _source(path: Path) -> Path:
+    """The file that lists the cases."""
+    if path.is_file():
+        return path
+    source = path / "dataset.json"
     if not source.is_file():
-        raise Fault(
-            "MISSING_DATA", folder, "a folder without dataset.json", "a data set in the MSD layout", HOW_TO_GET_DATA
-        )
+        found = "a folder without dataset.json" if path.is_dir() else "no such folder"
+        raise Fault("MISSING_DATA", path, found, "a data set in the MSD layout", HOW_TO_GET_DATA)
+    return source
+
+
+def _shown(dataset: MSDDataset) -> Path:
+    """What to name to read the data set again."""
+    return dataset.folder if dataset.source.name == "dataset.json" else dataset.source
+
+
+def _labelled(folder: Path, entry: Any, source: Path) -> dict[str, str]:
+    """Image and label of an entry; nothing for a file that holds no image."""
+    if not isinstance(entry, dict) or not all(isinstance(_one(entry.get(key)), str) for key in ("image", "label")):
+        raise _json_fault(source, f"the training entry {_short(entry)}", '{"image": path, "label": path}')
+    image, label = (_inside(folder, _one(entry[key]), source) for key in ("image", "label"))
+    return {} if image.name.startswith(".") else {"image": str(_on_disk(image)), "label": str(label)}
+
+
+def _tested(folder: Path, entry: Any, source: Path) -> dict[str, str]:
+    """The image of an entry to test on, and its label if it has one; nothing for a file that holds no image."""
+    if isinstance(entry, dict) and entry.get("label"):
+        return _labelled(folder, entry, source)
+    name = _one(entry.get("image") if isinstance(entry, dict) else entry)  # some tasks of the MSD write {"image": path}
+    if not isinstance(name, str):
+        raise _json_fault(source, f"the test entry {_short(entry)}", "a path")
+    image = _inside(folder, name, source)
+    return {} if image.name.startswith(".") else {"image": str(_on_disk(image))}
+
+
+def _one(value: Any) -> Any:
+    """The only one of a list: MONAI's for the channels of an image."""
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
+
+
+def _on_disk(image: Path) -> Path:
+    """The image; of nnU-Net v1, whose lists leave the channel out, its first channel.
+
+    Raises:
+        Fault: DIMENSIONS, where there are others.
+    """
+    stem = volume_stem(image.name)
+    channels = [image.with_name(f"{stem}_{number:04d}{image.name[len(stem) :]}") for number in (0, 1)]
+    if image.exists() or not channels[0].exists():
+        return image
+    check_channels([channel for channel in channels if channel.exists()])
+    return channels[0]
+
+
+def _named(files: list[dict[str, str]], source: Path) -> list[dict[str, str]]:
+    """The cases with their ids, sorted by them."""
+    names = [case_of(each["image"]) for each in files]
+    twice = {name for name, count in Counter(names).items() if count > 1}
+    ids = [
+        f"{Path(each['image']).parent.name}_{name}" if name in twice else name
+        for name, each in zip(names, files, strict=True)
+    ]
+    repeated = [case for case, count in Counter(ids).items() if count > 1]
+    if repeated:
+        found = f"{', '.join(repeated[:5])} more than once"
+        raise Fault("DUPLICATE_CASE", source, found, "every case once", "remove the second entry")
+    return sorted(
+        ({"case": case, **each} for case, each in zip(ids, files, strict=True)), key=lambda each: each["case"]
+    )
+
+
+def _read_json(source: Path) -> dict[str, Any]:
     try:
         content = json.loads(source.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
@@ -158,38 +219,6 @@ def _read_json(folder: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise _json_fault(source, f"a JSON {type(content).__name__}", "a JSON object")
     return content
-
-
-def _is_nnunet(content: dict[str, Any]) -> bool:
-    return "training" not in content and ("channel_names" in content or "file_ending" in content)
-
-
-def _listed_by_msd(folder: Path, content: dict[str, Any], source: Path) -> dict[str, Any]:
-    """What a dataset.json of nnU-Net v2 says and the folders hold, in the form of MSD's.
-
-    https://github.com/MIC-DKFZ/nnUNet/blob/master/documentation/dataset_format.md
-    """
-    ending, channels, labels = (content.get(key) for key in ("file_ending", "channel_names", "labels"))
-    if ending not in (".nii.gz", ".nii") or not isinstance(channels, dict) or len(channels) != 1:
-        raise _json_fault(
-            source, f"nnU-Net v2's layout with {_short(channels)} and files {_short(ending)}", "one channel of NIfTI"
-        )
-    if not isinstance(labels, dict) or not all(type(value) is int for value in labels.values()):
-        raise _json_fault(source, f"nnU-Net v2's layout with the labels {_short(labels)}", "a value for each name")
-    ids = sorted(path.name[: -len(ending)] for path in (folder / "labelsTr").glob(f"[!.]*{ending}"))
-    return {
-        "name": content.get("name"),
-        "labels": {str(value): name for name, value in labels.items()},
-        "training": [{"image": f"imagesTr/{case}_0000{ending}", "label": f"labelsTr/{case}{ending}"} for case in ids],
-        "test": [f"imagesTs/{path.name}" for path in (folder / "imagesTs").glob(f"[!.]*_0000{ending}")],
-    }
-
-
-def _entries(content: dict[str, Any], key: str, source: Path) -> list[Any]:
-    entries = content.get(key, [])
-    if not isinstance(entries, list):
-        raise _json_fault(source, f"{key!r} is {_short(entries)}", "a list of cases")
-    return entries
 
 
 def _labels(content: dict[str, Any], source: Path) -> dict[int, str]:

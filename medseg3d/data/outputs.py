@@ -12,9 +12,10 @@ from typing import NamedTuple
 from medseg3d.data.atomic import check_folder
 from medseg3d.data.dicom_sources import is_dicom, is_zip, require_packages
 from medseg3d.data.folders import files_below, not_read, printable
+from medseg3d.data.nnunet import case_of, check_channels
 from medseg3d.data.pseudonyms import pseudonyms_of
 from medseg3d.data.signature import is_ours
-from medseg3d.data.volumes import VOLUME_SUFFIXES, volume_stem
+from medseg3d.data.volumes import VOLUME_SUFFIXES
 from medseg3d.faults import Fault, UsageFault
 from medseg3d.knobs import as_flag
 
@@ -71,6 +72,7 @@ def input_items(
     below it, or the files of other `image_suffixes` (in any case, without names that begin with a dot), and their
     sub-folders are kept under `output_dir`. Sub-folders that are links are followed; what may be an image and is not
     read is named in a warning in the log.
+    Of nnU-Net's images, `imagesTs/ct_0000.nii.gz`, the `_0000` is left out; several channels are refused.
     Files of one name from different folders keep their path below their common parent. A folder that holds DICOM files,
     a ZIP and a DICOM file are one case each, `<output_dir>/folder_seg.nii.gz`, where masks are NIfTI. Masks found below
     `output_dir`, maps of probabilities below `prob_dir` and overlays below `overlay_dir` are results, not inputs.
@@ -98,10 +100,10 @@ def input_items(
         Whether a mask of ours still holds is for `medseg3d.data.records.standing` to say.
 
     Raises:
-        Fault: NO_INPUT, MISSING_FILE, FILE_NAME (control characters), NAME_COLLISION (two inputs, one mask),
-            NOT_WRITABLE or NO_SPACE (a folder of results), OUTSIDE_OUTPUT (a symbolic link leads out of one),
-            BAD_VALUE (overlays of volumes, a series or segmentation of what is no DICOM, a table of pseudonyms among
-            the results), MISSING_PACKAGE (the extra `dicom`).
+        Fault: NO_INPUT, MISSING_FILE, DIMENSIONS (several channels), FILE_NAME (control characters), NAME_COLLISION
+            (two inputs, one mask), NOT_WRITABLE or NO_SPACE (a folder of results), OUTSIDE_OUTPUT (a symbolic link
+            leads out of one), BAD_VALUE (overlays of volumes, a series or segmentation of what is no DICOM, a table of
+            pseudonyms among the results), MISSING_PACKAGE (the extra `dicom`).
 
     Example:
         >>> import tempfile
@@ -172,7 +174,7 @@ def input_items(
 def record_file(mask_file: str | Path) -> Path:
     """The record beside a mask: `ct_seg.json` for `ct_seg.nii.gz`. It is written last, so it says that all is done."""
     path = Path(mask_file)
-    return path.with_name(f"{_stem(path)}.json")
+    return path.with_name(f"{case_of(path)}.json")
 
 
 def _found(
@@ -191,7 +193,7 @@ def _found(
         if path.is_dir():
             files = files_below(path, image_suffixes)
             for file in files.read:
-                found.setdefault(file, file.relative_to(path).with_name(_stem(file)))
+                found.setdefault(file, file.relative_to(path).with_name(case_of(file)))
             unread = [file for file in files.unread if not any(_lies_in(file, folder) for folder in results)]
             others = [file for file in unread if not is_dicom(file)] if takes_dicom else unread
             if len(others) < len(unread):
@@ -199,13 +201,14 @@ def _found(
                 dicom.add(path)
             warnings += not_read(path, others, image_suffixes)
         elif path.exists():
-            found.setdefault(path, Path(_stem(path)))
+            found.setdefault(path, Path(case_of(path)))
             if takes_dicom and (is_dicom(path) or is_zip(path)):
                 dicom.add(path)
         else:
             raise UsageFault(
                 "MISSING_FILE", given, "no such file or folder", "an image or a folder of images", "correct the path"
             )
+    check_channels(found)
     for file, name in found.items():
         if any(unicodedata.category(letter) == "Cc" for letter in str(name)):
             raise Fault("FILE_NAME", file, "control characters in the name", "a printable name", "rename the file")
@@ -247,7 +250,7 @@ def _lies_in(file: Path, folder: Path) -> bool:
 def _without_results(found: dict[Path, Path], place: _Place) -> dict[Path, Path]:
     if not place.suffix:
         return found
-    results = [file for file in found if _stem(file).endswith(place.suffix) and _lies_in(file, place.folder)]
+    results = [file for file in found if case_of(file).endswith(place.suffix) and _lies_in(file, place.folder)]
     if results:
         logger.info("%d files below %s are results, not inputs: %s, ...", len(results), place.folder, results[0].name)
     return {file: name for file, name in found.items() if file not in results}
@@ -300,8 +303,3 @@ def _foreign(files: Mapping[str, Path]) -> str | None:
         if not judged and files[key].exists() and not is_ours(files[key]):
             return f"{what} that was not written by medseg3d exists"
     return None
-
-
-def _stem(path: Path) -> str:
-    stem = volume_stem(path.name)
-    return stem if stem != path.name else path.stem

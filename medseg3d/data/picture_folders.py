@@ -15,12 +15,13 @@ from typing import Any, NamedTuple
 
 from medseg3d.data.clinicdb import clinicdb_sequence
 from medseg3d.data.folders import files_below, not_read, printable
+from medseg3d.data.nnunet import case_of, check_channels
 from medseg3d.data.pictures import PICTURE_SUFFIXES
 from medseg3d.data.splits import PARTS, Split, load_or_make_split
 from medseg3d.faults import Fault, UsageFault
 
-FOLDER_PAIRS = (("images", "masks"), ("image", "mask"), ("Original", "Ground Truth"))
-"""Names of the two folders: Kvasir-SEG and most others; PraNet's training set; CVC-ClinicDB as distributed."""
+FOLDER_PAIRS = (("images", "masks"), ("image", "mask"), ("Original", "Ground Truth"), ("imagesTr", "labelsTr"))
+"""Names of the two folders: Kvasir-SEG and most others; PraNet's training set; CVC-ClinicDB as distributed; nnU-Net."""
 
 GROUPINGS = {"clinicdb-sequence": clinicdb_sequence}
 """What may stand in place of a regular expression where none can tell the groups."""
@@ -41,6 +42,17 @@ class FoundPictures(NamedTuple):
     cases: list[dict[str, str]]
     faults: list[Fault]
     warnings: list[str]
+
+
+def holds_pictures(dataset_dir: str | Path) -> bool:
+    """Whether a data set is of pictures: folders without a list of volumes, or nnU-Net's of files such as PNG."""
+    folder = Path(dataset_dir).expanduser()
+    if not folder.is_dir():
+        return False
+    if not any((folder / name).exists() for name in ("dataset.json", "imagesTr")):
+        return any(path.is_dir() for path in folder.iterdir())
+    below = files_below(folder / "imagesTr", PICTURE_SUFFIXES)
+    return bool(below.read)
 
 
 def read_picture_folder(dataset_dir: str | Path, group_pattern: str | None = None) -> list[dict[str, str]]:
@@ -362,16 +374,18 @@ def _pictures(folder: Path, part: str, warnings: list[str]) -> dict[str, Path]:
     below = files_below(folder / part, PICTURE_SUFFIXES)
     nested = [path for path in below.read if path.parent != folder / part]
     warnings += not_read(folder / part, [*below.unread, *nested], PICTURE_SUFFIXES)
-    for path in below.read[: len(below.read) - len(nested)]:  # a folder's own files come first
-        if path.stem in found:
+    own = below.read[: len(below.read) - len(nested)]  # a folder's own files come first
+    check_channels(own)
+    for path in own:
+        if case_of(path) in found:
             raise Fault(
                 "DUPLICATE_CASE",
                 path,
-                f"{found[path.stem].name} beside it",
+                f"{found[case_of(path)].name} beside it",
                 "one file per case",
                 "take one of them out",
             )
-        found[path.stem] = path
+        found[case_of(path)] = path
     if not found:
         raise Fault(
             "MISSING_DATA",

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 from medseg3d.data.atomic import atomic_write
-from medseg3d.data.msd import read_msd
 from medseg3d.faults import Fault
 
 RULE = "rank by sha256('<seed>:<id>'); lowest test_cases are test, next val_cases are val, the rest is train"
@@ -294,53 +293,6 @@ def load_or_make_split(
             "pass " + " ".join(f"--{key} {held[key]}" for key in different) + f", or {_remedy(path)}",
         )
     return split
-
-
-def split_cases(
-    dataset_dir: str | Path,
-    split_file: str | Path,
-    part: str,
-    test_cases: int = 24,
-    val_cases: int = 26,
-    seed: int = 0,
-    mask_dir: str | Path | None = None,
-) -> list[dict[str, str]]:
-    """The cases of one part of a data set: `{"case": id, "image": path, "label": path}`, sorted by id.
-
-    This is what the bundles call. The split file is written on first use, see `load_or_make_split`.
-
-    Args:
-        dataset_dir: folder in the MSD layout.
-        split_file: the split file.
-        part: "train", "val" or "test".
-        test_cases: number of test cases.
-        val_cases: number of validation cases.
-        seed: seed of the rule.
-        mask_dir: if given, each case gets a `"mask_file"` in this folder, `<id>_seg.nii.gz`.
-
-    Raises:
-        ValueError: unknown part.
-        Fault: as `read_msd` and `load_or_make_split`.
-    """
-    if part not in PARTS:
-        raise ValueError(f"part must be one of {PARTS}, got {part!r}")
-    dataset = read_msd(dataset_dir)
-    split = load_or_make_split(split_file, dataset.ids, test_cases, val_cases, seed, dataset.name)
-    wanted = set(getattr(split, part))
-    chosen = [case for case in dataset.cases if case["case"] in wanted]
-    if mask_dir is None:
-        return chosen
-    return [{**case, "mask_file": str(Path(mask_dir) / f"{case['case']}_seg.nii.gz")} for case in chosen]
-
-
-def default_split_file(dataset_dir: str | Path, seed: int = 0) -> Path:
-    """Where the split file of a data set lies if nobody says otherwise; `pancreas_nl/train.json` looks there too.
-
-    Example:
-        >>> default_split_file("data/Task07_Pancreas").as_posix()
-        'data/splits/Task07_Pancreas_seed0.json'
-    """
-    return Path("data") / "splits" / f"{Path(dataset_dir).absolute().name}_seed{seed}.json"
 
 
 def check_disjoint(source: str | Path, parts: Mapping[str, Sequence[str]], groups: Mapping[str, str]) -> None:

@@ -78,7 +78,7 @@ def test_nnunets_layout_is_read(tmp_path):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"channel_names": {"0": "T1", "1": "T2"}}, {"file_ending": ".nrrd"}, {"labels": {"background": 0, "all": [1, 2]}}],
+    [{"channel_names": {"0": "T1", "1": "T2"}}, {"file_ending": ".png"}, {"labels": {"background": 0, "all": [1, 2]}}],
 )
 def test_what_of_nnunets_layout_cannot_be_read_is_named(tmp_path, changes):
     with pytest.raises(Fault, match=r"DATASET_JSON .*nnU-Net v2"):

@@ -9,14 +9,13 @@ import pytest
 from medseg3d.data.splits import (
     PARTS,
     RULE,
-    default_split_file,
     given_split,
     load_or_make_split,
     make_split,
     read_split,
-    split_cases,
     write_split,
 )
+from medseg3d.data.volume_splits import default_split_file, split_cases
 from medseg3d.faults import Fault
 
 IDS = [f"pancreas_{number:03d}" for number in range(1, 282)]

@@ -1,0 +1,88 @@
+"""The split of a data set of volumes: the one that its own list has, else one by the rule."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from medseg3d.data.msd import MSDDataset, read_msd
+from medseg3d.data.splits import PARTS, Split, given_split, load_or_make_split, write_split
+from medseg3d.faults import UsageFault
+
+
+def split_cases(
+    dataset_dir: str | Path,
+    split_file: str | Path,
+    part: str,
+    test_cases: int = 24,
+    val_cases: int = 26,
+    seed: int = 0,
+    mask_dir: str | Path | None = None,
+) -> list[dict[str, str]]:
+    """The cases of one part of a data set: `{"case": id, "image": path, "label": path}`, sorted by id.
+
+    This is what the bundles call. The split file is written on first use, see `split_of_volumes`.
+
+    Args:
+        dataset_dir: as in `read_msd`.
+        split_file: the split file.
+        part: "train", "val" or "test".
+        test_cases: number of test cases.
+        val_cases: number of validation cases.
+        seed: seed of the rule.
+        mask_dir: if given, each case gets a `"mask_file"` in this folder, `<id>_seg.nii.gz`.
+
+    Raises:
+        ValueError: unknown part.
+        Fault: as `read_msd` and `split_of_volumes`.
+    """
+    if part not in PARTS:
+        raise ValueError(f"part must be one of {PARTS}, got {part!r}")
+    dataset = read_msd(dataset_dir)
+    split = split_of_volumes(dataset, split_file, test_cases, val_cases, seed)
+    wanted = set(getattr(split, part))
+    chosen = [case for case in dataset.cases if case["case"] in wanted]
+    if mask_dir is None:
+        return chosen
+    return [{**case, "mask_file": str(Path(mask_dir) / f"{case['case']}_seg.nii.gz")} for case in chosen]
+
+
+def split_of_volumes(
+    dataset: MSDDataset,
+    split_file: str | Path,
+    test_cases: int | float | None,
+    val_cases: int | float | None,
+    seed: int,
+) -> Split:
+    """The split in the split file if there is one, else that of the data set's own lists, else one by the rule.
+
+    What is new is written there. A list of test cases is the test part; with a list of validation cases as well nothing
+    is drawn, and `test_cases` and `val_cases` are not used.
+
+    Raises:
+        Fault: as `load_or_make_split`; BAD_VALUE for lists of several folds, of which `medseg3d data split` takes one.
+    """
+    path = Path(split_file)
+    if not path.exists():
+        if dataset.folds:
+            raise UsageFault(
+                "BAD_VALUE",
+                dataset.source,
+                f"the folds {', '.join(map(str, dataset.folds))}",
+                "one of them to validate with",
+                f"`medseg3d data split {dataset.source} --from {dataset.source} --fold {dataset.folds[0]} "
+                f"--output {path}` writes the split file",
+            )
+        if dataset.parts["val"]:
+            write_split(path, given_split(dataset.parts, dataset.source), dataset.name)
+    test = dataset.parts["test"] if dataset.parts["test"] and not dataset.parts["val"] else test_cases
+    return load_or_make_split(path, dataset.ids, test, val_cases, seed, dataset.name)
+
+
+def default_split_file(dataset_dir: str | Path, seed: int = 0) -> Path:
+    """Where the split file of a data set lies if nobody says otherwise; `pancreas_nl/train.json` looks there too.
+
+    Example:
+        >>> default_split_file("data/Task07_Pancreas").as_posix()
+        'data/splits/Task07_Pancreas_seed0.json'
+    """
+    return Path("data") / "splits" / f"{Path(dataset_dir).absolute().name}_seed{seed}.json"
