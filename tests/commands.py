@@ -9,6 +9,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 
+TINY = {"init_filters": 8, "roi_size": [16, 16, 16], "spacing": [1.5, 1.5, 2.5], "device": "cpu"}
+"""Knobs of a pancreas_nl that a processor has run in a moment."""
+
 
 def knobs(**overrides: object) -> list[str]:
     """`--key value` for every override."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import ROOT
+from commands import ROOT, TINY
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -43,9 +43,6 @@ def real_data() -> Path:
     if not path.is_dir():
         raise FileNotFoundError(f"MEDSEG3D_DATA names {path}, which is not a folder")
     return path
-
-
-TINY = {"init_filters": 8, "roi_size": [16, 16, 16], "spacing": [1.5, 1.5, 2.5], "device": "cpu"}
 
 
 @pytest.fixture(scope="session")

@@ -73,7 +73,11 @@ def test_a_config_leads_nowhere_else(package, name):
     config = config_of(package, name)
     assert '"%' not in json.dumps(config)
     assert config["bundle_root"] == {"_target_": "medseg3d.bundle.running_root"}
-    assert {"run", "network_def", "device"} <= config.keys()
+    assert {"run", "network_def", "device", "inferer"} <= config.keys()
+
+
+def test_other_programs_find_what_comes_before_and_after_the_network(package):
+    assert {"preprocessing", "postprocessing"} <= config_of(package, "inference").keys()
 
 
 def test_the_metadata_is_as_the_schema_wants_it(package, tmp_path):
@@ -148,6 +152,18 @@ class TestOfShippedWeights:
         workflow.run()
         found = Image.open(package / "eval" / "masks" / "1_seg.png")
         assert np.array_equal(found, Image.open("wanted/1_seg.png"))
+
+    def test_its_parts_make_that_mask_where_another_program_runs_them(self, package, tmp_path):
+        picture = polyp_folder(tmp_path / "polyps") / "images" / "1.jpg"
+        predict("polyp_resunetpp", picture, tmp_path, knobs={"device": "cpu"})
+        parser = ConfigParser({**config_of(package, "inference"), "bundle_root": str(package), "device": "cpu"})
+        network = parser.get_parsed_content("network_def").eval()
+        network.load_state_dict(torch.load(package / "models" / "model.pt"))
+        item = parser.get_parsed_content("preprocessing")({"image": str(picture)})
+        with torch.inference_mode():
+            item["pred"] = parser.get_parsed_content("inferer")(item["image"][None], network)[0]
+        found = parser.get_parsed_content("postprocessing")(item)["pred"]
+        assert np.array_equal(found[0] * 255, Image.open(tmp_path / "1_seg.png"))
 
     def test_the_zip_has_the_weights_and_their_card(self, package):
         with zipfile.ZipFile(package.with_name("polyp_resunetpp_v0.1.0.zip")) as archive:

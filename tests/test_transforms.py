@@ -376,6 +376,7 @@ def test_loaded_volumes_are_channel_first_in_the_types_of_training(tmp_path: Pat
         assert item[key].shape == (1, *SHAPE)
         assert np.array_equal(item[key][0].numpy(), nib.load(paths[key]).get_fdata())
         assert np.array_equal(item[key].affine.numpy(), nib.load(paths[key]).affine)
+        assert isinstance(item[key].meta["spatial_shape"], np.ndarray)  # of a tensor, MONAI Label's Restored takes none
         assert item[key].meta["spatial_shape"].tolist() == list(SHAPE)
         assert item[key].meta["filename_or_obj"] == str(paths[key])
 

@@ -149,7 +149,7 @@ class LoadPictured(MapTransform):
                 )
             meta = {
                 "original_affine": torch.eye(4, dtype=torch.float64),
-                "spatial_shape": torch.tensor(shape),
+                "spatial_shape": np.array(shape),  # as MONAI's readers leave it
                 "filename_or_obj": str(path),
                 "sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest(),
                 "warnings": "\n".join(remarks),
@@ -162,7 +162,7 @@ def _as_meta_tensor(array: np.ndarray, header: VolumeHeader) -> MetaTensor:
     affine = torch.from_numpy(header.affine)
     meta = {
         "original_affine": affine.clone(),
-        "spatial_shape": torch.tensor(header.shape),
+        "spatial_shape": np.array(header.shape),  # as MONAI's readers leave it
         "filename_or_obj": str(header.path),
         "space": "RAS",
         "geometry": header.geometry,
