@@ -92,28 +92,28 @@ def predict(
     overrides = {**(knobs or {}), "overwrite": overwrite}
     overrides |= {knob: str(Path(place).absolute()) for knob, place in folders.items() if place is not None}
     with nullcontext() if pseudonyms is None else names_hidden(inputs):
-        call = (
+        build = functools.partial(
+            case_predictor,
             bundle,
             inputs,
             output_dir,
-            series,
-            dicom_seg,
-            pseudonyms,
-            overlays,
-            overrides,
-            manifest,
-            mask_format,
-            suffix,
+            series=series,
+            dicom_seg=dicom_seg,
+            pseudonyms=pseudonyms,
+            overlays=overlays,
+            knobs=overrides,
+            manifest=manifest,
+            mask_format=mask_format,
+            suffix=suffix,
         )
-        predictor = case_predictor(*call)
-        predictor.progress = progress
+        predictor = build()
         if cluster is None:
-            return predictor.run()
-        build = functools.partial(case_predictor, *call, is_worker=True)
+            return predictor.run(progress=progress)
+        worker = functools.partial(build, is_worker=True)
         number = predictor.workers if overrides.get("workers") is not None else None
         gpus = str(overrides.get("device", "cuda")).startswith("cuda")
-        with RayWorkers(cluster, build, predictor.bounds.size, number, predictor.workers > 1, gpus) as workers:
-            return predictor.run(workers)
+        with RayWorkers(cluster, worker, predictor.bounds.size, number, predictor.workers > 1, gpus) as workers:
+            return predictor.run(workers, progress)
 
 
 def case_predictor(

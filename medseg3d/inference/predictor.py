@@ -122,10 +122,9 @@ class CasePredictor:
     files without their folders and holds nothing of the source's header but the geometry.
 
     With several `workers`, as many cases are under way at once, each in a thread of its own from file to file; the
-    report, `progress` and what is logged of a case keep the order of the items. On a CPU the workers part torch's
-    threads among them, so that none waits for the others after every layer and reading and writing cost no time of
-    their own; on other devices one network runs at a time. An interrupt lets the cases under way end, and no other
-    begins.
+    report and what is logged of a case keep the order of the items. On a CPU the workers part torch's threads among
+    them, so that none waits for the others after every layer and reading and writing cost no time of their own; on
+    other devices one network runs at a time. An interrupt lets the cases under way end, and no other begins.
 
     Args:
         dataset: items `{"image", "mask_file", "case"}`, and `"prob_file"` where probabilities are wanted, best from
@@ -140,7 +139,6 @@ class CasePredictor:
         precision: around the inferer, as `medseg3d.precision.choose_precision` takes or gives it; needless when the
             inferer has one.
         settings: further numbers worth keeping in the record, such as knobs.
-        progress: called with (cases done, cases in all, item) after each case.
         workers: cases under way at once; None for as many as torch has threads, at most 8. The memory needed grows
             with them: 1 for volumes, whose windows keep every core busy anyway.
         class_names: of the labels 1, 2, ..., for DICOM segmentations, which items with a `dicom_seg_file` get.
@@ -183,7 +181,6 @@ class CasePredictor:
         device: str | torch.device = "cpu",
         precision: Precision | str = "float32",
         settings: Mapping[str, Any] | None = None,
-        progress: Callable[[int, int, dict], None] | None = None,
         workers: int | None = 1,
         class_names: Sequence[str] = (),
         manifest: Manifest | None = None,
@@ -204,7 +201,6 @@ class CasePredictor:
         self.device = torch.device(device)
         self.precision = resolved(precision, self.device)
         self.settings = dict(settings or {})
-        self.progress = progress
         self.workers = workers
         self.class_names = class_names
         self.manifest = manifest
@@ -215,13 +211,14 @@ class CasePredictor:
         if isinstance(network, nn.Module):
             network.to(self.device).eval()
 
-    def run(self, runner: CaseRunner | None = None) -> Report:
+    def run(self, runner: CaseRunner | None = None, progress: Callable[[int, int, dict], None] | None = None) -> Report:
         """Segment every case and say what became of each.
 
         Faults of single cases are collected and logged, see `Report.check`; only an interrupt ends the run.
 
         Args:
             runner: who segments the cases; None for this predictor, in this process.
+            progress: called with (cases done, cases in all, item) after each case.
         """
         runner = runner or self
         items = getattr(self.dataset, "data", self.dataset)
@@ -237,8 +234,8 @@ class CasePredictor:
                 while said in waiting:
                     _say(waiting.pop(said), report)
                     said += 1
-                if self.progress is not None:
-                    self.progress(done, len(todo), todo[position])
+                if progress is not None:
+                    progress(done, len(todo), todo[position])
         made = {record["case"] for record in report.done}
         report.again = [item for item in report.again if case_name(item) in made]
         logger.info("%s", report)

@@ -353,8 +353,7 @@ class TestWorkers:
                 input_items(tmp_path / "in", tmp_path / f"out{workers}"),
                 inferer=SlidingWindow((8, 8, 8)),
                 workers=workers,
-                progress=lambda number, total, item, to=told[workers]: to.append((number, total, item["case"])),
-            ).run()
+            ).run(progress=lambda number, total, item, to=told[workers]: to.append((number, total, item["case"])))
             said[workers] = [record.message for record in caplog.records if record.levelname == "ERROR"]
         assert told[3] == told[1] == [(number, 6, name) for number, name in enumerate(names_of_cases, 1)]
         assert said[3] == said[1]
