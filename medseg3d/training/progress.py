@@ -1,11 +1,17 @@
-"""What a person sees of a running training: a progress bar, TensorBoard scalars and pictures."""
+"""What a person sees of a running training: a progress bar, and curves and pictures in TensorBoard and MLflow."""
 
 from __future__ import annotations
 
+import re
+import time
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from ignite.engine import Engine, Events
+from monai.handlers import MLFlowHandler
+from monai.utils import optional_import
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -13,6 +19,8 @@ from medseg3d.ranks import rank
 from medseg3d.training.attention import AttentionWatch
 from medseg3d.training.panels import picture_panel, three_plane_panel
 from medseg3d.training.trainer import SegmentationTrainer
+
+Metric, _ = optional_import("mlflow.entities", name="Metric")
 
 
 def attach_progress_bar(trainer: SegmentationTrainer) -> None:
@@ -38,7 +46,46 @@ def attach_progress_bar(trainer: SegmentationTrainer) -> None:
     trainer.add_event_handler(Events.COMPLETED, lambda _: bar.close())
 
 
-class TensorBoardLog:
+class MLflowWriter:
+    """What `SummaryWriter` is to TensorBoard, to the run of an `MLFlowHandler` of MONAI's.
+
+    Scalars are sent when they are flushed: one by one they would take as long as a small step.
+
+    Args:
+        handler: begins and ends the run.
+    """
+
+    MOST = 1000
+    """Metrics that MLflow takes at once."""
+
+    def __init__(self, handler: MLFlowHandler) -> None:
+        self.handler = handler
+        self._waiting: list[Any] = []
+
+    def add_scalar(self, tag: str, value: float, step: int) -> None:
+        """Log a number."""
+        self._waiting.append(Metric(tag, float(value), int(1000 * time.time()), step))
+
+    def add_image(self, tag: str, image: np.ndarray, step: int, dataformats: str = "HWC") -> None:
+        """Log a picture (H, W, 3), uint8; characters that MLflow does not take in a name are `_`."""
+        key = re.sub(r"[^\w\-. /]", "_", tag, flags=re.ASCII)
+        self.handler.client.log_image(self._run_id, image, key=key, step=step)
+
+    def flush(self) -> None:
+        """Send what waits."""
+        for start in range(0, len(self._waiting), self.MOST):
+            self.handler.client.log_batch(self._run_id, metrics=self._waiting[start : start + self.MOST])
+        self._waiting = []
+
+    def close(self) -> None:
+        """Nothing: the handler ends the run."""
+
+    @property
+    def _run_id(self) -> str:
+        return self.handler.cur_run.info.run_id
+
+
+class TrainingLog:
     """Handler that logs loss, learning rate and gradient per iteration, attention per epoch, scores per validation.
 
     Parameters with a rate of their own have it under `learning_rate_group_1` and so on.
@@ -66,13 +113,16 @@ class TensorBoardLog:
         self.trainer = trainer
         self.pictures = pictures
         done = trainer.state.iteration
-        self.writer = SummaryWriter(str(output_dir), purge_step=done + 1 if done else None)
+        self.writers: list[SummaryWriter | MLflowWriter] = [
+            SummaryWriter(str(output_dir), purge_step=done + 1 if done else None),
+            *map(MLflowWriter, trainer.trackers),
+        ]
         trainer.add_event_handler(Events.ITERATION_STARTED, self._log_learning_rate)
         trainer.add_event_handler(Events.ITERATION_COMPLETED, self._log_iteration)
         self.watch = AttentionWatch(trainer.network)
         self.watch.attach(trainer)
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self._log_epoch)
-        trainer.add_event_handler(Events.COMPLETED, lambda _: self.writer.close())
+        trainer.add_event_handler(Events.COMPLETED, self._close)
 
     def attach(self, evaluator: Engine) -> None:
         """Log the validations of `evaluator`."""
@@ -82,28 +132,37 @@ class TensorBoardLog:
     def _log_learning_rate(self, engine: Engine) -> None:
         for number, group in enumerate(self.trainer.optimizer.param_groups):
             tag = f"learning_rate_group_{number}" if number else "learning_rate"
-            self.writer.add_scalar(tag, group["lr"], engine.state.iteration)
+            self._log(tag, group["lr"], engine.state.iteration)
 
     def _log_iteration(self, engine: Engine) -> None:
         step = engine.state.iteration
         loss = engine.state.output["loss"].item()
-        self.writer.add_scalar("train_loss", loss, step)
-        self.writer.add_scalar("gradient_norm", engine.state.output["gradient_norm"].item(), step)
+        self._log("train_loss", loss, step)
+        self._log("gradient_norm", engine.state.output["gradient_norm"].item(), step)
         objectives, turn = self.trainer.schedule.objectives, self.trainer.turn
         if len(objectives) > 1:
-            self.writer.add_scalar("objective", turn, step)
-            self.writer.add_scalar(f"train_loss_{objectives[turn].name}", loss, step)
+            self._log("objective", turn, step)
+            self._log(f"train_loss_{objectives[turn].name}", loss, step)
 
     def _log_epoch(self, engine: Engine) -> None:
         for name, found in self.watch.statistics.items():
-            self.writer.add_scalar(f"attention/{name}/entropy", found.entropy, engine.state.iteration)
-            self.writer.add_scalar(f"attention/{name}/largest_logit", found.largest_logit, engine.state.iteration)
-        self.writer.add_scalar("skipped_steps", self.trainer.skipped_share, engine.state.iteration)
-        self.writer.flush()
+            self._log(f"attention/{name}/entropy", found.entropy, engine.state.iteration)
+            self._log(f"attention/{name}/largest_logit", found.largest_logit, engine.state.iteration)
+        self._log("skipped_steps", self.trainer.skipped_share, engine.state.iteration)
+        for writer in self.writers:
+            writer.flush()
+
+    def _close(self, engine: Engine) -> None:
+        for writer in self.writers:
+            writer.close()
+
+    def _log(self, tag: str, value: float, step: int) -> None:
+        for writer in self.writers:
+            writer.add_scalar(tag, value, step)
 
     def _log_validation(self, engine: Engine) -> None:
         for name, value in engine.state.metrics.items():
-            self.writer.add_scalar(name, value, self.trainer.state.iteration)
+            self._log(name, value, self.trainer.state.iteration)
 
     def _draw_case(self, engine: Engine) -> None:
         if engine.state.iteration > self.pictures:
@@ -114,13 +173,16 @@ class TensorBoardLog:
                 for key in ("image", "label", "pred")
             )
             panel = (three_plane_panel if image.ndim == 3 else picture_panel)(image, truth, pred)
-            self.writer.add_image(f"validation/{batch['case']}", panel, self.trainer.state.iteration, dataformats="HWC")
+            for writer in self.writers:
+                writer.add_image(f"validation/{batch['case']}", panel, self.trainer.state.iteration, dataformats="HWC")
 
 
 def attach_tensorboard(
     trainer: SegmentationTrainer, evaluator: Engine, output_dir: str | Path, pictures: int = 2
 ) -> None:
-    """Log `trainer` and its `evaluator` to TensorBoard events in `output_dir`; of several processes, the first."""
+    """Log `trainer` and its `evaluator` to TensorBoard events in `output_dir`, and to the runs of MLflow that its
+    handlers begin; of several processes, the first.
+    """
     if rank() > 0:
         return
-    TensorBoardLog(trainer, output_dir, pictures).attach(evaluator)
+    TrainingLog(trainer, output_dir, pictures).attach(evaluator)

@@ -70,6 +70,7 @@ class SegmentationTrainer(SupervisedTrainer):
         skipped_steps: how many steps have been skipped since the training began.
         skipped_in_row: how many in a row up to now.
         last_checkpoint: the newest checkpoint that a stopped training can go on from, if there is any.
+        trackers: MONAI's handlers of MLflow runs that this training is logged to.
 
     Raises:
         Fault: `BAD_VALUE` where the epochs end out of turn; from `run`, `BATCH_PART` as `part_of_batch` has it, and
@@ -92,6 +93,7 @@ class SegmentationTrainer(SupervisedTrainer):
             if value < 0:
                 what = "the whole batch" if name == "micro_batch_size" else "none"
                 raise ValueError(f"{name} must be 0 ({what}) or more, got {value}")
+        self.trackers: list[MLFlowHandler] = []
         super().__init__(amp=False, decollate=False, loss_function=loss_function, **kwargs)
         self.schedule = (
             loss_function
@@ -269,17 +271,25 @@ class Handlers:
 
     Args:
         handlers: each with `attach(engine)`.
+        artifacts: files that an `MLFlowHandler` keeps at the end, those that are there.
+        training: the engine is of a training, whose curves `medseg3d.training.attach_tensorboard` logs, to MLflow too;
+            an `MLFlowHandler` then logs none of its own.
     """
 
-    def __init__(self, handlers: Sequence[Any]) -> None:
+    def __init__(self, handlers: Sequence[Any], artifacts: Sequence[str | Path] = (), training: bool = False) -> None:
         self.handlers = handlers
+        self.artifacts = tuple(map(str, artifacts))
+        self.training = training
 
     def attach(self, engine: Engine) -> None:
         """Attach each of them, in order."""
         for handler in self.handlers:
-            if isinstance(handler, MLFlowHandler) and isinstance(engine, SegmentationTrainer):
-                # MONAI reads the loss from a list of cases, which its own trainers make of a batch
-                handler.output_transform = lambda output: output[Keys.LOSS].item()
+            if isinstance(handler, MLFlowHandler):
+                handler.artifacts = (*handler.artifacts, *self.artifacts)
+                if self.training:
+                    handler.iteration_log = handler.epoch_log = False
+                if isinstance(engine, SegmentationTrainer):
+                    engine.trackers.append(handler)
             handler.attach(engine)
 
 

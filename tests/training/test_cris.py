@@ -30,7 +30,7 @@ from medseg3d.training import (
     attach_tensorboard,
     parameter_groups,
 )
-from medseg3d.training.progress import TensorBoardLog
+from medseg3d.training.progress import TrainingLog
 
 BATCHES = 2
 FINAL = Objective(FinalLoss(BinaryCrossEntropy()), "final")
@@ -256,12 +256,12 @@ def test_the_turns_in_tensorboard_survive_a_kill_in_the_middle_of_an_epoch(tmp_p
         scheduler = torch.optim.lr_scheduler.ConstantLR(run.optimizer, factor=1.0)
         best = BestModel(run.network, tmp_path / "model.pt")
         attach_checkpoints(run.trainer, best, run.stream, scheduler, tmp_path, resume)
-        log = TensorBoardLog(run.trainer, tmp_path)
+        log = TrainingLog(run.trainer, tmp_path)
 
         @run.trainer.on(Events.ITERATION_COMPLETED)
         def kill(engine: Engine) -> None:
             if engine.state.iteration == killed_in:
-                log.writer.flush()
+                log.writers[0].flush()
                 raise KeyboardInterrupt
 
         run()

@@ -298,15 +298,3 @@ def test_handlers_that_are_added_hear_the_engine_after_its_own() -> None:
     network = nn.Conv2d(3, 1, 1)
     trained(network, BinaryCrossEntropy(), train_handlers=[Says("own"), Handlers([Says("first"), Says("second")])])
     assert heard == ["own", "first", "second"]
-
-
-def test_mlflow_hears_the_loss_of_every_iteration(tmp_path: Path) -> None:
-    pytest.importorskip("mlflow")
-    from mlflow.tracking import MlflowClient
-    from monai.handlers import MLFlowHandler
-
-    uri = f"sqlite:///{tmp_path / 'mlruns.db'}"
-    handler = MLFlowHandler(uri, tag_name="train_loss", output_transform=lambda output: output[0]["loss"], run_name="a")
-    _, loss = trained(nn.Conv2d(3, 1, 1), BinaryCrossEntropy(), train_handlers=[Handlers([handler])])
-    run = handler.cur_run.info.run_id
-    assert [each.value for each in MlflowClient(uri).get_metric_history(run, "train_loss")] == pytest.approx([loss])
