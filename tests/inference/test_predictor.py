@@ -323,9 +323,11 @@ def test_progress_is_told_after_each_case(tmp_path: Path) -> None:
     for name in "ab":
         write_ct(tmp_path / f"in/{name}.nii.gz")
     told = []
-    runner = predictor(input_items(tmp_path / "in", tmp_path / "out"))
-    runner.progress = lambda number, total, item: told.append((number, total, item["case"], names(tmp_path / "out")))
-    runner.run()
+
+    def tell(number: int, total: int, item: dict) -> None:
+        told.append((number, total, item["case"], names(tmp_path / "out")))
+
+    predictor(input_items(tmp_path / "in", tmp_path / "out")).run(progress=tell)
     masks = ["a_seg.json", "a_seg.nii.gz", "b_seg.json", "b_seg.nii.gz"]
     assert told == [(1, 2, "a", masks[:2]), (2, 2, "b", masks)]
 
