@@ -23,9 +23,9 @@ from medseg3d.bundle_folders import bundle_directory, config_files
 from medseg3d.data.pictures import read_picture
 from medseg3d.data.polyp_phantoms import make_polyp_phantom
 from medseg3d.inference import load_weights
+from medseg3d.knobs import split_name
 from medseg3d.networks.costs import network_costs
 from medseg3d.networks.memory_format import channels_last
-from medseg3d.reports.runs import split_name
 
 BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
 NETWORKS: dict[str, tuple[str, tuple[str, ...]]] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from medseg3d.faults import UsageFault
@@ -210,3 +211,16 @@ def refuse_impossible(knobs: Mapping[str, Any]) -> None:
             continue
         if not BOUNDS[name].admit(value):
             raise UsageFault("BAD_VALUE", f"--{name}", repr(value), BOUNDS[name].wanted, "correct it")
+
+
+def split_name(path: str | Path) -> tuple[str, Path]:
+    """Name and path of `NAME=PATH`; a path that exists under the whole word is just that.
+
+    Example:
+        >>> split_name("ours=runs/a"), split_name("runs/a")
+        (('ours', PosixPath('runs/a')), ('', PosixPath('runs/a')))
+    """
+    name, equals, place = str(path).partition("=")
+    if not equals or not name or Path(path).exists():
+        return "", Path(path)
+    return name, Path(place)

@@ -13,6 +13,9 @@ OKABE_ITO = {
 }
 """Okabe & Ito (2008), "Color Universal Design": told apart with every common kind of colour vision."""
 
+LABEL_COLOURS = tuple(OKABE_ITO[name] for name in ("orange", "sky", "purple", "green", "yellow", "vermillion", "blue"))
+"""Of the labels of a map, and of several masks, in turn."""
+
 TRUTH = OKABE_ITO["yellow"]
 PREDICTION = OKABE_ITO["sky"]
 

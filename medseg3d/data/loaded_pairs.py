@@ -104,6 +104,37 @@ def read_pair(
     return loaded
 
 
+def volume_values(array: np.ndarray, header: VolumeHeader, kind: str = "auto") -> tuple[str, np.ndarray]:
+    """What a volume holds: "mask" and its labels in uint8, or "probability" and float32 in [0, 1].
+
+    Args:
+        array: its voxels.
+        header: its header, for messages.
+        kind: "auto" takes fractions for probabilities.
+
+    Raises:
+        Fault: LABEL_SET for values that are neither.
+    """
+    if kind == "auto":
+        kind = "mask" if holds_integers(array) else "probability"
+    values = check_labels(array, None, header.path, header) if kind == "mask" else _probabilities(array, header)
+    return kind, values
+
+
+def picture_values(grey: GreyPicture, kind: str = "auto") -> tuple[str, np.ndarray, tuple[str, ...]]:
+    """The same of a picture, a mask of which is 0 and 1, and what is odd about it.
+
+    Raises:
+        Fault: LABEL_SET, also for what may be a coarse map or several classes.
+    """
+    if kind == "auto":
+        kind = _kind_of_pictures([grey])
+    if kind == "probability":
+        return kind, grey.probabilities(), ()
+    mask, remarks = grey.mask()
+    return kind, mask.view(np.uint8), remarks
+
+
 def _truth_volume(path: Path) -> tuple[np.ndarray, VolumeHeader, list[str]]:
     array, header = read_volume(path)
     return check_labels(array, None, path, header), header, [f"{warning} (truth)" for warning in header.warnings]
@@ -116,13 +147,11 @@ def _read_volume(
     array, header = read_volume(pair.pred)
     loaded.warnings += [f"{warning} (prediction)" for warning in header.warnings]
     loaded.warnings += _check_grid(pair, truth, header, grid_tolerance)
-    if pred_kind == "auto":
-        pred_kind = "mask" if holds_integers(array) else "probability"
-    loaded.kind = pred_kind
-    if pred_kind == "mask":
-        loaded.pred = check_labels(array, None, pair.pred, header)
+    loaded.kind, values = volume_values(array, header, pred_kind)
+    if loaded.kind == "mask":
+        loaded.pred = values
     else:
-        loaded.prob = _probabilities(array, header)
+        loaded.prob = values
 
 
 def _check_grid(pair: MaskPair, truth: VolumeHeader, pred: VolumeHeader, grid_tolerance: float) -> tuple[str, ...]:
@@ -174,15 +203,12 @@ def _read_picture(loaded: LoadedPair, pair: MaskPair, pred_kind: str) -> None:
         raise _off_grid(
             pair, f"shape {grey.levels.shape}", f"that of its ground truth {pair.truth}: shape {loaded.truth.shape}"
         )
-    if pred_kind == "auto":
-        pred_kind = _kind_of_pictures([grey])
-    loaded.kind = pred_kind
-    if pred_kind == "mask":
-        mask, remarks = grey.mask()
-        loaded.pred = mask.view(np.uint8)
-        loaded.warnings += [f"{remark} (prediction)" for remark in remarks]
+    loaded.kind, values, remarks = picture_values(grey, pred_kind)
+    loaded.warnings += [f"{remark} (prediction)" for remark in remarks]
+    if loaded.kind == "mask":
+        loaded.pred = values
     else:
-        loaded.prob = grey.probabilities()
+        loaded.prob = values
 
 
 def _kind_of_pictures(greys: Iterable[GreyPicture]) -> str:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
-from medseg3d.data.colours import OKABE_ITO
+from medseg3d.data.colours import LABEL_COLOURS
 from medseg3d.data.grids import GRID_TOLERANCE, check_pair
 from medseg3d.data.label_maps import check_labels
 from medseg3d.data.planes import mask_centre, plane_slices, voxel_indices
@@ -28,8 +28,6 @@ from medseg3d.reports.painter import (
     lay_out,
     plane_view,
 )
-
-LABEL_COLOURS = tuple(OKABE_ITO[name] for name in ("orange", "sky", "purple", "green", "yellow", "vermillion", "blue"))
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,12 @@ from pathlib import Path
 
 from medseg3d.data.atomic import TEMPORARY_PREFIX, atomic_write, folder_faults
 from medseg3d.faults import UsageFault
+from medseg3d.knobs import split_name
 from medseg3d.reports.ablation_table import Ablation, read_ablation
 from medseg3d.reports.bundle_blocks import paper_blocks, parameter_blocks
 from medseg3d.reports.document import as_html, as_markdown
 from medseg3d.reports.page import Remarks, build_document
-from medseg3d.reports.runs import EvaluatedRun, is_ablation, read_runs, split_name, unique_names
+from medseg3d.reports.runs import EvaluatedRun, is_ablation, read_runs, unique_names
 
 PAGE = "report.html"
 MARKDOWN = "report.md"

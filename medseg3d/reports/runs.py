@@ -15,6 +15,7 @@ from medseg3d.evaluation import FOREGROUND, Score, Summary
 from medseg3d.evaluation.files import SCORES_CSV, THRESHOLDS_CSV, read_curve, read_files, read_summary
 from medseg3d.evaluation.wording import convention
 from medseg3d.faults import Fault, UsageFault
+from medseg3d.knobs import split_name
 from medseg3d.metrics import BinnedPRCurve, Strata, size_strata
 from medseg3d.reports.ablation_table import NAME as ABLATION
 from medseg3d.reports.curves import TrainingCurves, read_training_curves
@@ -264,19 +265,6 @@ def read_runs(paths: Sequence[str | Path], bundle: str = "") -> list[EvaluatedRu
             "NAME_COLLISION", twice, "the name of two runs", "a name for each", "give others with NAME=RUN"
         )
     return [read_run(folder, name, bundle) for folder, name in zip(found, names, strict=True)]
-
-
-def split_name(path: str | Path) -> tuple[str, Path]:
-    """Name and folder of `NAME=FOLDER`; a folder that exists under the whole word is just that.
-
-    Example:
-        >>> split_name("ours=runs/a"), split_name("runs/a")
-        (('ours', PosixPath('runs/a')), ('', PosixPath('runs/a')))
-    """
-    name, equals, folder = str(path).partition("=")
-    if not equals or not name or Path(path).exists():
-        return "", Path(path)
-    return name, Path(folder)
 
 
 def unique_names(folders: Sequence[Path]) -> list[str]:
