@@ -173,8 +173,6 @@ def case_predictor(
         parser.parse()
         predictor: CasePredictor = parser.get_parsed_content("evaluator")
         predictor.manifest = sums
-        if dicom_seg:
-            predictor.class_names = parser.get_parsed_content("class_names")
     return predictor
 
 

@@ -81,6 +81,7 @@ class TestShippedWeights:
         assert line.endswith(f"features {FEATURES}; for your own: --model_file runs/.../model.pt")
         record = json.loads(Path("masks/1_seg.json").read_text())
         assert (record["model"]["sha256"], record["settings"]["picture_size"]) == (digest, [32, 32])
+        assert record["class_names"] == ["polyp"]
         assert 0 < record["labels"]["1"]["percent"] < 100
 
     def test_cases_are_segmented_in_the_directory_of_the_caller(self, bundle, pictures, tmp_path):

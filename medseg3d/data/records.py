@@ -20,6 +20,8 @@ from medseg3d.data.stream import check_regular
 from medseg3d.data.volumes import VOLUME_SUFFIXES, read_volume, volume_files
 from medseg3d.faults import Fault, UsageFault
 
+INTENDED_USE = "research only, not for clinical use"
+
 BESIDE = {"probability": "prob_file", "overlay": "overlay_file", "segmentation": "dicom_seg_file"}
 """Part of a record -> key of the item: what a case may have besides its mask."""
 

@@ -141,7 +141,8 @@ class CasePredictor:
         settings: further numbers worth keeping in the record, such as knobs.
         workers: cases under way at once; None for as many as torch has threads, at most 8. The memory needed grows
             with them: 1 for volumes, whose windows keep every core busy anyway.
-        class_names: of the labels 1, 2, ..., for DICOM segmentations, which items with a `dicom_seg_file` get.
+        class_names: of the labels 1, 2, ..., for records, and for the DICOM segmentations of items with a
+            `dicom_seg_file`.
         manifest: the sums that the images have to have; None to take them as they are.
         overwrite: whether to segment again what has a mask that stands.
 
@@ -313,7 +314,7 @@ class CasePredictor:
             clock.lap("postprocessing")
         engine = getattr(self.inferer, "engine", None)
         made_by = {"device": str(self.device), "engine": "torch" if engine is None else engine.used}
-        content = case_record(item, result, self.made_with(), made_by, clock.seconds)
+        content = case_record(item, result, self.made_with(), made_by, clock.seconds, self.class_names)
         if (record := record_of(item)) is not None:
             write_record(record, content)
         return content

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,8 @@ from medseg3d import __version__
 from medseg3d.data.atomic import atomic_write
 from medseg3d.data.outputs import record_file
 from medseg3d.data.pseudonyms import without_uids
-from medseg3d.data.records import file_sha256, read_record
+from medseg3d.data.records import INTENDED_USE, file_sha256, read_record
 from medseg3d.precision import Precision, resolved
-
-INTENDED_USE = "research only, not for clinical use"
 
 _OF_WINDOWS = ("roi_size", "overlap", "mirror_axes", "region_tau", "region_margin")
 
@@ -56,6 +54,7 @@ def case_record(
     made_with: Mapping[str, Any],
     made_by: Mapping[str, str],
     seconds: Mapping[str, float],
+    class_names: Sequence[str] = (),
 ) -> dict[str, Any]:
     """What the record of a case says, in plain JSON types.
 
@@ -65,6 +64,7 @@ def case_record(
         made_with: as `provenance` gives it.
         made_by: `device` and `engine`, which make no other mask.
         seconds: stage -> what it took.
+        class_names: of the labels 1, 2, ..., as far as they are known.
     """
     mask = result["pred"]
     meta = mask.meta if isinstance(mask, MetaTensor) else {}
@@ -102,6 +102,7 @@ def case_record(
         **made_with,
         "inference": {**made_with["inference"], **made_by},
         "geometry": geometry,
+        "class_names": list(class_names),
         "labels": labels,
         "warnings": warnings,
         "seconds": seconds,
