@@ -25,7 +25,18 @@ from medseg3d.cli import VERBS, build_parser
 
 ROOT = Path(__file__).parent.parent
 ROOMS = (
-    *("networks", "metrics", "transforms", "inference", "evaluation", "training", "data", "experiments", "reports"),
+    *(
+        "networks",
+        "metrics",
+        "transforms",
+        "inference",
+        "evaluation",
+        "training",
+        "data",
+        "experiments",
+        "reports",
+        "viewer",
+    ),
     *("workflows", "bundle", "checks", "precision", "ranks"),
 )
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")

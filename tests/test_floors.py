@@ -16,7 +16,7 @@ FLOORS = {
     **{"transforms": 2, "postprocessing": 2, "evaluation": 2},
     "inference": 3,
     **{"training": 4, "bundle": 4},
-    **{"experiments": 5, "reports": 5},
+    **{"experiments": 5, "reports": 5, "viewer": 5},
     **{"bench": 6, "checks": 6, "doctor": 6, "packaging": 6, "workflows": 6},
     "cli": 7,
     "__main__": 8,

@@ -15,7 +15,7 @@ from medseg3d.knobs import literal
 from medseg3d.limits import limits
 
 VERBS = (
-    *("demo", "phantom", "data", "predict", "verify", "evaluate", "threshold", "report"),
+    *("demo", "phantom", "data", "predict", "verify", "evaluate", "threshold", "report", "view"),
     *("params", "experiment", "ablation", "tune", "study", "bundles", "package", "export"),
     *("check", "bench", "doctor", "docs", "version"),
 )

@@ -1,0 +1,62 @@
+"""What a page says of a mask: its labels with their names, colours and sizes."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medseg3d import __version__
+from medseg3d.data.colours import LABEL_COLOURS
+from medseg3d.data.outputs import record_file
+from medseg3d.data.records import INTENDED_USE, read_record
+
+
+def endless_colours() -> Iterator[str]:
+    """The colours of the labels of all masks of a page, in turn."""
+    return itertools.cycle(LABEL_COLOURS)
+
+
+def label_entries(
+    path: Path, name: str, counts: Mapping[int, int], class_names: Sequence[str], colours: Iterator[str]
+) -> list[dict[str, Any]]:
+    """Value, name, colour and count of each label of a mask.
+
+    Names are those that were given, else those that the record beside a mask of ours has; the only label of a mask
+    without any is called as the mask is.
+    """
+    record = read_record(record_file(path)) or {}
+    names = list(class_names) or list(record.get("class_names", ()))
+    unnamed = "label {}" if len(counts) > 1 else name
+    return [
+        {
+            "value": value,
+            "name": names[value - 1] if value <= len(names) else unnamed.format(value),
+            "colour": next(colours),
+            "count": count,
+        }
+        for value, count in counts.items()
+    ]
+
+
+def label_counts(values: np.ndarray) -> dict[int, int]:
+    """How often each label but 0 is there; label 1, nowhere, of an empty mask."""
+    # slice by slice: bincount widens its input to 64 bits
+    counts = np.sum([np.bincount(part.ravel(), minlength=256) for part in values.T], axis=0)
+    return {value: int(count) for value, count in enumerate(counts) if value and count} or {1: 0}
+
+
+def scene_file(kind: str, path: Path, image: Mapping[str, Any], layers: Sequence[Mapping[str, Any]]) -> bytes:
+    """`scene.json`: what the page has to show."""
+    scene = {
+        "kind": kind,
+        "title": path.name,
+        "image": image,
+        "layers": layers,
+        "made": f"medseg3d {__version__}, {INTENDED_USE}",
+    }
+    return json.dumps(scene).encode()

@@ -1,0 +1,70 @@
+"""A picture and its masks as files that a browser reads."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+from medseg3d.data.loaded_pairs import picture_values
+from medseg3d.data.picture_masks import read_levels
+from medseg3d.data.pictures import read_picture
+from medseg3d.faults import Fault
+from medseg3d.viewer.layers import endless_colours, label_counts, label_entries, scene_file
+
+_INSIDE = 80  # of 255: how opaque a mask is within its border
+
+
+def picture_page(picture: Path, masks: Mapping[str, Path], class_names: Sequence[str] = ()) -> dict[str, bytes]:
+    """Name -> content of `scene.json` and of the pictures that it names, in the grid of the picture's file.
+
+    Args:
+        picture: JPEG, PNG, TIFF or BMP.
+        masks: name -> mask or map of probabilities, which their levels tell apart.
+        class_names: the name of what the masks show.
+
+    Raises:
+        Fault: as `medseg3d.data.pictures.read_picture`; PAIR_GEOMETRY; LABEL_SET.
+    """
+    pixels = read_picture(picture)
+    height, width = pixels.shape[:2]
+    files = {"picture.png": _png(Image.fromarray(pixels))}
+    colours = endless_colours()
+    layers: list[dict[str, Any]] = []
+    for name, path in masks.items():
+        grey = read_levels(path)
+        if grey.levels.shape != (height, width):
+            found = f"{grey.levels.shape[0]} rows of {grey.levels.shape[1]} pixels"
+            wanted = f"{height} rows of {width} pixels, as in {picture}"
+            raise Fault("PAIR_GEOMETRY", path, found, wanted, "a mask must be drawn on the grid of its picture")
+        kind, values, _ = picture_values(grey)
+        layer: dict[str, Any] = {"name": name, "file": f"mask{len(layers)}.png", "kind": kind}
+        if kind == "mask":
+            layer["labels"] = label_entries(path, name, label_counts(values), class_names, colours)
+            for label in layer["labels"]:
+                label["size"] = f"{label['count'] / values.size:.1%}"
+            image = Image.merge("LA", (Image.new("L", (width, height), 255), Image.fromarray(_opacity(values > 0))))
+        else:
+            image = Image.fromarray(np.rint(values * 255).astype(np.uint8))
+        files[layer["file"]] = _png(image)
+        layers.append(layer)
+    shown = {"file": "picture.png", "width": width, "height": height}
+    return {**files, "scene.json": scene_file("picture", picture, shown, layers)}
+
+
+def _opacity(mask: np.ndarray) -> np.ndarray:
+    """(H, W) uint8: opaque at the border of the mask, which grows with the picture, and faint within."""
+    border = max(1, round(max(mask.shape) / 200))
+    core = ndimage.binary_erosion(mask, iterations=border)
+    return np.where(core, _INSIDE, np.where(mask, 255, 0)).astype(np.uint8)
+
+
+def _png(image: Image.Image) -> bytes:
+    content = io.BytesIO()
+    image.save(content, "png", compress_level=1)
+    return content.getvalue()

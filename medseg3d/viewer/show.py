@@ -1,0 +1,139 @@
+"""The page of a scan or a picture: written to a folder, or served and opened in the browser."""
+
+from __future__ import annotations
+
+import html
+import sys
+import webbrowser
+from collections.abc import Sequence
+from pathlib import Path
+
+from medseg3d.data.atomic import atomic_write, make_folder
+from medseg3d.data.pictures import PICTURE_SUFFIXES
+from medseg3d.data.volumes import volume_stem
+from medseg3d.faults import UsageFault
+from medseg3d.knobs import split_name
+from medseg3d.viewer.pictures import picture_page
+from medseg3d.viewer.server import PageServer
+from medseg3d.viewer.volumes import volume_page
+
+_PAGE = Path(__file__).parent / "page"
+_NOTEBOOK_HEIGHT = 720  # pixels
+
+
+class View:
+    """A page that is being served, until `close` or the end of a `with`.
+
+    The last value of a cell in a notebook, it is shown there.
+
+    Attributes:
+        url: its address, which only this machine reaches.
+    """
+
+    def __init__(self, server: PageServer) -> None:
+        self._server = server
+        self.url = server.url
+
+    def wait(self) -> None:
+        """Until Ctrl-C."""
+        self._server.wait()
+
+    def close(self) -> None:
+        """Stop serving; what a browser shows stays until the page is left."""
+        self._server.close()
+
+    def __enter__(self) -> View:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"View({self.url!r})"
+
+    def _repr_html_(self) -> str:
+        url = html.escape(self.url)
+        return f'<iframe src="{url}" style="width:100%;height:{_NOTEBOOK_HEIGHT}px;border:0" allowfullscreen></iframe>'
+
+
+def view(
+    scan: str | Path,
+    *masks: str | Path,
+    class_names: Sequence[str] = (),
+    series: str | int = "",
+    port: int = 0,
+    open_browser: bool | None = None,
+) -> View:
+    """Serve the page of a scan or a picture and its masks to this machine, and open it in the browser.
+
+    Nothing is written to the disk, and the page loads nothing from a network.
+
+    Args:
+        scan: NIfTI, NRRD or MetaImage, or DICOM as a folder, a ZIP or a file; or a picture, JPEG, PNG, TIFF or BMP.
+        masks: masks or maps of probabilities on its grid; `NAME=FILE` names one.
+        class_names: of the label values 1, 2, ...
+        series: of DICOM, the number or UID of the series; "" for the only CT volume.
+        port: on 127.0.0.1; 0 for a free one.
+        open_browser: None for yes, but in a notebook, where the page is shown below the cell.
+
+    Raises:
+        Fault: as `medseg3d.viewer.volumes.volume_page` or `medseg3d.viewer.pictures.picture_page`; PORT_TAKEN.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> file = Path(tempfile.mkdtemp()) / "polyp.png"
+        >>> Image.new("RGB", (30, 20)).save(file)
+        >>> with view(file, open_browser=False) as page:
+        ...     page.url.startswith("http://127.0.0.1:")
+        True
+    """
+    page = View(PageServer(page_files(scan, masks, class_names, series), port))
+    if open_browser or (open_browser is None and "ipykernel" not in sys.modules):
+        webbrowser.open(page.url)
+    return page
+
+
+def write_page(
+    folder: str | Path,
+    scan: str | Path,
+    *masks: str | Path,
+    class_names: Sequence[str] = (),
+    series: str | int = "",
+) -> Path:
+    """Write the page as a folder that any web server can serve, with the voxels in it, and return its index.html.
+
+    Raises:
+        Fault: as `view`; NOT_WRITABLE, NO_SPACE, NOT_EMPTY.
+    """
+    folder = Path(folder)
+    if folder.is_dir() and any(folder.iterdir()):
+        raise UsageFault("NOT_EMPTY", folder, "files in it", "a new or empty folder", "name another one")
+    files = page_files(scan, masks, class_names, series)
+    make_folder(folder)
+    for name, content in files.items():
+        with atomic_write(folder / name) as file:
+            file.write(content)
+    return folder / "index.html"
+
+
+def page_files(
+    scan: str | Path, masks: Sequence[str | Path], class_names: Sequence[str] = (), series: str | int = ""
+) -> dict[str, bytes]:
+    """Name -> content of every file of a page."""
+    scan = Path(scan)
+    named = {}
+    for each in masks:
+        name, path = split_name(each)
+        name = name or volume_stem(path.name).removesuffix(path.suffix)
+        if name in named:
+            raise UsageFault("NAME_COLLISION", name, "the name of two masks", "a name for each", "NAME=FILE gives one")
+        named[name] = path
+    for path in (scan, *named.values()):
+        if not path.exists():
+            raise UsageFault("MISSING_FILE", path, "no such file", "a scan, a picture or a mask", "correct the path")
+    if scan.is_file() and scan.name.lower().endswith(PICTURE_SUFFIXES):
+        own = picture_page(scan, named, class_names)
+    else:
+        own = volume_page(scan, named, class_names, str(series))
+    return {**{part.name: part.read_bytes() for part in _PAGE.iterdir()}, **own}
