@@ -134,11 +134,12 @@ def _name_of(entry: Any) -> str:
 
 def _known_as(name: str, ids: set[str]) -> str:
     """The id that a name or a path of an image means; the name itself if there is none."""
-    stem = case_id(name)
+    path = PureWindowsPath(name)  # it knows both kinds of slashes
+    stem = case_id(path.name)
     if stem.lower().endswith(PICTURE_SUFFIXES):
         stem = stem[: -len(Path(stem).suffix)]
     first = stem.removesuffix("_0000")
-    within = f"{PureWindowsPath(name).parent.name}_{first}"  # as in `read_msd`, where two images have one name
+    within = f"{path.parent.name}_{first}"  # as in `read_msd`, where two images have one name
     return next((known for known in (name, stem, first, within) if known in ids), name)
 
 

@@ -44,8 +44,9 @@ def entries(*cases, **more):
             "validation": entries("p_3"),
             "test": [*entries("p_4", "p_5"), {"image": "imagesTs/p_9.nii.gz"}],
         },
+        {**PARTS, "val": ["C:\\data\\imagesTr\\p_3.nii.gz"]},
     ],
-    ids=["three lists", "paths", "datalist"],
+    ids=["three lists", "paths", "datalist", "paths of Windows"],
 )
 def test_three_lists_are_the_split(tmp_path, cases, content):
     assert split_of(tmp_path, cases, content) == PARTS
