@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +22,9 @@ WAYS = (
     ("onnxruntime", "float32"),
     ("torch", "bfloat16"),
     ("openvino", "bfloat16"),
+    ("openvino", "int8"),
 )
-"""Engines and precisions; the first is what the others are compared with."""
+"""Engines and precisions; the first is what the others are compared with, the last needs NNCF."""
 
 WEIGHTS = Path(__file__).parents[1] / "bundles"
 
@@ -33,6 +35,17 @@ def trained() -> dict[str, tuple[nn.Module, str, int]]:
     slices = SegResNetNL(spatial_dims=2, in_channels=3, init_filters=16, nonlocal_blocks=2)
     load_weights(slices, WEIGHTS / "pancreas_nl_2d/models/nih_slices.safetensors")
     return {"polyp_resunetpp": (polyps, "kvasir-seg", 128), "pancreas_nl_2d": (slices, "nih-pancreas-2d", 160)}
+
+
+def int8(network: nn.Module, pictures: torch.Tensor, calibration: torch.Tensor) -> torch.Tensor:
+    """Logits of the network quantized by NNCF as it does by itself, calibrated on other pictures."""
+    import nncf
+    import openvino as ov
+
+    model = ov.convert_model(network, example_input=pictures[:1])
+    batches = nncf.Dataset(list(calibration[:, None].numpy()))
+    compiled = ov.compile_model(nncf.quantize(model, batches, subset_size=len(calibration)), "CPU")
+    return torch.from_numpy(np.concatenate([compiled(picture[None].numpy())[0] for picture in pictures]))
 
 
 def resized(array: np.ndarray, size: int, mode: str) -> torch.Tensor:
@@ -60,17 +73,24 @@ def main() -> None:
     print("| weights | pictures | engine | precision | labels equal | Dice to float32 | Dice to ground truth |")
     print("|---|---|---|---|---|---|---|")
     for name, (network, folder, size) in trained().items():
-        files = sorted(Path(data, folder, "images").iterdir())[:: arguments.every]
+        every = sorted(Path(data, folder, "images").iterdir())
+        files = every[:: arguments.every]
         masks = {path.stem: path for path in Path(data, folder, "masks").iterdir()}
-        pictures = torch.cat([resized(read_picture(file) / 255, size, "bilinear") for file in files])
+        pictures, calibration = (
+            torch.cat([resized(read_picture(file) / 255, size, "bilinear") for file in some])
+            for some in (files, every[1 :: arguments.every])
+        )
         truths = (
             torch.cat([resized(read_picture_mask(masks[file.stem]) > 0, size, "area")[:, 0] for file in files]) > 0.5
         )
         first: torch.Tensor | None = None
-        for engine, precision in WAYS:
-            inferer = with_engine(SlidingWindow((size, size), sw_batch_size=8, precision=precision), engine)
-            with torch.inference_mode():
-                found = foreground(inferer(pictures, network.eval()))
+        for engine, precision in WAYS if find_spec("nncf") else WAYS[:-1]:
+            with torch.inference_mode(precision != "int8"):
+                if precision == "int8":
+                    found = foreground(int8(network.eval(), pictures, calibration))
+                else:
+                    inferer = with_engine(SlidingWindow((size, size), sw_batch_size=8, precision=precision), engine)
+                    found = foreground(inferer(pictures, network.eval()))
             first = found if first is None else first
             equal, mean = (
                 (found == first).float().mean(),
