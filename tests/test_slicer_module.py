@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from commands import ROOT, TINY, knobs
 
+from medseg3d.data.colours import LABEL_COLOURS
 from medseg3d.data.phantoms import write_phantom_dataset
 
 MODULE = ROOT / "scripts" / "slicer" / "MedSeg3D" / "MedSeg3D.py"
@@ -26,10 +27,9 @@ import json, os, sys
 from pathlib import Path
 scan, masks = Path(sys.argv[3]), Path(sys.argv[5])
 print("called with", *sys.argv[1:3], *sys.argv[6:], os.environ.get("PYTHONHOME"), scan.is_file())
-masks.mkdir()
 (masks / "scan_seg.nii.gz").touch()
 labels = {"1": {"voxels": 1000, "ml": 8.04}, "3": {"voxels": 9, "ml": 0.5}}
-(masks / "scan_seg.json").write_text(json.dumps({"labels": labels}))
+(masks / "scan_seg.json").write_text(json.dumps({"class_names": ["pancreas", "tumour"], "labels": labels}))
 """
 
 
@@ -95,9 +95,13 @@ def volume(tmp_path) -> Any:
 def test_segments_have_the_names_and_colours_of_their_labels(module, program, volume):
     module.slicer.segments = [Segment(label=1, colour=None), Segment(label=3, colour=None)]
     said: list[str] = []
-    node = module.MedSeg3DLogic().segment(volume, "pancreas_nl", program, "own.pt", said.append)
+    options = ["--model_file", "own.pt"]
+    node = module.MedSeg3DLogic().segment(volume, "pancreas_nl", program, options, said.append)
     assert [segment.name for segment in module.slicer.segments] == ["pancreas", "label 3"]
-    assert [segment.colour for segment in module.slicer.segments] == [(0.337, 0.706, 0.914), None]
+    assert [segment.colour for segment in module.slicer.segments] == [
+        (0xE6 / 255, 0x9F / 255, 0.0),
+        (0xCC / 255, 0x79 / 255, 0xA7 / 255),
+    ]
     node.SetName.assert_called_once_with("patient 7 pancreas_nl")
     node.SetReferenceImageGeometryParameterFromVolumeNode.assert_called_once_with(volume)
     assert said == [
@@ -122,7 +126,22 @@ def test_nothing_is_run_without(module, program, volume, missing, words):
 
 
 def test_an_empty_mask_is_said_to_be_empty(module):
-    assert module.summary({}) == "nothing found"
+    assert module.summary({"labels": {}}).startswith("Nothing found. ")
+
+
+def test_the_colours_are_those_of_the_other_views(module):
+    assert module.COLOURS == LABEL_COLOURS
+
+
+def test_the_panel_hands_on_what_is_chosen_in_it(module):
+    widget = module.MedSeg3DWidget()
+    widget.logic = MagicMock()
+    widget.volume, widget.bundle, widget.program = MagicMock(), MagicMock(currentText="b"), MagicMock(currentPath="p")
+    widget.weights, widget.options = MagicMock(currentPath="w.pt"), MagicMock(text="--config-overlay 'a b'")
+    widget.onSegment()
+    options = ["--model_file", "w.pt", "--config-overlay", "a b"]
+    widget.logic.segment.assert_called_once_with(widget.volume.currentNode(), "b", "p", options, widget._say)
+    module.qt.QSettings().setValue.assert_called_once_with("MedSeg3D/Program", "p")
 
 
 @pytest.mark.slow
@@ -131,13 +150,13 @@ def test_the_mask_is_that_of_the_real_program(module, tiny_ct_weights, tmp_path,
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     write_phantom_dataset(tmp_path / "phantoms", cases=1, seed=0)
     (scan,) = (tmp_path / "phantoms" / "imagesTr").glob("*.nii.gz")
-    own = " ".join(f"'{word}'" for word in knobs(**TINY))
     path = tmp_path / "medseg3d"
-    path.write_text(f"#!/bin/sh\nexec '{sys.executable}' -m medseg3d \"$@\" {own}\n", encoding="utf-8")
+    path.write_text(f"#!/bin/sh\nexec '{sys.executable}' -m medseg3d \"$@\"\n", encoding="utf-8")
     path.chmod(0o755)
     node = SimpleNamespace(file=scan, GetName=lambda: "phantom")
     said: list[str] = []
-    module.MedSeg3DLogic().segment(node, "pancreas_nl", str(path), str(tiny_ct_weights), said.append)
+    options = ["--model_file", str(tiny_ct_weights), *knobs(**TINY)]
+    module.MedSeg3DLogic().segment(node, "pancreas_nl", str(path), options, said.append)
     (tmp_path / "mask.nii.gz").write_bytes(module.slicer.mask)
     mask = nib.load(tmp_path / "mask.nii.gz")
     assert mask.get_fdata().any()

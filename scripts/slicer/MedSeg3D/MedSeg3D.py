@@ -7,10 +7,11 @@ file needs nothing but Slicer. How to add it to Slicer: docs/slicer.md.
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,11 @@ from slicer.ScriptedLoadableModule import (
 )
 
 BUNDLES = ("pancreas_nl_2d", "pancreas_nl")
-SEGMENTS = {1: ("pancreas", (0.337, 0.706, 0.914)), 2: ("tumour", (0.835, 0.369, 0.0))}
-"""Name and colour, red to blue in 0 to 1, of each label of these bundles; colours after Okabe & Ito (2008)."""
+PROGRAM = "MedSeg3D/Program"
+"""Where Slicer's settings remember the program."""
+
+COLOURS = ("#E69F00", "#56B4E9", "#CC79A7", "#009E73", "#F0E442", "#D55E00", "#0072B2")
+"""Of the labels 1, 2, ..., in turn, as medseg3d draws them elsewhere."""
 
 
 class MedSeg3D(ScriptedLoadableModule):
@@ -55,9 +59,10 @@ class MedSeg3DWidget(ScriptedLoadableModuleWidget):
         self.bundle.editable = True
         self.bundle.addItems(list(BUNDLES))
         self.program = ctk.ctkPathLineEdit()
-        self.program.currentPath = shutil.which("medseg3d") or ""
-        self.program.settingKey = "MedSeg3D/Program"
+        self.program.currentPath = slicer.util.settingsValue(PROGRAM, shutil.which("medseg3d") or "")
         self.weights = ctk.ctkPathLineEdit()
+        self.options = qt.QLineEdit()
+        self.options.placeholderText = "--config-overlay phantom"
         self.button = qt.QPushButton(_("Segment"))
         self.button.clicked.connect(self.onSegment)
         self.said = qt.QLabel()
@@ -67,6 +72,7 @@ class MedSeg3DWidget(ScriptedLoadableModuleWidget):
         panel.addRow(_("Bundle:"), self.bundle)
         panel.addRow(_("Program medseg3d:"), self.program)
         panel.addRow(_("Weights (empty: the bundle's):"), self.weights)
+        panel.addRow(_("More options of predict:"), self.options)
         panel.addRow(self.button)
         panel.addRow(self.said)
         self.layout.addLayout(panel)
@@ -75,13 +81,11 @@ class MedSeg3DWidget(ScriptedLoadableModuleWidget):
     def onSegment(self) -> None:  # noqa: N802
         """Segment the chosen volume and show what came of it, or why nothing did."""
         with slicer.util.tryWithErrorDisplay(_("medseg3d made no mask."), waitCursor=True):
-            self.logic.segment(
-                self.volume.currentNode(),
-                self.bundle.currentText,
-                self.program.currentPath,
-                self.weights.currentPath,
-                self._say,
-            )
+            weights = ["--model_file", self.weights.currentPath] if self.weights.currentPath else []
+            options = [*weights, *shlex.split(self.options.text)]
+            program, bundle = self.program.currentPath, self.bundle.currentText
+            self.logic.segment(self.volume.currentNode(), bundle, program, options, self._say)
+            qt.QSettings().setValue(PROGRAM, program)
 
     def _say(self, line: str) -> None:
         self.said.text = line
@@ -92,7 +96,7 @@ class MedSeg3DLogic(ScriptedLoadableModuleLogic):
     """From a volume node to a segmentation node."""
 
     def segment(
-        self, volume: Any, bundle: str, program: str, weights: str = "", say: Callable[[str], None] = print
+        self, volume: Any, bundle: str, program: str, options: Sequence[str] = (), say: Callable[[str], None] = print
     ) -> Any:
         """Run `medseg3d predict` on a volume and load the mask; the segmentation node.
 
@@ -100,7 +104,7 @@ class MedSeg3DLogic(ScriptedLoadableModuleLogic):
             volume: a vtkMRMLScalarVolumeNode; what transforms move it is left aside, as in its own file.
             bundle: name or folder.
             program: the `medseg3d` of an environment where it is installed.
-            weights: a file; empty for those that the bundle ships.
+            options: others of `medseg3d predict`.
             say: called with each line that the program prints.
 
         Raises:
@@ -115,27 +119,18 @@ class MedSeg3DLogic(ScriptedLoadableModuleLogic):
             scan = Path(folder) / "scan.nii.gz"
             if not slicer.util.exportNode(volume, str(scan)):
                 raise RuntimeError(f"Slicer could not write {volume.GetName()} to {scan}")
-            command = predict_command(program, bundle, scan, Path(folder) / "masks", weights)
+            command = [program, "predict", bundle, str(scan), "-o", folder, *options]
             run(command, slicer.util.startupEnvironment(), say)
-            mask = Path(folder) / "masks" / "scan_seg.nii.gz"
-            node = slicer.util.loadSegmentation(str(mask))
-            labels = labels_of(mask)
+            node = slicer.util.loadSegmentation(str(Path(folder) / "scan_seg.nii.gz"))
+            record = json.loads((Path(folder) / "scan_seg.json").read_text(encoding="utf-8"))
         node.SetName(f"{volume.GetName()} {bundle}")
         node.SetReferenceImageGeometryParameterFromVolumeNode(volume)
         for number in range(node.GetSegmentation().GetNumberOfSegments()):
             segment = node.GetSegmentation().GetNthSegment(number)
-            name, colour = SEGMENTS.get(segment.GetLabelValue(), (f"label {segment.GetLabelValue()}", None))
-            segment.SetName(name)
-            if colour:
-                segment.SetColor(*colour)
-        say(f"{summary(labels)}. Research only, not for clinical use.")
+            segment.SetName(class_name(record, segment.GetLabelValue()))
+            segment.SetColor(*colour(segment.GetLabelValue()))
+        say(summary(record))
         return node
-
-
-def predict_command(program: str, bundle: str, scan: Path, output: Path, weights: str) -> list[str]:
-    """The call of medseg3d for one scan."""
-    own = ["--model_file", weights] if weights else []
-    return [program, "predict", bundle, str(scan), "-o", str(output), *own]
 
 
 def run(command: list[str], environment: Mapping[str, str], say: Callable[[str], None]) -> None:
@@ -160,13 +155,19 @@ def run(command: list[str], environment: Mapping[str, str], say: Callable[[str],
         raise RuntimeError("\n".join(lines[-5:]) or f"{command[0]}: exit code {process.returncode}")
 
 
-def labels_of(mask: Path) -> dict[int, float]:
-    """The labels in a mask and their millilitres, from the record beside it."""
-    record = json.loads(mask.with_name(mask.name.replace(".nii.gz", ".json")).read_text(encoding="utf-8"))
-    return {int(label): found["ml"] for label, found in record["labels"].items()}
+def class_name(record: Mapping[str, Any], label: int) -> str:
+    """What a label stands for, as the record beside the mask says."""
+    names = record["class_names"]
+    return names[label - 1] if label <= len(names) else f"label {label}"
 
 
-def summary(labels: Mapping[int, float]) -> str:
+def colour(label: int) -> tuple[float, ...]:
+    """Red, green and blue of a label, in 0 to 1."""
+    code = COLOURS[(label - 1) % len(COLOURS)]
+    return tuple(int(code[i : i + 2], 16) / 255 for i in (1, 3, 5))
+
+
+def summary(record: Mapping[str, Any]) -> str:
     """What was found, in words."""
-    found = [f"{SEGMENTS.get(label, (f'label {label}', None))[0]} {ml:.1f} ml" for label, ml in labels.items()]
-    return ", ".join(found) or "nothing found"
+    found = [f"{class_name(record, int(label))} {of['ml']:.1f} ml" for label, of in record["labels"].items()]
+    return f"{', '.join(found) or 'Nothing found'}. Research only, not for clinical use."
