@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,9 @@ from medseg3d.training.panels import picture_panel, three_plane_panel
 from medseg3d.training.trainer import SegmentationTrainer
 
 Metric, _ = optional_import("mlflow.entities", name="Metric")
+Param, _ = optional_import("mlflow.entities", name="Param")
+
+_COMPUTED = re.compile(r'"[$@%]|"_target_"|"_desc_"')
 
 
 def attach_progress_bar(trainer: SegmentationTrainer) -> None:
@@ -55,8 +60,8 @@ class MLflowWriter:
         handler: begins and ends the run.
     """
 
-    MOST = 1000
-    """Metrics that MLflow takes at once."""
+    MOST, MOST_KNOBS = 1000, 100
+    """Numbers and parameters that MLflow takes at once."""
 
     def __init__(self, handler: MLFlowHandler) -> None:
         self.handler = handler
@@ -70,6 +75,13 @@ class MLflowWriter:
         """Log a picture (H, W, 3), uint8; characters that MLflow does not take in a name are `_`."""
         key = re.sub(r"[^\w\-. /]", "_", tag, flags=re.ASCII)
         self.handler.client.log_image(self._run_id, image, key=key, step=step)
+
+    def add_knobs(self, knobs: Mapping[str, Any]) -> None:
+        """Log knobs as parameters of the run, which MLflow never changes: a resumed run has those it began with."""
+        logged = self.handler.client.get_run(self._run_id).data.params
+        new = [Param(name, str(value)) for name, value in knobs.items() if name not in logged]
+        for start in range(0, len(new), self.MOST_KNOBS):
+            self.handler.client.log_batch(self._run_id, params=new[start : start + self.MOST_KNOBS])
 
     def flush(self) -> None:
         """Send what waits."""
@@ -85,8 +97,22 @@ class MLflowWriter:
         return self.handler.cur_run.info.run_id
 
 
+def knobs_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The knobs in a resolved config: what is neither computed nor a component.
+
+    Example:
+        >>> knobs_of({"_desc_": "a", "epochs": 2, "model_file": "$os.path.join(@output_dir, 'm.pt')", "labels": [0, 1]})
+        {'epochs': 2, 'labels': [0, 1]}
+    """
+    return {
+        name: value
+        for name, value in config.items()
+        if not name.startswith("_") and not _COMPUTED.search(json.dumps(value))
+    }
+
+
 class TrainingLog:
-    """Handler that logs loss, learning rate and gradient per iteration, attention per epoch, scores per validation.
+    """Handler that logs knobs, loss, learning rate and gradient per iteration, attention per epoch, and validations.
 
     Parameters with a rate of their own have it under `learning_rate_group_1` and so on.
 
@@ -105,18 +131,20 @@ class TrainingLog:
 
     Args:
         trainer: the engine that trains.
-        output_dir: the run folder; events are written there.
+        output_dir: the run folder; events are written there. Its `config.json`, where there is one, has the knobs.
         pictures: how many of the first validation cases are drawn.
     """
 
     def __init__(self, trainer: SegmentationTrainer, output_dir: str | Path, pictures: int = 2) -> None:
         self.trainer = trainer
         self.pictures = pictures
+        self.config = Path(output_dir) / "config.json"
         done = trainer.state.iteration
         self.writers: list[SummaryWriter | MLflowWriter] = [
             SummaryWriter(str(output_dir), purge_step=done + 1 if done else None),
             *map(MLflowWriter, trainer.trackers),
         ]
+        trainer.add_event_handler(Events.STARTED, self._log_knobs)
         trainer.add_event_handler(Events.ITERATION_STARTED, self._log_learning_rate)
         trainer.add_event_handler(Events.ITERATION_COMPLETED, self._log_iteration)
         self.watch = AttentionWatch(trainer.network)
@@ -128,6 +156,17 @@ class TrainingLog:
         """Log the validations of `evaluator`."""
         evaluator.add_event_handler(Events.ITERATION_COMPLETED, self._draw_case)
         evaluator.add_event_handler(Events.COMPLETED, self._log_validation)
+
+    def _log_knobs(self, engine: Engine) -> None:
+        if not self.config.is_file():  # a training from Python
+            return
+        knobs = knobs_of(json.loads(self.config.read_text(encoding="utf-8")))
+        for writer in self.writers:
+            if isinstance(writer, MLflowWriter):
+                writer.add_knobs(knobs)
+            else:
+                rows = "\n".join(f"| {name} | `{value}` |" for name, value in knobs.items())
+                writer.add_text("knobs", f"| knob | value |\n|---|---|\n{rows}", engine.state.iteration)
 
     def _log_learning_rate(self, engine: Engine) -> None:
         for number, group in enumerate(self.trainer.optimizer.param_groups):

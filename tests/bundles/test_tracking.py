@@ -27,6 +27,10 @@ def folder(pictures, tmp_path_factory) -> Path:
     knobs = {**pictures, **LENGTH, "picture_size": [32, 32], "features": FEATURES, "output_dir": str(folder)}
     torch.save(parsed("polyp_resunetpp", features=FEATURES)("network_def").state_dict(), folder.with_name("first.pt"))
     fine = {"init_from": str(folder.with_name("first.pt")), "lr_factors": {"stem": 0.5}}
+    folder.mkdir()
+    (folder / "config.json").write_text(
+        '{"epochs": 2, "labels": [0, 1], "network": {"_target_": "x"}, "lr_step": "$1"}'
+    )
     run_bundle("polyp_resunetpp", "training", "train", **knobs, **fine, tracking="mlflow")
     run_bundle("polyp_resunetpp", "evaluating", "evaluate", **knobs, tracking="mlflow")
     return folder
@@ -62,6 +66,16 @@ def test_mlflow_holds_the_curves_that_tensorboard_holds(folder, client, runs):
     assert scalars(folder) == curves
 
 
+def test_mlflow_and_tensorboard_hold_the_knobs(folder, client, runs):
+    logged = client.get_run(runs[0]).data.params
+    assert {name: logged[name] for name in logged if name not in ("max_epochs", "epoch_length")} == {
+        "epochs": "2",
+        "labels": "[0, 1]",
+    }
+    (event,) = EventAccumulator(str(folder)).Reload().Tensors("knobs/text_summary")
+    assert event.tensor_proto.string_val[0].decode().splitlines()[2:] == ["| epochs | `2` |", "| labels | `[0, 1]` |"]
+
+
 def test_mlflow_holds_the_pictures_that_tensorboard_holds(folder, client, runs, tmp_path):
     events = EventAccumulator(str(folder), size_guidance={"images": 0}).Reload()
     (tag,) = events.Tags()["images"]
@@ -77,5 +91,5 @@ def test_mlflow_holds_the_pictures_that_tensorboard_holds(folder, client, runs, 
 
 
 def test_mlflow_keeps_the_weights_what_they_began_with_and_the_scores(client, runs):
-    assert {"model.pt", "initial_weights.json"} <= artifacts(client, runs[0])
+    assert {"model.pt", "config.json", "initial_weights.json"} <= artifacts(client, runs[0])
     assert {"summary.json", "scores.csv"} <= artifacts(client, runs[1])
