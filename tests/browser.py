@@ -25,7 +25,6 @@ ARGUMENTS = (
     ),
     *("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--force-device-scale-factor=1"),
 )
-_KEY = "element-6066-11e4-a52e-4f735466cecf"
 
 
 class Browser:
@@ -87,10 +86,17 @@ class Browser:
         body = {"actions": [{"type": "key", "id": "keyboard", "actions": steps}]}
         self._call("POST", f"{self._session}/actions", body)
 
-    def click(self, selector: str) -> None:
-        """Click on what a selector finds."""
-        found = self._call("POST", f"{self._session}/element", {"using": "css selector", "value": selector})
-        self._call("POST", f"{self._session}/element/{found[_KEY]}/click", {})
+    def drag(self, left: int, top: int, to_left: int, to_top: int, button: int = 0) -> None:
+        """Drag the mouse over the page, from one point of it to another."""
+        steps: list[dict[str, Any]] = [
+            {"type": "pointerMove", "x": left, "y": top, "duration": 0},
+            {"type": "pointerDown", "button": button},
+            {"type": "pointerMove", "x": (left + to_left) // 2, "y": (top + to_top) // 2, "duration": 50},
+            {"type": "pointerMove", "x": to_left, "y": to_top, "duration": 50},
+            {"type": "pointerUp", "button": button},
+        ]
+        mouse = {"type": "pointer", "id": "mouse", "parameters": {"pointerType": "mouse"}, "actions": steps}
+        self._call("POST", f"{self._session}/actions", {"actions": [mouse]})
 
     def picture(self) -> bytes:
         """The window as PNG."""

@@ -91,6 +91,18 @@ def test_the_crosshair_begins_in_the_first_mask_and_tells_place_value_and_label(
 
 
 @ON_A_DESK
+def test_a_drag_with_the_right_button_moves_the_window_and_its_numbers(opened):
+    browser, _ = opened
+    browser.press("a")
+    browser.drag(500, 400, 540, 430, button=2)
+    low, high = map(float, browser.run("return document.body.dataset.window").split())
+    assert (low, high) != (-160, 240)
+    numbers = browser.run("return ['width', 'level'].map((id) => document.getElementById(id).valueAsNumber)")
+    assert numbers == pytest.approx([high - low, (high + low) / 2], rel=1e-3)
+    assert browser.run("return document.querySelectorAll('#panel [aria-label=Window] [aria-pressed=true]').length") == 0
+
+
+@ON_A_DESK
 def test_the_help_lists_the_keys(opened):
     browser, _ = opened
     browser.press("h")

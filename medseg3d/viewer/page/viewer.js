@@ -24,7 +24,7 @@ const bound = new Map();
 /** Have a key do something; the help lists it in words, if there are any. */
 export function onKey(keys, words, action) {
   for (const key of keys) bound.set(key, action);
-  const shown = { " ": "space", ArrowLeft: "←", ArrowRight: "→", ArrowUp: "↑", ArrowDown: "↓", PageUp: "Page ↑", PageDown: "Page ↓" };
+  const shown = { " ": "space", ArrowLeft: "←", ArrowRight: "→" };
   if (words) {
     const caps = keys.flatMap((key) => [make("kbd", {}, shown[key] ?? key), " "]);
     $("keys").append(make("dt", {}, ...caps), make("dd", {}, words));

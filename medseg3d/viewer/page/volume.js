@@ -31,8 +31,11 @@ export function prepare(scene, niivue) {
   };
   const setWindow = (low, high) => {
     tellWindow(low, high);
-    each((view) => Object.assign(view.volumes[0], { cal_min: low, cal_max: high }));
-    each((view) => view.updateGLVolume());
+    each((view) => {
+      Object.assign(view.volumes[0], { cal_min: low, cal_max: high });
+      view.refreshLayers(view.volumes[0], 0); // the scan alone
+      view.drawScene();
+    });
   };
   const [windowBox, pressWindow] = choice(
     windows.map(({ name, low, high }, index) => [name, String(index + 1), `${name}: ${rounded(low)} to ${rounded(high)} ${unit}`, () => setWindow(low, high)]),
@@ -55,9 +58,7 @@ export function prepare(scene, niivue) {
   };
   const [layout, pressLayout] = choice([
     ["3 planes + 3-D", "m", "three planes and 3-D", () => show(SLICE_TYPE.MULTIPLANAR)],
-    ["Axial", "a", "axial", () => show(SLICE_TYPE.AXIAL)],
-    ["Coronal", "c", "coronal", () => show(SLICE_TYPE.CORONAL)],
-    ["Sagittal", "s", "sagittal", () => show(SLICE_TYPE.SAGITTAL)],
+    ...["Axial", "Coronal", "Sagittal"].map((name) => [name, name[0].toLowerCase(), name.toLowerCase(), () => show(SLICE_TYPE[name.toUpperCase()])]),
     ["3-D", "v", "3-D", () => show(SLICE_TYPE.RENDER)],
   ], "View");
   pressLayout(0);
@@ -98,13 +99,10 @@ export function prepare(scene, niivue) {
     view.createOnLocationChange();
     view.drawScene();
   });
-  const step = (x, y, z) => () => each((view) => view.moveCrosshairInVox(x, y, z));
-  onKey(["ArrowLeft"], "", step(1, 0, 0)); // the patient's right is on the left
-  onKey(["ArrowRight"], "", step(-1, 0, 0));
-  onKey(["ArrowUp"], "", step(0, 1, 0));
-  onKey(["ArrowDown"], "", step(0, -1, 0));
-  onKey(["PageUp"], "", step(0, 0, 1));
-  onKey(["PageDown"], "", step(0, 0, -1));
+  const steps = { ArrowLeft: [1, 0, 0], ArrowRight: [-1, 0, 0], ArrowUp: [0, 1, 0], ArrowDown: [0, -1, 0], PageUp: [0, 0, 1], PageDown: [0, 0, -1] };
+  for (const [key, voxels] of Object.entries(steps)) { // the patient's right is on the left
+    onKey([key], "", () => each((view) => view.moveCrosshairInVox(...voxels)));
+  }
   $("keys").append(make("dt", {}, make("kbd", {}, "← → ↑ ↓"), " ", make("kbd", {}, "Page ↑ ↓")), make("dd", {}, "move the crosshair by a voxel"));
 
   const tellPosition = ({ mm, values }) => {
@@ -136,28 +134,31 @@ export function prepare(scene, niivue) {
   };
 
   const open = async (side) => {
-    const view = new Niivue({ ...options, sliceType });
+    const { crosshairWidth, isNearestInterpolation } = views[0]?.opts ?? {};
+    const view = new Niivue({ ...options, sliceType, ...(views.length ? { crosshairWidth, isNearestInterpolation } : {}) });
     await view.attachToCanvas($(side ? "right" : "left"), true);
     await view.loadVolumes([
       { url: scene.image.file, name: scene.image.file, colormap: "gray" },
       ...scene.layers.map(({ file, kind }) => ({ url: file, name: file, ...(kind === "mask" ? {} : { colormap: "inferno" }) })),
     ]);
-    const drawScene = view.drawScene.bind(view);
-    view.drawScene = () => { drawScene(); rule(view); };
     const [grey, ...masks] = view.volumes; // windows are set now: as options those beyond the values are not kept
     Object.assign(grey, { cal_min: window_.low, cal_max: window_.high });
     masks.forEach((volume, index) => {
       if (scene.layers[index].kind === "mask") return;
       Object.assign(volume, { cal_min: 0.4, cal_max: 1, colormapType: TRANSLUCENT_BELOW_MIN });
     });
+    const drawScene = view.drawScene.bind(view);
+    view.drawScene = () => {
+      drawScene();
+      rule(view);
+      const { cal_min: low, cal_max: high } = view.volumes[0];
+      if (low === window_.low && high === window_.high) return;
+      pressWindow(-1); // it was dragged
+      setWindow(low, high);
+    };
     view.opts.dragMode = DRAG_MODE.windowing;
     view.opts.dragModePrimary = measuring ? DRAG_MODE.measurement : DRAG_MODE.crosshair;
     view.onLocationChange = tellPosition;
-    view.onIntensityChange = (volume) => {
-      if (volume !== view.volumes[0]) return;
-      pressWindow(-1);
-      setWindow(volume.cal_min, volume.cal_max);
-    };
     view.canvas.addEventListener("pointerenter", () => view.canvas.focus({ preventScroll: true })); // which syncs the other
     views[side] = view;
     paint(view, side);
