@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.handlers import MLFlowHandler
-from monai.utils import optional_import
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -21,9 +20,6 @@ from medseg3d.ranks import rank
 from medseg3d.training.attention import AttentionWatch
 from medseg3d.training.panels import picture_panel, three_plane_panel
 from medseg3d.training.trainer import SegmentationTrainer
-
-Metric, _ = optional_import("mlflow.entities", name="Metric")
-Param, _ = optional_import("mlflow.entities", name="Param")
 
 _COMPUTED = re.compile(r'"[$@%]|"_target_"|"_desc_"')
 
@@ -69,6 +65,8 @@ class MLflowWriter:
 
     def add_scalar(self, tag: str, value: float, step: int) -> None:
         """Log a number."""
+        from mlflow.entities import Metric
+
         self._waiting.append(Metric(tag, float(value), int(1000 * time.time()), step))
 
     def add_image(self, tag: str, image: np.ndarray, step: int, dataformats: str = "HWC") -> None:
@@ -78,6 +76,8 @@ class MLflowWriter:
 
     def add_knobs(self, knobs: Mapping[str, Any]) -> None:
         """Log knobs as parameters of the run, which MLflow never changes: a resumed run has those it began with."""
+        from mlflow.entities import Param
+
         logged = self.handler.client.get_run(self._run_id).data.params
         new = [Param(name, str(value)) for name, value in knobs.items() if name not in logged]
         for start in range(0, len(new), self.MOST_KNOBS):
