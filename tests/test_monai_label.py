@@ -27,7 +27,7 @@ from medseg3d.data.phantoms import write_phantom_dataset
 
 PYTHON = os.environ.get("MEDSEG3D_MONAILABEL", "")
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-OWN = knobs(**{name: value for name, value in TINY.items() if name != "device"})
+OWN = knobs(init_filters=TINY["init_filters"], roi_size=TINY["roi_size"], spacing=[4.0, 4.0, 4.0])
 
 # what the Segmentation section of the extension does, with the parameters that it adds
 SLICER = """
