@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -28,6 +30,15 @@ def monai_bundle(*words: str, timeout: float = 300) -> subprocess.CompletedProce
         text=True,
         timeout=timeout,
     )
+
+
+def wait_until(reached: Callable[[], object], process: subprocess.Popen, timeout: float = 200) -> None:
+    """Return as soon as a process, which must not end before, has reached something."""
+    deadline = time.monotonic() + timeout
+    while not reached():
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def torchrun(*words: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:

@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 
 import nibabel as nib
 import numpy as np
+from matplotlib.colors import to_hex
 from torch.utils.tensorboard import SummaryWriter
 
 from medseg3d.data.picture_writing import write_picture_mask
@@ -105,3 +106,10 @@ def make_pictures(folder, shifts, side=40, **context):
         evaluation.add(case, prob >= 0.5, truth, prob=prob, files=files)
     evaluation.write(folder, context)
     return folder
+
+
+def shown_masks(axes):
+    """Colour of each filled area of a drawing and the number of its pixels."""
+    pictures = [np.asarray(image.get_array()) for image in axes.images]
+    filled = [rgba for rgba in pictures if rgba.ndim == 3 and rgba.shape[-1] == 4]
+    return {to_hex(rgba[rgba[..., 3] > 0][0]): int((rgba[..., 3] > 0).sum()) for rgba in filled}

@@ -152,25 +152,27 @@ class TestWorkers:
             torch.set_num_threads(threads)
         assert files(one) == files(three)
         assert len(files(one)) == 6 * 4
-        for name in files(one):
-            assert content(one, name) == content(three, name), name
+        assert [name for name in files(one) if content(one, name) != content(three, name)] == []
 
     def test_masks_maps_and_overlays_agree(self, bundle, pictures, windows):
         # in bfloat16 some logits of such weights are exactly 0, and 16 bits have no level for a probability of 0.5
         out = self.predict(bundle, pictures, 2, [*windows, "--precision", "float32"])
-        for path in pictures.iterdir():
-            mask = np.asarray(Image.open(out / "masks" / f"{path.stem}_seg.png"))
-            assert set(np.unique(mask)) == {0, 255}
-            assert np.array_equal(read_grey(out / "probs" / f"{path.stem}_prob.png") > 0.5, mask > 0)
-            drawn = Image.open(out / "drawn" / f"{path.stem}_overlay.png")
-            assert np.array_equal(np.asarray(drawn), draw_overlay(np.asarray(Image.open(path)), mask > 0))
-            assert drawn.info["Software"] == SIGNATURE
-            record = json.loads((out / "masks" / f"{path.stem}_seg.json").read_text())
-            written = (out / "drawn" / f"{path.stem}_overlay.png").read_bytes()
-            assert record["overlay"] == {
-                "file": f"{path.stem}_overlay.png",
-                "sha256": hashlib.sha256(written).hexdigest(),
-            }
+        stored = {path.stem: np.asarray(Image.open(path)) for path in pictures.iterdir()}
+        assert stored
+        masks = {name: np.asarray(Image.open(out / "masks" / f"{name}_seg.png")) for name in stored}
+        assert {tuple(np.unique(mask)) for mask in masks.values()} == {(0, 255)}
+        probs = {name: read_grey(out / "probs" / f"{name}_prob.png") for name in stored}
+        assert [name for name in stored if not np.array_equal(probs[name] > 0.5, masks[name] > 0)] == []
+        drawn = {name: Image.open(out / "drawn" / f"{name}_overlay.png") for name in stored}
+        expected = {name: draw_overlay(stored[name], masks[name] > 0) for name in stored}
+        assert [name for name in stored if not np.array_equal(drawn[name], expected[name])] == []
+        assert {overlay.info["Software"] for overlay in drawn.values()} == {SIGNATURE}
+        records = [json.loads((out / "masks" / f"{name}_seg.json").read_text())["overlay"] for name in stored]
+        files = [out / "drawn" / f"{name}_overlay.png" for name in stored]
+        digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
+        assert [(each["file"], each["sha256"]) for each in records] == [
+            (path.name, digest) for path, digest in zip(files, digests, strict=True)
+        ]
 
 
 class TestFaults:

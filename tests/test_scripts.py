@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from picture_runs import polyp_folder
@@ -35,24 +34,22 @@ def test_a_packed_data_set_has_the_same_pictures_and_masks(tmp_path):
     pack(source, tmp_path / "packed")
     cases, packed = (read_picture_folder(folder) for folder in (source, tmp_path / "packed"))
     assert [case["case"] for case in packed] == [case["case"] for case in cases]
-    for case, small in zip(cases, packed, strict=True):
-        assert Path(small["image"]).read_bytes() == Path(case["image"]).read_bytes()
-        assert np.array_equal(read_picture_mask(small["label"]), read_picture_mask(case["label"]))
-        with Image.open(small["label"]) as mask:
-            assert (mask.format, mask.mode) == ("PNG", "1")
+    assert [Path(each["image"]).read_bytes() for each in packed] == [Path(each["image"]).read_bytes() for each in cases]
+    masks, expected = ([read_picture_mask(each["label"]).tolist() for each in of] for of in (packed, cases))
+    assert masks == expected
+    assert {(mask.format, mask.mode) for mask in (Image.open(each["label"]) for each in packed)} == {("PNG", "1")}
 
 
 def test_packed_pictures_shrink_with_their_masks(tmp_path):
     source = polyp_folder(tmp_path / "polyps")
     pack(source, tmp_path / "packed", side=24)
-    for case, small in zip(read_picture_folder(source), read_picture_folder(tmp_path / "packed"), strict=True):
-        with Image.open(case["image"]) as large, Image.open(small["image"]) as picture:
-            assert max(picture.size) == 24
-            assert picture.size[0] * large.size[1] == pytest.approx(picture.size[1] * large.size[0], rel=0.05)
-            shape = picture.size[::-1]
-        mask = read_picture_mask(small["label"])
-        assert mask.shape == shape
-        assert mask.mean() == pytest.approx(read_picture_mask(case["label"]).mean(), abs=0.02)
+    cases, packed = (read_picture_folder(folder) for folder in (source, tmp_path / "packed"))
+    sizes, before = ([Image.open(each["image"]).size for each in of] for of in (packed, cases))
+    assert [max(size) for size in sizes] == [24] * len(cases)
+    assert [width / height for width, height in sizes] == pytest.approx([w / h for w, h in before], rel=0.05)
+    masks, whole = ([read_picture_mask(each["label"]) for each in of] for of in (packed, cases))
+    assert [mask.shape[::-1] for mask in masks] == sizes
+    assert [mask.mean() for mask in masks] == pytest.approx([mask.mean() for mask in whole], abs=0.02)
 
 
 def test_nothing_is_packed_over_a_folder(tmp_path):
@@ -91,8 +88,8 @@ def test_the_gpu_session_tells_its_steps_and_refuses_others(tmp_path):
 
     told = run()
     assert told.returncode == 2
-    for step in ("pack", "prove", "train", "benchmark"):
-        assert f"gpu_session.sh {step}" in told.stdout or f"setup {step}" in told.stdout
+    steps = set(re.findall(r"gpu_session.sh (?:setup )?(\w+)", told.stdout))
+    assert steps >= {"pack", "prove", "train", "benchmark"}
     refused = run("trian")
     assert refused.returncode == 2
     assert "unknown step trian: pack, setup, prove, train or benchmark" in refused.stderr

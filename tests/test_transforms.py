@@ -320,9 +320,9 @@ def test_result_lies_on_the_original_grid_and_remembers_it() -> None:
     image = chain()({"image": image_of(AFFINES["oblique"])})["image"]
     item = {"image": image, "pred": smooth_logits(2, image.shape[1:])}
     restored = RestoreLabelsd("pred", prob_key="prob")(item)
-    for key in ("pred", "prob"):
-        assert np.array_equal(restored[key].affine.numpy(), AFFINES["oblique"])
-        assert restored[key].meta["space"] == "RAS"
+    affines = np.stack([restored[key].affine.numpy() for key in ("pred", "prob")])
+    assert np.array_equal(affines, [AFFINES["oblique"]] * 2)
+    assert [restored[key].meta["space"] for key in ("pred", "prob")] == ["RAS", "RAS"]
     assert restored["image"] is image
     assert item["pred"].ndim == 4
     assert not np.array_equal(image.affine.numpy(), AFFINES["oblique"])
@@ -368,17 +368,18 @@ def case(tmp_path: Path, label: float = 1, affine: np.ndarray = AFFINES["oblique
     return {"image": write(tmp_path / "ct.nii.gz", values), "label": write(tmp_path / "seg.nii.gz", labels, affine)}
 
 
-def test_loaded_volumes_are_channel_first_in_the_types_of_training(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("key", "dtype"), [("image", torch.float32), ("label", torch.uint8)])
+def test_loaded_volumes_are_channel_first_in_the_types_of_training(
+    tmp_path: Path, key: str, dtype: torch.dtype
+) -> None:
     paths = case(tmp_path, dtype=np.float32)
-    item = LoadNiftid(["image", "label"], labels=(0, 1))(paths)
-    assert (item["image"].dtype, item["label"].dtype) == (torch.float32, torch.uint8)
-    for key in ("image", "label"):
-        assert item[key].shape == (1, *SHAPE)
-        assert np.array_equal(item[key][0].numpy(), nib.load(paths[key]).get_fdata())
-        assert np.array_equal(item[key].affine.numpy(), nib.load(paths[key]).affine)
-        assert isinstance(item[key].meta["spatial_shape"], np.ndarray)  # of a tensor, MONAI Label's Restored takes none
-        assert item[key].meta["spatial_shape"].tolist() == list(SHAPE)
-        assert item[key].meta["filename_or_obj"] == str(paths[key])
+    loaded = LoadNiftid(["image", "label"], labels=(0, 1))(paths)[key]
+    assert (loaded.dtype, loaded.shape) == (dtype, (1, *SHAPE))
+    assert np.array_equal(loaded[0].numpy(), nib.load(paths[key]).get_fdata())
+    assert np.array_equal(loaded.affine.numpy(), nib.load(paths[key]).affine)
+    assert isinstance(loaded.meta["spatial_shape"], np.ndarray)  # of a tensor, MONAI Label's Restored takes none
+    assert loaded.meta["spatial_shape"].tolist() == list(SHAPE)
+    assert loaded.meta["filename_or_obj"] == str(paths[key])
 
 
 @pytest.mark.parametrize(
@@ -406,12 +407,12 @@ def test_loaded_volumes_go_through_a_loader_and_back(tmp_path: Path) -> None:
     assert np.array_equal(meta["original_affine"], nib.load(paths["image"]).affine)
 
 
-def test_orientation_ignores_what_the_space_entry_says(tmp_path: Path) -> None:
+@pytest.mark.parametrize("space", ["RAS", "LPS"])
+def test_orientation_ignores_what_the_space_entry_says(tmp_path: Path, space: str) -> None:
     item = LoadNiftid("image")(case(tmp_path))
-    for space in ("RAS", "LPS"):
-        item["image"].meta["space"] = space
-        oriented = Orientationd("image", axcodes="RAS", labels=LABELS)(item)["image"]
-        assert nib.aff2axcodes(oriented.affine.numpy()) == ("R", "A", "S")
+    item["image"].meta["space"] = space
+    oriented = Orientationd("image", axcodes="RAS", labels=LABELS)(item)["image"]
+    assert nib.aff2axcodes(oriented.affine.numpy()) == ("R", "A", "S")
 
 
 def test_remarks_on_a_picture_travel_to_its_mask(tmp_path: Path) -> None:
@@ -467,21 +468,28 @@ def test_mask_on_disk_is_the_restored_label_on_the_grid_of_the_file(tmp_path: Pa
     mask, source = nib.load(tmp_path / "out" / "ct_seg.nii.gz"), nib.load(paths["image"])
     assert np.array_equal(np.asarray(mask.dataobj), saved["pred"][0].numpy())
     assert mask.get_data_dtype() == np.uint8
-    for field in ("sform_code", "qform_code", "srow_x", "srow_y", "srow_z", "quatern_b", "pixdim"):
-        assert np.array_equal(mask.header[field], source.header[field]), field
+    fields = ("sform_code", "qform_code", "srow_x", "srow_y", "srow_z", "quatern_b", "pixdim")
+    assert [name for name in fields if not np.array_equal(mask.header[name], source.header[name])] == []
     assert len(saved["pred"].meta["mask_sha256"]) == 64
 
 
-def test_probabilities_on_disk_are_the_restored_ones_of_volume_and_picture(tmp_path: Path) -> None:
-    for shape, name in ((SHAPE, "prob.nii.gz"), (SHAPE[:2], "prob.png")):
-        prob = MetaTensor(torch.rand(1, *shape), affine=torch.from_numpy(AFFINES["lps"]))
-        item = SaveProbabilityd("prob")({"prob": prob, "prob_file": tmp_path / name})
-        assert len(item["prob"].meta["prob_sha256"]) == 64
-    assert np.array_equal(SaveProbabilityd("prob", allow_missing_keys=True)({"pred": SHAPE})["pred"], SHAPE)
-    volume = nib.load(tmp_path / "prob.nii.gz")
-    assert volume.shape == SHAPE
-    assert np.allclose(volume.affine, AFFINES["lps"])
-    assert np.abs(read_grey(tmp_path / "prob.png") - np.asarray(prob)[0]).max() <= 0.5 / 65535 + 1e-7
+@pytest.mark.parametrize(("shape", "name"), [(SHAPE, "prob.nii.gz"), (SHAPE[:2], "prob.png")])
+def test_probabilities_on_disk_are_the_restored_ones_of_volume_and_picture(
+    tmp_path: Path, shape: tuple[int, ...], name: str
+) -> None:
+    prob = MetaTensor(torch.rand(1, *shape), affine=torch.from_numpy(AFFINES["lps"]))
+    item = SaveProbabilityd("prob")({"prob": prob, "prob_file": tmp_path / name})
+    assert len(item["prob"].meta["prob_sha256"]) == 64
+    if name.endswith("png"):
+        found = read_grey(tmp_path / name)
+    else:
+        found = nib.load(tmp_path / name).get_fdata()
+        assert np.allclose(nib.load(tmp_path / name).affine, AFFINES["lps"])
+    assert np.abs(found - np.asarray(prob)[0]).max() <= 0.5 / 65535 + 1e-7
+
+
+def test_probabilities_that_are_not_there_are_not_written() -> None:
+    assert SaveProbabilityd("prob", allow_missing_keys=True)({"pred": SHAPE}) == {"pred": SHAPE}
 
 
 def test_mask_of_no_nifti_source_is_saved_by_its_affine(tmp_path: Path) -> None:
@@ -571,12 +579,14 @@ def test_a_resized_picture_and_its_mask_are_monais(shape: tuple[int, int], size:
     affine = torch.diag(torch.tensor([2.0, 3.0, 1.0, 1.0], dtype=torch.float64))
     picture = MetaTensor(torch.rand(3, *shape), affine=affine, meta={"filename_or_obj": "a.png"})
     expected = Resize(size, mode="bilinear", anti_aliasing=True)(picture)
-    for mode in (torch.inference_mode, torch.no_grad):  # what the first keeps must serve the second
-        with mode():
-            got = ResizePictured("image", size)({"image": picture})["image"]
-        assert (got.shape, got.dtype, got.meta["filename_or_obj"]) == (expected.shape, torch.float32, "a.png")
-        assert (got - expected).abs().max() < 1e-6
-        assert torch.allclose(got.affine, expected.affine, atol=1e-12)
+    with torch.inference_mode():  # what it keeps must serve the next one
+        first = ResizePictured("image", size)({"image": picture})["image"].as_tensor().clone()
+    with torch.no_grad():
+        got = ResizePictured("image", size)({"image": picture})["image"]
+    assert torch.equal(got.as_tensor(), first)
+    assert (got.shape, got.dtype, got.meta["filename_or_obj"]) == (expected.shape, torch.float32, "a.png")
+    assert (got - expected).abs().max() < 1e-6
+    assert torch.allclose(got.affine, expected.affine, atol=1e-12)
     assert torch.equal(picture.affine, affine)
     mask = MetaTensor((picture[:1] > 0.5).to(torch.uint8), affine=affine)
     expected = Resize(size, mode="nearest-exact")(mask)
@@ -609,12 +619,11 @@ def test_a_fitted_picture_keeps_its_proportion_and_finds_its_way_back(
 def test_slices_are_fitted_as_pictures_are(shape: tuple[int, int]) -> None:
     volume = MetaTensor(torch.rand(1, *shape, 3), affine=torch.diag(torch.tensor([7.0, 7.0, 2.0, 1.0])))
     fitted = FitSlicesd("image", 32, (200, 500))({"image": volume})["image"]
-    for z in range(3):
-        picture = MetaTensor(volume[..., z].as_tensor(), affine=torch.eye(4, dtype=torch.float64))
-        expected = FitPictured("image", (32, 32))({"image": picture})["image"]
-        assert (fitted[..., z].as_tensor() - expected.as_tensor()).abs().max() < 1e-6
-        steps = (expected.affine.diag() * torch.tensor([7.0, 7.0, 1.0, 1.0]))[:2]
-        assert torch.allclose(fitted.affine.diag()[:2], steps)
+    pictures = [MetaTensor(volume[..., z].as_tensor(), affine=torch.eye(4, dtype=torch.float64)) for z in range(3)]
+    expected = [FitPictured("image", (32, 32))({"image": picture})["image"] for picture in pictures]
+    assert (fitted.as_tensor() - torch.stack([each.as_tensor() for each in expected], -1)).abs().max() < 1e-6
+    steps = torch.stack([each.affine.diag()[:2] for each in expected]) * 7
+    assert torch.allclose(fitted.affine.diag()[:2].expand(3, 2), steps)
     assert fitted.affine[2, 2] == 2
 
 
@@ -637,9 +646,9 @@ def test_a_field_of_view_unlike_the_trainings_keeps_the_size_of_a_pixel(
     got = FitSlicesd("image", 50, (300, 500))({"image": volume})["image"]
     assert got.shape == (1, *fitted, 2)
     # the corners of the picture stay where they were
-    for axis in range(2):
-        assert got.affine[axis, axis] * fitted[axis] == pytest.approx(pixel_mm[axis] * pixels[axis])
-        assert got.affine[axis, 3] - got.affine[axis, axis] / 2 == pytest.approx(-pixel_mm[axis] / 2)
+    steps, origin = got.affine.numpy().diagonal()[:2], got.affine.numpy()[:2, 3]
+    assert steps * fitted == pytest.approx(np.multiply(pixel_mm, pixels))
+    assert origin - steps / 2 == pytest.approx(-np.array(pixel_mm) / 2)
 
 
 @pytest.mark.parametrize("bounds", [(0, 500), (500, 300)])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 from copy import deepcopy
+from operator import itemgetter
 from types import SimpleNamespace
 
 import numpy as np
@@ -105,20 +106,21 @@ def picture(value: float) -> MetaTensor:
 
 
 @pytest.mark.parametrize("memory_fraction", [0.0, 0.5])
-def test_samples_are_those_of_monais_seeds_and_tensors_to_the_bit(memory_fraction):
+@pytest.mark.parametrize("seed", [0, 7, 2**32 - 1])
+def test_samples_are_those_of_monais_seeds_and_tensors_to_the_bit(memory_fraction, seed):
     data = [{"image": float(index), "label": float(index)} for index in range(3)]
     chain = [Lambdad(["image", "label"], picture, track_meta=False), *AUGMENTATIONS]
     cache = CaseCache(data, deepcopy(chain), memory_fraction=memory_fraction)
     stock = CacheDataset(data, Compose(deepcopy(chain)).flatten(), copy_cache=False, progress=False)
-    for key in [CaseKey(index, seed) for seed in (0, 7, 2**32 - 1) for index in range(3)]:
-        stock.transform.set_random_state(seed=key.seed)
-        expected = stock[key.index]
-        got = cache[key]
-        assert isinstance(expected["image"], MetaTensor)
-        for name in ("image", "label"):
-            assert type(got[name]) is torch.Tensor
-            assert got[name].dtype == expected[name].dtype
-            assert torch.equal(got[name], expected[name].as_tensor())
+    expected, got = [], []
+    for index in range(3):
+        stock.transform.set_random_state(seed=seed)
+        expected += itemgetter("image", "label")(stock[index])
+        got += itemgetter("image", "label")(cache[CaseKey(index, seed)])
+    assert all(isinstance(each, MetaTensor) for each in expected)
+    assert {type(each) for each in got} == {torch.Tensor}
+    assert [each.dtype for each in got] == [each.dtype for each in expected]
+    assert [torch.equal(one, other.as_tensor()) for one, other in zip(got, expected, strict=True)] == [True] * 6
     assert get_track_meta()
 
 

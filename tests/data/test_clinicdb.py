@@ -41,6 +41,6 @@ def test_a_number_that_is_no_frame_is_refused(case):
 def test_limits_are_those_of_the_frames_at_hand(real_data):
     rows = list(csv.DictReader((real_data / "cvc-clinicdb" / "sequences.csv").open()))
     assert len(rows) == 24
-    for row in rows:
-        frames = range(int(row["first_frame"]), int(row["last_frame"]) + 1)
-        assert {clinicdb_sequence(str(frame)) for frame in frames} == {f"clinicdb-{int(row['sequence']):02d}"}
+    limits = [(int(row["sequence"]), range(int(row["first_frame"]), int(row["last_frame"]) + 1)) for row in rows]
+    expected = {frame: f"clinicdb-{sequence:02d}" for sequence, frames in limits for frame in frames}
+    assert {frame: clinicdb_sequence(str(frame)) for frame in expected} == expected

@@ -100,8 +100,8 @@ class TestWhatItSays:
 
     def test_patient_study_and_frame_of_reference_are_the_sources(self, segmentation, tmp_path):
         source = pydicom.dcmread(tmp_path / "in/IM0000")
-        for keyword in ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "StudyDate"):
-            assert segmentation[keyword].value == source[keyword].value, keyword
+        same = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "StudyDate")
+        assert {name: segmentation[name].value for name in same} == {name: source[name].value for name in same}
         assert segmentation.FrameOfReferenceUID == source.FrameOfReferenceUID
         assert segmentation.SeriesInstanceUID != source.SeriesInstanceUID
         assert segmentation.PatientName == PLANTED["PatientName"]
@@ -110,10 +110,10 @@ class TestWhatItSays:
         sources = {str(tags.SOPInstanceUID): tags for tags in map(pydicom.dcmread, (tmp_path / "in").iterdir())}
         referred = segmentation.ReferencedSeriesSequence[0].ReferencedInstanceSequence
         assert {item.ReferencedSOPInstanceUID for item in referred} == set(sources)
-        for groups in segmentation.PerFrameFunctionalGroupsSequence:
-            image = groups.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID
-            place = groups.PlanePositionSequence[0].ImagePositionPatient
-            assert list(place) == list(sources[image].ImagePositionPatient)
+        frames = segmentation.PerFrameFunctionalGroupsSequence
+        images = [each.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID for each in frames]
+        places = [list(each.PlanePositionSequence[0].ImagePositionPatient) for each in frames]
+        assert places == [list(sources[image].ImagePositionPatient) for image in images] != []
 
     def test_segments_are_coded_and_name_their_algorithm(self, segmentation):
         said = [

@@ -130,9 +130,8 @@ def pictures(tmp_path):
 
 def test_the_verb_writes_the_split_once(tmp_path, pictures, capsys):
     output = tmp_path / "split.json"
-    for _ in range(2):
-        assert main([*pictures, "--output", str(output)]) == 0
-        assert "2 train, 1 val, 2 test" in capsys.readouterr().out
+    assert [main([*pictures, "--output", str(output)]) for _ in range(2)] == [0, 0]
+    assert capsys.readouterr().out.count("2 train, 1 val, 2 test") == 2
     assert read_split(output).rule == "train, val and test are listed"
 
 

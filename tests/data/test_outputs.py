@@ -277,8 +277,8 @@ def test_mask_has_the_geometry_of_its_source_to_the_letter(tmp_path: Path, codes
     write_mask(tmp_path / "mask.nii.gz", np.ones((4, 5, 6), np.uint8), read_header(ct).geometry)
     before, after = nib.load(ct), nib.load(tmp_path / "mask.nii.gz")
     assert type(before) is type(after)
-    for field in ("sform_code", "qform_code", "srow_x", "quatern_b", "qoffset_x", "pixdim", "xyzt_units", "dim"):
-        assert np.array_equal(before.header[field], after.header[field]), field
+    fields = ("sform_code", "qform_code", "srow_x", "quatern_b", "qoffset_x", "pixdim", "xyzt_units", "dim")
+    assert [name for name in fields if not np.array_equal(before.header[name], after.header[name])] == []
     assert np.array_equal(before.affine, after.affine)
     assert after.get_data_dtype() == np.uint8
     assert b"Doe" not in bytes(after.header["descrip"])
@@ -290,8 +290,8 @@ def test_simpleitk_lays_the_mask_on_its_source(tmp_path: Path) -> None:
     array = np.random.default_rng(0).integers(0, 3, (4, 5, 6)).astype(np.uint8)
     write_mask(tmp_path / "mask.nii.gz", array, read_header(ct).geometry)
     image, mask = sitk.ReadImage(str(ct)), sitk.ReadImage(str(tmp_path / "mask.nii.gz"))
-    for read in ("GetOrigin", "GetSpacing", "GetDirection", "GetSize"):
-        assert getattr(image, read)() == getattr(mask, read)()
+    reads = ("GetOrigin", "GetSpacing", "GetDirection", "GetSize")
+    assert [getattr(image, read)() for read in reads] == [getattr(mask, read)() for read in reads]
     assert np.array_equal(sitk.GetArrayFromImage(mask).T, array)
 
 

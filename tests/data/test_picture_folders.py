@@ -213,20 +213,17 @@ class TestSeveralDataSets:
     def manifests(self, tmp_path) -> list[str]:
         return [str(tmp_path / "stills.json"), str(tmp_path / "frames.json")]
 
-    def test_each_has_the_split_that_it_has_alone(self, folders, manifests, tmp_path):
+    @pytest.mark.parametrize(("index", "name"), enumerate(("stills", "frames")))
+    @pytest.mark.parametrize("part", PARTS)
+    def test_each_has_the_split_that_it_has_alone(self, folders, manifests, tmp_path, index, name, part):
         rules = {"test_cases": [2, 0.15], "val_cases": [3, 0.15], "group_pattern": ["", "clinicdb-sequence"]}
-        together = {part: split_pictures(folders, manifests, part, **rules) for part in PARTS}
-        for index, name in enumerate(("stills", "frames")):
-            alone = tmp_path / f"alone_{name}.json"
-            for part in PARTS:
-                own = split_pictures(
-                    folders[index], alone, part, *(rules[key][index] for key in ("test_cases", "val_cases")),
-                    group_pattern=rules["group_pattern"][index],
-                )  # fmt: skip
-                among = [case for case in together[part] if case["data_set"] == name]
-                assert [case["case"] for case in among] == [f"{name}/{case['case']}" for case in own]
-                assert [case["image"] for case in among] == [case["image"] for case in own]
-            assert read_split(alone).hash == read_split(manifests[index]).hash
+        together = split_pictures(folders, manifests, part, **rules)
+        alone = tmp_path / "alone.json"
+        own = split_pictures(folders[index], alone, part, **{key: values[index] for key, values in rules.items()})
+        among = [case for case in together if case["data_set"] == name]
+        assert [case["case"] for case in among] == [f"{name}/{case['case']}" for case in own] != []
+        assert [case["image"] for case in among] == [case["image"] for case in own]
+        assert read_split(alone).hash == read_split(manifests[index]).hash
 
     def test_a_picture_without_group_is_a_group_beside_those_that_have_one(self, folders, manifests):
         cases = split_pictures(folders, manifests, "val", 2, 2, group_pattern=["", "clinicdb-sequence"])

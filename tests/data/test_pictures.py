@@ -154,7 +154,7 @@ def test_tiff_that_counts_from_white_is_its_twin_that_counts_from_black(
     for name, stored, photometric in (("black.tif", levels, 1), ("white.tif", np.invert(levels), 0)):
         pixels = Image.fromarray(levels if dtype is np.uint8 else stored)
         pixels.save(tmp_path / name, tiffinfo={262: photometric, 274: orientation})
-        assert Image.open(tmp_path / name).tag_v2[262] == photometric
+    assert [Image.open(tmp_path / name).tag_v2[262] for name in ("black.tif", "white.tif")] == [1, 0]
     black, white = (read_levels(tmp_path / name).levels for name in ("black.tif", "white.tif"))
     assert np.array_equal(black, levels)
     assert np.array_equal(white, levels)
@@ -175,16 +175,17 @@ def test_unknown_colour_space_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("tag", TURNED)
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif"])
-def test_orientation_is_followed_only_when_asked(tmp_path: Path, name: str, tag: int) -> None:
+@pytest.mark.parametrize("upright", [False, True])
+def test_orientation_is_followed_only_when_asked(tmp_path: Path, name: str, tag: int, upright: bool) -> None:
     stored = np.kron(photograph(), np.ones((8, 8, 1), np.uint8))
     exif = Image.Exif()
     exif[0x0112] = tag
     path = write(tmp_path / name, stored, exif=exif, **({"quality": 95, "subsampling": 0} if name == "a.jpg" else {}))
     tolerance = 12 if name == "a.jpg" else 0
-    for upright, expected in ((False, stored), (True, TURNED[tag](stored))):
-        array = read_picture(path, upright=upright)
-        assert array.shape == expected.shape
-        assert np.abs(array.astype(int) - expected).max() <= tolerance
+    expected = TURNED[tag](stored) if upright else stored
+    array = read_picture(path, upright=upright)
+    assert array.shape == expected.shape
+    assert np.abs(array.astype(int) - expected).max() <= tolerance
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif", "a.jpg"])
@@ -482,9 +483,9 @@ def test_see_through_palette_entry_is_refused(tmp_path: Path) -> None:
     assert refusal(tmp_path / "m.png", read_picture_mask).code == "LABEL_SET"
 
 
-def test_empty_mask_is_a_mask(tmp_path: Path) -> None:
-    for name in ("m.png", "m.jpg"):
-        assert not read_picture_mask(write(tmp_path / name, np.zeros(SHAPE, np.uint8))).any()
+@pytest.mark.parametrize("name", ["m.png", "m.jpg"])
+def test_empty_mask_is_a_mask(tmp_path: Path, name: str) -> None:
+    assert not read_picture_mask(write(tmp_path / name, np.zeros(SHAPE, np.uint8))).any()
 
 
 @pytest.mark.parametrize(("rows", "warned"), [(5, False), (6, True)])
@@ -518,9 +519,9 @@ def test_coloured_map_is_refused(tmp_path: Path) -> None:
     assert refusal(write(tmp_path / "p.png", photograph()), read_grey).code == "LABEL_SET"
 
 
-def test_two_levels_are_told_from_more(tmp_path: Path) -> None:
-    for levels, binary in (([0, 0], True), ([3, 200], True), ([0, 7, 255], False)):
-        assert read_levels(write(tmp_path / "p.png", np.array([levels], np.uint8))).is_binary == binary
+@pytest.mark.parametrize(("levels", "binary"), [([0, 0], True), ([3, 200], True), ([0, 7, 255], False)])
+def test_two_levels_are_told_from_more(tmp_path: Path, levels: list[int], binary: bool) -> None:
+    assert read_levels(write(tmp_path / "p.png", np.array([levels], np.uint8))).is_binary == binary
 
 
 # writers

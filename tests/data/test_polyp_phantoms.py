@@ -97,17 +97,15 @@ def test_frames_are_written_in_the_layout_of_kvasir_and_read_back_as_drawn(tmp_p
     assert not read_picture_mask(cases[9]["label"]).any()
     assert read_picture(cases[0]["image"]).shape == (*SMALL, 3)
     again = write_polyp_phantoms(tmp_path / "again", cases=10, seed=1, size=SMALL)
-    for case in cases:
-        for part in ("images", "masks"):
-            name = f"{part}/{case['case']}.jpg"
-            assert (folder / name).read_bytes() == (again / name).read_bytes()
+    files = [f"{part}/{case['case']}.jpg" for case in cases for part in ("images", "masks")]
+    assert [name for name in files if (folder / name).read_bytes() != (again / name).read_bytes()] == []
 
 
 def test_the_rims_of_a_jpeg_mask_do_not_move_its_border(tmp_path):
     folder = write_polyp_phantoms(tmp_path / "polyps", cases=3, seed=2, size=SMALL)
-    for number in (1, 2, 3):
-        drawn = make_polyp_phantom(case_seed(2, number), size=SMALL).mask
-        assert np.array_equal(read_picture_mask(folder / "masks" / f"phantom_{number:03d}.jpg"), drawn)
+    drawn = [make_polyp_phantom(case_seed(2, number), size=SMALL).mask for number in (1, 2, 3)]
+    read = [read_picture_mask(folder / "masks" / f"phantom_{number:03d}.jpg") for number in (1, 2, 3)]
+    assert np.array_equal(read, drawn)
 
 
 def test_only_phantoms_are_overwritten_and_only_on_request(tmp_path):

@@ -147,13 +147,14 @@ def test_a_flipped_byte_never_changes_a_curve_in_silence(tmp_path):
     written = curve()
     write_curve(path, written)
     content = path.read_bytes()
-    refused = 0
+    refused, changed = 0, []
     for position in range(0, len(content), len(content) // 150):
         path.write_bytes(content[:position] + bytes([content[position] ^ 0xFF]) + content[position + 1 :])
         try:
-            assert read_curve(path) == written, position  # dates and the like do not matter
+            changed += [position] if read_curve(path) != written else []  # dates and the like do not matter
         except Fault:
             refused += 1
+    assert changed == []
     assert refused > 100
 
 

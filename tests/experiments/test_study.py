@@ -4,13 +4,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
 import optuna
 import pytest
 import study_worker
+from commands import wait_until
 from study_worker import EPOCHS, SEARCH, score
 
 from medseg3d.experiments import study as studies
@@ -50,8 +50,8 @@ def study(folder, training=None, **settings):
 
 def test_a_trial_is_worth_its_best_score_and_tells_its_folder(tmp_path):
     def train(values, folder, report):
-        for epoch, value in ((2, 0.25), (4, 0.75), (6, 0.5), (8, float("nan"))):
-            assert report(epoch, value)
+        scores = ((2, 0.25), (4, 0.75), (6, 0.5), (8, float("nan")))
+        assert [report(*each) for each in scores] == [True] * 4
 
     (record,) = study(tmp_path, train, n_trials=1)
     assert (record.state, record.score, record.best_epoch, record.last_epoch) == ("complete", 0.75, 4, 6)
@@ -261,9 +261,7 @@ def share_a_study(url: str, folder: Path) -> None:
     """Two workers train five trials in all, each of them may add one, and none twice."""
     folder.mkdir()
     first = worker(url, folder, 5, 0.3)
-    while not trained(folder):  # Optuna makes the tables of a database for one at a time
-        assert first.poll() is None
-        time.sleep(0.05)
+    wait_until(lambda: trained(folder), first)  # Optuna makes the tables of a database for one at a time
     ended_well(first, worker(url, folder, 5, 0.3))
     lines = trained(folder)
     epochs = Counter((name, epoch) for name, epoch, _ in lines)
@@ -280,9 +278,7 @@ def survive_a_kill(url: str, folder: Path) -> None:
     """A worker is killed in its trial; another one trains that again, and none is missing at the end."""
     folder.mkdir()
     first = worker(url, folder, 2, 0.5)
-    while len(trained(folder)) < 2:
-        assert first.poll() is None
-        time.sleep(0.05)
+    wait_until(lambda: len(trained(folder)) >= 2, first)
     killed = trained(folder)[-1][0]
     os.kill(first.pid, signal.SIGKILL)
     first.communicate()

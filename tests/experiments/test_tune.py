@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from commands import ROOT, monai_bundle
+from commands import ROOT, monai_bundle, wait_until
 from ignite.engine import Engine, Events
 from picture_runs import polyp_folder
 
@@ -360,9 +360,7 @@ def begin(folder: Path, knobs: dict, until_epoch: int) -> subprocess.Popen:
     process = subprocess.Popen(
         [*command, "--search", "learning_rate=log:1e-4:1e-2", *words], stderr=subprocess.PIPE, text=True
     )
-    while not (folder / "trial_0000" / "checkpoints" / f"epoch_{until_epoch:05d}.pt").exists():
-        assert process.poll() is None
-        time.sleep(0.02)
+    wait_until((folder / "trial_0000" / "checkpoints" / f"epoch_{until_epoch:05d}.pt").exists, process)
     return process
 
 

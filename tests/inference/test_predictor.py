@@ -103,9 +103,9 @@ def test_faulty_cases_do_not_stop_the_others(tmp_path: Path, caplog: pytest.LogC
     assert report.exit_code == 3
     assert str(report) == "3 segmented, 0 skipped, 2 failed"
     assert names(tmp_path / "out") == [f"{number}_seg.{kind}" for number in (0, 2, 4) for kind in ("json", "nii.gz")]
-    for number in (0, 2, 4):
-        name = f"{number}_seg.nii.gz"
-        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "clean" / name).read_bytes()
+    masks = [f"{number}_seg.nii.gz" for number in (0, 2, 4)]
+    made = {name: (tmp_path / "out" / name).read_bytes() for name in masks}
+    assert made == {name: (tmp_path / "clean" / name).read_bytes() for name in masks}
     assert [record.message for record in caplog.records if record.levelname == "ERROR"] == list(map(str, report.failed))
 
 
@@ -234,8 +234,9 @@ def test_record_tells_what_was_done(tmp_path: Path) -> None:
     text = record_file(tmp_path / "out/ct_seg.nii.gz").read_text()
     record = json.loads(text)
     assert record["intended_use"] == "research only, not for clinical use"
-    for part, path in (("input", "secret/ct.nii.gz"), ("mask", "out/ct_seg.nii.gz"), ("model", "model.pt")):
-        assert record[part]["sha256"] == hashlib.sha256((tmp_path / path).read_bytes()).hexdigest()
+    paths = {"input": "secret/ct.nii.gz", "mask": "out/ct_seg.nii.gz", "model": "model.pt"}
+    digests = {part: hashlib.sha256((tmp_path / path).read_bytes()).hexdigest() for part, path in paths.items()}
+    assert {part: record[part]["sha256"] for part in paths} == digests
     assert record["labels"] == {"1": {"voxels": (values > 0).sum(), "ml": pytest.approx((values > 0).sum() * 0.012)}}
     assert record["geometry"]["shape"] == list(SHAPE)
     assert record["geometry"]["spacing_mm"] == pytest.approx([2, 2, 3])
@@ -360,15 +361,21 @@ class TestWorkers:
         assert told[3] == told[1] == [(number, 6, name) for number, name in enumerate(names_of_cases, 1)]
         assert said[3] == said[1]
         assert len(said[3]) == 2
-        for report in reports.values():
-            assert [record["case"] for record in report.done] == [name for name in names_of_cases if name not in bad]
-            assert [failure.item["case"] for failure in report.failed] == list(bad)
-        assert names(tmp_path / "out1") == names(tmp_path / "out3")
-        for name in names(tmp_path / "out1"):
-            one, three = ((tmp_path / folder / name).read_bytes() for folder in ("out1", "out3"))
-            if name.endswith(".json"):
-                one, three = ({**json.loads(record), "seconds": None} for record in (one, three))
-            assert one == three, name
+        done = {workers: [record["case"] for record in report.done] for workers, report in reports.items()}
+        failed = {workers: [failure.item["case"] for failure in report.failed] for workers, report in reports.items()}
+        assert done[1] == done[3] == [name for name in names_of_cases if name not in bad]
+        assert failed[1] == failed[3] == list(bad)
+        one, three = (
+            {
+                path.name: {**json.loads(path.read_bytes()), "seconds": None}
+                if path.suffix == ".json"
+                else path.read_bytes()
+                for path in (tmp_path / folder).iterdir()
+            }
+            for folder in ("out1", "out3")
+        )
+        assert one == three
+        assert len(one) == 2 * 4
 
     def test_cases_are_under_way_at_once(self, tmp_path: Path) -> None:
         meeting = threading.Barrier(2, timeout=60)

@@ -62,24 +62,18 @@ def test_pysodmetrics_stretches_with_floats(name):
 def test_counts_are_those_of_256_masks(pictures):
     levels, truth = pictures
     counts = LevelCounts.from_map(levels, truth)
-    for k in range(256):
-        expected = ConfusionCounts.from_masks(levels >= k, truth)
-        assert (counts.tp[k], counts.fp[k], counts.fn[k], counts.tn[k]) == (
-            expected.tp,
-            expected.fp,
-            expected.fn,
-            expected.tn,
-        )
+    found = [ConfusionCounts(*each) for each in zip(counts.tp, counts.fp, counts.fn, counts.tn, strict=True)]
+    assert found == [ConfusionCounts.from_masks(levels >= k, truth) for k in range(256)]
     assert counts.n == levels.size
     assert counts.n_truth == truth.sum()
 
 
-def test_curves_are_the_scores_of_256_masks(pictures):
+@pytest.mark.parametrize(("name", "score"), [("dice", dice), ("iou", iou), ("recall", recall)])
+def test_curves_are_the_scores_of_256_masks(pictures, name, score):
     levels, truth = pictures
     curves = pranet_curves(LevelCounts.from_map(levels, truth))
     masks = [ConfusionCounts.from_masks(levels >= k, truth) for k in range(256)]
-    for name, score in (("dice", dice), ("iou", iou), ("recall", recall)):
-        assert curves[name] == pytest.approx([np.nan_to_num(score(counts)) for counts in masks], abs=1e-15)
+    assert curves[name] == pytest.approx([np.nan_to_num(score(counts)) for counts in masks], abs=1e-15)
 
 
 def test_volumes_and_tensors_are_counted_alike(pictures):

@@ -74,13 +74,13 @@ def test_its_inverse_scores_0_but_for_its_structure(square):
     assert s_measure(1 - square, square) == 0
 
 
-def test_an_error_costs_more_the_farther_it_lies_from_the_truth(square):
-    near, far = square.copy(), square.copy()
-    near[10, 20], far[10, 29] = 1, 1
+@pytest.mark.parametrize(("column", "distance"), [(20, 1), (29, 10)])
+def test_an_error_costs_more_the_farther_it_lies_from_the_truth(square, column, distance):
+    prob = square.copy()
+    prob[10, column] = 1
     size = square.sum()
-    for prob, distance in ((near, 1), (far, 10)):
-        precision = size / (size + 2 - 0.5 ** (distance / 5))
-        assert weighted_f_measure(prob, square) == pytest.approx(2 * precision / (1 + precision), abs=1e-12)
+    precision = size / (size + 2 - 0.5 ** (distance / 5))
+    assert weighted_f_measure(prob, square) == pytest.approx(2 * precision / (1 + precision), abs=1e-12)
 
 
 def test_a_hole_is_forgiven_by_its_surroundings(square):

@@ -150,9 +150,9 @@ def test_monai_leaves_out_false_positives_on_an_empty_truth_and_we_do_not():
 
 
 def test_iou_follows_from_dice(rng):
-    for tp, fp, fn in rng.integers(0, 50, (100, 3)):
-        counts = ConfusionCounts(tp, fp, fn, 7)
-        assert iou(counts) == pytest.approx(dice(counts) / (2 - dice(counts)), nan_ok=True)
+    counts = [ConfusionCounts(*three, 7) for three in rng.integers(0, 50, (100, 3))]
+    expected = [dice(each) / (2 - dice(each)) for each in counts]
+    assert [iou(each) for each in counts] == pytest.approx(expected, nan_ok=True)
 
 
 @pytest.mark.parametrize("name", NAMES)

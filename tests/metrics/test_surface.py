@@ -153,9 +153,9 @@ def test_prediction_and_truth_may_change_places(shape, spacing):
     assert surface_scores(pred, truth, spacing) == pytest.approx(surface_scores(truth, pred, spacing))
 
 
-def test_equal_masks_are_at_no_distance():
-    for mask in (*blobs((9, 8, 7)), np.ones((3, 4, 5), dtype=bool)):
-        assert surface_scores(mask, mask, (1, 1, 3), tolerance_mm=0) == SurfaceScores(0, 0, 1, missed=False)
+@pytest.mark.parametrize("mask", [*blobs((9, 8, 7)), np.ones((3, 4, 5), dtype=bool)])
+def test_equal_masks_are_at_no_distance(mask):
+    assert surface_scores(mask, mask, (1, 1, 3), tolerance_mm=0) == SurfaceScores(0, 0, 1, missed=False)
 
 
 @pytest.mark.parametrize("shape", [(4, 3), (4, 3, 12)])
@@ -230,13 +230,15 @@ def test_what_lies_around_does_not_matter():
     assert surface_scores(*padded, (1, 1, 3)) == surface_scores(pred, truth, (1, 1, 3))
 
 
-def test_the_rounding_of_a_spacing_does_not_decide_what_is_within_tolerance():
+@pytest.mark.parametrize(
+    ("spacing", "tolerance_mm"),
+    [(1.0, 3.0), (1.00000001, 3.0), (0.99999999, 3.0), (0.1, 0.3)],  # 3 * 0.1 > 0.3
+)
+def test_the_rounding_of_a_spacing_does_not_decide_what_is_within_tolerance(spacing, tolerance_mm):
     truth = np.zeros((20, 6, 6), dtype=bool)
     truth[3:9, 2:4, 2:4] = True
-    for spacing in (1.0, 1.00000001, 0.99999999):
-        scores = surface_scores(np.roll(truth, 3, 0), truth, (spacing, 1, 1), tolerance_mm=3.0)
-        assert scores.surface_dice == 1
-    assert surface_scores(np.roll(truth, 3, 0), truth, (0.1, 1, 1), tolerance_mm=0.3).surface_dice == 1  # 3 * 0.1 > 0.3
+    scores = surface_scores(np.roll(truth, 3, 0), truth, (spacing, 1, 1), tolerance_mm=tolerance_mm)
+    assert scores.surface_dice == 1
 
 
 def test_wrong_calls_are_answered():

@@ -16,10 +16,8 @@ def test_every_threshold_is_counted_as_by_itself():
     prob = rng.random((7, 8, 9), dtype=np.float32)
     prob[0, 0, :] = np.float32(0.29)  # on a threshold: it counts as foreground there
     truth = rng.random(prob.shape) < prob
-    counts = threshold_counts(prob, truth, THRESHOLDS)
-    for index, threshold in enumerate(THRESHOLDS):
-        expected = ConfusionCounts.from_masks(prob >= np.float32(threshold), truth)
-        assert ConfusionCounts(*(int(column[index]) for column in counts)) == expected
+    found = [ConfusionCounts(*map(int, each)) for each in zip(*threshold_counts(prob, truth, THRESHOLDS), strict=True)]
+    assert found == [ConfusionCounts.from_masks(prob >= np.float32(threshold), truth) for threshold in THRESHOLDS]
 
 
 def test_tensors_in_any_order_of_memory_are_read():

@@ -2,6 +2,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
+from report_runs import shown_masks
 
 from medseg3d.faults import Fault
 from medseg3d.reports.curves import save_figure
@@ -46,12 +47,6 @@ def files(tmp_path):
 
 def grid_of(figure, rows):
     return np.array(figure.axes).reshape(rows, 3)
-
-
-def shown_masks(axes):
-    """Colour of each filled area and the number of its pixels."""
-    pictures = [np.asarray(image.get_array()) for image in axes.images if np.ndim(image.get_array()) == 3]
-    return {to_hex(rgba[rgba[..., 3] > 0][0]): int((rgba[..., 3] > 0).sum()) for rgba in pictures}
 
 
 def test_title_states_case_dice_and_volumes_in_ml():

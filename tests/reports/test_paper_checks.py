@@ -32,23 +32,22 @@ def cases() -> list[ConfusionCounts]:
 
 
 def test_what_one_count_has_is_possible(cases):
-    for counts in cases:
-        assert dice_of_iou(iou(counts)) == pytest.approx(dice(counts), abs=1e-12)
-        assert iou_of_dice(dice(counts)) == pytest.approx(iou(counts), abs=1e-12)
-        assert impossible(dice(counts), iou(counts), rounding=1e-12) == ""
+    dices, ious = [dice(counts) for counts in cases], [iou(counts) for counts in cases]
+    assert list(map(dice_of_iou, ious)) == pytest.approx(dices, abs=1e-12)
+    assert list(map(iou_of_dice, dices)) == pytest.approx(ious, abs=1e-12)
+    assert {impossible(*each, rounding=1e-12) for each in zip(dices, ious, strict=True)} == {""}
 
 
 def test_what_means_over_cases_have_is_possible(cases):
-    for start in range(0, 200, 10):
-        group = cases[start : start + 10]
-        means = np.mean([dice(counts) for counts in group]), np.mean([iou(counts) for counts in group])
-        assert impossible(*means, rounding=0) == ""
+    dices, ious = (
+        np.reshape([score(counts) for counts in cases], (20, 10)).mean(axis=1).tolist() for score in (dice, iou)
+    )
+    assert {impossible(*means, rounding=0) for means in zip(dices, ious, strict=True)} == {""}
 
 
 def test_what_means_over_two_classes_have_is_possible(cases):
-    for counts in cases:
-        scores = two_class_scores(counts)
-        assert impossible(scores["mdice"], scores["miou"], rounding=1e-12) == ""
+    scores = map(two_class_scores, cases)
+    assert {impossible(each["mdice"], each["miou"], rounding=1e-12) for each in scores} == {""}
 
 
 @pytest.mark.parametrize(
@@ -102,12 +101,12 @@ def test_the_ann_papers_polyp_alone_is_below_its_means():
 
 
 def test_two_means_are_split_into_their_classes(cases):
-    for counts in cases:
-        scores = two_class_scores(counts)
-        lower, upper = sorted([scores["iou_foreground"], scores["iou_background"]])
-        split = split_two_classes(scores["mdice"], scores["miou"])
-        assert (split.iou_foreground, split.iou_background) == pytest.approx((lower, upper), abs=1e-6)
-        assert split.mdice == pytest.approx(scores["mdice"], abs=1e-9)
+    scores = list(map(two_class_scores, cases))
+    split = [split_two_classes(each["mdice"], each["miou"]) for each in scores]
+    classes = np.array([(each.iou_foreground, each.iou_background) for each in split])
+    expected = np.sort([(each["iou_foreground"], each["iou_background"]) for each in scores])
+    assert classes == pytest.approx(expected, abs=1e-6)
+    assert [each.mdice for each in split] == pytest.approx([each["mdice"] for each in scores], abs=1e-9)
 
 
 def test_means_of_no_two_classes_are_refused():

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
-from matplotlib.colors import to_hex
 from PIL import Image
+from report_runs import shown_masks
 
 from medseg3d.data.picture_writing import write_grey, write_picture_mask
 from medseg3d.faults import Fault
@@ -30,12 +30,6 @@ def picture_case(pred=PRED, truth=TRUTH, image=True):
     return PictureCase("a", np.full((*SHAPE, 3), 9, np.uint8) if image else None, pred, truth, "polyp")
 
 
-def shown_masks(axes):
-    pictures = [np.asarray(image.get_array()) for image in axes.images]
-    filled = [rgba for rgba in pictures if rgba.shape[-1] == 4]
-    return {to_hex(rgba[rgba[..., 3] > 0][0]): int((rgba[..., 3] > 0).sum()) for rgba in filled}
-
-
 def test_title_states_dice_and_how_much_of_the_picture_is_filled():
     assert picture_case().title == "a: polyp, Dice 0.800, truth 1.7 %, prediction 1.7 % of the picture"
     no_truth = picture_case(truth=None).title
@@ -47,9 +41,8 @@ def test_title_states_dice_and_how_much_of_the_picture_is_filled():
 def test_columns_are_picture_borders_and_errors():
     figure = draw_picture_case(picture_case())
     assert [axes.get_title() for axes in figure.axes] == ["picture", "borders", "errors", "", "", ""]
-    expected = {1: 80, 2: 20, 3: 20}
-    for row in (figure.axes[2], figure.axes[5]):
-        assert shown_masks(row) == {ERROR_STYLES[value].colour.lower(): n for value, n in expected.items()}
+    expected = {ERROR_STYLES[value].colour.lower(): count for value, count in {1: 80, 2: 20, 3: 20}.items()}
+    assert shown_masks(figure.axes[2]) == shown_masks(figure.axes[5]) == expected
     labels = [text.get_text() for legend in figure.legends for text in legend.texts]
     assert labels == ["truth", "prediction", "hit 1.3 %", "missed 0.3 %", "false alarm 0.3 %"]
 
@@ -75,10 +68,10 @@ def test_enlarged_view_is_twice_the_truth_in_the_proportion_of_the_picture():
     assert enlarged_view(picture_case(pred=square((0, 60), (0, 100)))) == pytest.approx(expected)
 
 
-def test_enlarged_view_is_of_the_prediction_where_nothing_is_true():
+@pytest.mark.parametrize("truth", [None, np.zeros(SHAPE, bool)], ids=["no truth", "empty"])
+def test_enlarged_view_is_of_the_prediction_where_nothing_is_true(truth):
     nothing = np.zeros(SHAPE, bool)
-    for truth in (None, nothing):
-        assert enlarged_view(picture_case(TRUTH, truth)) == enlarged_view(picture_case(nothing, TRUTH))
+    assert enlarged_view(picture_case(TRUTH, truth)) == enlarged_view(picture_case(nothing, TRUTH))
 
 
 def test_enlarged_view_stays_inside_the_picture():

@@ -108,23 +108,22 @@ def test_the_refinement_is_not_even_run_in_even_epochs(monkeypatch):
     assert calls == [2] * BATCHES
 
 
-def test_the_losses_are_the_papers_by_the_parity_of_the_epoch():
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_the_losses_are_the_papers_by_the_parity_of_the_epoch(cris, epoch):
     """The first iteration of each of the first two epochs, by the equations."""
-    run = Run(epochs=2)()
     items = cases()
-    for epoch in (0, 1):
-        keys = [key.index for key in run.stream.epoch_keys(epoch)][:2]
-        pictures, labels = (torch.stack([items[key][name] for key in keys]) for name in ("image", "label"))
-        network = copy.deepcopy(run.network)
-        network.load_state_dict(run.weights[epoch * BATCHES])
-        network.train()
-        torch.manual_seed(1 + epoch * BATCHES)  # as the trainer does before each iteration, for the dropout
-        truth = labels.float()
-        final, logits = network(pictures)
-        prob = logits.sigmoid() if epoch == 0 else final.sigmoid()
-        squares = ((prob - truth) ** 2).mean()
-        crosses = -(truth * prob.log() + (1 - truth) * (1 - prob).log()).mean()
-        assert run.losses[epoch * BATCHES] == pytest.approx((squares, crosses)[epoch].item(), rel=1e-5)
+    keys = [key.index for key in cris.stream.epoch_keys(epoch)][:2]
+    pictures, labels = (torch.stack([items[key][name] for key in keys]) for name in ("image", "label"))
+    network = copy.deepcopy(cris.network)
+    network.load_state_dict(cris.weights[epoch * BATCHES])
+    network.train()
+    torch.manual_seed(1 + epoch * BATCHES)  # as the trainer does before each iteration, for the dropout
+    truth = labels.float()
+    final, logits = network(pictures)
+    prob = logits.sigmoid() if epoch == 0 else final.sigmoid()
+    squares = ((prob - truth) ** 2).mean()
+    crosses = -(truth * prob.log() + (1 - truth) * (1 - prob).log()).mean()
+    assert cris.losses[epoch * BATCHES] == pytest.approx((squares, crosses)[epoch].item(), rel=1e-5)
 
 
 def test_fcn_differs_from_cris_in_the_schedule_alone():
@@ -200,8 +199,10 @@ def test_tensorboard_shows_whose_turn_it_is_and_each_loss_by_itself(tmp_path):
     assert logged["objective"] == [(1, 0), (2, 0), (3, 1), (4, 1)]
     assert [step for step, _ in logged["train_loss_backbone"]] == [1, 2]
     assert [step for step, _ in logged["train_loss_final"]] == [3, 4]
-    for tag in ("train_loss", "train_loss_backbone", "train_loss_final"):
-        assert all(value == pytest.approx(losses[step]) for step, value in logged[tag])
+    tags = ("train_loss", "train_loss_backbone", "train_loss_final")
+    assert {tag: dict(logged[tag]) for tag in tags} == {
+        tag: pytest.approx({step: losses[step] for step, _ in logged[tag]}) for tag in tags
+    }
 
 
 def test_a_single_loss_has_no_tag_but_its_own(tmp_path):
@@ -217,9 +218,11 @@ def test_a_part_of_a_network_learns_at_its_own_rate():
     optimizer = torch.optim.Adam(parameter_groups(network, 0.001, learning_rates={"crf": 0.1}))
     sum(parameter.sum() for parameter in network.parameters()).backward()
     optimizer.step()  # Adam's first step is the learning rate
-    for name, value in network.state_dict().items():
-        rate = 0.1 if name.startswith("crf.") else 0.001
-        assert torch.allclose(before[name] - value, torch.full_like(value, rate), rtol=1e-3), name
+    moved = {name: (before[name] - value).flatten().tolist() for name, value in network.state_dict().items()}
+    assert moved == {
+        name: pytest.approx([0.1 if name.startswith("crf.") else 0.001] * len(steps), rel=1e-3)
+        for name, steps in moved.items()
+    }
 
 
 def test_losses_are_those_of_torch_on_labels_of_any_type():
