@@ -15,12 +15,13 @@ import safetensors.torch
 import torch
 from commands import ROOT
 from monai.bundle import ConfigWorkflow
+from monai.networks.nets import resnet
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from medseg3d.bundle import read_config
 from medseg3d.bundle_folders import bundle_directory
-from medseg3d.networks import ResUNetPlusPlus, deeplabv3plus
+from medseg3d.networks import ResUNetPlusPlus, asymmetric_nonlocal, deeplabv3plus
 from medseg3d.networks.backbones import DilatedResNet50
 
 FEATURES = [8, 8, 8, 16]
@@ -30,20 +31,24 @@ LENGTH = {"epochs": 2, "iterations_per_epoch": 2, "batch_size": 2, "num_workers"
 """Knobs of a training of seconds."""
 
 
-class ShallowResNet50(DilatedResNet50):
-    """One block in each stage."""
+class SmallResNet50(DilatedResNet50):
+    """One block in each stage and an eighth of the channels; the layers, strides and dilations are the same."""
+
+    channels = (8, 32, 64, 128, 256)
 
     def __init__(self, in_channels: int = 3, output_stride: int = 8) -> None:
-        super().__init__(in_channels, output_stride)
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            del stage[1:]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(resnet, "get_inplanes", lambda: [8, 16, 32, 64])
+            patch.setitem(resnet.resnet_params, "resnet50", ("bottleneck", [1, 1, 1, 1], "B", False, True))
+            super().__init__(in_channels, output_stride)
 
 
 @contextmanager
 def shallow_encoders() -> Iterator[None]:
-    """Context in which the ResNet-50 of DeepLabv3+ is shallow: what is proven of a run does not depend on its depth."""
+    """Context in which the networks with a ResNet-50 have a small one, for what depends on neither depth nor width."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(deeplabv3plus.BACKBONES, "resnet50", ShallowResNet50)
+        patch.setitem(deeplabv3plus.BACKBONES, "resnet50", SmallResNet50)
+        patch.setattr(asymmetric_nonlocal, "DilatedResNet50", SmallResNet50)
         yield
 
 
@@ -78,6 +83,13 @@ def parsed(bundle: str, *overlays: str, **knobs: object) -> Callable[[str], Any]
     return parser.get_parsed_content
 
 
+def parameters_of(bundle: str, *overlays: str) -> int:
+    """Parameters of a bundle's network, from shapes without values."""
+    with torch.device("meta"):
+        network = parsed(bundle, *overlays)("network_def")
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
 def anonymous_config(bundle: str, name: str) -> dict:
     """A config of a polyp bundle without its own name and the list of its knobs, to be compared with another's."""
     config = json.loads((ROOT / "bundles" / bundle / f"{name}.json").read_text().replace(bundle, "polyp"))
@@ -95,6 +107,17 @@ def overflowing(model_file: Path, folder: Path) -> Path:
             value.fill_(3e38)
     torch.save(state, folder / "overflowing.pt")
     return folder / "overflowing.pt"
+
+
+def differing_weights(run: Path, other: Path, epoch: int) -> list[str]:
+    """Names of the tensors that two runs do not end with alike, in the kept weights and in a checkpoint."""
+    found = []
+    for name in ("model.pt", f"checkpoints/epoch_{epoch:05d}.pt"):
+        states = [torch.load(folder / name, weights_only=True) for folder in (run, other)]
+        one, two = (state.get("network", state) for state in states)
+        same = {key for key in one.keys() & two.keys() if torch.equal(one[key], two[key])}
+        found += [f"{name}: {key}" for key in (one.keys() | two.keys()) - same]
+    return found
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:

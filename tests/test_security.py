@@ -91,7 +91,7 @@ def test_code_in_a_run_folder_is_never_run(planted, tmp_path, monkeypatch, capsy
     monkeypatch.chdir(PACKAGE.parent)
     words = {
         "report": ["report", str(planted), "-o", str(tmp_path / "page")],
-        "params": ["params", "--paper", "ann", "--figure", str(tmp_path / "f.png"), "--runs", str(planted)],
+        "params": ["params", "--paper", "resunetpp", "--figure", str(tmp_path / "f.png"), "--runs", str(planted)],
     }[door]
     code = main(words)
     assert not (tmp_path / "pwned").exists()

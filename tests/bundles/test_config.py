@@ -58,8 +58,8 @@ def test_one_knob_is_the_precision_of_every_run(path):
     parser = read_config([path])
     config = parser.get()
     assert (config["precision"], config["amp"]) == ("auto", None)
-    for each in (config["inferer"], config["train"]["trainer"]):
-        assert each["component"]["precision"] == "@chosen_precision"
+    users = (config["inferer"], config["train"]["trainer"])
+    assert [each["component"]["precision"] for each in users] == ["@chosen_precision"] * 2
 
 
 @pytest.mark.parametrize("path", [path for path in RUNS if path.stem == "train"], ids=identity)

@@ -17,6 +17,7 @@ from picture_runs import (
     anonymous_config,
     linked_pictures,
     overflowing,
+    parameters_of,
     parsed,
     polyp_folder,
     run_bundle,
@@ -95,19 +96,20 @@ def test_the_summary_has_every_convention_of_the_field(run_dir):
 def test_a_folder_is_predicted_in_the_size_of_each_picture(bundle, run_dir, pictures, tmp_path):
     folder = Path(pictures["dataset_dir"]) / "images"
     assert predict(bundle, run_dir, str(folder), "-o", str(tmp_path)) == 0
-    assert {path.name for path in tmp_path.glob("*.png")} == {f"{path.stem}_seg.png" for path in folder.iterdir()}
-    for path in folder.iterdir():
-        mask = np.asarray(Image.open(tmp_path / f"{path.stem}_seg.png"))
-        assert mask.shape == np.asarray(Image.open(path)).shape[:2]
-        record = json.loads((tmp_path / f"{path.stem}_seg.json").read_text())
-        assert record["labels"].get("1", {"pixels": 0})["pixels"] == (mask == 255).sum()
+    sizes = {f"{path.stem}_seg.png": Image.open(path).size for path in folder.iterdir()}
+    masks = {path.name: Image.open(path) for path in tmp_path.glob("*.png")}
+    assert {name: mask.size for name, mask in masks.items()} == sizes != {}
+    records = {name: json.loads((tmp_path / name).with_suffix(".json").read_text()) for name in masks}
+    pixels = {name: record["labels"].get("1", {"pixels": 0})["pixels"] for name, record in records.items()}
+    assert pixels == {name: (np.asarray(mask) == 255).sum() for name, mask in masks.items()}
 
 
 def test_probabilities_are_written_on_request_and_agree_with_the_mask(bundle, run_dir, pictures, tmp_path):
     image = str(Path(pictures["dataset_dir"]) / "images" / "2.jpg")
     out, probs = tmp_path / "masks", tmp_path / "probs"
-    for _ in range(2):  # the second time, what is missing is made and nothing else
-        assert predict(bundle, run_dir, image, "-o", str(out), "--probabilities", str(probs)) == 0
+    # the second time, what is missing is made and nothing else
+    words = (image, "-o", str(out), "--probabilities", str(probs))
+    assert [predict(bundle, run_dir, *words) for _ in range(2)] == [0, 0]
     mask, prob = np.asarray(Image.open(out / "2_seg.png")), read_grey(probs / "2_prob.png")
     assert prob.shape == (64, 48)
     assert not np.isin(prob, (0, 1)).all()
@@ -146,8 +148,8 @@ def test_a_sound_folder_passes_the_check(bundle, run_dir, pictures, capsys, shal
     knobs = words(**SMALL[bundle], **pictures, output_dir=run_dir)
     assert main(["check", str(ROOT / "bundles" / bundle), *knobs]) == 0
     out = capsys.readouterr().out
-    for part in ("6 pictures", "4 training, 1 validation, 1 test", "holds weights of this network", "nothing wrong"):
-        assert part in out
+    said = ("6 pictures", "4 training, 1 validation, 1 test", "holds weights of this network", "nothing wrong")
+    assert [part for part in said if part not in out] == []
 
 
 OWN = {
@@ -185,8 +187,8 @@ class TestAgreement:
     def test_overlays_of_one_name_agree(self, name):
         overlays = [anonymous_config(bundle, name) for bundle in SMALL]
         own = {"_desc_", "output_dir", "epochs", "learning_rate"} if name == "phantom" else set()
-        for key in set().union(*overlays) - own:
-            assert all(overlay[key] == overlays[0][key] for overlay in overlays), key
+        shared = [{key: value for key, value in overlay.items() if key not in own} for overlay in overlays]
+        assert shared == [shared[0]] * len(SMALL)
 
     def test_no_two_configs_write_into_one_folder(self):
         folders = [
@@ -201,8 +203,8 @@ class TestAgreement:
     def test_networks_with_the_power_schedule_have_it_alike(self):
         one, other = (anonymous_config(bundle, "train") for bundle in ("polyp_deeplabv3plus", "polyp_ann"))
         assert [key for key in ("lr_scheduler", "lr_step") if one[key] != other[key]] == []
-        for key in ("trainer", "handlers", "dataset", "dataloader"):
-            assert one["train"][key] == other["train"][key], key
+        parts = ("trainer", "handlers", "dataset", "dataloader")
+        assert {key: one["train"][key] for key in parts} == {key: other["train"][key] for key in parts}
 
 
 def rates_of(knob: Callable[[str], Any], iterations: int) -> list[float]:
@@ -227,6 +229,7 @@ class TestAsymmetricNonLocalNet:
         assert rates_of(knob, 10) == pytest.approx(expected)
         assert expected[-1] == 1e-4
 
+    @pytest.mark.usefixtures("shallow")
     def test_the_papers_split_has_no_validation_part_and_chooses_nothing(self, pictures, tmp_path, monkeypatch):
         knob = parsed("polyp_ann", "paper_split")
         split = read_split(knob("split_file"))
@@ -241,18 +244,17 @@ class TestAsymmetricNonLocalNet:
         assert all(torch.equal(kept[name], last[name]) for name in last)
 
     def test_the_network_has_its_parameters(self):
-        network = parsed("polyp_ann")("network_def")
-        assert sum(parameter.numel() for parameter in network.parameters()) == 46_196_292
+        assert parameters_of("polyp_ann") == 46_196_292
 
     def test_padding_is_where_no_loss_is_taken(self, pictures):
         dataset = parsed("polyp_ann", **pictures, **SMALL["polyp_ann"], device="cpu", num_workers=0)("train#dataset")
-        for item in dataset:
-            assert item["image"].shape == (3, 32, 64)
-            outside = (item["label"] == 255)[0]
-            columns = 24 if outside[:, 24].all() else 43  # pictures of 64 x 48 and of 48 x 64
-            assert not outside[:, :columns].any()
-            assert outside[:, columns:].all()
-            assert (item["image"][:, :, columns:] == 0).all()
+        images, labels = (torch.stack([item[key] for item in dataset]) for key in ("image", "label"))
+        assert images.shape == (4, 3, 32, 64)
+        outside = labels == 255
+        columns = (~outside).sum(-1, keepdim=True)
+        assert set(columns.flatten().tolist()) <= {24, 43}  # pictures of 64 x 48 and of 48 x 64
+        assert torch.equal(outside, (torch.arange(64) >= columns))
+        assert not images[outside.expand_as(images)].any()
 
     def test_mmsegmentations_augmentation_fills_the_same_frame(self, pictures):
         knobs = {**SMALL["polyp_ann"], **pictures, "device": "cpu", "num_workers": 0}
@@ -271,8 +273,7 @@ class TestDeepLabV3Plus:
 
     @pytest.mark.parametrize(("overlays", "count"), [((), 26_691_250), (("seresnext50",), 28_694_114)])
     def test_the_networks_have_their_parameters(self, overlays, count):
-        network = parsed("polyp_deeplabv3plus", *overlays)("network_def")
-        assert sum(parameter.numel() for parameter in network.parameters()) == count
+        assert parameters_of("polyp_deeplabv3plus", *overlays) == count
 
     def test_the_learning_rate_falls_by_a_power_to_nothing(self, pictures):
         knob = parsed("polyp_deeplabv3plus", **pictures, epochs=2, iterations_per_epoch=5, device="cpu")
@@ -332,8 +333,7 @@ class TestResUNetPlusPlus:
         ("overlays", "count"), [((), 4_062_993), (("unet",), 31_113_217), (("resunet",), 8_223_809)]
     )
     def test_the_networks_have_their_parameters(self, overlays, count):
-        network = self.parsed(*overlays)("network_def")
-        assert sum(parameter.numel() for parameter in network.parameters()) == count
+        assert parameters_of("polyp_resunetpp", *overlays) == count
 
     def test_the_loss_is_one_minus_soft_dice_of_the_flattened_batch(self):
         logits, truth = torch.randn(3, 1, 4, 5), torch.randint(0, 2, (3, 1, 4, 5))
@@ -397,18 +397,21 @@ class TestResUNetPlusPlus:
         groups = {case["group"] for part in ("train", "val", "test") for case in cases(part=part)}
         assert groups == {"clinicdb-01", "clinicdb-02", "clinicdb-03"}
 
-    def test_the_committed_splits_are_the_default(self):
-        for overlays, name in (
+    @pytest.mark.parametrize(
+        ("overlays", "name"),
+        [
             ((), "Kvasir-SEG_80-10-10"),
             (("clinicdb",), "CVC-ClinicDB_80-10-10"),
             (("clinicdb_sequences",), "CVC-ClinicDB_sequences_80-10-10"),
-        ):
-            knob = self.parsed(*overlays)
-            split = read_split(knob("split_file"))
-            assert Path(knob("split_file")).stem == name
-            total = sum(split.count(part) for part in ("train", "val", "test"))
-            assert (split.seed, split.count("test")) == (knob("split_seed"), round(knob("test_cases") * total))
-            assert split.count("val") == round(knob("val_cases") * total)
+        ],
+    )
+    def test_the_committed_splits_are_the_default(self, overlays, name):
+        knob = self.parsed(*overlays)
+        split = read_split(knob("split_file"))
+        assert Path(knob("split_file")).stem == name
+        total = sum(split.count(part) for part in ("train", "val", "test"))
+        assert (split.seed, split.count("test")) == (knob("split_seed"), round(knob("test_cases") * total))
+        assert split.count("val") == round(knob("val_cases") * total)
 
 
 @pytest.mark.parametrize(

@@ -132,11 +132,9 @@ def onnx_of(program: torch.export.ExportedProgram) -> Callable[[torch.Tensor], t
     return lambda x: torch.from_numpy(session.run(None, {name: x.numpy()})[0])
 
 
-def shallow(network: nn.Module) -> nn.Module:
-    """The network with one block in each stage of its ResNet: what an exporter does to one, it does to sixteen."""
-    for stage in (network.backbone.layer1, network.backbone.layer2, network.backbone.layer3, network.backbone.layer4):
-        del stage[1:]
-    return network
+def count(network: nn.Module) -> int:
+    """Parameters of a network, trainable or not."""
+    return sum(parameter.numel() for parameter in network.parameters())
 
 
 @torch.no_grad()

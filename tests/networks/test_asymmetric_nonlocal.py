@@ -3,17 +3,14 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from network_tester import NetworkTester, shallow, with_statistics
+from network_tester import NetworkTester, count, with_statistics
+from picture_runs import shallow_encoders
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from medseg3d.networks import AsymmetricNonLocalNet
 from medseg3d.networks.asymmetric_nonlocal import AsymmetricNonLocal, PyramidPool, TokenAttention
-
-
-def parameters(module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def awake(module: nn.Module) -> nn.Module:
@@ -46,7 +43,8 @@ class TestAsymmetricNonLocalNet(NetworkTester):
     bf16_error = 0.1  # random weights amplify rounding
 
     def make(self):
-        network = shallow(awake(AsymmetricNonLocalNet(auxiliary_head=False, dropout=0)))
+        with shallow_encoders():
+            network = awake(AsymmetricNonLocalNet(auxiliary_head=False, dropout=0))
         return with_statistics(network, torch.randn(4, 3, 64, 64))
 
 
@@ -62,7 +60,7 @@ class TestFiftyLayers(TestAsymmetricNonLocalNet):
 
 def test_parameter_counts_are_those_of_the_specification():
     network = AsymmetricNonLocalNet()
-    counts = {name: parameters(module) for name, module in network.named_children()}
+    counts = {name: count(module) for name, module in network.named_children()}
     assert counts == {
         "backbone": 23_508_032,
         "afnb": 9_968_896,
@@ -72,8 +70,8 @@ def test_parameter_counts_are_those_of_the_specification():
         "classifier": 1_026,
         "auxiliary": 2_360_322,
     }
-    assert parameters(network) == 46_196_292
-    assert parameters(AsymmetricNonLocalNet(auxiliary_head=False)) == 43_835_970
+    assert count(network) == 46_196_292
+    assert count(AsymmetricNonLocalNet(auxiliary_head=False)) == 43_835_970
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

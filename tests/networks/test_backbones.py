@@ -4,6 +4,7 @@ import pytest
 import torch
 from monai.networks.nets import SEResNext50
 from monai.networks.nets.resnet import ResNetFeatures
+from network_tester import count
 
 from medseg3d.networks.backbones import DilatedResNet50, DilatedSEResNeXt50
 
@@ -14,13 +15,9 @@ def undilated(name: str):
     return SEResNext50(spatial_dims=2, in_channels=3)
 
 
-def parameters(module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
 def test_the_encoders_have_the_published_numbers_of_parameters():
-    assert parameters(DilatedResNet50()) == 23_508_032
-    assert parameters(DilatedSEResNeXt50()) == parameters(undilated("seresnext")) - 2048 * 1000 - 1000
+    assert count(DilatedResNet50()) == 23_508_032
+    assert count(DilatedSEResNeXt50()) == count(undilated("seresnext")) - 2048 * 1000 - 1000
 
 
 @pytest.mark.parametrize(("encoder", "name"), [(DilatedResNet50, "resnet"), (DilatedSEResNeXt50, "seresnext")])

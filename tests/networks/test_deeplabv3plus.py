@@ -2,13 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from network_tester import NetworkTester, shallow, with_statistics
+from network_tester import NetworkTester, count, with_statistics
+from picture_runs import shallow_encoders
 
 from medseg3d.networks import DeepLabV3Plus
-
-
-def parameters(module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 class TestDeepLabV3Plus(NetworkTester):
@@ -18,7 +15,9 @@ class TestDeepLabV3Plus(NetworkTester):
     bf16_error = 0.1  # random weights amplify rounding
 
     def make(self):
-        return with_statistics(shallow(DeepLabV3Plus(dropout=0)), torch.randn(4, 3, 64, 64))
+        with shallow_encoders():
+            network = DeepLabV3Plus(dropout=0)
+        return with_statistics(network, torch.randn(4, 3, 64, 64))
 
 
 @pytest.mark.slow
@@ -31,8 +30,8 @@ class TestFiftyLayers(TestDeepLabV3Plus):
 
 
 def test_parameter_counts_are_those_of_the_specification():
-    assert parameters(DeepLabV3Plus()) == 26_691_250
-    assert parameters(DeepLabV3Plus(separable=False)) == 40_347_298
+    assert count(DeepLabV3Plus()) == 26_691_250
+    assert count(DeepLabV3Plus(separable=False)) == 40_347_298
 
 
 @torch.no_grad()
@@ -55,7 +54,7 @@ def test_the_pyramid_looks_6_12_and_18_pixels_around():
 def test_seresnext_is_the_other_backbone():
     network = DeepLabV3Plus(backbone="seresnext50").eval()
     assert network(torch.zeros(1, 3, 64, 64)).shape == (1, 2, 64, 64)
-    assert parameters(network) == parameters(network.backbone) + 26_691_250 - 23_508_032
+    assert count(network) == count(network.backbone) + 26_691_250 - 23_508_032
 
 
 def test_an_unknown_backbone_is_refused():

@@ -2,17 +2,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from network_tester import NetworkTester
+from network_tester import NetworkTester, count
 from torch import nn
 
 from medseg3d.networks import ResUNet, ResUNetPlusPlus
 from medseg3d.networks.resunetpp import ResidualUnit, SkipAttention, SqueezeExcitation, SummedASPP
 
 SMALL = {"features": (4, 6, 8, 8), "reduction": 1, "dilations": (1, 3)}
-
-
-def count(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 class TestResUNetPlusPlus(NetworkTester):

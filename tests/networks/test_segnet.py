@@ -3,15 +3,11 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from network_tester import NetworkTester
+from network_tester import NetworkTester, count
 from torch import nn
 
 from medseg3d.networks import SegNet
 from medseg3d.networks.segnet import max_unpool
-
-
-def count(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 class TestSegNet(NetworkTester):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 from monai.networks.nets import SegResNet
-from network_tester import NetworkTester, onnx_of
+from network_tester import NetworkTester, count, onnx_of
 from torch import nn
 
 from medseg3d.networks import SegResNetNL
@@ -18,10 +18,6 @@ def awake(network: SegResNetNL) -> SegResNetNL:
         nn.init.normal_(block.out.weight, std=0.1)
         nn.init.normal_(block.out.bias, std=0.1)
     return network
-
-
-def count(network: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())
 
 
 class SegResNetNLTester(NetworkTester):

@@ -4,15 +4,11 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 from monai.inferers import SlidingWindowInferer
-from network_tester import NetworkTester
+from network_tester import NetworkTester, count
 from torch import nn
 
 from medseg3d.networks import UMambaEnc
 from medseg3d.networks.umamba_enc import MambaLayer
-
-
-def count(network: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())
 
 
 class UMambaTester(NetworkTester):

@@ -102,7 +102,7 @@ def test_label_of_a_class_is_its_place_and_all_if_it_is_alone(tmp_path):
 
 
 def test_generated_images_of_either_kind_are_known_as_such(tmp_path):
-    write_phantom_dataset(tmp_path / "volumes", cases=1, test_images=0)
+    write_phantom_dataset(tmp_path / "volumes", cases=1, test_images=0, spacing_mm=(6, 6, 10))
     write_polyp_phantoms(tmp_path / "pictures", cases=1, size=(64, 64))
     (tmp_path / "others").mkdir()
     assert [is_phantom_data(tmp_path / each) for each in ("volumes", "pictures", "others")] == [True, True, False]
