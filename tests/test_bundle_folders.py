@@ -172,6 +172,13 @@ def test_a_wheel_holds_what_a_name_finds_in_a_clone(name, built, elsewhere, monk
     assert contents(bundle_folder(name)) == in_clone
 
 
+def test_a_wheel_holds_the_page_of_the_viewer(built):
+    page = Path("medseg3d/viewer/page")
+    in_wheel = {path.name: path.read_bytes() for path in (built / page).iterdir()}
+    assert in_wheel == {path.name: path.read_bytes() for path in (ROOT / page).iterdir()}
+    assert {"index.html", "niivue.js", "niivue.LICENSE.txt"} <= in_wheel.keys()
+
+
 @pytest.mark.slow
 def test_a_wheel_in_a_fresh_environment_finds_the_polyps_of_a_picture_and_makes_a_package_that_does(
     tmp_path, monkeypatch

@@ -6,6 +6,7 @@ import io
 from collections.abc import Iterator
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 from browser import Browser
@@ -61,6 +62,23 @@ def test_a_mask_has_its_colour_until_it_is_hidden(opened):
     assert pixels_of(browser, LABEL_COLOURS[0]) > shown[0]  # it lay on the truth
     assert pixels_of(browser, LABEL_COLOURS[1]) == 0
     assert browser.console() == []
+
+
+def test_labels_of_high_values_leave_the_background_as_it_is(browser, scan, tmp_path: Path):
+    mask = nib.load(scan.truth)
+    many = np.where(mask.get_fdata() == 1, 120, 0).astype(np.uint8)
+    many[0, 0, 0] = 1  # whose colour NiiVue would mix into that of 0
+    nib.save(nib.Nifti1Image(many, mask.affine), tmp_path / "many.nii.gz")
+    with medseg3d.view(scan.ct, tmp_path / "many.nii.gz", open_browser=False) as page:
+        browser.size(*SIZES["phone"])
+        browser.open(page.url)
+        browser.until("return document.body.dataset.state === 'drawn'")
+        browser.run("document.querySelectorAll('.entry button')[1].click()")  # to label 120
+        browser.press("ax" + 5 * "]")
+        assert pixels_of(browser, LABEL_COLOURS[1]) > 500
+        air = pixels_of(browser, "#000000")
+        browser.press(" ")
+        assert pixels_of(browser, "#000000") == air > 5000
 
 
 @ON_A_DESK
