@@ -15,7 +15,7 @@ export function prepare(scene, niivue) {
   let measuring = false;
   let ruled = true;
   const options = {
-    backColor: [0, 0, 0, 1], crosshairColor: [0.34, 0.71, 0.91, 0.7],
+    backColor: [0, 0, 0, 1], crosshairColor: [0.34, 0.71, 0.91, 0.7], crosshairWidthUnit: "mm",
     measureLineColor: [0.94, 0.89, 0.26, 1], measureTextColor: [0.94, 0.89, 0.26, 1], fontColor: [0.85, 0.87, 0.9, 1],
     isRadiologicalConvention: true, sagittalNoseLeft: true, multiplanarLayout: MULTIPLANAR_TYPE.GRID,
     multiplanarShowRender: SHOW_RENDER.ALWAYS, multiplanarPadPixels: 4, dragAndDropEnabled: false, logLevel: "error",
