@@ -82,3 +82,12 @@ def test_pictures_have_no_format_of_volumes(tmp_path, capsys):
     (tmp_path / "a.png").touch()
     assert main(["predict", "polyp_resunetpp", str(tmp_path / "a.png"), "--format", "nrrd"]) == 2
     assert "--format nrrd: a bundle for 2-D images, expected one for volumes" in capsys.readouterr().err
+
+
+def test_workers_of_a_cluster_write_the_format_of_each_scan(predict, scans):
+    pytest.importorskip("ray")
+    for name in "ace":
+        for path in scans.glob(f"{name}.*"):
+            path.unlink()
+    assert predict(scans, "--format", "source", "--cluster", "ray", "--workers", "2") == 0
+    assert sorted(path.name for path in Path("masks").glob("*_seg.[nm]*")) == ["b_seg.nrrd", "d_seg.mha"]
