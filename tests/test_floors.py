@@ -83,3 +83,28 @@ def test_the_plan_of_the_house_names_only_what_is_there():
     places = (PACKAGE, PACKAGE.parent)
     assert {name for name in named if not any((place / name).exists() for place in places)} == set()
     assert len(named) > 25
+
+
+TESTS = sorted(Path(__file__).parent.rglob("test_*.py"))
+
+
+def looping_asserts(path: Path) -> list[str]:
+    """Asserts in the loops of test functions, which hide what comes after a failure and pass where nothing comes."""
+    functions = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.FunctionDef)]
+    tests = [node for node in functions if node.name.startswith("test")]
+    loops = [(test.name, node) for test in tests for node in ast.walk(test) if isinstance(node, ast.For | ast.While)]
+    found = {(test, node.lineno) for test, loop in loops for node in ast.walk(loop) if isinstance(node, ast.Assert)}
+    return [f"{path.name}:{line} {test}" for test, line in sorted(found)]
+
+
+def test_no_test_asserts_in_a_loop():
+    assert len(TESTS) > 100
+    assert [found for path in TESTS for found in looping_asserts(path)] == []
+
+
+def test_an_assert_in_a_loop_is_named(tmp_path):
+    module = tmp_path / "test_x.py"
+    module.write_text(
+        "def test_a():\n    for n in range(2):\n        if n:\n            assert n\n    assert all([n])\n"
+    )
+    assert looping_asserts(module) == ["test_x.py:4 test_a"]

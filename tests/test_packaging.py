@@ -220,7 +220,7 @@ def test_monai_trains_in_a_package(tmp_path, monkeypatch):
     small = {"init_filters": 8, "spacing": [8, 8, 8], "roi_size": [16, 16, 16], "num_workers": 0}
     weights = weights_of(tmp_path, "pancreas_nl", **small)
     assert main(["package", "pancreas_nl", "--weights", str(weights), *knobs(**small), "-o", str(tmp_path)]) == 0
-    write_phantom_dataset(tmp_path / "phantoms", cases=3, seed=0)
+    write_phantom_dataset(tmp_path / "phantoms", cases=3, seed=0, spacing_mm=(5, 5, 8))
     config = tmp_path / "pancreas_nl" / "configs" / "train.json"
     run = {"dataset_dir": tmp_path / "phantoms", "split_file": tmp_path / "split.json", "output_dir": tmp_path / "run"}
     done = monai_bundle(

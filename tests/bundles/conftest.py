@@ -40,7 +40,7 @@ def pictures(tmp_path_factory) -> dict[str, object]:
 def phantom_dir(tmp_path_factory) -> Path:
     """Four phantoms in the MSD layout, and one without a label."""
     folder = tmp_path_factory.mktemp("phantoms") / "phantom_pancreas"
-    write_phantom_dataset(folder, cases=4, seed=0)
+    write_phantom_dataset(folder, cases=4, seed=0, spacing_mm=(5, 5, 8))
     return folder
 
 

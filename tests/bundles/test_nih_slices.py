@@ -96,9 +96,8 @@ def test_a_slice_gets_what_its_picture_gets_however_the_scan_is_stored(
     knobs = {**KNOBS, **AS_IT_COMES, "model_file": weights}
     predict(BUNDLE, tmp_path / "ct.nii.gz", tmp_path, prob_dir=tmp_path, overlays=["nih_slices"], knobs=knobs).check()
     mask, prob = nib.load(tmp_path / "ct_seg.nii.gz"), nib.load(tmp_path / "ct_prob.nii.gz")
-    for result in (mask, prob):
-        assert result.shape == scan.shape
-        assert np.array_equal(result.affine, scan.affine)
+    assert mask.shape == prob.shape == scan.shape
+    assert np.array_equal([mask.affine, prob.affine], [scan.affine] * 2)
     masks, probs = of_pictures
     assert np.abs(as_pictures(prob) - probs).max() < 1e-4
     undecided = np.abs(probs - 0.5) < 1e-4

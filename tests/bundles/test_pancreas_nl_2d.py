@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from functools import partial
 from pathlib import Path
 
@@ -14,10 +13,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from commands import ROOT, monai_bundle
+from commands import ROOT, monai_bundle, wait_until
 from commands import knobs as words
 from monai.bundle import ConfigWorkflow
-from picture_runs import run_bundle, train_and_evaluate
+from picture_runs import differing_weights, run_bundle, train_and_evaluate
 from PIL import Image
 
 from medseg3d.cli import main
@@ -76,13 +75,14 @@ class TestPictures:
         assert [row["case"] for row in rows] == split.test
 
     def test_the_scores_are_those_of_the_masks_on_the_original_picture(self, run_dir, pictures):
-        for row in SCORES_CSV.read(run_dir / "evaluation_test" / "scores.csv"):
-            stored = Image.open(Path(pictures["dataset_dir"]) / "masks" / f"{row['case']}.jpg").convert("L")
-            true = np.asarray(stored) > 127
-            found = np.asarray(Image.open(run_dir / "evaluation_test" / "masks" / f"{row['case']}_seg.png")) > 0
-            assert found.shape == true.shape == (48, 64)
-            counts = ((true & found).sum(), (~true & found).sum(), (true & ~found).sum(), (~true & ~found).sum())
-            assert tuple(row[name] for name in ("tp", "fp", "fn", "tn")) == counts
+        rows = SCORES_CSV.read(run_dir / "evaluation_test" / "scores.csv")
+        masks = Path(pictures["dataset_dir"]) / "masks"
+        true = np.stack([np.asarray(Image.open(masks / f"{row['case']}.jpg").convert("L")) > 127 for row in rows])
+        made = run_dir / "evaluation_test" / "masks"
+        found = np.stack([np.asarray(Image.open(made / f"{row['case']}_seg.png")) > 0 for row in rows])
+        assert found.shape == true.shape == (2, 48, 64)
+        counts = np.stack([true & found, ~true & found, true & ~found, ~true & ~found]).sum((2, 3)).T
+        assert [[row[name] for name in ("tp", "fp", "fn", "tn")] for row in rows] == counts.tolist()
 
     def test_the_pictures_of_a_patient_are_scored_together_too(self, run_dir, pictures):
         (row,) = GROUPS_CSV.read(run_dir / "evaluation_test" / "groups.csv")
@@ -115,8 +115,8 @@ class TestPictures:
     def test_a_sound_folder_passes_the_check(self, pictures, run_dir, capsys):
         assert self.check(**pictures, output_dir=run_dir) == 0
         out = capsys.readouterr().out
-        for part in ("8 pictures", "of 2, 1, 1 patients", "model.pt holds weights of this network", "nothing wrong"):
-            assert part in out
+        said = ("8 pictures", "of 2, 1, 1 patients", "model.pt holds weights of this network", "nothing wrong")
+        assert [part for part in said if part not in out] == []
 
     def test_the_check_names_every_bad_picture(self, pictures, tmp_path, capsys):
         folder = picture_folder(tmp_path / "slices")
@@ -182,13 +182,16 @@ class TestVolumes:
         scans = phantom_dir / "imagesTs"
         options += ["--probabilities", str(tmp_path / "probs")]
         assert main(["predict", str(ROOT / BUNDLE), str(scans), "-o", str(tmp_path), *options]) == 0
-        for scan in scans.glob("*.nii.gz"):
-            mask, image = nib.load(tmp_path / scan.name.replace(".nii", "_seg.nii")), nib.load(scan)
-            prob = nib.load(tmp_path / "probs" / scan.name.replace(".nii", "_prob.nii"))
-            assert mask.shape == image.shape
-            for result in (mask, prob):
-                assert np.array_equal(result.get_sform(), image.get_sform())
-            assert np.array_equal(np.asarray(mask.dataobj) == 1, np.asarray(prob.dataobj) > 0.5)
+        images = {path.name.removesuffix(".nii.gz"): nib.load(path) for path in scans.glob("*.nii.gz")}
+        masks = {name: nib.load(tmp_path / f"{name}_seg.nii.gz") for name in images}
+        probs = {name: nib.load(tmp_path / "probs" / f"{name}_prob.nii.gz") for name in images}
+        grids, *results = (
+            {name: (file.shape, file.get_sform().tolist()) for name, file in files.items()}
+            for files in (images, masks, probs)
+        )
+        assert results == [grids, grids] != [{}, {}]
+        found = {name: np.asarray(mask.dataobj) == 1 for name, mask in masks.items()}
+        assert [name for name in found if not np.array_equal(found[name], probs[name].get_fdata() > 0.5)] == []
 
     def test_a_sound_data_set_passes_the_check(self, run_dir, volumes, capsys):
         options = words(**volumes, output_dir=run_dir)
@@ -231,19 +234,11 @@ def test_a_killed_and_resumed_training_ends_with_the_same_bits(kind, pictures, p
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stderr=subprocess.DEVNULL,
     )
-    deadline = time.monotonic() + 200
-    while not (tmp_path / "run/checkpoints/epoch_00001.pt").exists():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until((tmp_path / "run/checkpoints/epoch_00001.pt").exists, process)
     process.kill()
     process.wait()
     assert not (tmp_path / "run/checkpoints/epoch_00004.pt").exists()
     done = monai_bundle(*line, "--output_dir", str(tmp_path / "run"), "--resume", "true")
     assert done.returncode == 0, done.stderr
     assert "resuming after epoch" in done.stderr
-    for name in ("model.pt", "checkpoints/epoch_00004.pt"):
-        one, two = (torch.load(tmp_path / folder / name, weights_only=True) for folder in ("whole", "run"))
-        one, two = (state.get("network", state) for state in (one, two))
-        assert one.keys() == two.keys()
-        assert all(torch.equal(one[key], two[key]) for key in one), name
+    assert differing_weights(tmp_path / "run", tmp_path / "whole", epoch=4) == []

@@ -7,7 +7,6 @@ import json
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from commands import ROOT
@@ -105,9 +104,8 @@ def test_a_folder_is_predicted_with_the_knobs_of_the_training(runs, pictures, tm
         main(["predict", "bundles/polyp_cris", str(folder), "-o", str(tmp_path), "--config-overlay", "crf", *knobs])
         == 0
     )
-    for path in folder.iterdir():
-        mask = np.asarray(Image.open(tmp_path / f"{path.stem}_seg.png"))
-        assert mask.shape == np.asarray(Image.open(path)).shape[:2]
+    sizes = {path.stem: Image.open(path).size for path in folder.iterdir()}
+    assert {name: Image.open(tmp_path / f"{name}_seg.png").size for name in sizes} == sizes != {}
 
 
 def test_a_threshold_of_the_training_part_is_used_on_the_test_part(runs, pictures, tmp_path):
