@@ -93,7 +93,6 @@ def test_a_norm_of_which_one_parameter_learns_counts_on() -> None:
         (["encoder.0", "head.b*"], {"encoder.0.weight", "encoder.0.bias", "head.bias"}),
         (["?ncoder.[1]"], {"encoder.1.weight", "encoder.1.bias"}),
     ],
-    ids=str,
 )
 def test_a_pattern_is_of_a_parameter_s_name_or_of_a_module_s(patterns, names) -> None:
     network = Blocks()
