@@ -92,7 +92,6 @@ def volume(tmp_path) -> Any:
     return SimpleNamespace(file=tmp_path / "ct.nii.gz", GetName=lambda: "patient 7")
 
 
-@pytest.mark.slow  # passes by itself; late in the whole suite its xdist worker went away, twice, without a trace
 def test_segments_have_the_names_and_colours_of_their_labels(module, program, volume):
     module.slicer.segments = [Segment(label=1, colour=None), Segment(label=3, colour=None)]
     said: list[str] = []
