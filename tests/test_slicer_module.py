@@ -19,6 +19,9 @@ from commands import ROOT, TINY, knobs
 from medseg3d.data.colours import LABEL_COLOURS
 from medseg3d.data.phantoms import write_phantom_dataset
 
+# late in the whole suite, in a worker where Ray has been imported, the first child of these took the worker along
+pytestmark = pytest.mark.slow
+
 MODULE = ROOT / "scripts" / "slicer" / "MedSeg3D" / "MedSeg3D.py"
 
 # a medseg3d that says how it was called, and finds the labels 1 and 3
