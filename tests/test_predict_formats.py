@@ -84,7 +84,7 @@ def test_pictures_have_no_format_of_volumes(tmp_path, capsys):
     assert "--format nrrd: a bundle for 2-D images, expected one for volumes" in capsys.readouterr().err
 
 
-@pytest.mark.slow  # Ray's own handlers stay in the process, and end it with a later child
+@pytest.mark.slow  # the real Ray, as in tests/inference/test_cluster.py
 def test_workers_of_a_cluster_write_the_format_of_each_scan(predict, scans):
     pytest.importorskip("ray")
     for name in "ace":
