@@ -159,7 +159,7 @@ def compare(stock: Any, ours: Any) -> dict[str, float]:
 def ct_file(arguments: Any, folder: Path) -> Path:
     """The CT asked for; a phantom is made on the spot."""
     if arguments.phantom:
-        from medseg3d.data.phantoms import make_phantom
+        from medseg3d.phantoms.ct import make_phantom
 
         phantom = make_phantom(0, orientation="LPS")
         nib.save(nib.Nifti1Image(phantom.ct, phantom.affine), folder / "phantom.nii.gz")

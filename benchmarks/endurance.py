@@ -40,14 +40,14 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from medseg3d.data.pictures import read_picture
 from medseg3d.data.records import verify_results
-from medseg3d.data.tensors import read_tensors, save_tensors
-from medseg3d.data.volumes import read_volume
 from medseg3d.evaluation.files import SCORES_CSV, score_row
 from medseg3d.faults import Fault
+from medseg3d.files.tensors import read_tensors, save_tensors
 from medseg3d.metrics import ConfusionCounts
 from medseg3d.networks import SegResNetNL
+from medseg3d.pictures.reading import read_picture
+from medseg3d.volumes.reading import read_volume
 
 ROOT = Path(__file__).parent.parent
 SCANS, BAD, KILLS = 200, 20, 20

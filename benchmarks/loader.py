@@ -23,7 +23,7 @@ from PIL import Image
 from medseg3d.bundle import read_config
 from medseg3d.bundle_folders import bundle_directory, config_files
 from medseg3d.data.cache import CaseCache, CaseKey
-from medseg3d.data.polyp_phantoms import write_polyp_phantoms
+from medseg3d.phantoms.polyps import write_polyp_phantoms
 from medseg3d.training import CaseStream
 
 BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
@@ -228,7 +228,7 @@ def main() -> None:
             ]
             numbers[case] = arguments.samples
         if arguments.volumes:
-            from medseg3d.data.phantoms import write_phantom_dataset  # draws with SimpleITK
+            from medseg3d.phantoms.ct import write_phantom_dataset  # draws with SimpleITK
 
             write_phantom_dataset(folder / "volumes", cases=arguments.volumes + 2, seed=0)
             knobs = {

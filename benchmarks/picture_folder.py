@@ -18,11 +18,11 @@ from monai.transforms import Compose, LoadImage, NormalizeIntensityd, Resize, Sc
 from PIL import Image
 
 from medseg3d.data.outputs import input_items
-from medseg3d.data.polyp_phantoms import make_polyp_phantom
 from medseg3d.inference import CasePredictor, SlidingWindow, load_weights, with_engine
 from medseg3d.inference.backends import ENGINES
 from medseg3d.networks import ResUNetPlusPlus
 from medseg3d.networks.memory_format import channels_last
+from medseg3d.phantoms.polyps import make_polyp_phantom
 from medseg3d.transforms import LoadPictured, ResizePictured, RestoreLabelsd, SavePictureMaskd
 
 LOOP = "plain loop"

@@ -20,12 +20,12 @@ from torch import nn
 
 from medseg3d.bundle import read_config
 from medseg3d.bundle_folders import bundle_directory, config_files
-from medseg3d.data.pictures import read_picture
-from medseg3d.data.polyp_phantoms import make_polyp_phantom
 from medseg3d.inference import load_weights
 from medseg3d.knobs import split_name
 from medseg3d.networks.costs import network_costs
 from medseg3d.networks.memory_format import channels_last
+from medseg3d.phantoms.polyps import make_polyp_phantom
+from medseg3d.pictures.reading import read_picture
 
 BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
 NETWORKS: dict[str, tuple[str, tuple[str, ...]]] = {

@@ -34,8 +34,8 @@ from monai.transforms import (
 from medseg3d.bundle import read_config
 from medseg3d.bundle_folders import bundle_directory, config_files
 from medseg3d.data.msd import read_msd
-from medseg3d.data.phantoms import write_phantom_dataset
 from medseg3d.networks import SegResNetNL
+from medseg3d.phantoms.ct import write_phantom_dataset
 
 STOCK = "zoo's spleen recipe"
 OURS = "ours, float32"

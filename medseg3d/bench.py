@@ -23,10 +23,8 @@ from torch import nn
 
 from medseg3d.bundle import read_config
 from medseg3d.bundle_folders import bundle_directory, bundle_folder, config_files
-from medseg3d.data.phantoms import make_phantom
-from medseg3d.data.polyp_phantoms import make_polyp_phantom
-from medseg3d.data.tensors import save_tensors
 from medseg3d.faults import Fault
+from medseg3d.files.tensors import save_tensors
 from medseg3d.inference import CasePredictor, SlidingWindow
 from medseg3d.inference.backends import Forward, difference, make_engine
 from medseg3d.inference.exports import versions_of
@@ -34,6 +32,8 @@ from medseg3d.inference.fastest import in_turns
 from medseg3d.machine import processor
 from medseg3d.networks.costs import network_costs
 from medseg3d.networks.memory_format import channels_last
+from medseg3d.phantoms.ct import make_phantom
+from medseg3d.phantoms.polyps import make_polyp_phantom
 from medseg3d.precision import Precision
 from medseg3d.training.evaluation import command_line
 

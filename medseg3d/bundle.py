@@ -23,8 +23,8 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 
 from medseg3d.bundle_folders import CONFIGS, log_format, on_top, on_training, read_json
 from medseg3d.child import run_child
-from medseg3d.data.atomic import atomic_write
 from medseg3d.faults import Fault, UsageFault, escape_names, fault_hook
+from medseg3d.files.atomic import atomic_write
 from medseg3d.knobs import as_flag, refuse_impossible
 from medseg3d.precision import check_device
 from medseg3d.ranks import rank, refuse_stray_process

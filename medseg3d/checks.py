@@ -21,7 +21,6 @@ from medseg3d.data.msd import read_msd
 from medseg3d.data.picture_folders import data_sets, split_pictures
 from medseg3d.data.splits import PARTS, Split, read_split
 from medseg3d.data.volume_splits import split_of_volumes
-from medseg3d.data.volumes import read_header
 from medseg3d.faults import Fault, UsageFault, find_fault
 from medseg3d.inference import load_weights
 from medseg3d.memory import available_memory
@@ -30,6 +29,7 @@ from medseg3d.training.objectives import AlternatingObjectives
 from medseg3d.training.pretrained import find_initial_weights, find_weights
 from medseg3d.training.trainer import part_of_batch
 from medseg3d.transforms import LoadPictured, ResampleVolumed, check_patch_fill
+from medseg3d.volumes.reading import read_header
 
 _MONAI = (
     "data",

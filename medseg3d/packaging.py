@@ -29,8 +29,8 @@ from medseg3d.bundle_folders import (
     shipped_weights,
     write_json,
 )
-from medseg3d.data.atomic import check_folder, make_folder
 from medseg3d.faults import Fault, UsageFault
+from medseg3d.files.atomic import check_folder, make_folder
 from medseg3d.inference import load_weights
 from medseg3d.inference.exports import FORMS, export_network
 

@@ -16,8 +16,6 @@ from monai.bundle import ConfigParser
 
 from medseg3d.bundle import absolute_paths, read_config, refuse_absent_device, spelt_for_monai
 from medseg3d.bundle_folders import ShippedWeights, bundle_directory, bundle_folder, config_files, shipped_weights
-from medseg3d.data.atomic import check_folder
-from medseg3d.data.grids import GRID_TOLERANCE
 from medseg3d.data.loaded_pairs import LoadedPair, prediction_kind, read_pair
 from medseg3d.data.manifests import Manifest
 from medseg3d.data.mask_folders import MaskPair, is_volume, paired_masks
@@ -25,8 +23,10 @@ from medseg3d.data.outputs import MASK_FORMATS
 from medseg3d.data.pseudonyms import names_hidden
 from medseg3d.evaluation import FOREGROUND, Evaluation, Summary
 from medseg3d.faults import Fault, UsageFault
+from medseg3d.files.atomic import check_folder
 from medseg3d.inference import CasePredictor, RayWorkers, Report
 from medseg3d.training.evaluation import command_line, versions
+from medseg3d.volumes.grids import GRID_TOLERANCE
 
 logger = logging.getLogger("medseg3d")
 

@@ -17,9 +17,9 @@ import numpy as np
 from PIL import Image
 
 from medseg3d.data.picture_folders import find_pictures
-from medseg3d.data.picture_masks import read_picture_mask
-from medseg3d.data.pictures import read_picture
 from medseg3d.faults import Fault
+from medseg3d.pictures.masks import read_picture_mask
+from medseg3d.pictures.reading import read_picture
 
 QUALITY = 88
 

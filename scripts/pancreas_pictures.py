@@ -25,9 +25,9 @@ import SimpleITK
 from PIL import Image
 
 from medseg3d.data.picture_folders import read_picture_folder
-from medseg3d.data.picture_writing import write_picture_mask
 from medseg3d.data.splits import make_split
 from medseg3d.faults import Fault, UsageFault
+from medseg3d.pictures.writing import write_picture_mask
 
 PATIENT = r"PANCREAS_(\d+)-"
 TEST_PATIENTS, VAL_PATIENTS, SEED = 10, 7, 0

@@ -17,9 +17,9 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from medseg3d.data.atomic import atomic_write
-from medseg3d.data.tensors import read_tensors
 from medseg3d.faults import Fault, UsageFault
+from medseg3d.files.atomic import atomic_write
+from medseg3d.files.tensors import read_tensors
 
 LARGEST = 25 * 1024 * 1024
 """Bytes that a file of the repository may have."""

@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.colors import to_hex
 from torch.utils.tensorboard import SummaryWriter
 
-from medseg3d.data.picture_writing import write_picture_mask
 from medseg3d.evaluation import Evaluation
+from medseg3d.pictures.writing import write_picture_mask
 
 SHAPE = (16, 14, 8)
 AFFINE = np.diag([2.0, 2.0, 5.0, 1.0])

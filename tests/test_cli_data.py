@@ -212,7 +212,7 @@ def test_phantom_writes_frames_with_polyps(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     calls = []
     monkeypatch.setattr(
-        "medseg3d.data.polyp_phantoms.write_polyp_phantoms",
+        "medseg3d.phantoms.polyps.write_polyp_phantoms",
         lambda *args, **kwargs: calls.append((args, kwargs)) or tmp_path / "p q",
     )
     assert main(["phantom", "p q", "--kind", "polyp", "--seed", "3"]) == 0

@@ -11,15 +11,17 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "medseg3d"
 FLOORS = {
     **{"faults": 0, "child": 0, "knobs": 0, "ranks": 0, "networks": 0, "metrics": 0},
-    **{"limits": 0, "memory": 0, "machine": 0},
-    **{"bundle_folders": 1, "data": 1, "precision": 1},
-    **{"transforms": 2, "postprocessing": 2, "evaluation": 2},
-    "inference": 3,
-    **{"training": 4, "bundle": 4},
-    **{"experiments": 5, "reports": 5, "viewer": 5},
-    **{"bench": 6, "checks": 6, "doctor": 6, "packaging": 6, "workflows": 6},
-    "cli": 7,
-    "__main__": 8,
+    **{"limits": 0, "memory": 0, "machine": 0, "files": 0},
+    **{"volumes": 1, "pictures": 1, "phantoms": 1, "bundle_folders": 1, "precision": 1},
+    "dicom": 2,
+    "data": 3,
+    **{"transforms": 4, "postprocessing": 4, "evaluation": 4},
+    "inference": 5,
+    **{"training": 6, "bundle": 6},
+    **{"experiments": 7, "reports": 7, "viewer": 7},
+    **{"bench": 8, "checks": 8, "doctor": 8, "packaging": 8, "workflows": 8},
+    "cli": 9,
+    "__main__": 10,
 }
 DOORS_OF_PYPLOT = {"reports"}
 
@@ -69,7 +71,7 @@ def test_a_wrong_door_is_named(tmp_path, monkeypatch):
     module.write_text("import matplotlib.pyplot\n\ndef f():\n    from medseg3d.training import BestModel\n")
     assert wrong_doors(module) == [
         "cases.py:1 (data) imports matplotlib.pyplot: figures belong to reports",
-        "cases.py:4 (data, floor 1) imports medseg3d.training.BestModel (floor 4)",
+        "cases.py:4 (data, floor 3) imports medseg3d.training.BestModel (floor 6)",
     ]
 
 

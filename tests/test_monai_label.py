@@ -23,7 +23,7 @@ from commands import ROOT, TINY, knobs
 from picture_runs import polyp_folder
 
 from medseg3d.cli import main
-from medseg3d.data.phantoms import write_phantom_dataset
+from medseg3d.phantoms.ct import write_phantom_dataset
 
 PYTHON = os.environ.get("MEDSEG3D_MONAILABEL", "")
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}

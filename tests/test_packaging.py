@@ -25,8 +25,8 @@ from picture_runs import polyp_folder
 from PIL import Image
 
 from medseg3d.cli import main
-from medseg3d.data.phantoms import write_phantom_dataset
-from medseg3d.data.tensors import read_tensors
+from medseg3d.files.tensors import read_tensors
+from medseg3d.phantoms.ct import write_phantom_dataset
 from medseg3d.workflows import predict
 
 NAMES = sorted(path.parent.name for path in ROOT.glob("bundles/*/train.json"))

@@ -14,10 +14,10 @@ from picture_runs import run_bundle
 from PIL import Image
 
 from medseg3d.data.picture_folders import read_picture_folder
-from medseg3d.data.picture_masks import read_picture_mask
-from medseg3d.data.pictures import read_picture
 from medseg3d.data.splits import read_split
 from medseg3d.faults import Fault
+from medseg3d.pictures.masks import read_picture_mask
+from medseg3d.pictures.reading import read_picture
 from medseg3d.transforms import LoadPictured
 
 

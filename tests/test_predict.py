@@ -19,10 +19,10 @@ from medseg3d.bundle import read_config
 from medseg3d.bundle_folders import shipped_weights
 from medseg3d.checks import REFERENCE
 from medseg3d.cli import main
-from medseg3d.data.overlays import draw_overlay
-from medseg3d.data.picture_masks import read_grey
-from medseg3d.data.signature import SIGNATURE
 from medseg3d.faults import Fault
+from medseg3d.files.signature import SIGNATURE
+from medseg3d.pictures.masks import read_grey
+from medseg3d.pictures.overlays import draw_overlay
 from medseg3d.workflows import predict, weights_for
 
 

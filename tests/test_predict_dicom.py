@@ -17,8 +17,8 @@ import SimpleITK as sitk  # noqa: N813
 from dicom_series import PLANTED, stored_values, write_series
 
 from medseg3d.cli import main
-from medseg3d.data.dicom import read_series
-from medseg3d.data.dicom_seg import read_segmentation
+from medseg3d.dicom.segmentation import read_segmentation
+from medseg3d.dicom.series import read_series
 
 
 def mask_of(path: str) -> np.ndarray:

@@ -15,9 +15,9 @@ from PIL import Image
 from medseg3d.bundle import read_config
 from medseg3d.bundle_folders import config_files
 from medseg3d.data.picture_folders import read_picture_folder
-from medseg3d.data.picture_masks import read_picture_mask
-from medseg3d.data.tensors import read_tensors, save_tensors
 from medseg3d.faults import Fault
+from medseg3d.files.tensors import read_tensors, save_tensors
+from medseg3d.pictures.masks import read_picture_mask
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ROOT / "scripts"

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from commands import ROOT, TINY, knobs
 
-from medseg3d.data.colours import LABEL_COLOURS
-from medseg3d.data.phantoms import write_phantom_dataset
+from medseg3d.phantoms.ct import write_phantom_dataset
+from medseg3d.pictures.colours import LABEL_COLOURS
 
 # late in the whole suite, in a worker where Ray has been imported, the first child of these took the worker along
 pytestmark = pytest.mark.slow

@@ -26,10 +26,9 @@ from monai.transforms import (
 )
 from PIL import Image
 
-from medseg3d.data.overlays import draw_overlay
-from medseg3d.data.picture_masks import read_grey
-from medseg3d.data.volumes import read_header
 from medseg3d.faults import Fault, find_fault
+from medseg3d.pictures.masks import read_grey
+from medseg3d.pictures.overlays import draw_overlay
 from medseg3d.transforms import (
     AsLabelsd,
     FitPictured,
@@ -48,6 +47,7 @@ from medseg3d.transforms import (
     check_patch_fill,
     restore_labels,
 )
+from medseg3d.volumes.reading import read_header
 
 LABELS = (("L", "R"), ("P", "A"), ("I", "S"))
 SHAPE = (19, 23, 17)

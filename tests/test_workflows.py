@@ -13,8 +13,8 @@ from sklearn import metrics as sk
 
 import medseg3d
 from medseg3d.cli import main
-from medseg3d.data.picture_writing import write_grey, write_picture_mask
 from medseg3d.evaluation.files import GROUPS_CSV, SCORES_CSV, SLICES_CSV, THRESHOLDS_CSV, read_files, read_summary
+from medseg3d.pictures.writing import write_grey, write_picture_mask
 
 AFFINE = np.diag([-1.5, -1.5, 3.0, 1.0])
 

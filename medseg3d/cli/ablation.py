@@ -32,10 +32,10 @@ def run(args: argparse.Namespace) -> int:
     """Run what is missing, then print the table and write it beside the runs with the figure."""
     from pathlib import Path
 
-    from medseg3d.data.atomic import atomic_write, check_folder
     from medseg3d.evaluation.experiment_files import read_experiment
     from medseg3d.experiments.definition import packaged, parse_experiment
     from medseg3d.experiments.runner import run_experiment
+    from medseg3d.files.atomic import atomic_write, check_folder
     from medseg3d.reports.ablation_table import ablation_markdown, draw_ablation, read_ablation
     from medseg3d.reports.curves import save_figure
 

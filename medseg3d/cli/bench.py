@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     import tempfile
 
     from medseg3d.bench import bench, phantom_image, random_weights, table
-    from medseg3d.data.atomic import atomic_write
+    from medseg3d.files.atomic import atomic_write
     from medseg3d.workflows import case_predictor
 
     with tempfile.TemporaryDirectory() as folder:

@@ -106,8 +106,8 @@ def _fetch(args: argparse.Namespace) -> int:
 
 def _verify(args: argparse.Namespace) -> int:
     from medseg3d.data.fetch import verify_msd
-    from medseg3d.data.grids import GRID_TOLERANCE
     from medseg3d.data.verify_pictures import verify_pictures
+    from medseg3d.volumes.grids import GRID_TOLERANCE
 
     tolerance = GRID_TOLERANCE if args.grid_tolerance is None else args.grid_tolerance
     with progress_bar("case") as progress:

@@ -45,10 +45,10 @@ def run(args: argparse.Namespace) -> int:
 def _run_whole(args: argparse.Namespace) -> int:
     import time
 
-    from medseg3d.data.phantoms import write_phantom_dataset
     from medseg3d.experiments.definition import packaged, parse_experiment
     from medseg3d.experiments.runner import run_experiment
     from medseg3d.faults import Fault
+    from medseg3d.phantoms.ct import write_phantom_dataset
     from medseg3d.reports.runs import read_run
 
     def say(text: str) -> None:
@@ -94,8 +94,8 @@ def _run_quick(args: argparse.Namespace) -> int:
 
     from tqdm import tqdm
 
-    from medseg3d.data.polyp_phantoms import write_polyp_phantoms
     from medseg3d.faults import UsageFault
+    from medseg3d.phantoms.polyps import write_polyp_phantoms
     from medseg3d.reports.page import Remarks
     from medseg3d.reports.run_report import write_report
     from medseg3d.reports.runs import read_run

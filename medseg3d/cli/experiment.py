@@ -30,10 +30,10 @@ def run(args: argparse.Namespace) -> int:
     """Run what is missing, then print the table and write it beside the runs."""
     from pathlib import Path
 
-    from medseg3d.data.atomic import check_folder
     from medseg3d.evaluation.experiment_files import read_experiment
     from medseg3d.experiments.definition import parse_experiment, read_definition
     from medseg3d.experiments.runner import run_experiment
+    from medseg3d.files.atomic import check_folder
     from medseg3d.reports.experiment_table import write_experiment_table
 
     def say(text: str) -> None:

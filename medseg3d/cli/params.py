@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Count, then print or write."""
-    from medseg3d.data.atomic import atomic_write
+    from medseg3d.files.atomic import atomic_write
     from medseg3d.reports.parameter_tables import FORMATS
     from medseg3d.reports.parameters import bundle_report, paper_report, papers_of_bundle
 

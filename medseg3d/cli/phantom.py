@@ -33,8 +33,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _write_polyps(args: argparse.Namespace) -> int:
-    from medseg3d.data.polyp_phantoms import write_polyp_phantoms
     from medseg3d.faults import UsageFault
+    from medseg3d.phantoms.polyps import write_polyp_phantoms
 
     for option in ("test_images", "spacing"):
         if getattr(args, option) is not None:
@@ -50,10 +50,10 @@ def _write_abdomens(args: argparse.Namespace) -> int:
     import numpy as np
 
     from medseg3d.data.msd import read_msd
-    from medseg3d.data.phantoms import write_phantom_dataset
-    from medseg3d.data.volumes import read_volume
+    from medseg3d.phantoms.ct import write_phantom_dataset
     from medseg3d.reports.curves import save_figure
     from medseg3d.reports.overlays import draw_labels
+    from medseg3d.volumes.reading import read_volume
 
     cases = args.num_cases or 12
     test_images = 2 if args.test_images is None else args.test_images

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the report and say where it is."""
-    from medseg3d.data.atomic import check_folder
+    from medseg3d.files.atomic import check_folder
     from medseg3d.reports.run_report import report
 
     check_folder(args.output)

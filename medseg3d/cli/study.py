@@ -58,9 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run what is missing, then print the tables and write them beside the runs with the figures."""
-    from medseg3d.data.atomic import check_folder
     from medseg3d.experiments.definition import parse_experiment
     from medseg3d.experiments.runner import run_experiment
+    from medseg3d.files.atomic import check_folder
     from medseg3d.reports.cris_study_results import read_study
     from medseg3d.reports.cris_study_table import write_study
 

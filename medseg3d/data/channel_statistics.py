@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from medseg3d.data.picture_folders import read_picture_folder
-from medseg3d.data.pictures import read_picture
 from medseg3d.data.splits import read_split
 from medseg3d.faults import Fault
+from medseg3d.pictures.reading import read_picture
 
 
 class ChannelStatistics(NamedTuple):

@@ -7,14 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from medseg3d.data.archives import check_empty, download, unpack
-from medseg3d.data.disk_space import check_space
-from medseg3d.data.folders import files_below, not_read
-from medseg3d.data.grids import GRID_TOLERANCE, check_pair
-from medseg3d.data.label_maps import check_labels
 from medseg3d.data.msd import MSDDataset, missing_files, read_msd
-from medseg3d.data.volumes import VOLUME_SUFFIXES, read_volume
 from medseg3d.faults import Fault
+from medseg3d.files.archives import check_empty, download, unpack
+from medseg3d.files.disk_space import check_space
+from medseg3d.files.folders import files_below, not_read
+from medseg3d.volumes.grids import GRID_TOLERANCE, check_pair
+from medseg3d.volumes.label_maps import check_labels
+from medseg3d.volumes.reading import VOLUME_SUFFIXES, read_volume
 
 PANCREAS_NAME = "Task07_Pancreas"
 PANCREAS_CASES = 281
@@ -90,7 +90,7 @@ def verify_msd(
     """Check a data set in the MSD layout whole: every file is read to its last byte, every problem is listed.
 
     Checked are the number of cases, files that are named but missing or there but not named, and per case what
-    `medseg3d.data.volumes` checks: the bytes, the header, three axes, plausible spacing, finite voxels, one grid for
+    `medseg3d.volumes.reading` checks: the bytes, the header, three axes, plausible spacing, finite voxels, one grid for
     image and label, and integer label values that `dataset.json` names.
 
     Args:

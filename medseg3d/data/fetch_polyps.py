@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from medseg3d.data.archives import check_empty, check_zip, download, unpack
-from medseg3d.data.disk_space import check_space
 from medseg3d.data.picture_folders import find_pictures
 from medseg3d.faults import Fault
+from medseg3d.files.archives import check_empty, check_zip, download, unpack
+from medseg3d.files.disk_space import check_space
 
 KVASIR_NAME = "Kvasir-SEG"
 KVASIR_URL = "https://datasets.simula.no/downloads/kvasir-seg.zip"

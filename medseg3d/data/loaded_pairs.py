@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from medseg3d.data.grids import GRID_TOLERANCE, check_pair
-from medseg3d.data.label_maps import check_labels, holds_integers, stored_scaled
 from medseg3d.data.mask_folders import MaskPair, is_volume
-from medseg3d.data.picture_masks import GreyPicture, read_levels
-from medseg3d.data.volume_header import VolumeHeader
-from medseg3d.data.volumes import read_header, read_volume
 from medseg3d.faults import Fault
+from medseg3d.pictures.masks import GreyPicture, read_levels
+from medseg3d.volumes.grids import GRID_TOLERANCE, check_pair
+from medseg3d.volumes.header import VolumeHeader
+from medseg3d.volumes.label_maps import check_labels, holds_integers, stored_scaled
+from medseg3d.volumes.reading import read_header, read_volume
 
 _KINDS = ("auto", "mask", "probability")
 _FEW_LEVELS = 8  # as many as a map of labels may have, and fewer than any map of probabilities that is worth a curve

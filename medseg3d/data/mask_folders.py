@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from medseg3d.data.folders import files_below, not_read, printable
-from medseg3d.data.pictures import PICTURE_SUFFIXES
-from medseg3d.data.volumes import VOLUME_SUFFIXES
 from medseg3d.faults import Fault, UsageFault
+from medseg3d.files.folders import files_below, not_read, printable
+from medseg3d.pictures.reading import PICTURE_SUFFIXES
+from medseg3d.volumes.reading import VOLUME_SUFFIXES
 
 MASK_ENDINGS = (
     *("_segmentation", "_prediction", "_labels", "_label", "_masks", "_mask", "_pred", "_prob", "_seg", "_gt"),

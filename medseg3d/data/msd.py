@@ -14,8 +14,8 @@ from typing import Any
 
 from medseg3d.data.datalists import listed_folds, listed_parts
 from medseg3d.data.nnunet import case_of, check_channels, is_nnunet, listed_as_msd
-from medseg3d.data.volumes import volume_stem
 from medseg3d.faults import Fault, UsageFault
+from medseg3d.volumes.reading import volume_stem
 
 HOW_TO_GET_DATA = (
     "`medseg3d data fetch pancreas` downloads MSD Task07_Pancreas (11.4 GB, CC BY-SA 4.0) to data/Task07_Pancreas; "

@@ -11,8 +11,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from medseg3d.data.volumes import VOLUME_SUFFIXES, volume_stem
 from medseg3d.faults import Fault
+from medseg3d.volumes.reading import VOLUME_SUFFIXES, volume_stem
 
 _FOLDERS = ("imagesTr", "imagesTs")
 _FIRST = "_0000"

@@ -9,15 +9,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from medseg3d.data.atomic import check_folder
-from medseg3d.data.dicom_sources import is_dicom, is_zip, require_packages
-from medseg3d.data.folders import files_below, not_read, printable
 from medseg3d.data.nnunet import case_of, check_channels
 from medseg3d.data.pseudonyms import pseudonyms_of
-from medseg3d.data.signature import is_ours
-from medseg3d.data.volumes import VOLUME_SUFFIXES
+from medseg3d.dicom.sources import is_dicom, is_zip, require_packages
 from medseg3d.faults import Fault, UsageFault
+from medseg3d.files.atomic import check_folder
+from medseg3d.files.folders import files_below, not_read, printable
+from medseg3d.files.signature import is_ours
 from medseg3d.knobs import as_flag
+from medseg3d.volumes.reading import VOLUME_SUFFIXES
 
 PROBABILITY_SUFFIX = "_prob"
 """What is put behind the name of the image for its map of probabilities."""

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from medseg3d.data.clinicdb import clinicdb_sequence
-from medseg3d.data.folders import files_below, not_read, printable
 from medseg3d.data.nnunet import case_of, check_channels
-from medseg3d.data.pictures import PICTURE_SUFFIXES
 from medseg3d.data.splits import PARTS, Split, load_or_make_split
 from medseg3d.faults import Fault, UsageFault
+from medseg3d.files.folders import files_below, not_read, printable
+from medseg3d.pictures.reading import PICTURE_SUFFIXES
 
 FOLDER_PAIRS = (("images", "masks"), ("image", "mask"), ("Original", "Ground Truth"), ("imagesTr", "labelsTr"))
 """Names of the two folders: Kvasir-SEG and most others; PraNet's training set; CVC-ClinicDB as distributed; nnU-Net."""

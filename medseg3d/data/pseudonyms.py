@@ -17,10 +17,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from medseg3d.data.atomic import atomic_write, claimed, folder_faults, make_folder
-from medseg3d.data.dicom_sources import harmless, is_zip
-from medseg3d.data.folders import printable
+from medseg3d.dicom.sources import is_zip
 from medseg3d.faults import Fault, UsageFault, find_fault, internal_fault
+from medseg3d.files.atomic import atomic_write, claimed, folder_faults, make_folder
+from medseg3d.files.folders import harmless, printable
 
 FIELDS = ("pseudonym", "image")
 

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medseg3d.data.dicom_sources import require_packages
-from medseg3d.data.folders import files_below
 from medseg3d.data.outputs import record_file
-from medseg3d.data.picture_masks import read_grey
 from medseg3d.data.pseudonyms import hidden, read_pseudonyms
-from medseg3d.data.signature import is_ours
-from medseg3d.data.stream import check_regular
-from medseg3d.data.volumes import VOLUME_SUFFIXES, read_volume, volume_files
+from medseg3d.dicom.sources import require_packages
 from medseg3d.faults import Fault, UsageFault
+from medseg3d.files.folders import files_below
+from medseg3d.files.signature import is_ours
+from medseg3d.files.stream import check_regular
+from medseg3d.pictures.masks import read_grey
+from medseg3d.volumes.reading import VOLUME_SUFFIXES, read_volume, volume_files
 
 INTENDED_USE = "research only, not for clinical use"
 
@@ -132,7 +132,7 @@ def _image_sha256(item: Mapping[str, Any]) -> str:
     """The sum of the image, of DICOM that of its series; "" of a series that cannot be read, which reading it says."""
     if "series" not in item:
         return file_sha256(*volume_files(item["image"]))
-    from medseg3d.data.dicom import series_sha256  # of the extra dicom
+    from medseg3d.dicom.series import series_sha256  # of the extra dicom
 
     try:
         return series_sha256(item["image"], item["series"])
@@ -226,7 +226,7 @@ def _without_names(difference: Difference, image: str, pseudonym: str) -> Differ
 def _compared_series(folders: Sequence[str | Path], name: str, recorded: Mapping[str, Any]) -> list[Difference]:
     """The DICOM folders and ZIPs of one name below some folders: a series of one of them has to be the recorded one."""
     require_packages(name)
-    from medseg3d.data.dicom import all_series_sha256  # of the extra dicom
+    from medseg3d.dicom.series import all_series_sha256  # of the extra dicom
 
     candidates = [path for folder in folders for path in Path(folder).rglob(glob.escape(name))]
     candidates += [Path(folder) for folder in folders if Path(folder).name == name]

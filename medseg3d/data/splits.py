@@ -22,8 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medseg3d.data.atomic import atomic_write
 from medseg3d.faults import Fault
+from medseg3d.files.atomic import atomic_write
 
 RULE = "rank by sha256('<seed>:<id>'); lowest test_cases are test, next val_cases are val, the rest is train"
 GROUP_RULE = (

@@ -11,10 +11,10 @@ from typing import Any
 from medseg3d.data.fetch import VerifyReport
 from medseg3d.data.leaks import Leak, find_leaks
 from medseg3d.data.picture_folders import find_pictures, grouped
-from medseg3d.data.picture_masks import read_levels
-from medseg3d.data.pictures import read_with_remarks
 from medseg3d.data.splits import PARTS, Split, read_split
 from medseg3d.faults import Fault
+from medseg3d.pictures.masks import read_levels
+from medseg3d.pictures.reading import read_with_remarks
 
 KNOWN_CASES = {"Kvasir-SEG": 1000, "CVC-ClinicDB": 612}
 """Folder to the number of cases its data set has."""

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from medseg3d.data.plain_files import read_json, write_json
 from medseg3d.evaluation.records import VERSION, Summary, check_version
 from medseg3d.faults import Fault
+from medseg3d.files.plain import read_json, write_json
 
 ROW, FAILURE = "row.json", "failure.json"
 """What came of a run, or why nothing did, in the folder of the run."""

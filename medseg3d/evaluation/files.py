@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from medseg3d.data.atomic import atomic_path, atomic_write
-from medseg3d.data.plain_files import CsvTable, damaged, read_bytes, read_json, write_json
 from medseg3d.evaluation.aggregate import are_grouped, group_counts
 from medseg3d.evaluation.page import as_markdown
 from medseg3d.evaluation.records import FOREGROUND, Case, Summary
+from medseg3d.files.atomic import atomic_path, atomic_write
+from medseg3d.files.plain import CsvTable, damaged, read_bytes, read_json, write_json
 from medseg3d.metrics import SCORES, BinnedPRCurve, ConfusionCounts
 
 _COUNTS = ("tp", "fp", "fn", "tn")

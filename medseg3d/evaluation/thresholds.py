@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from medseg3d.data.plain_files import write_json
-from medseg3d.data.stream import check_regular
 from medseg3d.evaluation.files import THRESHOLDS_CSV, read_curve, read_summary
 from medseg3d.faults import Fault, UsageFault
+from medseg3d.files.plain import write_json
+from medseg3d.files.stream import check_regular
 from medseg3d.metrics import dice
 
 SCORES = ("dice_pooled", "dice_mean")

@@ -14,10 +14,7 @@ from typing import Any
 import torch
 
 from medseg3d.child import run_workers
-from medseg3d.data.atomic import claimed, make_folder
 from medseg3d.data.picture_folders import data_sets
-from medseg3d.data.plain_files import read_json, write_json
-from medseg3d.data.polyp_phantoms import is_phantom_data
 from medseg3d.data.splits import PARTS, read_split, split_record
 from medseg3d.evaluation.experiment_files import FAILURE, ROW, read_experiment, write_experiment
 from medseg3d.evaluation.files import THRESHOLDS_CSV, read_summary
@@ -32,6 +29,9 @@ from medseg3d.experiments.configs import (
 )
 from medseg3d.experiments.definition import Experiment, Run, plain
 from medseg3d.faults import Fault, UsageFault
+from medseg3d.files.atomic import claimed, make_folder
+from medseg3d.files.plain import read_json, write_json
+from medseg3d.phantoms.polyps import is_phantom_data
 from medseg3d.training.checkpoints import find_checkpoints
 
 _CLAIM = ".claim"

@@ -24,7 +24,6 @@ from optuna.study import MaxTrialsCallback
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from medseg3d.data.atomic import make_folder
 from medseg3d.experiments.search import Dimension
 from medseg3d.experiments.trials import (
     COMPLETE,
@@ -37,6 +36,7 @@ from medseg3d.experiments.trials import (
     values_sentence,
 )
 from medseg3d.faults import Fault, UsageFault
+from medseg3d.files.atomic import make_folder
 
 Report = Callable[[int, float], bool]
 """Takes epoch, from 1, and validation score; whether the training shall go on."""

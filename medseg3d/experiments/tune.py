@@ -15,12 +15,12 @@ from typing import Any
 
 from medseg3d.bundle import absolute_paths, log_end, monai_words
 from medseg3d.bundle_folders import bundle_folder, bundle_root, config_files, names_from_root
-from medseg3d.data.atomic import make_folder
-from medseg3d.data.plain_files import write_json
 from medseg3d.experiments.configs import build, refuse_unused, training_config
 from medseg3d.experiments.search import Choice, parse_search
 from medseg3d.experiments.trials import TrialRecord, best_record, write_trials
 from medseg3d.faults import Fault, UsageFault
+from medseg3d.files.atomic import make_folder
+from medseg3d.files.plain import write_json
 
 try:
     from medseg3d.experiments.study import HEARTBEAT_S, Progress, Report, run_study

@@ -18,13 +18,12 @@ import torch
 from monai.transforms import Compose, Orientationd, SpatialPadd
 from torch import nn
 
-from medseg3d.data.disk_space import check_space, in_words
-from medseg3d.data.picture_files import read_size
-from medseg3d.data.volumes import read_header
 from medseg3d.faults import Fault
+from medseg3d.files.disk_space import check_space, in_words
 from medseg3d.inference.windows import SliceWindows, SlidingWindow
 from medseg3d.memory import available_memory
 from medseg3d.networks.costs import forward_bytes
+from medseg3d.pictures.decoding import read_size
 from medseg3d.postprocessing import CleanMaskd
 from medseg3d.precision import resolved
 from medseg3d.transforms import (
@@ -34,6 +33,7 @@ from medseg3d.transforms import (
     ResampleVolumed,
     ResizePictured,
 )
+from medseg3d.volumes.reading import read_header
 
 _SLABS = 64 << 20  # of the way back to the original grid
 _KERNELS = 8  # of the memory of a forward pass, what kernels take besides to reorder it
@@ -174,7 +174,7 @@ class CaseBounds:
         if isinstance(self.loader, LoadPictured):
             return Grid(read_size(item["image"]), np.eye(4), 17, 12)
         if "series" in item:
-            from medseg3d.data.dicom import series_grid  # of the extra dicom
+            from medseg3d.dicom.series import series_grid  # of the extra dicom
 
             return Grid(*series_grid(item["image"], item["series"]), 4, 4)
         header = read_header(item["image"])

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from medseg3d import __version__
-from medseg3d.data.atomic import check_folder
+from medseg3d.files.atomic import check_folder
 from medseg3d.machine import cache_folder
 
 FORMS = {"torchscript": ".ts", "onnx": ".onnx", "torch.export": ".pt2"}

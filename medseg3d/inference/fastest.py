@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from medseg3d.data.atomic import atomic_write
 from medseg3d.faults import Fault
+from medseg3d.files.atomic import atomic_write
 from medseg3d.inference.backends import ENGINES, Forward, make_engine
 from medseg3d.inference.exports import digest_of, network_sha256, versions_of
 from medseg3d.machine import cache_folder, processor

@@ -16,11 +16,11 @@ from monai.data import MetaTensor
 from torch import nn
 
 from medseg3d.data.ahead import map_ahead
-from medseg3d.data.atomic import remove_leftovers
 from medseg3d.data.manifests import Manifest
 from medseg3d.data.pseudonyms import hidden
 from medseg3d.data.records import standing
 from medseg3d.faults import Fault, UsageFault, find_fault, internal_fault
+from medseg3d.files.atomic import remove_leftovers
 from medseg3d.inference.bounds import CaseBounds
 from medseg3d.inference.records import case_name, case_record, provenance, record_aside, record_of, write_record
 from medseg3d.knobs import as_flag
@@ -295,7 +295,7 @@ class CasePredictor:
         with torch.inference_mode():
             prepared = dict(self.preprocessing(dict(item)))
             if "dicom_seg_file" in item:
-                from medseg3d.data.dicom_seg import check_referable, write_segmentation  # of the extra dicom
+                from medseg3d.dicom.segmentation import check_referable, write_segmentation  # of the extra dicom
 
                 check_referable(item["image"], prepared["series"])
             clock.lap("preprocessing")

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from medseg3d.data.tensors import read_tensors_and_sum, state_of_network
 from medseg3d.faults import Fault
+from medseg3d.files.tensors import read_tensors_and_sum, state_of_network
 from medseg3d.networks.memory_format import channels_last
 
 
@@ -20,7 +20,7 @@ def load_weights(network: nn.Module, path: str | Path, device: str | torch.devic
     Args:
         network: the network the file was trained with.
         path: a state dict as `torch.save` wrote it, also in the dictionaries and behind the prefixes that
-            `medseg3d.data.tensors.state_of_network` knows. If `path.sha256` lies beside it, it has to agree.
+            `medseg3d.files.tensors.state_of_network` knows. If `path.sha256` lies beside it, it has to agree.
         device: where the network goes.
 
     Returns:

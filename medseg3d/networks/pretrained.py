@@ -1,6 +1,6 @@
 """ImageNet weights into the encoders, whoever saved them: names matched, counted, and refused where they do not fit.
 
-Nothing is downloaded. `medseg3d.data.tensors.read_tensors` reads the file, `load_pretrained` puts it into the encoder.
+Nothing is downloaded. `medseg3d.files.tensors.read_tensors` reads the file, `load_pretrained` puts it into the encoder.
 
 - `DilatedResNet50`: torchvision's `resnet50-*.pth` and timm's `resnet50` (`layer1.0.conv1.weight`, ..., `fc.*`), and
   checkpoints of mmsegmentation and mmpretrain with the plain stem (the same names after `backbone.`).

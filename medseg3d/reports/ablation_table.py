@@ -10,10 +10,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from medseg3d.data.colours import OKABE_ITO
 from medseg3d.evaluation.experiment_files import read_experiment
 from medseg3d.evaluation.wording import taken_of
 from medseg3d.faults import Fault
+from medseg3d.pictures.colours import OKABE_ITO
 from medseg3d.reports.curves import new_figure
 from medseg3d.reports.paired import is_clear
 from medseg3d.reports.papers import TABLES

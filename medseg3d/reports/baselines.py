@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from monai.transforms import Compose, Orientationd, Spacingd
 
-from medseg3d.data.volumes import read_volume
 from medseg3d.metrics import ConfusionCounts, dice, mean_score
 from medseg3d.transforms import LoadNiftid
+from medseg3d.volumes.reading import read_volume
 
 HU_STEP = 5
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from medseg3d.data.colours import OKABE_ITO
+from medseg3d.pictures.colours import OKABE_ITO
 from medseg3d.reports.curves import INK, make_room, new_figure
 
 _COLOURS = {"float32": OKABE_ITO["blue"], "bfloat16": OKABE_ITO["orange"]}

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from medseg3d.data.grids import GRID_TOLERANCE
 from medseg3d.faults import Fault
 from medseg3d.reports.curves import save_figure
 from medseg3d.reports.document import Block, Picture, Subheading, Text
@@ -16,6 +15,7 @@ from medseg3d.reports.picture_overlays import draw_picture_case, read_picture_ca
 from medseg3d.reports.runs import CaseFiles, EvaluatedRun
 from medseg3d.reports.tables import rank
 from medseg3d.reports.wording import number
+from medseg3d.volumes.grids import GRID_TOLERANCE
 
 DEFAULT_WINDOW_HU = (-160.0, 240.0)
 """Grey window of volumes where the run has recorded none."""

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from medseg3d.data.plain_files import read_json
 from medseg3d.evaluation.experiment_files import read_experiment
 from medseg3d.faults import Fault
+from medseg3d.files.plain import read_json
 from medseg3d.reports.curves import read_training_curves
 from medseg3d.reports.runs import run_of_row
 

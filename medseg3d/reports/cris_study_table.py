@@ -9,9 +9,9 @@ from urllib.parse import quote
 
 from matplotlib.figure import Figure
 
-from medseg3d.data.atomic import atomic_write
 from medseg3d.evaluation.files import read_curve
 from medseg3d.evaluation.wording import taken_of
+from medseg3d.files.atomic import atomic_write
 from medseg3d.reports.ablation_table import spread
 from medseg3d.reports.cris_study_conditions import conditions, differences, unfinished
 from medseg3d.reports.cris_study_gains import gains_markdown, titles

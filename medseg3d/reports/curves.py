@@ -15,10 +15,10 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.typing import LineStyleType as LineType
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from medseg3d.data.atomic import atomic_path
-from medseg3d.data.colours import OKABE_ITO
 from medseg3d.faults import Fault
+from medseg3d.files.atomic import atomic_path
 from medseg3d.metrics import BinnedPRCurve, dice, precision, recall
+from medseg3d.pictures.colours import OKABE_ITO
 
 LINE_STYLES: tuple[tuple[str, LineType], ...] = (
     (OKABE_ITO["blue"], "-"),

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medseg3d.data.atomic import atomic_write
-from medseg3d.data.plain_files import write_json
 from medseg3d.evaluation.experiment_files import read_experiment
+from medseg3d.files.atomic import atomic_write
+from medseg3d.files.plain import write_json
 from medseg3d.reports.ablation_table import spread
 from medseg3d.reports.paired import Scores, paired_difference
 from medseg3d.reports.runs import run_of_row

@@ -13,12 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
-from medseg3d.data.colours import LABEL_COLOURS
-from medseg3d.data.grids import GRID_TOLERANCE, check_pair
-from medseg3d.data.label_maps import check_labels
-from medseg3d.data.planes import mask_centre, plane_slices, voxel_indices
-from medseg3d.data.volumes import read_volume, volume_stem
 from medseg3d.metrics import ConfusionCounts, dice
+from medseg3d.pictures.colours import LABEL_COLOURS
 from medseg3d.reports.painter import (
     border_handles,
     draw_border,
@@ -28,6 +24,10 @@ from medseg3d.reports.painter import (
     lay_out,
     plane_view,
 )
+from medseg3d.volumes.grids import GRID_TOLERANCE, check_pair
+from medseg3d.volumes.label_maps import check_labels
+from medseg3d.volumes.planes import mask_centre, plane_slices, voxel_indices
+from medseg3d.volumes.reading import read_volume, volume_stem
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def read_case(
         grid_tolerance: how far a corner of one may lie from that of the other, in voxels.
 
     Raises:
-        Fault: as `medseg3d.data.volumes.read_volume`; PAIR_GEOMETRY, LABEL_SET.
+        Fault: as `medseg3d.volumes.reading.read_volume`; PAIR_GEOMETRY, LABEL_SET.
     """
     image, header = (None, read_volume(pred_file)[1]) if image_file is None else read_volume(image_file)
     to_ras = nib.orientations.io_orientation(header.affine)

@@ -15,9 +15,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.patheffects import Normal, Stroke
 
-from medseg3d.data.colours import ERROR_COLOURS, PREDICTION, TRUTH
-from medseg3d.data.overlays import error_map
-from medseg3d.data.planes import PlaneSlice
+from medseg3d.pictures.colours import ERROR_COLOURS, PREDICTION, TRUTH
+from medseg3d.pictures.overlays import error_map
+from medseg3d.volumes.planes import PlaneSlice
 
 Line = Literal["solid", "dashed", "dotted", "none"]
 Extent = tuple[float, float, float, float]

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from matplotlib.transforms import Bbox
 
-from medseg3d.data.colours import OKABE_ITO
+from medseg3d.pictures.colours import OKABE_ITO
 from medseg3d.reports.curves import new_figure
 from medseg3d.reports.paper_networks import PAPER_NETWORKS
 from medseg3d.reports.paper_table import PaperTable

@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
-from medseg3d.data.picture_masks import read_levels, read_picture_mask
-from medseg3d.data.pictures import read_picture
 from medseg3d.faults import Fault
+from medseg3d.pictures.masks import read_levels, read_picture_mask
+from medseg3d.pictures.reading import read_picture
 from medseg3d.reports.overlays import ComparedMasks
 from medseg3d.reports.painter import Extent, border_handles, draw_masks, lay_out
 
@@ -64,7 +64,7 @@ def read_picture_case(
         threshold: probability from which a pixel of such a map counts as foreground.
 
     Raises:
-        Fault: as `medseg3d.data.pictures.read_picture`; PAIR_GEOMETRY if the sizes differ.
+        Fault: as `medseg3d.pictures.reading.read_picture`; PAIR_GEOMETRY if the sizes differ.
     """
     levels = read_levels(pred_file)
     pred = levels.mask()[0] if levels.is_binary else levels.probabilities() >= threshold

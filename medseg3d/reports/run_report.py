@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from medseg3d.data.atomic import TEMPORARY_PREFIX, atomic_write, folder_faults
 from medseg3d.faults import UsageFault
+from medseg3d.files.atomic import TEMPORARY_PREFIX, atomic_write, folder_faults
 from medseg3d.knobs import split_name
 from medseg3d.reports.ablation_table import Ablation, read_ablation
 from medseg3d.reports.bundle_blocks import paper_blocks, parameter_blocks

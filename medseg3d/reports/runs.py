@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from medseg3d.data.mask_folders import is_volume
-from medseg3d.data.polyp_phantoms import is_phantom_data
 from medseg3d.evaluation import FOREGROUND, Score, Summary
 from medseg3d.evaluation.files import SCORES_CSV, THRESHOLDS_CSV, read_curve, read_files, read_summary
 from medseg3d.evaluation.wording import convention
 from medseg3d.faults import Fault, UsageFault
 from medseg3d.knobs import split_name
 from medseg3d.metrics import BinnedPRCurve, Strata, size_strata
+from medseg3d.phantoms.polyps import is_phantom_data
 from medseg3d.reports.ablation_table import NAME as ABLATION
 from medseg3d.reports.curves import TrainingCurves, read_training_curves
 

@@ -18,9 +18,9 @@ from ignite.engine import Engine, Events
 from monai.engines import Evaluator
 from torch.optim.lr_scheduler import LambdaLR
 
-from medseg3d.data.atomic import remove_leftovers
-from medseg3d.data.tensors import read_tensors, save_tensors
 from medseg3d.faults import Fault
+from medseg3d.files.atomic import remove_leftovers
+from medseg3d.files.tensors import read_tensors, save_tensors
 from medseg3d.knobs import as_flag
 from medseg3d.ranks import agreed, rank
 from medseg3d.training.averaging import WeightAverage

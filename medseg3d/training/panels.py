@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from medseg3d.data.overlays import draw_errors
-from medseg3d.data.planes import mask_centre, plane_slices
+from medseg3d.pictures.overlays import draw_errors
+from medseg3d.volumes.planes import mask_centre, plane_slices
 
 
 def three_plane_panel(image: np.ndarray, truth: np.ndarray, pred: np.ndarray) -> np.ndarray:
     """An RGB picture: axial, coronal and sagittal plane in columns, plain above and with errors in colour below.
 
-    The planes go through the ground truth and the prediction, as `medseg3d.data.planes` shows them. Voxels are drawn
+    The planes go through the ground truth and the prediction, as `medseg3d.volumes.planes` shows them. Voxels are drawn
     square.
 
     Args:
@@ -37,7 +37,7 @@ def three_plane_panel(image: np.ndarray, truth: np.ndarray, pred: np.ndarray) ->
 
 
 def picture_panel(image: np.ndarray, truth: np.ndarray, pred: np.ndarray) -> np.ndarray:
-    """An RGB picture of a 2-D case: plain above and with its errors (`medseg3d.data.overlays.draw_errors`) below.
+    """An RGB picture of a 2-D case: plain above and with its errors (`medseg3d.pictures.overlays.draw_errors`) below.
 
     Args:
         image: (H, W) float in [0, 1].

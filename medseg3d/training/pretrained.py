@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from medseg3d.bundle_folders import bundle_folder, bundle_names, shipped_weights, source_folder
-from medseg3d.data.atomic import atomic_write
-from medseg3d.data.tensors import read_tensors, read_tensors_and_sum, state_of_network
 from medseg3d.faults import Fault, UsageFault
+from medseg3d.files.atomic import atomic_write
+from medseg3d.files.tensors import read_tensors, read_tensors_and_sum, state_of_network
 from medseg3d.inference.weights import Fit, fit_of
 from medseg3d.networks.pretrained import load_pretrained
 from medseg3d.ranks import rank
@@ -47,7 +47,7 @@ def with_pretrained_encoder(
             warns.
 
     Raises:
-        Fault: PRETRAINED, or as `find_weights` and `medseg3d.data.tensors.read_tensors`.
+        Fault: PRETRAINED, or as `find_weights` and `medseg3d.files.tensors.read_tensors`.
     """
     if weights is None:
         if init_from is None:
@@ -88,7 +88,7 @@ def with_initial_weights(
         device: where the network goes.
 
     Raises:
-        Fault: as `find_initial_weights`, `medseg3d.data.tensors.read_tensors` and `freeze_parameters`; CHECKPOINT if
+        Fault: as `find_initial_weights`, `medseg3d.files.tensors.read_tensors` and `freeze_parameters`; CHECKPOINT if
             less than 10 % of the network's kernels and matrices are in the file: it is another network's.
     """
     if init_from is not None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from ignite.engine import Engine
 
-from medseg3d.data.tensors import save_tensors
+from medseg3d.files.tensors import save_tensors
 from medseg3d.knobs import choice
 from medseg3d.training.checkpoints import BestModel, cpu_state_dict
 

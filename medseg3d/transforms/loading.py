@@ -14,13 +14,13 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
-from medseg3d.data.grids import GRID_TOLERANCE, check_pair
-from medseg3d.data.label_maps import check_labels
-from medseg3d.data.picture_masks import read_picture_mask
-from medseg3d.data.pictures import read_with_remarks
-from medseg3d.data.volume_header import VolumeHeader
-from medseg3d.data.volumes import read_volume
 from medseg3d.faults import Fault
+from medseg3d.pictures.masks import read_picture_mask
+from medseg3d.pictures.reading import read_with_remarks
+from medseg3d.volumes.grids import GRID_TOLERANCE, check_pair
+from medseg3d.volumes.header import VolumeHeader
+from medseg3d.volumes.label_maps import check_labels
+from medseg3d.volumes.reading import read_volume
 
 logger = logging.getLogger("medseg3d")
 
@@ -76,7 +76,7 @@ class LoadNiftid(MapTransform):
         for key in self.key_iterator(item):
             is_label = key == self.label_key
             if key == self.image_key and "series" in item:
-                from medseg3d.data.dicom import read_series  # of the extra dicom
+                from medseg3d.dicom.series import read_series  # of the extra dicom
 
                 array, header, item["series"] = read_series(item[key], item["series"], self.check_hu)
             else:

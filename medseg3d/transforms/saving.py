@@ -12,10 +12,10 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
-from medseg3d.data.overlays import write_overlay
-from medseg3d.data.picture_writing import write_grey, write_picture_mask
-from medseg3d.data.pictures import read_with_remarks
-from medseg3d.data.volume_writing import write_mask, write_probabilities
+from medseg3d.pictures.overlays import write_overlay
+from medseg3d.pictures.reading import read_with_remarks
+from medseg3d.pictures.writing import write_grey, write_picture_mask
+from medseg3d.volumes.writing import write_mask, write_probabilities
 
 
 class SaveMaskd(MapTransform):

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from medseg3d import __version__
-from medseg3d.data.colours import LABEL_COLOURS
 from medseg3d.data.outputs import record_file
 from medseg3d.data.records import INTENDED_USE, read_record
+from medseg3d.pictures.colours import LABEL_COLOURS
 
 
 def endless_colours() -> Iterator[str]:

@@ -12,9 +12,9 @@ from PIL import Image
 from scipy import ndimage
 
 from medseg3d.data.loaded_pairs import picture_values
-from medseg3d.data.picture_masks import read_levels
-from medseg3d.data.pictures import read_picture
 from medseg3d.faults import Fault
+from medseg3d.pictures.masks import read_levels
+from medseg3d.pictures.reading import read_picture
 from medseg3d.viewer.layers import endless_colours, label_counts, label_entries, scene_file
 
 _INSIDE = 80  # of 255: how opaque a mask is within its border
@@ -29,7 +29,7 @@ def picture_page(picture: Path, masks: Mapping[str, Path], class_names: Sequence
         class_names: the name of what the masks show.
 
     Raises:
-        Fault: as `medseg3d.data.pictures.read_picture`; PAIR_GEOMETRY; LABEL_SET.
+        Fault: as `medseg3d.pictures.reading.read_picture`; PAIR_GEOMETRY; LABEL_SET.
     """
     pixels = read_picture(picture)
     height, width = pixels.shape[:2]

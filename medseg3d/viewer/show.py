@@ -8,14 +8,14 @@ import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 
-from medseg3d.data.atomic import atomic_write, make_folder
-from medseg3d.data.pictures import PICTURE_SUFFIXES
-from medseg3d.data.volumes import volume_stem
 from medseg3d.faults import UsageFault
+from medseg3d.files.atomic import atomic_write, make_folder
 from medseg3d.knobs import split_name
+from medseg3d.pictures.reading import PICTURE_SUFFIXES
 from medseg3d.viewer.pictures import picture_page
 from medseg3d.viewer.server import PageServer
 from medseg3d.viewer.volumes import volume_page
+from medseg3d.volumes.reading import volume_stem
 
 _PAGE = Path(__file__).parent / "page"
 _NOTEBOOK_HEIGHT = 720  # pixels

@@ -11,13 +11,13 @@ import numpy as np
 from isal import igzip
 from scipy import ndimage
 
-from medseg3d.data.dicom_sources import is_dicom, is_zip, require_packages
-from medseg3d.data.grids import check_pair
 from medseg3d.data.loaded_pairs import volume_values
-from medseg3d.data.planes import mask_centre
-from medseg3d.data.volume_header import VolumeHeader
-from medseg3d.data.volumes import read_volume
+from medseg3d.dicom.sources import is_dicom, is_zip, require_packages
 from medseg3d.viewer.layers import endless_colours, label_counts, label_entries, scene_file
+from medseg3d.volumes.grids import check_pair
+from medseg3d.volumes.header import VolumeHeader
+from medseg3d.volumes.planes import mask_centre
+from medseg3d.volumes.reading import read_volume
 
 WINDOWS_HU = {"Abdomen": (-160, 240), "Bone": (-500, 1300), "Lung": (-1350, 150)}
 """Black and white end of the usual windows of a CT."""
@@ -38,7 +38,8 @@ def volume_page(
         series: of DICOM, the number or UID of the series.
 
     Raises:
-        Fault: as `medseg3d.data.volumes.read_volume` or `medseg3d.data.dicom.read_series`; PAIR_GEOMETRY; LABEL_SET.
+        Fault: as `medseg3d.volumes.reading.read_volume` or `medseg3d.dicom.series.read_series`; PAIR_GEOMETRY;
+            LABEL_SET.
     """
     array, header = _read_scan(scan, series)
     files = {"scan.nii.gz": _nifti(_narrowed(array), header)}
@@ -70,7 +71,7 @@ def _read_scan(scan: Path, series: str) -> tuple[np.ndarray, VolumeHeader]:
     if not (scan.is_dir() or is_dicom(scan) or is_zip(scan)):
         return read_volume(scan, check_hu=True)
     require_packages(scan)
-    from medseg3d.data.dicom import read_series  # of the extra dicom
+    from medseg3d.dicom.series import read_series  # of the extra dicom
 
     return read_series(scan, series, check_hu=True)[:2]
 

@@ -8,7 +8,7 @@ import pytest
 from commands import ROOT, knobs, monai_bundle
 from picture_runs import polyp_folder, split_knobs
 
-from medseg3d.data.phantoms import write_phantom_dataset
+from medseg3d.phantoms.ct import write_phantom_dataset
 
 SMALL = {
     "spacing": [8, 8, 8],

@@ -10,7 +10,7 @@ import pytest
 from medseg3d.bundle import read_config
 from medseg3d.checks import check_config
 from medseg3d.data.mask_folders import VOLUME_SUFFIXES
-from medseg3d.data.pictures import PICTURE_SUFFIXES
+from medseg3d.pictures.reading import PICTURE_SUFFIXES
 
 ROOT = Path(__file__).parent.parent.parent
 RUNS = sorted(path for name in ("train", "evaluate", "inference") for path in ROOT.glob(f"bundles/*/{name}.json"))

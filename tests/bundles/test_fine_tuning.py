@@ -10,8 +10,8 @@ from commands import ROOT
 from picture_runs import LENGTH, parsed, run_bundle, shallow_encoders, train_and_evaluate
 
 from medseg3d.cli import main
-from medseg3d.data.tensors import read_tensors
 from medseg3d.evaluation.files import read_summary
+from medseg3d.files.tensors import read_tensors
 
 SMALL = {
     "polyp_resunetpp": {"features": [8, 8, 8, 16]},

@@ -19,8 +19,8 @@ from scipy.ndimage import label
 from medseg3d import predict
 from medseg3d.bundle_folders import shipped_weights
 from medseg3d.cli import main
-from medseg3d.data.picture_masks import read_grey
 from medseg3d.networks import SegResNetNL
+from medseg3d.pictures.masks import read_grey
 
 BUNDLE = ROOT / "bundles" / "pancreas_nl_2d"
 KNOBS = {"init_filters": 8, "picture_size": 32, "device": "cpu"}

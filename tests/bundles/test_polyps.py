@@ -29,10 +29,10 @@ from PIL import Image
 
 from medseg3d.cli import main
 from medseg3d.data.cache import CaseKey
-from medseg3d.data.picture_masks import read_grey
 from medseg3d.data.splits import PARTS, read_split
 from medseg3d.evaluation.files import SCORES_CSV, read_summary
 from medseg3d.networks.backbones import DilatedResNet50
+from medseg3d.pictures.masks import read_grey
 from medseg3d.training import CaseScores
 
 SMALL = {

@@ -10,7 +10,7 @@ import torch
 from commands import knobs, monai_bundle, torchrun
 from picture_runs import LENGTH
 
-from medseg3d.data.tensors import read_tensors
+from medseg3d.files.tensors import read_tensors
 
 pytestmark = pytest.mark.slow
 

@@ -10,8 +10,8 @@ from PIL import Image
 
 from medseg3d.data.loaded_pairs import prediction_kind, read_pair
 from medseg3d.data.mask_folders import MaskPair, paired_masks
-from medseg3d.data.picture_writing import write_grey, write_picture_mask
 from medseg3d.faults import Fault
+from medseg3d.pictures.writing import write_grey, write_picture_mask
 
 OBLIQUE = nib.affines.from_matvec(
     nib.eulerangles.euler2mat(0.3, -0.2, 0.1) @ np.diag([-0.8, 0.7, 2.5]), [12.5, -40.0, 900.0]

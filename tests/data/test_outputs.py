@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from medseg3d.data.outputs import input_items, record_file
-from medseg3d.data.picture_writing import write_picture_mask, write_png
-from medseg3d.data.volume_writing import write_mask, write_probabilities
-from medseg3d.data.volumes import read_header
 from medseg3d.faults import Fault
+from medseg3d.pictures.writing import write_picture_mask, write_png
+from medseg3d.volumes.reading import read_header
+from medseg3d.volumes.writing import write_mask, write_probabilities
 
 AFFINE = nib.affines.from_matvec(
     nib.eulerangles.euler2mat(0.3, -0.2, 0.1) @ np.diag([-0.8, 0.7, 2.5]), [12.5, -40.0, 900.0]

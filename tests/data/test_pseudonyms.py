@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from medseg3d.data.atomic import claimed
 from medseg3d.data.pseudonyms import hidden, names_hidden, pseudonyms_of, read_pseudonyms
 from medseg3d.faults import Fault, UsageFault
+from medseg3d.files.atomic import claimed
 
 JANE, HANS = Path("/data/Doe, Jane/ct.nii.gz"), Path("/data/Meier_Hans/ct.nii.gz")
 

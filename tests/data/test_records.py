@@ -13,8 +13,8 @@ import pytest
 from medseg3d.cli import main
 from medseg3d.data.outputs import record_file
 from medseg3d.data.records import Standing, file_sha256, read_record, standing
-from medseg3d.data.volume_writing import write_mask
 from medseg3d.faults import Fault
+from medseg3d.volumes.writing import write_mask
 
 MADE_WITH = {
     "model": {"class": "SegResNet", "sha256": "ab"},

@@ -9,7 +9,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from medseg3d.data.plain_files import write_json
 from medseg3d.evaluation import Evaluation, Summary
 from medseg3d.evaluation.files import (
     GROUPS_CSV,
@@ -24,6 +23,7 @@ from medseg3d.evaluation.files import (
 )
 from medseg3d.evaluation.records import VERSION
 from medseg3d.faults import Fault
+from medseg3d.files.plain import write_json
 from medseg3d.metrics import BinnedPRCurve, ConfusionCounts
 
 PANCREAS = ConfusionCounts(tp=1, fp=1, fn=2, tn=5)

@@ -7,13 +7,13 @@ from commands import ROOT
 from experiment_runs import SMALL, Commands, definition
 from picture_runs import polyp_folder
 
-from medseg3d.data.atomic import claimed
-from medseg3d.data.plain_files import read_json
-from medseg3d.data.tensors import read_tensors
 from medseg3d.evaluation import Summary
 from medseg3d.experiments.definition import parse_experiment
 from medseg3d.experiments.runner import run_experiment
 from medseg3d.faults import Fault
+from medseg3d.files.atomic import claimed
+from medseg3d.files.plain import read_json
+from medseg3d.files.tensors import read_tensors
 
 
 @pytest.fixture

@@ -13,11 +13,11 @@ from ignite.engine import Engine, Events
 from picture_runs import polyp_folder
 
 from medseg3d.cli import main
-from medseg3d.data.tensors import read_tensors
 from medseg3d.experiments import tune as tuning
 from medseg3d.experiments.trial_process import ScoreReport
 from medseg3d.experiments.tune import tune
 from medseg3d.faults import Fault
+from medseg3d.files.tensors import read_tensors
 
 BUNDLE = ROOT / "bundles" / "polyp_resunetpp"
 LOG = {"learning_rate": "log:1e-6:1e-2"}

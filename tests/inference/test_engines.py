@@ -17,8 +17,6 @@ from torch import nn
 
 from medseg3d.cli import main
 from medseg3d.data import read_picture
-from medseg3d.data.picture_writing import write_png
-from medseg3d.data.polyp_phantoms import make_polyp_phantom
 from medseg3d.faults import Fault
 from medseg3d.inference import SlidingWindow, backends, fastest, load_weights, with_engine
 from medseg3d.inference.backends import ENGINES, Engine
@@ -26,6 +24,8 @@ from medseg3d.inference.engines import EngineOf
 from medseg3d.inference.exports import exported, network_sha256
 from medseg3d.machine import CACHE_VARIABLE, cache_folder
 from medseg3d.networks import ResUNetPlusPlus, SegResNetNL
+from medseg3d.phantoms.polyps import make_polyp_phantom
+from medseg3d.pictures.writing import write_png
 from medseg3d.precision import Precision
 
 BUNDLES = Path(__file__).parents[2] / "bundles"

@@ -18,8 +18,8 @@ from monai.transforms import Compose, Orientationd, Spacingd
 from torch import nn
 
 from medseg3d.data.outputs import input_items, record_file
-from medseg3d.data.tensors import save_tensors
 from medseg3d.faults import Fault
+from medseg3d.files.tensors import save_tensors
 from medseg3d.inference import CasePredictor, Report, SliceWindows, SlidingWindow, load_weights, with_engine
 from medseg3d.inference.backends import ENGINES, Engine
 from medseg3d.transforms import LoadNiftid, RestoreLabelsd, SaveMaskd

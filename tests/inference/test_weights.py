@@ -11,8 +11,8 @@ import torch
 from small_network import small_network
 from torch import nn
 
-from medseg3d.data.tensors import save_tensors
 from medseg3d.faults import Fault
+from medseg3d.files.tensors import save_tensors
 from medseg3d.inference import load_weights
 
 

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from medseg3d.data.polyp_phantoms import make_polyp_phantom
 from medseg3d.networks.permutohedral import PermutohedralLattice
+from medseg3d.phantoms.polyps import make_polyp_phantom
 
 
 def picture_features(picture: torch.Tensor, place: float, colour: float) -> torch.Tensor:

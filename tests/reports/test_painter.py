@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from medseg3d.data.colours import OKABE_ITO
-from medseg3d.data.planes import plane_slices
+from medseg3d.pictures.colours import OKABE_ITO
 from medseg3d.reports.overlays import draw_labels
 from medseg3d.reports.painter import plane_view
+from medseg3d.volumes.planes import plane_slices
 
 AFFINE = np.diag([2.0, 3.0, 5.0, 1.0])
 SHAPE = (3, 4, 5)

@@ -3,8 +3,8 @@ import pytest
 from PIL import Image
 from report_runs import shown_masks
 
-from medseg3d.data.picture_writing import write_grey, write_picture_mask
 from medseg3d.faults import Fault
+from medseg3d.pictures.writing import write_grey, write_picture_mask
 from medseg3d.reports.painter import ERROR_STYLES
 from medseg3d.reports.picture_overlays import (
     PictureCase,

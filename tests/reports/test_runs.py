@@ -3,9 +3,9 @@ import json
 import pytest
 from report_runs import make_pictures, make_run
 
-from medseg3d.data.phantoms import write_phantom_dataset
-from medseg3d.data.polyp_phantoms import write_polyp_phantoms
 from medseg3d.faults import Fault
+from medseg3d.phantoms.ct import write_phantom_dataset
+from medseg3d.phantoms.polyps import write_polyp_phantoms
 from medseg3d.reports.runs import find_evaluations, is_ablation, is_phantom_data, read_run, read_runs
 
 

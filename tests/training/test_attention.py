@@ -11,9 +11,9 @@ from monai.losses import DiceCELoss
 from picture_runs import scalars
 from torch import nn
 
-from medseg3d.data.polyp_phantoms import make_polyp_phantom
 from medseg3d.networks import SegResNetNL
 from medseg3d.networks.asymmetric_nonlocal import AsymmetricNonLocal
+from medseg3d.phantoms.polyps import make_polyp_phantom
 from medseg3d.training import BestModel, SegmentationTrainer, attach_tensorboard
 from medseg3d.training.attention import AttentionStatistics, AttentionWatch, attention_statistics
 

@@ -14,8 +14,8 @@ from monai.transforms import Compose, EnsureTyped, RandFlipd, RandGaussianNoised
 from torch import nn
 
 from medseg3d.data.cache import CaseCache
-from medseg3d.data.tensors import read_tensors, save_tensors
 from medseg3d.faults import Fault
+from medseg3d.files.tensors import read_tensors, save_tensors
 from medseg3d.inference import SlidingWindow
 from medseg3d.precision import Precision
 from medseg3d.training import (

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import ImageColor
 
-from medseg3d.data.colours import ERROR_COLOURS
-from medseg3d.data.overlays import ERROR_TINT
+from medseg3d.pictures.colours import ERROR_COLOURS
+from medseg3d.pictures.overlays import ERROR_TINT
 from medseg3d.training.panels import three_plane_panel
 
 

@@ -11,8 +11,8 @@ from commands import ROOT, torchrun
 from several_processes import train
 
 from medseg3d import ranks
-from medseg3d.data.tensors import read_tensors
 from medseg3d.faults import Fault
+from medseg3d.files.tensors import read_tensors
 from medseg3d.training import CaseStream
 
 

@@ -13,7 +13,7 @@ from browser import Browser
 from PIL import Image
 
 import medseg3d
-from medseg3d.data.colours import LABEL_COLOURS
+from medseg3d.pictures.colours import LABEL_COLOURS
 
 ON_A_DESK = pytest.mark.parametrize("opened", ["desktop"], indirect=True)
 SIZES = {"desktop": (1280, 800, False), "phone": (390, 844, True)}

@@ -19,8 +19,8 @@ from PIL import Image
 
 import medseg3d
 from medseg3d.cli import main
-from medseg3d.data.colours import LABEL_COLOURS
 from medseg3d.faults import Fault
+from medseg3d.pictures.colours import LABEL_COLOURS
 from medseg3d.viewer.show import page_files
 
 PAGE = ROOT / "medseg3d" / "viewer" / "page"

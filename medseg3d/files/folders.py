@@ -1,0 +1,134 @@
+"""What lies below a folder: the files that are read, and those beside them that would otherwise be missed by nobody."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from medseg3d.faults import Fault
+
+COMPANIONS = (
+    *(".json", ".csv", ".tsv", ".txt", ".md", ".rst", ".html", ".xml", ".yaml", ".yml", ".toml", ".ini", ".log"),
+    *(".pdf", ".xls", ".xlsx", ".doc", ".docx", ".db", ".py", ".sh", ".ipynb", ".sha256", ".md5", ".pt", ".pth"),
+)
+"""How the names of files end that nobody takes for an image."""
+
+_PAPERS = ("license", "licence", "readme", "notice", "copying", "checksums", "sha256sums", "md5sums")
+_NAMED = 5
+_HEADERS, _VOXELS = (".nhdr", ".mhd"), (".raw", ".zraw", ".raw.gz", ".gz", ".bin", ".img")
+
+
+class FolderFiles(NamedTuple):
+    """The files below a folder, those of a folder before those of its sub-folders, in the order of their names.
+
+    Attributes:
+        read: whose names end as wanted.
+        unread: others that may be images, and links that would lead round for ever.
+    """
+
+    read: list[Path]
+    unread: list[Path]
+
+
+def files_below(folder: str | Path, suffixes: Sequence[str]) -> FolderFiles:
+    """What lies below a folder, sub-folders that are links included; names that begin with a dot are passed over.
+
+    Args:
+        folder: where to look.
+        suffixes: how the names of the files to read end, in lower case.
+
+    Raises:
+        Fault: UNREADABLE, for a sub-folder that cannot be listed.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> for name in ("a.nii", "b.mnc", "record.json", "._a.nii"):
+        ...     (folder / name).touch()
+        >>> [[path.name for path in files] for files in files_below(folder, (".nii.gz", ".nii"))]
+        [['a.nii'], ['b.mnc']]
+    """
+    found = FolderFiles([], [])
+    # the real folders on the way to each one: where one comes twice, the links are a circle
+    way = {str(folder): {os.path.realpath(folder)}}
+    for parent, folders, files in os.walk(folder, followlinks=True, onerror=_refuse):
+        below = []
+        for name in sorted(folders):
+            path = Path(parent, name)
+            real = os.path.realpath(path)
+            if name.startswith("."):
+                continue
+            if real in way[parent]:
+                found.unread.append(path)
+                continue
+            way[os.path.join(parent, name)] = way[parent] | {real}
+            below.append(name)
+        folders[:] = below
+        for name in sorted(files):
+            if not name.startswith("."):
+                if name.lower().endswith(tuple(suffixes)):
+                    found.read.append(Path(parent, name))
+                elif may_be_image(name) and not _belongs_to_header(name, files):
+                    found.unread.append(Path(parent, name))
+    return found
+
+
+def _belongs_to_header(name: str, files: Iterable[str]) -> bool:
+    """Whether a file holds the voxels of a header of the same name beside it."""
+    stem = next((name[: -len(suffix)] for suffix in _VOXELS if name.lower().endswith(suffix)), None)
+    return stem is not None and any(f"{stem}{suffix}" in files for suffix in _HEADERS)
+
+
+def printable(name: str) -> str:
+    r"""A name as it can be written anywhere: bytes that are no text, as of names in GBK on Linux, become escapes.
+
+    Example:
+        >>> printable(os.fsdecode(b"\xb8\xce.png")) == r"\udcb8\udcce.png", printable("肝.png")
+        (True, '肝.png')
+    """
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def harmless(text: str) -> str:
+    r"""Text out of a file without what could steer a terminal.
+
+    Example:
+        >>> harmless("Abdomen\x1b[2J")
+        'Abdomen?[2J'
+    """
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def may_be_image(name: str) -> bool:
+    """Whether a file of this name could be an image in a format that is not read.
+
+    Example:
+        >>> [name for name in ("a.mnc", "IM0001", "a.json", "LICENSE.txt", ".x.gif") if may_be_image(name)]
+        ['a.mnc', 'IM0001']
+    """
+    stem, suffix = os.path.splitext(name.lower())
+    return not name.startswith(".") and suffix not in COMPANIONS and stem not in _PAPERS
+
+
+def not_read(folder: str | Path, unread: Iterable[str | Path], suffixes: Sequence[str]) -> list[str]:
+    """The warning of files that are not read, or none.
+
+    Example:
+        >>> not_read("scans", ["scans/a.mnc"], (".nii.gz", ".nii"))
+        ['NOT_READ: 1 file below scans (a.mnc); read are names that end in .nii.gz, .nii']
+    """
+    names = [os.path.relpath(path, folder) for path in unread]
+    if not names:
+        return []
+    listed = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+    files = "file" if len(names) == 1 else "files"
+    return [
+        f"NOT_READ: {len(names)} {files} below {folder} ({listed}); read are names that end in {', '.join(suffixes)}"
+    ]
+
+
+def _refuse(error: OSError) -> None:
+    reason = (error.strerror or str(error)).lower()
+    raise Fault("UNREADABLE", str(error.filename), reason, "a folder that can be listed", "correct its mode") from error

@@ -1,0 +1,1 @@
+"""Pictures, masks and maps of pictures: decoded with care, written, painted on."""

@@ -1,0 +1,79 @@
+"""Maps of labels: integers, whatever type they are stored in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from medseg3d.faults import Fault
+
+if TYPE_CHECKING:
+    from medseg3d.volumes.header import VolumeHeader
+
+_WHOLE = 2e-5  # a label stored as 16 bits with a slope comes back within 1.6e-5 of the integer it was
+
+
+def check_labels(
+    array: np.ndarray, labels: Sequence[int] | None, path: str | Path, header: VolumeHeader | None = None
+) -> np.ndarray:
+    """The label map as uint8, once every voxel has been seen to hold a legal value.
+
+    Args:
+        array: label map of any shape and real type; see `holds_integers` for what is taken for an integer.
+        labels: the values allowed, 0 to 255; None allows every integer from 0 to 255.
+        path: the file, for the message.
+        header: the file's, for the message.
+
+    Raises:
+        Fault: LABEL_SET, naming the values found.
+
+    Example:
+        >>> check_labels(np.array([0.0, 1.0, 1.0]), (0, 1), "label.nii.gz")
+        array([0, 1, 1], dtype=uint8)
+    """
+    allowed = np.zeros(256, bool)
+    allowed[list(range(256) if labels is None else labels)] = True
+    wanted = "integers from 0 to 255" if labels is None else f"only the labels {sorted(labels)}"
+    with np.errstate(invalid="ignore"):
+        as_uint8 = array.astype(np.uint8, order="K")
+        if not np.array_equal(as_uint8, array) and holds_integers(array):
+            array = np.rint(array)
+            as_uint8 = array.astype(np.uint8, order="K")
+    # slice by slice: numpy widens an index to 64 bits first
+    if np.array_equal(as_uint8, array) and all(allowed[part].all() for part in as_uint8.T):
+        return as_uint8
+    found = np.unique(array)
+    integer = np.isfinite(found) & (found == np.rint(found)) & (found >= 0) & (found <= 255)
+    legal = integer & allowed[np.where(integer, found, 0).astype(np.uint8)]
+    strange = found[~legal]
+    values = ", ".join(f"{value:g}" for value in strange[:8]) + (", ..." if len(strange) > 8 else "")
+    raise Fault(
+        "LABEL_SET",
+        path,
+        f"the values {values}{stored_scaled(header)}",
+        wanted,
+        "correct the label or name its values with --labels"
+        if np.all(integer)
+        else "a label has integer values; was it resampled with interpolation, or is it an image?",
+    )
+
+
+def holds_integers(array: np.ndarray) -> bool:
+    """Whether every value is an integer, or within 2e-5 of one, as labels are that were stored with a slope.
+
+    Example:
+        >>> holds_integers(np.array([0, 1.0000153])), holds_integers(np.array([0, 0.9999]))
+        (True, False)
+    """
+    # slice by slice: no second volume in memory, and a map is known by its first one with foreground
+    return array.dtype.kind != "f" or all(bool((np.abs(part - np.rint(part)) <= _WHOLE).all()) for part in array.T)
+
+
+def stored_scaled(header: VolumeHeader | None) -> str:
+    """What a message on odd values says of a file that stores them with a slope; nothing of any other."""
+    if header is None or (header.slope, header.intercept) == (1, 0):
+        return ""
+    return f", stored with slope {header.slope:.7g} and intercept {header.intercept:.7g} (store labels unscaled)"

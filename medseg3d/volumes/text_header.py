@@ -1,0 +1,125 @@
+"""What NRRD and MetaImage have in common: a header of text, and voxels behind it or in a file that it names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PureWindowsPath
+
+import numpy as np
+
+from medseg3d.faults import Fault
+from medseg3d.files.stream import REWRITE, ByteStream
+from medseg3d.limits import VOXELS
+from medseg3d.volumes.geometry import checked_affine
+from medseg3d.volumes.header import VolumeHeader
+
+_MOST = 1 << 20  # bytes of a header: that of a segmentation has several lines for each of its segments
+_LONGEST_NAME = 255
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def header_lines(path: Path, stream: ByteStream) -> list[str]:
+    """The lines of a header up to an empty one, to one that says where the voxels are, or to the end of the file.
+
+    Raises:
+        Fault: HEADER, for a header without end.
+    """
+    lines, left = [], _MOST
+    while line := stream.line(left).decode("utf-8", "replace"):
+        lines.append(line)
+        left -= len(line)
+        if left <= 0:
+            raise header_fault(path, f"a header of {_MOST} bytes or more", "a line that ends it")
+        if line.startswith("ElementDataFile"):
+            break
+    return lines
+
+
+def header_fault(path: Path, found: str, wanted: str) -> Fault:
+    """The refusal of what a header says."""
+    return Fault("HEADER", path, found, wanted, REWRITE)
+
+
+def numbers(path: Path, fields: Mapping[str, str], name: str, count: int) -> list[float]:
+    """The numbers of a field, so many of them.
+
+    Raises:
+        Fault: HEADER.
+    """
+    said = fields.get(name)
+    try:
+        found = [float(number) for number in (said or "").split()]
+    except ValueError:
+        found = []
+    if len(found) != count:
+        wanted = f"{count} numbers for it" if count > 1 else "a number for it"
+        raise header_fault(path, f"no {name}" if said is None else f"{name} {said[:80]!r}", wanted)
+    return found
+
+
+def whole_numbers(path: Path, fields: Mapping[str, str], name: str, count: int, least: int = 1) -> list[int]:
+    """The whole numbers of a field, so many of them, none below `least`.
+
+    Raises:
+        Fault: HEADER.
+    """
+    found = numbers(path, fields, name, count)
+    if not all(least <= number < 2**63 and number == number // 1 for number in found):
+        raise header_fault(path, f"{name} {fields[name][:80]!r}", f"whole numbers from {least}")
+    return [int(number) for number in found]
+
+
+def data_file(path: Path, name: str) -> Path:
+    """The file of the voxels that a header names, in its folder or below it.
+
+    Raises:
+        Fault: PATH_ESCAPE; HEADER for what can be no name.
+    """
+    if not name.isprintable() or len(name) > _LONGEST_NAME:
+        raise header_fault(path, f"voxels in {name[:80]!r}", "the name of a file")
+    named = PureWindowsPath(name)  # it knows both kinds of slashes
+    if named.drive or named.root or ".." in named.parts or not named.name:
+        raise Fault(
+            "PATH_ESCAPE",
+            path,
+            f"voxels in {name[:80]!r}",
+            "a file in the folder of the header",
+            "put both into one folder and correct the header; from an unknown source it is not to be trusted",
+        )
+    return path.parent.joinpath(*named.parts)
+
+
+def text_header(
+    path: Path,
+    shape: tuple[int, int, int],
+    dtype: np.dtype,
+    lps: np.ndarray,
+    geometry: bytes,
+    warnings: Sequence[str] = (),
+) -> VolumeHeader:
+    """The checked header of a volume that lies where a NIfTI file of it would.
+
+    Args:
+        path: the file.
+        shape: voxels along its axes.
+        dtype: of the voxels.
+        lps: (4, 4) voxel index to LPS mm.
+        geometry: as `VolumeHeader` has it.
+        warnings: what is odd so far.
+
+    Raises:
+        Fault: TOO_LARGE, GEOMETRY, SPACING_RANGE.
+    """
+    VOXELS.check(path, shape)
+    # in float32, as NIfTI has it, so that one scan in two formats is one scan to the last bit
+    with np.errstate(over="ignore"):  # what overflows is refused as not finite
+        affine = (LPS_TO_RAS @ lps).astype(np.float32).astype(np.float64)
+    affine, odd = checked_affine(path, affine, shape, "header")
+    spacing = np.linalg.norm(affine[:3, :3], axis=0).round(6).tolist()
+    return VolumeHeader(path, shape, affine, tuple(spacing), dtype, 1.0, 0.0, geometry, (*warnings, *odd))
+
+
+def lps_columns(affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Steps along the axes (3, 3), one a column, and the place of the first voxel (3,), in LPS mm, of a RAS affine."""
+    lps = LPS_TO_RAS @ affine + 0.0  # no negative zeros
+    return lps[:3, :3], lps[:3, 3]
