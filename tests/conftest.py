@@ -33,6 +33,12 @@ def seed() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def from_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Begin in the root of the repository, where the bundles of a clone are run."""
+    monkeypatch.chdir(ROOT)
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real images named by MEDSEG3D_DATA; the test is skipped where there is none."""
@@ -70,8 +76,9 @@ def predict(tiny_ct_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     knobs = [word for name, value in TINY.items() for word in (f"--{name}", str(value))]
 
-    def run(*words: str | Path) -> int:
+    def run(*words: str | Path, within: Callable[..., int] | None = None) -> int:
         command = ["predict", ROOT / "bundles/pancreas_nl", *words, "--model_file", tiny_ct_weights, *knobs]
-        return main([str(word) for word in command])
+        call = [str(word) for word in command]
+        return within(main, call) if within else main(call)
 
     return run

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
+from ray_runs import own_process
 
 from medseg3d.cli import main
 
@@ -90,5 +91,7 @@ def test_workers_of_a_cluster_write_the_format_of_each_scan(predict, scans):
     for name in "ace":
         for path in scans.glob(f"{name}.*"):
             path.unlink()
-    assert predict(scans, "--format", "source", "--cluster", "ray", "--workers", "2") == 0
+    with own_process() as within:
+        words = ("--format", "source", "--cluster", "ray", "--workers", "2")
+        assert predict(scans, *words, within=within) == 0
     assert sorted(path.name for path in Path("masks").glob("*_seg.[nm]*")) == ["b_seg.nrrd", "d_seg.mha"]

@@ -19,9 +19,6 @@ from commands import ROOT, TINY, knobs
 from medseg3d.phantoms.ct import write_phantom_dataset
 from medseg3d.pictures.colours import LABEL_COLOURS
 
-# late in the whole suite, in a worker where Ray has been imported, the first child of these took the worker along
-pytestmark = pytest.mark.slow
-
 MODULE = ROOT / "scripts" / "slicer" / "MedSeg3D" / "MedSeg3D.py"
 
 # a medseg3d that says how it was called, and finds the labels 1 and 3

@@ -13,16 +13,15 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-import psutil
 import pytest
 from commands import ROOT
 from picture_runs import FEATURES, polyp_folder, tiny_weights
+from ray_runs import own_process, predicted, ray_processes
 
 from medseg3d.faults import Fault, UsageFault
 from medseg3d.inference import RayWorkers, cluster
 from medseg3d.inference.cluster import Refusal, Worker
 from medseg3d.inference.predictor import Failure
-from medseg3d.workflows import predict as predict_bundle
 
 
 class RayError(Exception):
@@ -242,11 +241,6 @@ def results(folder: Path) -> dict[str, object]:
     }
 
 
-def ray_processes() -> list[str]:
-    children = psutil.Process().children(recursive=True)
-    return [child.name() for child in children if child.name().startswith(("ray", "gcs_server"))]
-
-
 @pytest.fixture
 def pictures(tmp_path, monkeypatch) -> Path:
     """A folder of six pictures, one of them empty; the current directory is another one."""
@@ -259,7 +253,7 @@ def pictures(tmp_path, monkeypatch) -> Path:
 
 
 @needs_ray
-def test_pictures_come_out_as_from_one_process_though_a_worker_is_killed(pictures, capsys, monkeypatch):
+def test_pictures_come_out_as_from_one_process_though_a_worker_is_killed(pictures, capfd, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"), prepend=os.pathsep)  # where the workers find deadly.py
     marker = str(Path("killed").absolute())
     deadly = {"_target_": "deadly.DieOnce", "name": "2.jpg", "marker": marker}
@@ -271,25 +265,14 @@ def test_pictures_come_out_as_from_one_process_though_a_worker_is_killed(picture
         "workers": 2,
         "preprocessing::transforms": ["@image_chain", "@normalisation", deadly],
     }
-    told = []
-
-    def run(output: str, cluster: str | None) -> tuple[object, ...]:
-        report = predict_bundle(
-            ROOT / "bundles/polyp_resunetpp",
-            pictures,
-            output,
-            knobs=knobs,
-            cluster=cluster,
-            progress=lambda done, total, item: told.append((done, total)),
-        )
-        return report.exit_code, [record["case"] for record in report.done], [str(each) for each in report.failed]
-
-    spread = run("spread", "ray")
+    call = ROOT / "bundles/polyp_resunetpp", pictures
+    with own_process() as within:
+        spread = within(predicted, *call, "spread", knobs, "ray")
+        assert within(ray_processes) == []
     assert Path(marker).exists()
-    assert ray_processes() == []
-    assert told == [(done, 6) for done in range(1, 7)]
-    assert "(raylet)" not in capsys.readouterr().out
-    assert spread == run("alone", None)
+    assert spread.progress == [(done, 6) for done in range(1, 7)]
+    assert "(raylet)" not in capfd.readouterr().out
+    assert spread == predicted(*call, "alone", knobs, None)
     assert results(Path("spread")) == results(Path("alone"))
 
 
@@ -301,8 +284,9 @@ def test_volumes_come_out_as_from_one_process_and_stand_for_it(predict, capsys):
     for number in range(3):
         values = noise.integers(-200, 300, (20 + number, 21, 12)).astype(np.int16)
         nib.save(nib.Nifti1Image(values, np.diag([1.5, 1.5, 2.5, 1])), f"scans/{number}.nii.gz")
-    assert predict("scans", "-o", "spread", "--cluster", "ray", "--workers", "1") == 0
-    assert ray_processes() == []
+    with own_process() as within:
+        assert predict("scans", "-o", "spread", "--cluster", "ray", "--workers", "1", within=within) == 0
+        assert within(ray_processes) == []
     assert predict("scans", "-o", "alone") == 0
     assert len(results(Path("alone"))) == 6
     assert results(Path("spread")) == results(Path("alone"))
