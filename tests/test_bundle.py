@@ -20,9 +20,7 @@ from medseg3d.precision import check_device
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.fixture(autouse=True)
-def _from_the_root(monkeypatch):
-    monkeypatch.chdir(ROOT)
+pytestmark = pytest.mark.usefixtures("from_the_root")
 
 
 def test_an_override_reaches_what_refers_to_it():
@@ -229,11 +227,29 @@ def test_a_run_refuses_a_misspelt_knob(monkeypatch):
         start_run()
 
 
-def test_a_monai_command_that_fails_is_a_fault_with_the_last_line_of_its_log(tmp_path):
-    log = tmp_path / "run.log"
-    with pytest.raises(Fault, match=r"RUN_FAILED training: exit code 2.*ends: error: UNKNOWN_KNOB --epochz"):
-        run_monai("training", ["bundles/pancreas_nl/train.json"], {"epochz": 1}, root=ROOT, log_file=log)
-    assert log.read_text().startswith("$ python -m monai.bundle run training --config_file")
+@pytest.fixture(scope="module")
+def misspelt(tmp_path_factory) -> tuple[str, str, Path]:
+    """The fault and the log of a training with a misspelt knob, and its folder."""
+    folder = tmp_path_factory.mktemp("misspelt")
+    log, knobs = folder / "run.log", {"epochz": 1, "output_dir": str(folder / "run")}
+    with pytest.raises(Fault) as caught:
+        run_monai("training", ["bundles/pancreas_nl/train.json"], knobs, root=ROOT, log_file=log)
+    return str(caught.value), log.read_text(), folder / "run"
+
+
+def test_a_monai_command_that_fails_is_a_fault_with_the_last_line_of_its_log(misspelt):
+    fault, log, _ = misspelt
+    assert re.match(r"RUN_FAILED training: exit code 2.*ends: error: UNKNOWN_KNOB --epochz", fault)
+    assert log.startswith("$ python -m monai.bundle run training --config_file")
+
+
+def test_a_misspelt_knob_ends_a_command_with_one_line_and_nothing_left_behind(misspelt):
+    _, log, folder = misspelt
+    (error,) = (line for line in log.splitlines() if line.startswith("error: "))
+    assert error.startswith("error: UNKNOWN_KNOB --epochz")
+    assert "--epochs" in error
+    assert "Traceback" not in log
+    assert not folder.exists()
 
 
 IMPOSSIBLE = [

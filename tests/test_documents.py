@@ -48,8 +48,7 @@ def test_the_documents_hold_commands():
 
 
 @pytest.mark.parametrize("command", [each for each in COMMANDS if each.startswith("medseg3d ")])
-def test_a_command_of_ours_is_no_wrong_call(command, monkeypatch):
-    monkeypatch.chdir(ROOT)
+def test_a_command_of_ours_is_no_wrong_call(command, from_the_root):
     words, knobs = split_knobs(shlex.split(re.sub(r"\.\.\.|\$\(.*?\)", "x", command), comments=True)[1:])
     args = build_parser().parse_args(words)
     overlays = getattr(args, "config_overlay", [])
@@ -59,8 +58,7 @@ def test_a_command_of_ours_is_no_wrong_call(command, monkeypatch):
 
 
 @pytest.mark.parametrize("command", [each for each in COMMANDS if not each.startswith("medseg3d ")])
-def test_a_command_of_monais_names_files_and_knobs_that_are_there(command, monkeypatch):
-    monkeypatch.chdir(ROOT)
+def test_a_command_of_monais_names_files_and_knobs_that_are_there(command, from_the_root):
     # a copy of a bundle is read where it was copied from
     text = re.sub(r"\$\(medseg3d bundles path (\w+)\)", r"bundles/\1", command)
     text = re.sub(r"(?<!bundles/)\b(pancreas_nl|polyp_\w+)/train.json", r"bundles/\1/train.json", text)

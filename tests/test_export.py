@@ -46,9 +46,7 @@ def exported_program(path: Path) -> Callable[[torch.Tensor], torch.Tensor]:
 FORMS = {"torchscript": torchscript, "onnx": onnx, "torch.export": exported_program}
 
 
-@pytest.fixture(autouse=True)
-def _from_the_root(monkeypatch):
-    monkeypatch.chdir(ROOT)
+pytestmark = pytest.mark.usefixtures("from_the_root")
 
 
 def sizes(said: str) -> list[str]:

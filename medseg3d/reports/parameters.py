@@ -62,8 +62,8 @@ def paper_report(papers: Sequence[str] = ()) -> list[ParameterRow]:
         Fault: `BAD_VALUE` for a paper that there is not.
 
     Example:
-        >>> [f"{row.costs.parameters / 1e6:.2f} M" for row in paper_report(["pancreas"])][:3]
-        ['6.30 M', '6.56 M', '4.77 M']
+        >>> [f"{row.costs.parameters / 1e6:.2f} M" for row in paper_report(["resunetpp"])]
+        ['4.06 M', '8.22 M', '31.11 M']
     """
     for paper in papers:
         if paper not in PAPERS:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from commands import ROOT, knobs, monai_bundle
+from commands import knobs, monai_bundle
 from picture_runs import polyp_folder, split_knobs
 
 from medseg3d.phantoms.ct import write_phantom_dataset
@@ -26,8 +26,8 @@ SMALL = {
 
 
 @pytest.fixture(autouse=True)
-def _from_the_root(monkeypatch):
-    monkeypatch.chdir(ROOT)
+def _from_the_root(from_the_root):
+    """Every test of this folder begins there."""
 
 
 @pytest.fixture(scope="session")
