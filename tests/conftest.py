@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +31,15 @@ def seed() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    """Give torch back its number of threads: where they are more than the cores, they spin while they wait."""
+    number = torch.get_num_threads()
+    yield
+    if torch.get_num_threads() != number:
+        torch.set_num_threads(number)
 
 
 @pytest.fixture

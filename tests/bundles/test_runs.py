@@ -431,10 +431,7 @@ class TestInterruption:
     @pytest.fixture
     def one_thread(self):
         """As many threads as the processes have, so that the same sums are rounded."""
-        before = torch.get_num_threads()
         torch.set_num_threads(1)
-        yield
-        torch.set_num_threads(before)
 
     # what is on the disk after a kill: tests/data/test_atomic.py
     @pytest.mark.parametrize(

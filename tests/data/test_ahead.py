@@ -38,14 +38,10 @@ def test_as_many_threads_work_as_were_asked_for(workers):
 
 
 def test_threads_share_those_of_torch_and_leave_them_as_they_were():
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(4)
-        assert set(map_ahead(lambda item: torch.get_num_threads(), range(3), workers=2)) == {2}
-        new = ThreadPoolExecutor(1).submit(torch.get_num_threads).result()
-        assert (torch.get_num_threads(), new) == (4, 4)
-    finally:
-        torch.set_num_threads(before)
+    torch.set_num_threads(4)
+    assert set(map_ahead(lambda item: torch.get_num_threads(), range(3), workers=2)) == {2}
+    new = ThreadPoolExecutor(1).submit(torch.get_num_threads).result()
+    assert (torch.get_num_threads(), new) == (4, 4)
 
 
 def test_no_more_than_twice_the_workers_are_begun():
