@@ -33,7 +33,7 @@ from medseg3d.inference import SlidingWindow, with_engine
 from medseg3d.inference.backends import ENGINES
 from medseg3d.networks import SegResNetNL
 from medseg3d.networks.memory_format import channels_last
-from medseg3d.transforms import LoadNiftid, ResampleVolumed, RestoreLabelsd, SaveMaskd
+from medseg3d.transforms import InvertToOriginald, LoadVolumed, ResampleVolumed, SaveMaskd
 
 STOCK = "MONAI's chain"
 NNUNET = "nnU-Net's predictor"
@@ -117,8 +117,8 @@ def chains(arm: str, paths: tuple[Path, Path], knobs: dict) -> Chains:
         )
         inferer = SlidingWindowInferer(roi_size, sw_batch_size=batch, overlap=overlap, mode="gaussian")
         return before, inferer, after, folder / arm / f"{stem}_seg.nii.gz"
-    before = Compose([LoadNiftid("image", keep_integers=True), ResampleVolumed("image", knobs["spacing"]), window])
-    after = Compose([RestoreLabelsd("pred"), SaveMaskd("pred")])
+    before = Compose([LoadVolumed("image", keep_integers=True), ResampleVolumed("image", knobs["spacing"]), window])
+    after = Compose([InvertToOriginald("pred"), SaveMaskd("pred")])
     inferer = SlidingWindow(roi_size, overlap, batch, precision=PRECISIONS[arm])
     if arm in (OPENVINO, OPENVINO_BFLOAT16):
         with_engine(inferer, "openvino")
@@ -222,7 +222,7 @@ def main() -> None:
                 f"per forward pass in every arm. *{STOCK}*: LoadImaged, EnsureChannelFirstd, "
                 "Orientationd, Spacingd, ScaleIntensityRanged, SlidingWindowInferer, softmax, Invertd without "
                 "nearest_interp, argmax, SaveImaged, all with their defaults, as the model zoo's bundles have it. "
-                "*ours*: LoadNiftid (which verifies the file), ResampleVolumed, SlidingWindow, RestoreLabelsd, "
+                "*ours*: LoadVolumed (which verifies the file), ResampleVolumed, SlidingWindow, InvertToOriginald, "
                 "SaveMaskd (which reads the mask back). *nnU-Net*, where nnunetv2 is installed: nnUNetPredictor with "
                 "the same network, windows, step and window of HU, without mirroring; it resamples by splines of "
                 "order 3, stacks axes as z, y, x of LPS, so that random weights mark other voxels, takes one window at "

@@ -24,7 +24,7 @@ from medseg3d.bundle import read_config
 from medseg3d.bundle_folders import bundle_directory, config_files
 from medseg3d.data.cache import CaseCache, CaseKey
 from medseg3d.phantoms.polyps import write_polyp_phantoms
-from medseg3d.training import CaseStream
+from medseg3d.training import EpochSampler
 
 BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
 BEFORE = "before"
@@ -142,7 +142,7 @@ def drawing(bundle: str, knobs: Mapping[str, Any], cases: int, samples: int, arm
     if arm == BEFORE:
         dataset = Recorded(cache.data, cache.transform, cache_num=0, copy_cache=False, progress=False)
         dataset._cache, dataset.cache_num = cache._cache, len(cache)
-    stream = CaseStream(len(cache), BATCH, epochs=1, iterations_per_epoch=samples // BATCH)
+    stream = EpochSampler(len(cache), BATCH, epochs=1, iterations_per_epoch=samples // BATCH)
     loader = DataLoader(dataset, batch_size=BATCH, sampler=stream, num_workers=0)
 
     def call() -> list[dict]:

@@ -23,7 +23,7 @@ from medseg3d.inference.backends import ENGINES
 from medseg3d.networks import ResUNetPlusPlus
 from medseg3d.networks.memory_format import channels_last
 from medseg3d.phantoms.polyps import make_polyp_phantom
-from medseg3d.transforms import LoadPictured, ResizePictured, RestoreLabelsd, SavePictureMaskd
+from medseg3d.transforms import InvertToOriginald, LoadPictured, ResizePictured, SavePictureMaskd
 
 LOOP = "plain loop"
 NETWORK = "its network alone"
@@ -83,7 +83,7 @@ def ours(
             NormalizeIntensityd("image", subtrahend=zero, divisor=one),
         ]
     )
-    postprocessing = Compose([RestoreLabelsd("pred"), SavePictureMaskd("pred")])
+    postprocessing = Compose([InvertToOriginald("pred"), SavePictureMaskd("pred")])
     inferer = with_engine(SlidingWindow((size, size), sw_batch_size=4, precision=precision), engine)
 
     def call() -> Path:

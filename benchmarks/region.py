@@ -14,7 +14,7 @@ from torch import nn
 
 from medseg3d.inference import SlidingWindow, load_weights
 from medseg3d.networks import SegResNetNL
-from medseg3d.transforms import LoadNiftid, ResampleVolumed
+from medseg3d.transforms import LoadVolumed, ResampleVolumed
 
 ARMS = ((0.0, 0), (0.01, 16), (0.01, 8), (0.01, 4), (0.05, 8), (0.05, 4))
 """`region_tau` and `region_margin`; the first arm computes every window."""
@@ -53,7 +53,7 @@ def main() -> None:
     counted = Counted(load_weights(network, arguments.model).eval())
     prepare = Compose(
         [
-            LoadNiftid(["image", "label"], keep_integers=True),
+            LoadVolumed(["image", "label"], keep_integers=True),
             ResampleVolumed("image", arguments.spacing),
             Orientationd("label", "RAS", labels=[["L", "R"], ["P", "A"], ["I", "S"]]),
             Spacingd("label", arguments.spacing, mode="nearest"),

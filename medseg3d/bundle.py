@@ -1,7 +1,7 @@
 """MONAI bundles as this project uses them: read with overrides, their knobs checked, their runs started with care.
 
 MONAI 1.6.1 accepts an override that no config knows (`--epochz 1`) without a word, resolves `%` paths from the current
-directory, and prints tracebacks at users. What is here mends these three.
+directory, and prints tracebacks at users. What is here fixes these three.
 """
 
 from __future__ import annotations
@@ -35,10 +35,21 @@ _Built = TypeVar("_Built")
 
 _FREE_TO_CHANGE = {
     *("epochs", "patience", "val_interval", "seed", "max_skipped_steps", "precision", "amp", "device", "compile"),
-    *("num_workers", "cache_memory", "micro_batch_size", "overlap", "sw_batch_size", "slices_per_batch", "pictures"),
+    *(
+        "num_workers",
+        "cache_memory",
+        "micro_batch_size",
+        "overlap",
+        "sw_batch_size",
+        "slices_per_batch",
+        "tensorboard_images",
+    ),
     *("dataset_dir", "output_dir", "model_file", "bundle_root", "engine"),
 }
 """Knobs that a training may change when it is resumed: how long, how fast and where, not what is learnt from what."""
+
+_RENAMED = {"pictures": "tensorboard_images", "patient_pattern": "group_pattern"}
+"""Knobs that had another name before, to be named to whoever still gives that."""
 
 
 def complete_config(bundle_root: str | Path) -> None:
@@ -188,6 +199,7 @@ def refuse_unknown_knobs(parser: ConfigParser, config_files: Sequence[str], over
         top = deep.split("::")[0].lstrip("+%")
         if top not in known or ("::" in deep and top in parser and not _has(parser, deep)):
             close = difflib.get_close_matches(top if top not in known else name, sorted(known), n=3)
+            close = [_RENAMED[name]] if _RENAMED.get(name) in known else close
             raise UsageFault(
                 "UNKNOWN_KNOB",
                 f"--{name}",

@@ -55,7 +55,7 @@ REFERENCE = re.compile(r"@([\w#:]+)")
 
 
 @dataclass
-class CheckReport:
+class CheckResult:
     """What `check_bundle` found.
 
     Attributes:
@@ -74,7 +74,7 @@ def check_bundle(
     overlays: Sequence[str] = (),
     overrides: Mapping[str, Any] | None = None,
     allow: Sequence[str] = (),
-) -> CheckReport:
+) -> CheckResult:
     """Check the configs of a bundle, its data, split, network and weights, and collect every problem.
 
     Found here: misspelt knobs and impossible values; `%` and `@` that lead nowhere; `_target_`s that do not exist, are
@@ -94,7 +94,7 @@ def check_bundle(
     """
     folder = bundle_folder(bundle)
     files = {name: config_files(folder, name, overlays) for name in CONFIGS}
-    report = CheckReport()
+    report = CheckResult()
     with bundle_directory(folder):
         parsers = {}
         for name in CONFIGS:
@@ -214,7 +214,7 @@ def _exists(parser: ConfigParser, reference: str) -> bool:
     return True
 
 
-def _check_training(parser: ConfigParser, report: CheckReport) -> None:
+def _check_training(parser: ConfigParser, report: CheckResult) -> None:
     parser.parse(reset=True)
     for check in (_check_device, _check_network, _check_weights, _check_start, _check_loss, _check_data):
         try:

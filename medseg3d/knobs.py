@@ -137,7 +137,7 @@ BOUNDS: dict[str, Bounds] = {
     "amp": _either(_NOTHING, _FLAG),
     **dict.fromkeys(("seed", "split_seed", "iterations_per_epoch", "micro_batch_size", "max_skipped_steps"), _COUNT),
     **dict.fromkeys(
-        ("patience", "plateau_patience", "warmup_epochs", "num_workers", "pictures", "region_margin"), _COUNT
+        ("patience", "plateau_patience", "warmup_epochs", "num_workers", "tensorboard_images", "region_margin"), _COUNT
     ),
     **dict.fromkeys(("nonlocal_blocks", "neighbours", "crf_iterations", "crf_training_iterations"), _COUNT),
     **dict.fromkeys(("epochs", "val_interval", "batch_size", "crops_per_case"), _POSITIVE),

@@ -32,7 +32,7 @@ class CleanMaskd(MapTransform):
     how many voxels or pixels were filled and removed, and how many components there were and are.
 
     Args:
-        keys: the masks, as `RestoreLabelsd` leaves them; a map of probabilities beside them stays as it is.
+        keys: the masks, as `InvertToOriginald` leaves them; a map of probabilities beside them stays as it is.
         largest_component: how many of the largest components are kept; true for one, false or 0 for all.
         fill_holes: whether to fill what a class encloses, in a volume on all sides.
         min_volume_ml: least size of a component of a volume that stays, millilitres by the determinant of the affine.

@@ -24,7 +24,7 @@ from medseg3d.data.pseudonyms import names_hidden
 from medseg3d.evaluation import FOREGROUND, Evaluation, Summary
 from medseg3d.faults import Fault, UsageFault
 from medseg3d.files.atomic import check_folder
-from medseg3d.inference import CasePredictor, RayWorkers, Report
+from medseg3d.inference import CasePredictor, PredictionResult, RayWorkers
 from medseg3d.training.evaluation import command_line, versions
 from medseg3d.volumes.grids import GRID_TOLERANCE
 
@@ -49,7 +49,7 @@ def predict(
     knobs: Mapping[str, Any] | None = None,
     progress: Callable[[int, int, dict], None] | None = None,
     cluster: str | None = None,
-) -> Report:
+) -> PredictionResult:
     """Segment volumes or pictures with a bundle's inference.json; masks in the geometry of each come out.
 
     Without weights of one's own (`model_file`) and without `overlays`, those that the bundle ships are taken, where it

@@ -113,7 +113,7 @@ training() {
     # shellcheck disable=SC2086 # overlays are words
     limited python -m monai.bundle run training \
         --config_file "$(config train "$bundle" $overlays)" --output_dir "$run" --device "$DEVICE" \
-        --num_workers "$WORKERS" --pictures 0 "$@" || code=$?
+        --num_workers "$WORKERS" --tensorboard_images 0 "$@" || code=$?
     if ((code != 0 && code != 124)); then return $code; fi
     # shellcheck disable=SC2086
     python -m monai.bundle run evaluating --config_file "$(config evaluate "$bundle" $overlays)" \

@@ -21,7 +21,7 @@ from medseg3d.data.cache import CaseCache
 from medseg3d.training import (
     BestModel,
     CaseScores,
-    CaseStream,
+    EpochSampler,
     SegmentationTrainer,
     Validation,
     WeightAverage,
@@ -30,7 +30,7 @@ from medseg3d.training import (
     freeze_parameters,
     parameter_groups,
 )
-from medseg3d.transforms import AsLabelsd
+from medseg3d.transforms import LogitsToLabelsd
 
 
 def cases(spoiled: bool) -> list[dict]:
@@ -57,13 +57,13 @@ def train(folder: Path, epochs: int, resume: bool, spoiled: bool, frozen: bool =
     freeze_parameters(network, "0" if frozen else ())
     optimizer = torch.optim.SGD(parameter_groups(network, 0.5, {"3.bias": 0.1} if frozen else {}), momentum=0.9)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, 2)
-    stream = CaseStream(num_cases=6, batch_size=4, epochs=epochs, iterations_per_epoch=3, seed=0)
+    stream = EpochSampler(num_cases=6, batch_size=4, epochs=epochs, iterations_per_epoch=3, seed=0)
     data = CaseCache(cases(spoiled), Compose([]), num_workers=0)
     evaluator = SupervisedEvaluator(
         device=device,
         val_data_loader=DataLoader(Dataset(cases(False)), batch_size=1),
         network=network,
-        postprocessing=AsLabelsd("pred"),
+        postprocessing=LogitsToLabelsd("pred"),
         key_val_metric={"val_dice_mean": CaseScores(["polyp"], prefix="val_", grid="a test's")},
     )
     best = BestModel(network, folder / "model.pt")
@@ -83,7 +83,7 @@ def train(folder: Path, epochs: int, resume: bool, spoiled: bool, frozen: bool =
     trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda each: losses.append(each.state.output["loss"].item()))
     average = WeightAverage(network, 0.5)
     attach_checkpoints(trainer, best, stream, schedule, folder, resume, average)
-    attach_tensorboard(trainer, evaluator, folder, pictures=0)
+    attach_tensorboard(trainer, evaluator, folder, images=0)
     trainer.run()
     state = {
         **network.state_dict(),

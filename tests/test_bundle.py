@@ -44,7 +44,11 @@ def test_a_later_file_wins():
 
 
 @pytest.mark.parametrize(
-    ("knob", "suggestion"), [("epochz", "--epochs"), ("learning-rate", "--learning_rate"), ("roi", "")]
+    ("knob", "suggestion"),
+    [
+        *(("epochz", "--epochs"), ("learning-rate", "--learning_rate"), ("roi", "")),
+        ("pictures", "one of --tensorboard_images"),
+    ],
 )
 @pytest.mark.parametrize("config", ["train.json", "evaluate.json", "inference.json"])
 def test_a_misspelt_knob_is_refused_and_the_right_one_suggested(config, knob, suggestion):

@@ -30,14 +30,14 @@ from medseg3d.faults import Fault, find_fault
 from medseg3d.pictures.masks import read_grey
 from medseg3d.pictures.overlays import draw_overlay
 from medseg3d.transforms import (
-    AsLabelsd,
     FitPictured,
     FitSlicesd,
-    LoadNiftid,
+    InvertToOriginald,
     LoadPictured,
+    LoadVolumed,
+    LogitsToLabelsd,
     ResampleVolumed,
     ResizePictured,
-    RestoreLabelsd,
     SaveMaskd,
     SaveOverlayd,
     SavePictureMaskd,
@@ -72,7 +72,7 @@ AFFINES = {
 
 
 def image_of(affine: np.ndarray, shape: tuple[int, ...] = SHAPE) -> MetaTensor:
-    """An image as LoadNiftid leaves it, brighter towards its centre."""
+    """An image as LoadVolumed leaves it, brighter towards its centre."""
     grid = np.stack(np.meshgrid(*(np.linspace(-1, 1, size) for size in shape), indexing="ij"))
     values = torch.from_numpy(1 - np.abs(grid).max(0)).float()[None]
     meta = {"original_affine": torch.from_numpy(affine), "spatial_shape": torch.tensor(shape), "space": "RAS"}
@@ -126,7 +126,7 @@ def test_labels_are_those_of_monais_inverse(name: str, more: tuple, classes: int
     preprocessing = chain(*more)
     item = preprocessing({"image": image_of(AFFINES[name])})
     logits = smooth_logits(classes, item["image"].shape[1:])
-    restored = RestoreLabelsd("pred")({**item, "pred": logits})["pred"]
+    restored = InvertToOriginald("pred")({**item, "pred": logits})["pred"]
     expected, inverted = monais_way(item, logits, preprocessing)
     assert restored.shape == (1, *SHAPE)
     assert restored.dtype == torch.uint8
@@ -147,7 +147,7 @@ def test_probability_of_foreground_is_that_of_monais_inverse(name: str, classes:
     preprocessing = chain()
     item = preprocessing({"image": image_of(AFFINES[name])})
     logits = smooth_logits(classes, item["image"].shape[1:])
-    restored = RestoreLabelsd("pred", prob_key="prob")({**item, "pred": logits})["prob"]
+    restored = InvertToOriginald("pred", prob_key="prob")({**item, "pred": logits})["prob"]
     _, inverted = monais_way(item, logits, preprocessing)
     assert restored.dtype == torch.float32
     assert np.abs(restored[0].numpy() - inverted[1:].sum(0)).max() < 1e-5
@@ -170,7 +170,7 @@ def test_half_space_of_the_world_is_restored_in_every_orientation(codes: str) ->
     assert 0 < probability.min() < 0.4
     assert 0.6 < probability.max() < 1
     logits = torch.stack([torch.zeros_like(probability), torch.logit(probability)]).float()
-    labels = RestoreLabelsd("pred")({"image": image, "pred": logits})["pred"][0].numpy()
+    labels = InvertToOriginald("pred")({"image": image, "pred": logits})["pred"][0].numpy()
     expected = distance(affine, SHAPE)
     judged = covered(affine, image) & (np.abs(expected) > 1e-3)
     assert judged.mean() > 0.8
@@ -181,14 +181,14 @@ def test_half_space_of_the_world_is_restored_in_every_orientation(codes: str) ->
 def test_logits_of_any_floating_type_are_taken(dtype: torch.dtype) -> None:
     image = chain()({"image": image_of(AFFINES["oblique"])})["image"]
     logits = smooth_logits(3, image.shape[1:]).to(dtype)
-    of_float32 = RestoreLabelsd("pred")({"image": image, "pred": logits.float()})["pred"]
-    assert torch.equal(RestoreLabelsd("pred")({"image": image, "pred": logits})["pred"], of_float32)
+    of_float32 = InvertToOriginald("pred")({"image": image, "pred": logits.float()})["pred"]
+    assert torch.equal(InvertToOriginald("pred")({"image": image, "pred": logits})["pred"], of_float32)
 
 
 def test_one_channel_is_the_logit_of_a_sigmoid() -> None:
     image = chain()({"image": image_of(AFFINES["lps"])})["image"]
     two = smooth_logits(2, image.shape[1:])
-    restore = RestoreLabelsd("pred", prob_key="prob")
+    restore = InvertToOriginald("pred", prob_key="prob")
     expected = restore({"image": image, "pred": two})
     got = restore({"image": image, "pred": two[1:] - two[:1]})
     assert torch.equal(got["pred"], expected["pred"])
@@ -206,7 +206,7 @@ def test_equal_probabilities_are_background(classes: int) -> None:
 def test_foreground_is_where_its_probability_reaches_the_threshold(channels: int, threshold: float) -> None:
     image = chain()({"image": image_of(AFFINES["oblique"])})["image"]
     logits = smooth_logits(channels, image.shape[1:])
-    restored = RestoreLabelsd("pred", prob_key="prob", threshold=threshold)({"image": image, "pred": logits})
+    restored = InvertToOriginald("pred", prob_key="prob", threshold=threshold)({"image": image, "pred": logits})
     assert torch.equal(restored["pred"], (restored["prob"] >= threshold).to(torch.uint8))
     assert 0 < restored["pred"].sum() < restored["pred"].numel()
 
@@ -214,28 +214,28 @@ def test_foreground_is_where_its_probability_reaches_the_threshold(channels: int
 def test_a_threshold_of_one_half_is_the_argmax_whose_ties_are_background() -> None:
     item = {"image": (image := chain()({"image": image_of(AFFINES["oblique"])})["image"])}
     item["pred"] = smooth_logits(2, image.shape[1:])
-    restored = RestoreLabelsd("pred", prob_key="prob", threshold=0.5)(item)
+    restored = InvertToOriginald("pred", prob_key="prob", threshold=0.5)(item)
     assert torch.equal(restored["pred"], (restored["prob"] > 0.5).to(torch.uint8))
     item["pred"] = torch.zeros_like(item["pred"])
-    assert RestoreLabelsd("pred", threshold=0.5)(item)["pred"].sum() == 0
-    assert RestoreLabelsd("pred", threshold=0.499)(item)["pred"].sum() > 0
+    assert InvertToOriginald("pred", threshold=0.5)(item)["pred"].sum() == 0
+    assert InvertToOriginald("pred", threshold=0.499)(item)["pred"].sum() > 0
 
 
 def test_a_threshold_cannot_choose_among_three_classes() -> None:
     image = chain()({"image": image_of(AFFINES["oblique"])})["image"]
     item = {"image": image, "pred": smooth_logits(3, image.shape[1:])}
-    assert RestoreLabelsd("pred")(item)["pred"].max() == 2
+    assert InvertToOriginald("pred")(item)["pred"].max() == 2
     with pytest.raises(ValueError, match=r"threshold must be 0\.5 for 3 classes, found 0\.4"):
-        RestoreLabelsd("pred", threshold=0.4)(item)
+        InvertToOriginald("pred", threshold=0.4)(item)
     with pytest.raises(ValueError, match=r"threshold must be a probability from 0 to 1, found 1\.5"):
-        RestoreLabelsd("pred", threshold=1.5)
+        InvertToOriginald("pred", threshold=1.5)
 
 
 def test_logits_meta_tensor_and_tensor_are_alike() -> None:
     image = chain()({"image": image_of(AFFINES["lps"])})["image"]
     logits = smooth_logits(2, image.shape[1:])
-    plain = RestoreLabelsd("pred")({"image": image, "pred": logits})["pred"]
-    meta = RestoreLabelsd("pred")({"image": image, "pred": MetaTensor(logits, affine=torch.eye(4))})["pred"]
+    plain = InvertToOriginald("pred")({"image": image, "pred": logits})["pred"]
+    meta = InvertToOriginald("pred")({"image": image, "pred": MetaTensor(logits, affine=torch.eye(4))})["pred"]
     assert torch.equal(plain, meta)
 
 
@@ -243,9 +243,9 @@ def test_logits_meta_tensor_and_tensor_are_alike() -> None:
 def test_slabs_do_not_show(monkeypatch: pytest.MonkeyPatch, voxels: int) -> None:
     image = chain()({"image": image_of(AFFINES["permuted"])})["image"]
     item = {"image": image, "pred": smooth_logits(3, image.shape[1:])}
-    expected = RestoreLabelsd("pred", prob_key="prob")(item)
+    expected = InvertToOriginald("pred", prob_key="prob")(item)
     monkeypatch.setattr(axis_maps, "_SLAB_VOXELS", voxels)
-    got = RestoreLabelsd("pred", prob_key="prob")(item)
+    got = InvertToOriginald("pred", prob_key="prob")(item)
     assert torch.equal(got["pred"], expected["pred"])
     assert torch.allclose(got["prob"], expected["prob"], rtol=1e-5, atol=0)
 
@@ -286,7 +286,7 @@ def test_a_volume_that_lies_on_the_grid_already_is_not_interpolated() -> None:
 def test_labels_come_back_to_the_grid_that_a_resampled_volume_came_from() -> None:
     scan = scan_of(AFFINES["oblique"], torch.int16)
     image = ResampleVolumed("image", (1.5, 1.5, 2.0))({"image": scan})["image"]
-    pred = RestoreLabelsd("pred")({"image": image, "pred": smooth_logits(2, image.shape[1:])})["pred"]
+    pred = InvertToOriginald("pred")({"image": image, "pred": smooth_logits(2, image.shape[1:])})["pred"]
     assert pred.shape == scan.shape
     assert torch.equal(pred.affine, scan.affine)
 
@@ -294,7 +294,7 @@ def test_labels_come_back_to_the_grid_that_a_resampled_volume_came_from() -> Non
 def test_voxels_cropped_away_are_background() -> None:
     image = SpatialCropd("image", roi_start=(3, 0, 0), roi_end=(9, 23, 17))({"image": image_of(np.eye(4))})["image"]
     logits = torch.stack([torch.zeros(image.shape[1:]), torch.full(image.shape[1:], 5.0)])
-    item = RestoreLabelsd("pred", prob_key="prob")({"image": image, "pred": logits})
+    item = InvertToOriginald("pred", prob_key="prob")({"image": image, "pred": logits})
     assert item["pred"][0, :, 4, 4].tolist() == [0] * 3 + [1] * 6 + [0] * 10
     assert (item["prob"][0, :, 4, 4] > 0).tolist() == [False] * 3 + [True] * 6 + [False] * 10
 
@@ -304,7 +304,7 @@ def test_grid_rounded_to_whole_voxels_still_covers_its_border() -> None:
     image = chain(pixdim=(1.45, 1, 1))({"image": image_of(np.eye(4))})["image"]
     assert image.shape[1] == 13
     logits = torch.stack([torch.zeros(image.shape[1:]), torch.full(image.shape[1:], 5.0)])
-    assert RestoreLabelsd("pred")({"image": image, "pred": logits})["pred"].min() == 1
+    assert InvertToOriginald("pred")({"image": image, "pred": logits})["pred"].min() == 1
 
 
 def test_volume_wholly_outside_the_image_is_background() -> None:
@@ -319,7 +319,7 @@ def test_volume_wholly_outside_the_image_is_background() -> None:
 def test_result_lies_on_the_original_grid_and_remembers_it() -> None:
     image = chain()({"image": image_of(AFFINES["oblique"])})["image"]
     item = {"image": image, "pred": smooth_logits(2, image.shape[1:])}
-    restored = RestoreLabelsd("pred", prob_key="prob")(item)
+    restored = InvertToOriginald("pred", prob_key="prob")(item)
     affines = np.stack([restored[key].affine.numpy() for key in ("pred", "prob")])
     assert np.array_equal(affines, [AFFINES["oblique"]] * 2)
     assert [restored[key].meta["space"] for key in ("pred", "prob")] == ["RAS", "RAS"]
@@ -332,7 +332,7 @@ def test_result_lies_on_the_original_grid_and_remembers_it() -> None:
 def test_oblique_axes_are_refused(more: tuple) -> None:
     image = Compose(more)({"image": image_of(AFFINES["oblique"])})["image"]
     with pytest.raises(ValueError, match=r"parallel axes.*without a rotation"):
-        RestoreLabelsd("pred")({"image": image, "pred": torch.zeros(2, *image.shape[1:])})
+        InvertToOriginald("pred")({"image": image, "pred": torch.zeros(2, *image.shape[1:])})
 
 
 @pytest.mark.parametrize(
@@ -350,7 +350,7 @@ def test_oblique_axes_are_refused(more: tuple) -> None:
 )
 def test_what_does_not_fit_together_is_refused(image: torch.Tensor, logits: torch.Tensor, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        RestoreLabelsd("pred")({"image": image, "pred": logits})
+        InvertToOriginald("pred")({"image": image, "pred": logits})
 
 
 def write(path: Path, array: np.ndarray, affine: np.ndarray = AFFINES["oblique"]) -> Path:
@@ -373,7 +373,7 @@ def test_loaded_volumes_are_channel_first_in_the_types_of_training(
     tmp_path: Path, key: str, dtype: torch.dtype
 ) -> None:
     paths = case(tmp_path, dtype=np.float32)
-    loaded = LoadNiftid(["image", "label"], labels=(0, 1))(paths)[key]
+    loaded = LoadVolumed(["image", "label"], labels=(0, 1))(paths)[key]
     assert (loaded.dtype, loaded.shape) == (dtype, (1, *SHAPE))
     assert np.array_equal(loaded[0].numpy(), nib.load(paths[key]).get_fdata())
     assert np.array_equal(loaded.affine.numpy(), nib.load(paths[key]).affine)
@@ -392,14 +392,14 @@ def test_integers_are_kept_where_torch_has_them_and_nothing_scales(
     image = nib.Nifti1Image(np.arange(np.prod(SHAPE)).reshape(SHAPE).astype(stored), AFFINES["ras"])
     image.header.set_slope_inter(slope, 0)
     nib.save(image, tmp_path / "ct.nii.gz")
-    volume = LoadNiftid("image", keep_integers=True)({"image": tmp_path / "ct.nii.gz"})["image"]
+    volume = LoadVolumed("image", keep_integers=True)({"image": tmp_path / "ct.nii.gz"})["image"]
     assert volume.dtype == loaded
     assert np.array_equal(volume[0].float().numpy(), nib.load(tmp_path / "ct.nii.gz").get_fdata())
 
 
 def test_loaded_volumes_go_through_a_loader_and_back(tmp_path: Path) -> None:
     paths = case(tmp_path)
-    steps = Compose([LoadNiftid(["image", "label"]), Orientationd(["image", "label"], axcodes="RAS", labels=LABELS)])
+    steps = Compose([LoadVolumed(["image", "label"]), Orientationd(["image", "label"], axcodes="RAS", labels=LABELS)])
     batch = next(iter(DataLoader(Dataset([paths, paths], steps), batch_size=2)))
     assert batch["image"].shape[:2] == (2, 1)
     meta = decollate_batch(batch)[1]["image"].meta
@@ -409,7 +409,7 @@ def test_loaded_volumes_go_through_a_loader_and_back(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("space", ["RAS", "LPS"])
 def test_orientation_ignores_what_the_space_entry_says(tmp_path: Path, space: str) -> None:
-    item = LoadNiftid("image")(case(tmp_path))
+    item = LoadVolumed("image")(case(tmp_path))
     item["image"].meta["space"] = space
     oriented = Orientationd("image", axcodes="RAS", labels=LABELS)(item)["image"]
     assert nib.aff2axcodes(oriented.affine.numpy()) == ("R", "A", "S")
@@ -419,34 +419,34 @@ def test_remarks_on_a_picture_travel_to_its_mask(tmp_path: Path) -> None:
     Image.new("RGBA", (30, 20), (200, 0, 0, 9)).save(tmp_path / "a.png")
     item = LoadPictured("image")({"image": tmp_path / "a.png"})
     item["pred"] = torch.zeros(1, 20, 30)
-    assert RestoreLabelsd("pred")(item)["pred"].meta["warnings"].startswith("TRANSPARENCY")
+    assert InvertToOriginald("pred")(item)["pred"].meta["warnings"].startswith("TRANSPARENCY")
 
 
 def test_warnings_travel_with_the_image(tmp_path: Path) -> None:
     path = write(tmp_path / "windowed.nii", np.arange(np.prod(SHAPE)).reshape(SHAPE).astype(np.uint16))
-    assert LoadNiftid("image")({"image": path})["image"].meta["warnings"].startswith("HU_RANGE")
-    assert LoadNiftid("image", check_hu=False)({"image": path})["image"].meta["warnings"] == ""
+    assert LoadVolumed("image")({"image": path})["image"].meta["warnings"].startswith("HU_RANGE")
+    assert LoadVolumed("image", check_hu=False)({"image": path})["image"].meta["warnings"] == ""
     # a label is no CT
-    assert LoadNiftid("label")({"label": case(tmp_path)["label"]})["label"].meta["warnings"] == ""
+    assert LoadVolumed("label")({"label": case(tmp_path)["label"]})["label"].meta["warnings"] == ""
 
 
 def test_label_off_its_image_is_refused(tmp_path: Path) -> None:
     flipped = AFFINES["oblique"] @ np.diag([-1, 1, 1, 1])
     with pytest.raises(Fault, match=r"PAIR_GEOMETRY .*seg\.nii\.gz"):
-        LoadNiftid(["image", "label"])(case(tmp_path, affine=flipped))
+        LoadVolumed(["image", "label"])(case(tmp_path, affine=flipped))
 
 
 def test_label_gets_the_affine_of_its_image_to_the_last_bit(tmp_path: Path) -> None:
     nearly = AFFINES["oblique"].copy()
     nearly[0, 3] += 0.004
-    item = LoadNiftid(["image", "label"])(case(tmp_path, affine=nearly))
+    item = LoadVolumed(["image", "label"])(case(tmp_path, affine=nearly))
     assert torch.equal(item["image"].affine, item["label"].affine)
 
 
 @pytest.mark.parametrize(("label", "dtype"), [(2, np.uint8), (0.5, np.float32), (-1, np.int16)])
 def test_label_outside_its_set_is_refused_through_compose(tmp_path: Path, label: float, dtype: type) -> None:
     with pytest.raises(RuntimeError) as caught:
-        Compose([LoadNiftid(["image", "label"], labels=[0, 1])])(case(tmp_path, label, dtype=dtype))
+        Compose([LoadVolumed(["image", "label"], labels=[0, 1])])(case(tmp_path, label, dtype=dtype))
     fault = find_fault(caught.value)
     assert fault is not None
     assert fault.code == "LABEL_SET"
@@ -455,16 +455,16 @@ def test_label_outside_its_set_is_refused_through_compose(tmp_path: Path, label:
 
 def test_missing_keys_are_passed_over_when_allowed(tmp_path: Path) -> None:
     paths = {"image": case(tmp_path)["image"]}
-    assert set(LoadNiftid(["image", "label"], allow_missing_keys=True)(paths)) == {"image"}
+    assert set(LoadVolumed(["image", "label"], allow_missing_keys=True)(paths)) == {"image"}
     with pytest.raises(KeyError, match="label"):
-        LoadNiftid(["image", "label"])(paths)
+        LoadVolumed(["image", "label"])(paths)
 
 
 def test_mask_on_disk_is_the_restored_label_on_the_grid_of_the_file(tmp_path: Path) -> None:
     paths = case(tmp_path)
-    item = Compose([LoadNiftid("image"), chain()])({**paths, "mask_file": tmp_path / "out" / "ct_seg.nii.gz"})
+    item = Compose([LoadVolumed("image"), chain()])({**paths, "mask_file": tmp_path / "out" / "ct_seg.nii.gz"})
     item["pred"] = smooth_logits(3, item["image"].shape[1:])
-    saved = Compose([RestoreLabelsd("pred"), SaveMaskd("pred")])(item)
+    saved = Compose([InvertToOriginald("pred"), SaveMaskd("pred")])(item)
     mask, source = nib.load(tmp_path / "out" / "ct_seg.nii.gz"), nib.load(paths["image"])
     assert np.array_equal(np.asarray(mask.dataobj), saved["pred"][0].numpy())
     assert mask.get_data_dtype() == np.uint8
@@ -550,7 +550,7 @@ def test_labels_of_a_picture_are_those_of_monais_inverse(tmp_path: Path, classes
     logits = torch.nn.functional.interpolate(
         torch.randn(1, classes, 6, 6, generator=torch.Generator().manual_seed(1)), (size, size), mode="bicubic"
     )[0]
-    got = RestoreLabelsd("pred", prob_key="prob")({**item, "pred": logits})
+    got = InvertToOriginald("pred", prob_key="prob")({**item, "pred": logits})
     probability = logits.sigmoid() if classes == 1 else logits.softmax(0)
     inverse = Invertd("pred", chain, orig_keys="image", nearest_interp=False)
     expected = inverse({**item, "pred": MetaTensor(probability, meta=item["image"].meta)})["pred"].as_tensor()
@@ -610,7 +610,7 @@ def test_a_fitted_picture_keeps_its_proportion_and_finds_its_way_back(
     assert small["image"].shape[1:] == small["label"].shape[1:] == fitted
     assert set(np.unique(small["label"])) == {0, 1}
     small["pred"] = 20 * (small["label"].as_tensor().float() - 0.5)
-    restored = RestoreLabelsd("pred")(small)["pred"]
+    restored = InvertToOriginald("pred")(small)["pred"]
     assert restored.shape == mask.shape
     assert (restored.as_tensor() != mask).sum() <= 2 * shape[1]  # at most the two rows beside the edge
 
@@ -670,7 +670,7 @@ def test_a_mask_of_a_picture_is_written_as_it_is(tmp_path: Path) -> None:
 def test_an_overlay_is_drawn_on_the_stored_picture_where_one_is_wanted(tmp_path: Path) -> None:
     paths, file = picture_case(tmp_path), tmp_path / "a_overlay.png"
     item = Compose([LoadPictured("image"), ResizePictured("image", (32, 32))])(paths)
-    item = RestoreLabelsd("pred")({**item, "pred": 20 * (torch.rand(1, 32, 32) - 0.5)})
+    item = InvertToOriginald("pred")({**item, "pred": 20 * (torch.rand(1, 32, 32) - 0.5)})
     SaveOverlayd("pred")(item)
     assert not file.exists()
     saved = SaveOverlayd("pred")({**item, "overlay_file": str(file)})
@@ -708,17 +708,17 @@ def test_no_mask_comes_of_logits_that_are_not_finite(bad: float, channels: int, 
     logits = torch.zeros(channels, *SHAPE, dtype=dtype)
     logits[0, 3, 4, 5] = logits[-1, 6, 7, 8] = bad
     words = rf"NON_FINITE scans/ct\.nii\.gz: 2 of {logits.numel()} logits .*. Hint: --precision float32; .*model\.pt"
-    for transform in (RestoreLabelsd("pred"), AsLabelsd("pred")):
+    for transform in (InvertToOriginald("pred"), LogitsToLabelsd("pred")):
         with pytest.raises(Fault, match=words):
             transform({"image": image, "pred": logits})
 
 
 def test_a_validation_has_the_fault_beside_labels_of_background() -> None:
     item = {"case": "b", "pred": torch.tensor([[1.0, float("nan"), 1.0]])}
-    got = AsLabelsd("pred", fault_key="fault")(item)
+    got = LogitsToLabelsd("pred", fault_key="fault")(item)
     assert got["pred"].tolist() == [[0, 0, 0]]
     assert str(got["fault"]).startswith("NON_FINITE b: 1 of 3 logits")
-    assert "fault" not in AsLabelsd("pred", fault_key="fault")({"pred": torch.ones(1, 3)})
+    assert "fault" not in LogitsToLabelsd("pred", fault_key="fault")({"pred": torch.ones(1, 3)})
 
 
 @pytest.mark.parametrize(("size", "refused"), [(240, False), (239, True)])
@@ -736,5 +736,5 @@ def test_finite_logits_on_their_way_to_overflow_give_no_mask(channels: int) -> N
     logits[-1, 0, 0, 0], logits[0, 1, 1, 1] = 3e38, -3e38
     assert torch.isfinite(logits).all()
     with pytest.raises(Fault, match=rf"NON_FINITE a: 2 of {logits.numel()} logits that are NaN, infinite or over"):
-        AsLabelsd("pred")({"pred": logits, "case": "a"})
-    assert AsLabelsd("pred")({"pred": logits.clamp(-1e6, 1e6), "case": "a"})["pred"].shape == (1, 2, 2, 2)
+        LogitsToLabelsd("pred")({"pred": logits, "case": "a"})
+    assert LogitsToLabelsd("pred")({"pred": logits.clamp(-1e6, 1e6), "case": "a"})["pred"].shape == (1, 2, 2, 2)

@@ -5,7 +5,7 @@ fast: what needs torch (`medseg3d.data.cache`) or SimpleITK (`medseg3d.phantoms.
 """
 
 from medseg3d.data.clinicdb import clinicdb_sequence
-from medseg3d.data.fetch import VerifyReport, fetch_pancreas, verify_msd
+from medseg3d.data.fetch import VerificationResult, fetch_pancreas, verify_msd
 from medseg3d.data.fetch_polyps import fetch_kvasir_seg
 from medseg3d.data.leaks import Leak, find_leaks
 from medseg3d.data.loaded_pairs import LoadedPair, prediction_kind, read_pair
@@ -30,7 +30,7 @@ __all__ = [
     "MSDDataset",
     "MaskPair",
     "Split",
-    "VerifyReport",
+    "VerificationResult",
     "VolumeHeader",
     "atomic_path",
     "atomic_write",

@@ -60,7 +60,7 @@ def fetch_pancreas(root: str | Path = "data", say: Callable[[str], None] = print
 
 
 @dataclass
-class VerifyReport:
+class VerificationResult:
     """What `verify_msd` found.
 
     Args:
@@ -86,7 +86,7 @@ def verify_msd(
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
     grid_tolerance: float = GRID_TOLERANCE,
-) -> VerifyReport:
+) -> VerificationResult:
     """Check a data set in the MSD layout whole: every file is read to its last byte, every problem is listed.
 
     Checked are the number of cases, files that are named but missing or there but not named, and per case what
@@ -107,7 +107,7 @@ def verify_msd(
         Fault: as `read_msd`, when `dataset.json` itself cannot be used.
     """
     dataset = read_msd(dataset_dir, require_files=False)
-    report = VerifyReport(dataset.folder, len(dataset.cases), len(dataset.test))
+    report = VerificationResult(dataset.folder, len(dataset.cases), len(dataset.test))
     if expected_cases is None and dataset.folder.name == PANCREAS_NAME:
         expected_cases = PANCREAS_CASES
     if expected_cases is not None and report.n_cases != expected_cases:

@@ -400,7 +400,7 @@ def _pictures(folder: Path, part: str, warnings: list[str]) -> dict[str, Path]:
 def _group(case: str, pattern: str, path: str) -> str:
     if pattern in GROUPINGS:
         return GROUPINGS[pattern](case)
-    remedy = "--patient_pattern takes a regular expression whose group is the patient, or '' for no patients"
+    remedy = "--group_pattern takes a regular expression whose group is the patient, or '' for no patients"
     try:
         match = re.search(pattern, case)
     except re.error as error:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from medseg3d.data.fetch import VerifyReport
+from medseg3d.data.fetch import VerificationResult
 from medseg3d.data.leaks import Leak, find_leaks
 from medseg3d.data.picture_folders import find_pictures, grouped
 from medseg3d.data.splits import PARTS, Split, read_split
@@ -29,7 +29,7 @@ def verify_pictures(
     expected_cases: int | None = None,
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
-) -> VerifyReport:
+) -> VerificationResult:
     """Check a data set of pictures whole: every file is decoded, every problem is listed.
 
     Checked are the number of cases, pictures and masks without the other half, and per case what `read_with_remarks`
@@ -54,7 +54,7 @@ def verify_pictures(
     cases, faults, unread = find_pictures(dataset_dir)
     groups = grouped(cases, group_pattern) if group_pattern else None
     split = read_split(split_file) if split_file is not None else None
-    report = VerifyReport(Path(dataset_dir).expanduser().absolute(), len(cases), faults=faults)
+    report = VerificationResult(Path(dataset_dir).expanduser().absolute(), len(cases), faults=faults)
     report.warnings += [(str(report.folder), warning) for warning in unread]
     if expected_cases is None:
         expected_cases = KNOWN_CASES.get(report.folder.name)
@@ -124,7 +124,7 @@ def _duplicates(digests: Mapping[str, str]) -> list[str]:
 
 
 def _check_split(
-    report: VerifyReport,
+    report: VerificationResult,
     path: Path,
     split: Split,
     groups: Mapping[str, str] | None,

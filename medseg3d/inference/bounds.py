@@ -28,8 +28,8 @@ from medseg3d.postprocessing import CleanMaskd
 from medseg3d.precision import resolved
 from medseg3d.transforms import (
     FitSlicesd,
-    LoadNiftid,
     LoadPictured,
+    LoadVolumed,
     ResampleVolumed,
     ResizePictured,
 )
@@ -70,7 +70,7 @@ class CaseBounds:
     """The memory and the room that cases need, known before anything of them is read but the header.
 
     Args:
-        preprocessing: the chain that begins with `LoadNiftid` or `LoadPictured`; of any other nothing is known, and
+        preprocessing: the chain that begins with `LoadVolumed` or `LoadPictured`; of any other nothing is known, and
             nothing is refused.
         postprocessing: the chain that follows the network.
         network: see `CasePredictor`.
@@ -94,7 +94,7 @@ class CaseBounds:
         self.inferer = inferer
         self.device = device
         self.workers = workers
-        self.loader = next((step for step in self.steps if isinstance(step, (LoadNiftid, LoadPictured))), None)
+        self.loader = next((step for step in self.steps if isinstance(step, (LoadVolumed, LoadPictured))), None)
 
     def check_case(self, item: Mapping[str, Any]) -> None:
         """Refuse a case for which there is not the memory, now.
@@ -180,7 +180,7 @@ class CaseBounds:
         header = read_header(item["image"])
         stored = header.dtype.itemsize
         unscaled = (header.slope, header.intercept) == (1, 0)
-        as_stored = isinstance(self.loader, LoadNiftid) and self.loader.keep_integers
+        as_stored = isinstance(self.loader, LoadVolumed) and self.loader.keep_integers
         if unscaled and as_stored and header.dtype.kind == "i" and stored <= 2:
             return Grid(header.shape, header.affine, stored, stored)
         return Grid(header.shape, header.affine, stored + 4 if unscaled else stored + 8, 4)

@@ -51,7 +51,7 @@ class Failure:
 
 
 @dataclass
-class Report:
+class PredictionResult:
     """What became of the cases.
 
     Attributes:
@@ -73,7 +73,7 @@ class Report:
             return 0
         return 3 if self.done or self.skipped else 1
 
-    def check(self) -> Report:
+    def check(self) -> PredictionResult:
         """The report itself, for the end of a run that has to fail when a case did.
 
         Raises:
@@ -91,7 +91,7 @@ class Report:
             f"{len(self.failed)} of {total} cases",
             f"first of all {first.code} {first.subject}",
             "a mask of each",
-            "the log has a line on every one; mend those files and run the same command again",
+            "the log has a line on every one; fix those files and run the same command again",
         ) from self.failed[0].error
 
     def __str__(self) -> str:
@@ -156,15 +156,15 @@ class CasePredictor:
         >>> from monai.inferers import SimpleInferer
         >>> from monai.transforms import Compose
         >>> from medseg3d.data.outputs import input_items
-        >>> from medseg3d.transforms import LoadNiftid, RestoreLabelsd, SaveMaskd
+        >>> from medseg3d.transforms import LoadVolumed, InvertToOriginald, SaveMaskd
         >>> folder = Path(tempfile.mkdtemp())
         >>> nib.save(nib.Nifti1Image(np.full((4, 5, 6), 40, np.int16), np.eye(4)), folder / "ct.nii.gz")
         >>> predictor = CasePredictor(
         ...     dataset=input_items(folder, folder / "masks"),
         ...     network=lambda image: torch.cat([30 - image, image - 30], 1),
         ...     inferer=SimpleInferer(),
-        ...     preprocessing=LoadNiftid("image"),
-        ...     postprocessing=Compose([RestoreLabelsd("pred"), SaveMaskd("pred")]),
+        ...     preprocessing=LoadVolumed("image"),
+        ...     postprocessing=Compose([InvertToOriginald("pred"), SaveMaskd("pred")]),
         ... )
         >>> print(predictor.run())
         1 segmented, 0 skipped, 0 failed
@@ -212,10 +212,12 @@ class CasePredictor:
         if isinstance(network, nn.Module):
             network.to(self.device).eval()
 
-    def run(self, runner: CaseRunner | None = None, progress: Callable[[int, int, dict], None] | None = None) -> Report:
+    def run(
+        self, runner: CaseRunner | None = None, progress: Callable[[int, int, dict], None] | None = None
+    ) -> PredictionResult:
         """Segment every case and say what became of each.
 
-        Faults of single cases are collected and logged, see `Report.check`; only an interrupt ends the run.
+        Faults of single cases are collected and logged, see `PredictionResult.check`; only an interrupt ends the run.
 
         Args:
             runner: who segments the cases; None for this predictor, in this process.
@@ -223,7 +225,7 @@ class CasePredictor:
         """
         runner = runner or self
         items = getattr(self.dataset, "data", self.dataset)
-        report = Report()
+        report = PredictionResult()
         clear_leftovers(items)
         todo = self._todo(items, report, runner.made_with())
         self.bounds.check_batch(todo)
@@ -242,7 +244,7 @@ class CasePredictor:
         logger.info("%s", report)
         return report
 
-    def _todo(self, items: Sequence[Any], report: Report, made_with: Mapping[str, Any]) -> list[Any]:
+    def _todo(self, items: Sequence[Any], report: PredictionResult, made_with: Mapping[str, Any]) -> list[Any]:
         """The cases to segment; the others go to the report, and the log says why."""
         todo = []
         for item in items:
@@ -337,7 +339,7 @@ def clear_leftovers(items: Iterable[Mapping[str, Any]]) -> None:
         remove_leftovers(folder)
 
 
-def _say(outcome: Outcome, report: Report) -> None:
+def _say(outcome: Outcome, report: PredictionResult) -> None:
     """Log an outcome and enter it in the report."""
     if isinstance(outcome, Failure):
         logger.error("%s", outcome)

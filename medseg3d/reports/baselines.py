@@ -9,7 +9,7 @@ import numpy as np
 from monai.transforms import Compose, Orientationd, Spacingd
 
 from medseg3d.metrics import ConfusionCounts, dice, mean_score
-from medseg3d.transforms import LoadNiftid
+from medseg3d.transforms import LoadVolumed
 from medseg3d.volumes.reading import read_volume
 
 HU_STEP = 5
@@ -64,7 +64,7 @@ def mean_mask_baseline(
     """`mean_mask_dice` of label files, resampled to RAS and one spacing (mm)."""
     prepare = Compose(
         [
-            LoadNiftid("label", labels=None),
+            LoadVolumed("label", labels=None),
             Orientationd("label", axcodes="RAS", labels=(("L", "R"), ("P", "A"), ("I", "S"))),
             Spacingd("label", pixdim=(spacing,) * 3, mode="nearest"),
         ]

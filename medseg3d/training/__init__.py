@@ -22,9 +22,9 @@ from medseg3d.training.objectives import AlternatingObjectives, Objective
 from medseg3d.training.parameter_groups import freeze_parameters, parameter_groups
 from medseg3d.training.pretrained import with_initial_weights, with_pretrained_encoder
 from medseg3d.training.progress import attach_progress_bar, attach_tensorboard
+from medseg3d.training.sampler import EpochSampler
 from medseg3d.training.schedules import learning_rate_factor
 from medseg3d.training.selection import LastModel, kept_model
-from medseg3d.training.stream import CaseStream
 from medseg3d.training.trainer import Handlers, SegmentationTrainer
 
 __all__ = [
@@ -33,8 +33,8 @@ __all__ = [
     "BestModel",
     "BinaryCrossEntropy",
     "CaseScores",
-    "CaseStream",
     "EarlyStop",
+    "EpochSampler",
     "FinalLoss",
     "Handlers",
     "LastModel",

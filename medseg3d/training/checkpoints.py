@@ -25,7 +25,7 @@ from medseg3d.knobs import as_flag
 from medseg3d.ranks import agreed, rank
 from medseg3d.training.averaging import WeightAverage
 from medseg3d.training.pretrained import write_initial_weights
-from medseg3d.training.stream import CaseStream
+from medseg3d.training.sampler import EpochSampler
 from medseg3d.training.trainer import SegmentationTrainer
 
 logger = logging.getLogger("medseg3d")
@@ -180,7 +180,7 @@ class RunCheckpoint:
         trainer: SegmentationTrainer,
         lr_scheduler: Any,
         best_model: BestModel,
-        stream: CaseStream,
+        stream: EpochSampler,
         average: WeightAverage | None = None,
     ) -> None:
         self.folder = Path(folder)
@@ -316,7 +316,7 @@ def find_checkpoints(folder: str | Path) -> list[Path]:
 def attach_checkpoints(
     trainer: SegmentationTrainer,
     best_model: BestModel,
-    stream: CaseStream,
+    stream: EpochSampler,
     lr_scheduler: Any,
     output_dir: str | Path,
     resume: bool | str = False,

@@ -134,7 +134,7 @@ def find_initial_weights(init_from: str | Path) -> Path:
 def write_initial_weights(network: nn.Module, output_dir: str | Path) -> None:
     """Write what a network begins with to `initial_weights.json` in a run's folder; of several processes, the first.
 
-    Where it begins at random no such file is left there.
+    Where the weights are random no such file is left there.
     """
     account = getattr(network, "initial_weights", None)
     path = Path(output_dir) / INITIAL_WEIGHTS

@@ -132,12 +132,12 @@ class TrainingLog:
     Args:
         trainer: the engine that trains.
         output_dir: the run folder; events are written there. Its `config.json`, where there is one, has the knobs.
-        pictures: how many of the first validation cases are drawn.
+        images: how many of the first validation cases are drawn.
     """
 
-    def __init__(self, trainer: SegmentationTrainer, output_dir: str | Path, pictures: int = 2) -> None:
+    def __init__(self, trainer: SegmentationTrainer, output_dir: str | Path, images: int = 2) -> None:
         self.trainer = trainer
-        self.pictures = pictures
+        self.images = images
         self.config = Path(output_dir) / "config.json"
         done = trainer.state.iteration
         self.writers: list[SummaryWriter | MLflowWriter] = [
@@ -204,7 +204,7 @@ class TrainingLog:
             self._log(name, value, self.trainer.state.iteration)
 
     def _draw_case(self, engine: Engine) -> None:
-        if engine.state.iteration > self.pictures:
+        if engine.state.iteration > self.images:
             return
         for batch, output in zip(engine.state.batch, engine.state.output, strict=True):
             image, truth, pred = (
@@ -217,11 +217,11 @@ class TrainingLog:
 
 
 def attach_tensorboard(
-    trainer: SegmentationTrainer, evaluator: Engine, output_dir: str | Path, pictures: int = 2
+    trainer: SegmentationTrainer, evaluator: Engine, output_dir: str | Path, images: int = 2
 ) -> None:
     """Log `trainer` and its `evaluator` to TensorBoard events in `output_dir`, and to the runs of MLflow that its
     handlers begin; of several processes, the first.
     """
     if rank() > 0:
         return
-    TrainingLog(trainer, output_dir, pictures).attach(evaluator)
+    TrainingLog(trainer, output_dir, images).attach(evaluator)

@@ -25,7 +25,7 @@ from medseg3d.volumes.reading import read_volume
 logger = logging.getLogger("medseg3d")
 
 
-class LoadNiftid(MapTransform):
+class LoadVolumed(MapTransform):
     """Image and label as `MetaTensor` (1, X, Y, Z), read through `read_volume` and refused when anything is wrong.
 
     The image of an item with the key `series` is DICOM and read through `read_series`; `series` becomes what was read.

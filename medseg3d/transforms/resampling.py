@@ -22,7 +22,7 @@ class ResampleVolumed(MapTransform):
     float32, so that a scan can stay in the 16 bits it is stored in. Where the grid stays as it is, nothing is
     interpolated.
 
-    It differs from them in what it leaves behind: no record for Invertd. `RestoreLabelsd` needs none.
+    It differs from them in what it leaves behind: no record for Invertd. `InvertToOriginald` needs none.
 
     Args:
         keys: the volumes, MetaTensors.

@@ -20,8 +20,8 @@ _REACH = 0.5 + 1e-3
 _LARGEST_LOGIT = 2.0**64
 
 
-class AsLabelsd(MapTransform):
-    """Logits (C, *spatial) turned into labels (1, *spatial) uint8 on the same grid, as `RestoreLabelsd` decides.
+class LogitsToLabelsd(MapTransform):
+    """Logits (C, *spatial) turned into labels (1, *spatial) uint8 on the same grid, as `InvertToOriginald` decides.
 
     One channel is a sigmoid's logit, foreground where it is above 0; of several the largest, of equals the first. For
     validations on the grid of the network.
@@ -37,9 +37,9 @@ class AsLabelsd(MapTransform):
         Fault: `NON_FINITE`: a logit is NaN, infinite or about to overflow (2 ** 64).
 
     Example:
-        >>> AsLabelsd("pred")({"pred": torch.tensor([[-1.0, 0.0, 0.1]])})["pred"].tolist()
+        >>> LogitsToLabelsd("pred")({"pred": torch.tensor([[-1.0, 0.0, 0.1]])})["pred"].tolist()
         [[0, 0, 1]]
-        >>> AsLabelsd("pred")({"pred": torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 0.1]])})["pred"].tolist()
+        >>> LogitsToLabelsd("pred")({"pred": torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 0.1]])})["pred"].tolist()
         [[0, 0, 1]]
     """
 
@@ -71,7 +71,7 @@ class AsLabelsd(MapTransform):
         return item
 
 
-class RestoreLabelsd(MapTransform):
+class InvertToOriginald(MapTransform):
     """Logits (C, x, y, z) on the network's grid turned into labels (1, X, Y, Z) on the grid of the original image.
 
     Pictures, (C, h, w) to (1, H, W), go the same way.

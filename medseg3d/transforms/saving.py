@@ -26,7 +26,7 @@ class SaveMaskd(MapTransform):
     set.
 
     Args:
-        keys: the label map, as `RestoreLabelsd` leaves it.
+        keys: the label map, as `InvertToOriginald` leaves it.
         path_key: the item's key for the path to write to.
         allow_missing_keys: pass over keys that an item lacks.
 
@@ -62,7 +62,7 @@ class SavePictureMaskd(MapTransform):
     `meta["mask_sha256"]` of the mask is set.
 
     Args:
-        keys: the mask, as `RestoreLabelsd` leaves it.
+        keys: the mask, as `InvertToOriginald` leaves it.
         path_key: the item's key for the path to write to.
         allow_missing_keys: pass over keys that an item lacks.
 
@@ -96,7 +96,7 @@ class SaveOverlayd(MapTransform):
     mask is set. An item without `path_key` wants no overlay.
 
     Args:
-        keys: the mask, as `RestoreLabelsd` leaves it; every label above 0 is drawn alike.
+        keys: the mask, as `InvertToOriginald` leaves it; every label above 0 is drawn alike.
         path_key: the item's key for the path to write to.
         upright: as `LoadPictured` had it.
 
@@ -128,7 +128,7 @@ class SaveProbabilityd(MapTransform):
     The volume is float32 on the grid of its source, as `SaveMaskd` has it. `meta["prob_sha256"]` of the map is set.
 
     Args:
-        keys: the map, as `RestoreLabelsd` leaves it under `prob_key`.
+        keys: the map, as `InvertToOriginald` leaves it under `prob_key`.
         path_key: the item's key for the path to write to.
         allow_missing_keys: pass over keys that an item lacks.
 

@@ -66,7 +66,7 @@ def test_one_knob_is_the_precision_of_every_run(path):
 def test_no_validation_takes_logits_that_are_not_finite_for_a_mask(path):
     config = read_config([path]).get()
     assert config["validate"]["evaluator"]["component"]["postprocessing"] == {
-        "_target_": "medseg3d.transforms.AsLabelsd",
+        "_target_": "medseg3d.transforms.LogitsToLabelsd",
         "keys": "pred",
         "fault_key": "fault",
     }

@@ -10,7 +10,7 @@ import SimpleITK as sitk  # noqa: N813
 
 from medseg3d.cli import main
 from medseg3d.data.msd import read_msd
-from medseg3d.transforms import LoadNiftid
+from medseg3d.transforms import LoadVolumed
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def datalist(phantom_dir) -> Path:
 
 @pytest.mark.parametrize("number", range(4))
 def test_a_case_of_nnunets_is_the_msds_to_the_last_bit(phantom_dir, nnunet_dir, number):
-    load = LoadNiftid(["image", "label"], labels=[0, 1, 2])
+    load = LoadVolumed(["image", "label"], labels=[0, 1, 2])
     msd, nnunet = (load(read_msd(folder).cases[number]) for folder in (phantom_dir, nnunet_dir))
     assert nnunet["case"] == msd["case"]
     assert [nnunet[key].equal(msd[key]) for key in ("image", "label")] == [True, True]

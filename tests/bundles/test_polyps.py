@@ -367,7 +367,7 @@ class TestResUNetPlusPlus:
         earlier = tmp_path / "earlier.pt"
         knobs = {**SMALL["polyp_resunetpp"], **LENGTH, "test_cases": 1, "val_cases": 1, "mirror_axes": [0, 1]}
         knobs |= {
-            "patient_pattern": "",
+            "group_pattern": "",
             "dataset_dir": list(map(str, folders)),
             "split_file": [f"{folder}.json" for folder in folders],
         }

@@ -26,7 +26,7 @@ from monai.transforms import (
 
 from medseg3d.data.cache import CaseCache, CaseKey
 from medseg3d.faults import Fault
-from medseg3d.training import CaseStream
+from medseg3d.training import EpochSampler
 
 DATA = [{"image": float(index)} for index in range(4)]
 
@@ -56,7 +56,7 @@ def test_batches_do_not_depend_on_the_number_of_workers(memory_fraction):
         [
             batch["image"]
             for batch in DataLoader(
-                cache, batch_size=2, sampler=CaseStream(len(cache), 2, epochs=2, seed=1), num_workers=workers
+                cache, batch_size=2, sampler=EpochSampler(len(cache), 2, epochs=2, seed=1), num_workers=workers
             )
         ]
         for workers in (0, 2)

@@ -52,7 +52,7 @@ def test_the_pattern_finds_the_patient(tmp_path, pattern, group):
         ([*pairs("a"), "images/b.jpg", "images/c.jpg"], None, r"MISSING_FILE .*b\.jpg: no mask .*\(2 of 3"),
         ([*pairs("a"), "masks/b.jpg"], None, r"MISSING_FILE .*masks/b\.jpg: no picture"),
         ([*pairs("a"), "images/a.png"], None, r"DUPLICATE_CASE .*images/a\.png: a\.jpg beside"),
-        (pairs("P_01-1", "scan7"), PATTERN, r"GROUP_PATTERN .*scan7\.jpg: a name without .*--patient_pattern"),
+        (pairs("P_01-1", "scan7"), PATTERN, r"GROUP_PATTERN .*scan7\.jpg: a name without .*--group_pattern"),
         (pairs("P_01-1"), "P_(", "GROUP_PATTERN P_.: no regular expression"),
     ],
 )

@@ -18,7 +18,7 @@ from medseg3d.volumes.writing import write_mask
 
 MADE_WITH = {
     "model": {"class": "SegResNet", "sha256": "ab"},
-    "preprocessing": ["LoadNiftid"],
+    "preprocessing": ["LoadVolumed"],
     "inference": {"roi_size": (8, 8, 8)},
     "settings": {"spacing": [1.5, 1.5, 2.0], "threshold": 0.5},
 }
@@ -51,7 +51,7 @@ def test_a_mask_of_the_same_image_weights_and_settings_stands(item):
         ("model", {"class": "SegResNet", "sha256": "cd"}, "other weights"),
         ("settings", {"spacing": [1.5, 1.5, 3.0]}, "made with spacing [1.5, 1.5, 2.0], now [1.5, 1.5, 3.0]"),
         ("settings", {"overlap": 0.25}, "made with overlap None, now 0.25"),
-        ("preprocessing", ["LoadNiftid", "FitSlicesd"], "another preprocessing"),
+        ("preprocessing", ["LoadVolumed", "FitSlicesd"], "another preprocessing"),
     ],
 )
 def test_other_weights_and_settings_make_it_again(item, part, now, reason):

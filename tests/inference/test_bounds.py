@@ -17,11 +17,11 @@ from medseg3d.networks.costs import forward_bytes
 from medseg3d.transforms import (
     FitPictured,
     FitSlicesd,
-    LoadNiftid,
+    InvertToOriginald,
     LoadPictured,
+    LoadVolumed,
     ResampleVolumed,
     ResizePictured,
-    RestoreLabelsd,
     SaveMaskd,
 )
 
@@ -47,8 +47,8 @@ def predictor_of(folder, workers=1):
         dataset=input_items(folder, folder / "masks"),
         network=torch.nn.Conv3d(1, 2, 1),
         inferer=SlidingWindow((8, 8, 8)),
-        preprocessing=Compose([LoadNiftid("image"), RAS]),
-        postprocessing=Compose([RestoreLabelsd("pred"), SaveMaskd("pred")]),
+        preprocessing=Compose([LoadVolumed("image"), RAS]),
+        postprocessing=Compose([InvertToOriginald("pred"), SaveMaskd("pred")]),
         workers=workers,
     )
 
@@ -62,7 +62,7 @@ def predictor_of(folder, workers=1):
     ],
 )
 def test_the_network_meets_the_shape_that_the_chain_makes(tmp_path, steps):
-    chain = Compose([LoadNiftid("image"), *steps])
+    chain = Compose([LoadVolumed("image"), *steps])
     item = {"image": str(write_ct(tmp_path / "ct.nii.gz"))}
     bounds = bounds_of(chain)
     expected = chain(item)["image"].shape[1:]
@@ -81,7 +81,7 @@ def test_a_picture_meets_the_network_in_its_size(tmp_path, step):
 def test_windows_are_counted_with_their_batch_and_their_mirror_images(tmp_path):
     network = torch.nn.Conv3d(1, 2, 1)
     item = {"image": str(write_ct(tmp_path / "ct.nii.gz"))}
-    chain = Compose([LoadNiftid("image")])
+    chain = Compose([LoadVolumed("image")])
     one = bounds_of(chain, network, SlidingWindow((300, 300, 300))).memory(item)
     mirrored = SlidingWindow((300, 300, 300), sw_batch_size=2, mirror_axes=[0, 1])
     eight = bounds_of(chain, network, mirrored).memory(item)
@@ -92,7 +92,7 @@ def test_slices_go_through_the_network_with_their_neighbours(tmp_path):
     network = torch.nn.Conv2d(3, 2, 1)
     item = {"image": str(write_ct(tmp_path / "ct.nii.gz"))}
     inferer = SliceWindows((2000, 2000), neighbours=1)
-    needed = bounds_of(Compose([LoadNiftid("image")]), network, inferer).memory(item)
+    needed = bounds_of(Compose([LoadVolumed("image")]), network, inferer).memory(item)
     assert needed > 2000 * 2000 * 2 * 4
 
 
@@ -118,7 +118,7 @@ def test_a_case_beyond_the_memory_is_refused_by_its_header_and_the_others_go_on(
 
 def test_cases_at_once_need_the_memory_of_all(tmp_path, monkeypatch):
     item = {"image": str(write_ct(tmp_path / "ct.nii.gz"))}
-    chain = Compose([LoadNiftid("image")])
+    chain = Compose([LoadVolumed("image")])
     monkeypatch.setattr(FREE, lambda: bounds_of(chain).memory(item, 3))
     bounds_of(chain, workers=3).check_case(item)
     with pytest.raises(Fault, match=r"OUT_OF_MEMORY .* ask for --workers 1 instead of 4"):

@@ -20,9 +20,9 @@ from torch import nn
 from medseg3d.data.outputs import input_items, record_file
 from medseg3d.faults import Fault
 from medseg3d.files.tensors import save_tensors
-from medseg3d.inference import CasePredictor, Report, SliceWindows, SlidingWindow, load_weights, with_engine
+from medseg3d.inference import CasePredictor, PredictionResult, SliceWindows, SlidingWindow, load_weights, with_engine
 from medseg3d.inference.backends import ENGINES, Engine
-from medseg3d.transforms import LoadNiftid, RestoreLabelsd, SaveMaskd
+from medseg3d.transforms import InvertToOriginald, LoadVolumed, SaveMaskd
 
 SHAPE = (12, 11, 10)
 AFFINE = nib.affines.from_matvec(
@@ -46,14 +46,14 @@ def above_zero(image: torch.Tensor) -> torch.Tensor:
 
 def predictor(dataset: object, network: Callable = above_zero, **options: object) -> CasePredictor:
     steps = [
-        LoadNiftid("image"),
+        LoadVolumed("image"),
         Orientationd("image", axcodes="RAS", labels=(("L", "R"), ("P", "A"), ("I", "S"))),
         Spacingd("image", pixdim=(2.0, 2.0, 3.0), dtype=torch.float32),
     ]
     defaults = {
         "inferer": SimpleInferer(),
         "preprocessing": Compose(steps),
-        "postprocessing": Compose([RestoreLabelsd("pred"), SaveMaskd("pred")]),
+        "postprocessing": Compose([InvertToOriginald("pred"), SaveMaskd("pred")]),
     }
     return CasePredictor(dataset, network, **{**defaults, **options})  # type: ignore[arg-type]
 
@@ -164,7 +164,7 @@ def test_interrupted_run_is_taken_up_where_it_stood(tmp_path: Path) -> None:
     def interrupted(item: dict) -> dict:
         if item["case"] == "b":
             raise KeyboardInterrupt
-        return Compose([RestoreLabelsd("pred"), SaveMaskd("pred")])(item)
+        return Compose([InvertToOriginald("pred"), SaveMaskd("pred")])(item)
 
     with pytest.raises(KeyboardInterrupt):
         predictor(input_items(tmp_path / "in", tmp_path / "out"), postprocessing=interrupted).run()
@@ -194,7 +194,7 @@ def test_no_record_speaks_of_another_mask(tmp_path: Path, moment: str) -> None:
 
     def killed(item: dict) -> dict:
         if moment == "after the mask":
-            Compose([RestoreLabelsd("pred"), SaveMaskd("pred")])(item)
+            Compose([InvertToOriginald("pred"), SaveMaskd("pred")])(item)
         raise KeyboardInterrupt
 
     again = input_items(tmp_path / "ct.nii.gz", tmp_path / "out", overwrite=True)
@@ -317,7 +317,7 @@ def test_nothing_to_do_is_done() -> None:
     report = predictor([{"case": "a", "reason": "somebody else's"}]).run()
     assert (report.exit_code, str(report)) == (0, "0 segmented, 1 skipped, 0 failed")
     assert report.check() is report
-    assert Report().exit_code == 0
+    assert PredictionResult().exit_code == 0
 
 
 def test_progress_is_told_after_each_case(tmp_path: Path) -> None:
@@ -409,7 +409,7 @@ class TestWorkers:
                 raise KeyboardInterrupt
             # the others of the four that are begun end when no more can begin
             assert (raised if item["case"] == "ct_0" else cancelled).wait(60)
-            return Compose([RestoreLabelsd("pred"), SaveMaskd("pred")])(item)
+            return Compose([InvertToOriginald("pred"), SaveMaskd("pred")])(item)
 
         monkeypatch.setattr(ThreadPoolExecutor, "shutdown", shutdown)
         with pytest.raises(KeyboardInterrupt):

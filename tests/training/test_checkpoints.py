@@ -21,8 +21,8 @@ from medseg3d.precision import Precision
 from medseg3d.training import (
     BestModel,
     CaseScores,
-    CaseStream,
     EarlyStop,
+    EpochSampler,
     SegmentationTrainer,
     Validation,
     WeightAverage,
@@ -32,7 +32,7 @@ from medseg3d.training import (
     parameter_groups,
 )
 from medseg3d.training.checkpoints import find_checkpoints
-from medseg3d.transforms import AsLabelsd
+from medseg3d.transforms import LogitsToLabelsd
 
 
 def cases(spoiled: str = "") -> list[dict]:
@@ -80,14 +80,14 @@ class SmallRun:
         tensors = EnsureTyped(["image", "label"])
         random = [RandFlipd(["image", "label"], prob=0.5, spatial_axis=0), RandGaussianNoised("image", prob=0.5)]
         training = CaseCache(cases(spoiled), Compose([tensors, *random]))
-        self.stream = CaseStream(len(training), 1, epochs, seed=0)
+        self.stream = EpochSampler(len(training), 1, epochs, seed=0)
         self.scores = CaseScores(["pancreas"], prefix="val_")
         self.evaluator = SupervisedEvaluator(
             device="cpu",
             val_data_loader=DataLoader(CaseCache(cases(spoiled_validation), Compose([tensors])), batch_size=1),
             network=self.average.network,
             inferer=SlidingWindow((8, 8, 8)),
-            postprocessing=AsLabelsd("pred", fault_key="fault"),
+            postprocessing=LogitsToLabelsd("pred", fault_key="fault"),
             key_val_metric={"val_dice_mean": self.scores},
         )
         self.best = BestModel(self.average.network, folder / "model.pt")

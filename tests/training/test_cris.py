@@ -21,7 +21,7 @@ from medseg3d.training import (
     AlternatingObjectives,
     BestModel,
     BinaryCrossEntropy,
-    CaseStream,
+    EpochSampler,
     FinalLoss,
     Objective,
     ProbabilityError,
@@ -51,7 +51,7 @@ class Run:
         backbone = SegNet(features=(4, 8), convolutions=(1, 1))
         # dropout far above the paper's, so that a draw that should not be shows
         self.network = RefinedSegmenter(backbone, channels=4, dropout=0.3)
-        self.stream = CaseStream(4, 2, epochs)
+        self.stream = EpochSampler(4, 2, epochs)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=0.01)
         self.trainer = SegmentationTrainer(
             device=torch.device("cpu"),

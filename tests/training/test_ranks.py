@@ -13,7 +13,7 @@ from several_processes import train
 from medseg3d import ranks
 from medseg3d.faults import Fault
 from medseg3d.files.tensors import read_tensors
-from medseg3d.training import CaseStream
+from medseg3d.training import EpochSampler
 
 
 def two_processes(folder: Path, epochs: int, *words: str) -> list[dict]:
@@ -89,13 +89,13 @@ def test_two_processes_leave_what_is_frozen_as_one_does(tmp_path):
 
 @pytest.mark.parametrize("size", [2, 4])
 def test_the_shares_of_the_processes_are_the_keys_of_the_batch(monkeypatch, size):
-    whole = list(CaseStream(num_cases=5, batch_size=4, epochs=2))
-    monkeypatch.setattr("medseg3d.training.stream.world_size", lambda: size)
+    whole = list(EpochSampler(num_cases=5, batch_size=4, epochs=2))
+    monkeypatch.setattr("medseg3d.training.sampler.world_size", lambda: size)
     monkeypatch.setattr("medseg3d.ranks.world_size", lambda: size)
     shares = []
     for rank in range(size):
-        monkeypatch.setattr("medseg3d.training.stream.rank", lambda rank=rank: rank)
-        stream = CaseStream(num_cases=5, batch_size=4, epochs=2)
+        monkeypatch.setattr("medseg3d.training.sampler.rank", lambda rank=rank: rank)
+        stream = EpochSampler(num_cases=5, batch_size=4, epochs=2)
         shares.append(list(stream))
     assert len(stream) == len(whole) / 2 / size
     share = 4 // size

@@ -12,7 +12,7 @@ from medseg3d.data.cache import CaseKey
 from medseg3d.ranks import rank, share_of_batch, world_size
 
 
-class CaseStream(Sampler[CaseKey]):
+class EpochSampler(Sampler[CaseKey]):
     """The keys of a whole training in order: a function of the seed and the epoch, so a run can start at any epoch.
 
     Every epoch walks through seeded permutations of the cases until `iterations_per_epoch * batch_size` keys are drawn.
@@ -28,7 +28,7 @@ class CaseStream(Sampler[CaseKey]):
         seed: seed of the order and of every case key.
 
     Example:
-        >>> stream = CaseStream(num_cases=3, batch_size=1, epochs=2, seed=0)
+        >>> stream = EpochSampler(num_cases=3, batch_size=1, epochs=2, seed=0)
         >>> [key.index for key in stream][3:] == [key.index for key in stream.epoch_keys(1)]
         True
     """
