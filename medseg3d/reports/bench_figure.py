@@ -25,14 +25,15 @@ def draw_bench(found: Mapping[str, Any]) -> Figure:
         bar = engines.bar(place, row["gflops"], color=colour, hatch=hatch, edgecolor="white")
         engines.bar_label(bar, [f"{1000 * row['median']:.0f} ms"], color=INK, fontsize=8)
     for precision, limit in found["limits"]["convolution"].items():
-        engines.axhline(limit, color=_COLOURS[precision], linestyle="--", linewidth=1)
-        engines.annotate(f"convolution limit, {precision}", (-0.45, limit), color=INK, fontsize=8, va="bottom")
+        label = f"convolution limit, {precision}"
+        engines.axhline(limit, color=_COLOURS[precision], linestyle="--", linewidth=1, label=label)
+    engines.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize=8, frameon=False)
     engines.set_xticks(range(len(rows)), labels, fontsize=8)
     engines.set_ylabel("GFLOP/s")
     engines.margins(y=0.1)
     values = [found["stages"][stage] for stage in _STAGES]
     bars = stages.barh(_STAGES[::-1], values[::-1], color=OKABE_ITO["sky"])
-    stages.bar_label(bars, [f"{value:.3g} s" for value in values[::-1]], color=INK, fontsize=8)
+    stages.bar_label(bars, [f"{value:.3g} s" for value in values[::-1]], color=INK, fontsize=8, padding=2)
     stages.set_xlabel(f"seconds (network: {found['stages']['engine']}, {found['stages']['precision']})")
     stages.margins(x=0.15)
     make_room(figure)
