@@ -56,8 +56,8 @@ DESCRIPTION = (
     "with {filters} filters. *{stock}*: the transforms, CacheDataset, DiceCELoss and SupervisedTrainer of "
     "spleen_ct_segmentation with Adam, in float32, its automatic mixed precision being for CUDA alone. *ours*: the "
     "training of `pancreas_nl` as it is, with its checkpoint of everything after each epoch; nobody validates. "
-    "*compiled*: `--compile true`, compiled in the first call, which is not timed. The machine may be shared: trust the "
-    "ratios, not the seconds."
+    "*compiled*: `--compile true`, compiled in the first call, which is not timed. The machine may be shared: trust "
+    "the ratios, not the seconds."
 )
 
 
