@@ -16,10 +16,10 @@ from monai.bundle import ComponentLocator, ConfigComponent, ConfigParser
 
 from medseg3d.bundle import read_config, refuse_absent_device
 from medseg3d.bundle_folders import CONFIGS, bundle_directory, bundle_folder, config_files
-from medseg3d.data.fetch import verify_msd
 from medseg3d.data.msd import read_msd
 from medseg3d.data.picture_folders import data_sets, split_pictures
 from medseg3d.data.splits import PARTS, Split, read_split
+from medseg3d.data.verify import verify_msd
 from medseg3d.data.volume_splits import split_of_volumes
 from medseg3d.faults import Fault, UsageFault, find_fault
 from medseg3d.inference import load_weights

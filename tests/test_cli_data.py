@@ -201,9 +201,7 @@ def test_clinicdb_is_not_downloaded_but_explained(tmp_path, capsys):
 
 def test_fetch_of_kvasir_hands_its_arguments_on(monkeypatch, tmp_path):
     calls = []
-    monkeypatch.setattr(
-        "medseg3d.data.fetch_polyps.fetch_kvasir_seg", lambda *args, **kwargs: calls.append((args, kwargs))
-    )
+    monkeypatch.setattr("medseg3d.data.fetch.fetch_kvasir_seg", lambda *args, **kwargs: calls.append((args, kwargs)))
     assert main(["data", "fetch", "kvasir-seg", "--root", str(tmp_path)]) == 0
     assert calls == [((str(tmp_path),), {"keep_archive": False})]
 

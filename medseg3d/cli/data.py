@@ -93,8 +93,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _fetch(args: argparse.Namespace) -> int:
-    from medseg3d.data.fetch import fetch_pancreas
-    from medseg3d.data.fetch_polyps import fetch_kvasir_seg, find_clinicdb
+    from medseg3d.data.fetch import fetch_kvasir_seg, fetch_pancreas, find_clinicdb
 
     if args.name == "cvc-clinicdb":
         find_clinicdb(args.root)
@@ -105,8 +104,7 @@ def _fetch(args: argparse.Namespace) -> int:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from medseg3d.data.fetch import verify_msd
-    from medseg3d.data.verify_pictures import verify_pictures
+    from medseg3d.data.verify import verify_msd, verify_pictures
     from medseg3d.volumes.grids import GRID_TOLERANCE
 
     tolerance = GRID_TOLERANCE if args.grid_tolerance is None else args.grid_tolerance

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from medseg3d.data import fetch
-from medseg3d.data.fetch import fetch_pancreas, verify_msd
+from medseg3d.data.fetch import fetch_pancreas
+from medseg3d.data.verify import verify_msd
 from medseg3d.faults import Fault
 
 
@@ -223,7 +224,8 @@ def test_an_interrupted_unpacking_leaves_no_half_data_set(server, tmp_path, monk
 def test_known_archive_is_that_of_monai():
     from monai.apps import DecathlonDataset
 
-    assert DecathlonDataset.md5["Task07_Pancreas"] == fetch.PANCREAS_MD5
+    published = DecathlonDataset.resource[fetch.PANCREAS_NAME], DecathlonDataset.md5[fetch.PANCREAS_NAME]
+    assert published == (fetch.PANCREAS_URL, fetch.PANCREAS_MD5)
 
 
 def test_a_real_case_has_no_fault_and_no_warning(real_data, tmp_path):

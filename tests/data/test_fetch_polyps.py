@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medseg3d.data import fetch_polyps
-from medseg3d.data.fetch_polyps import fetch_kvasir_seg, find_clinicdb
-from medseg3d.data.verify_pictures import verify_pictures
+from medseg3d.data import fetch
+from medseg3d.data.fetch import fetch_kvasir_seg, find_clinicdb
+from medseg3d.data.verify import verify_pictures
 from medseg3d.faults import Fault
 
 NAMES = ("cju0", "cju1", "cju2")
@@ -105,7 +105,7 @@ def test_another_or_damaged_archive_is_refused(server, tmp_path, damage, words):
 
 
 def test_an_archive_that_unpacks_to_too_much_is_refused_before_it_does(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(fetch_polyps, "MOST_UNPACKED", 1000)
+    monkeypatch.setattr(fetch, "MOST_UNPACKED", 1000)
     with pytest.raises(Fault, match="TOO_LARGE"):
         fetch_kvasir_seg(tmp_path / "data", say=quiet)
 
@@ -126,7 +126,7 @@ def test_a_full_disk_and_files_of_the_user_are_met_before_the_download(server, t
     (tmp_path / "data" / "Kvasir-SEG" / "mine.txt").touch()
     with pytest.raises(Fault, match="NOT_EMPTY"):
         fetch_kvasir_seg(tmp_path / "data", say=quiet)
-    monkeypatch.setattr(fetch_polyps, "KVASIR_BYTES", 10**18)
+    monkeypatch.setattr(fetch, "KVASIR_BYTES", 10**18)
     with pytest.raises(Fault, match=r"NO_SPACE.*--root"):
         fetch_kvasir_seg(tmp_path / "other", say=quiet)
     assert server == []

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medseg3d.data.fetch import verify_msd
 from medseg3d.data.msd import read_msd
 from medseg3d.data.outputs import input_items
 from medseg3d.data.picture_folders import holds_pictures, read_picture_folder
 from medseg3d.data.splits import read_split
+from medseg3d.data.verify import verify_msd
 from medseg3d.data.volume_splits import split_cases
 from medseg3d.faults import Fault
 from medseg3d.pictures.masks import read_picture_mask

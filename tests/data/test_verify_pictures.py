@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from medseg3d.data.splits import make_split, write_split
-from medseg3d.data.verify_pictures import verify_pictures
+from medseg3d.data.verify import verify_pictures
 from medseg3d.faults import Fault
 
 

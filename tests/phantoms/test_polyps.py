@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from medseg3d.data.picture_folders import read_picture_folder
-from medseg3d.data.verify_pictures import verify_pictures
+from medseg3d.data.verify import verify_pictures
 from medseg3d.faults import Fault
 from medseg3d.phantoms.ct import case_seed
 from medseg3d.phantoms.polyps import PolypPhantom, make_polyp_phantom, write_polyp_phantoms
