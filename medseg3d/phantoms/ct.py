@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -125,9 +126,7 @@ def write_phantom_dataset(
     if cases < 1 or test_images < 0:
         raise ValueError(f"cases must be >= 1 and test_images >= 0, got {cases} and {test_images}")
     folder = Path(folder).expanduser().absolute()
-    check_target(folder, overwrite, "dataset.json", NAME)
-    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
-    try:
+    with whole_data_set(folder, overwrite, "dataset.json", NAME) as partial:
         training, test = [], []
         for number in range(1, cases + test_images + 1):
             labelled = number <= cases
@@ -160,11 +159,6 @@ def write_phantom_dataset(
             "test": test,
         }
         (partial / "dataset.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 
@@ -173,26 +167,36 @@ def case_seed(seed: int, number: int) -> int:
     return int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
 
 
-def check_target(folder: Path, overwrite: bool, marker: str, name: str) -> None:
-    """Refuse with NOT_EMPTY a folder that holds anything but phantoms of this name, and these unless `overwrite`.
+@contextmanager
+def whole_data_set(folder: Path, overwrite: bool, marker: str, name: str) -> Iterator[Path]:
+    """Context with a folder beside that of a data set, which it becomes at the end.
 
     Args:
-        folder: where a data set is to be written.
+        folder: where the data set is to be.
         overwrite: whether it may replace one of its kind.
         marker: the JSON file that says by its "name" what the folder holds.
         name: the name there.
+
+    Raises:
+        Fault: NOT_EMPTY for a folder that holds anything but phantoms of this name, and these unless `overwrite`.
     """
-    if not folder.exists() or (folder.is_dir() and next(folder.iterdir(), None) is None):
-        return
+    if folder.exists() and not (folder.is_dir() and next(folder.iterdir(), None) is None):
+        try:
+            ours = json.loads((folder / marker).read_text(encoding="utf-8"))["name"] == name
+        except (OSError, ValueError, KeyError, TypeError):
+            ours = False
+        if not (ours and overwrite):
+            what = "phantoms" if ours else "something other than phantoms"
+            remedy = "pass --overwrite to replace them, or name another folder" if ours else "name another folder"
+            raise UsageFault("NOT_EMPTY", folder, what, "an empty or new folder", remedy)
+    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
     try:
-        ours = json.loads((folder / marker).read_text(encoding="utf-8"))["name"] == name
-    except (OSError, ValueError, KeyError, TypeError):
-        ours = False
-    if ours and overwrite:
-        return
-    what = "phantoms" if ours else "something other than phantoms"
-    remedy = "pass --overwrite to replace them, or name another folder" if ours else "name another folder"
-    raise UsageFault("NOT_EMPTY", folder, what, "an empty or new folder", remedy)
+        yield partial
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _write_nifti(array: np.ndarray, affine: np.ndarray, path: Path) -> None:

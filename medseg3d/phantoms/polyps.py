@@ -10,8 +10,6 @@ A phantom proves that a pipeline works. It says nothing about accuracy on patien
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +17,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from medseg3d.phantoms.ct import case_seed, check_target
+from medseg3d.phantoms.ct import case_seed, whole_data_set
 from medseg3d.phantoms.scene import Light, Scene
 
 MARKER = "phantoms.json"
@@ -116,9 +114,7 @@ def write_polyp_phantoms(
     if cases < 1:
         raise ValueError(f"cases must be >= 1, got {cases}")
     folder = Path(folder).expanduser().absolute()
-    check_target(folder, overwrite, MARKER, NAME)
-    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
-    try:
+    with whole_data_set(folder, overwrite, MARKER, NAME) as partial:
         for part in ("images", "masks"):
             (partial / part).mkdir(parents=True)
         for number in range(1, cases + 1):
@@ -134,11 +130,6 @@ def write_polyp_phantoms(
             "cases": cases,
         }
         (partial / MARKER).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 
