@@ -9,9 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from medseg3d.data.datalists import listed_folds, listed_parts
 from medseg3d.data.leaks import find_leaks
-from medseg3d.data.msd import case_id
+from medseg3d.data.msd import case_id, listed_folds, listed_parts
 from medseg3d.data.records import file_sha256
 from medseg3d.data.splits import PARTS, Split, given_split
 from medseg3d.faults import Fault, UsageFault

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from medseg3d.data.datalists import listed_folds, listed_parts
 from medseg3d.data.nnunet import case_of, check_channels, is_nnunet, listed_as_msd
 from medseg3d.faults import Fault, UsageFault
 from medseg3d.volumes.reading import volume_stem
@@ -23,6 +23,8 @@ HOW_TO_GET_DATA = (
     "--config_file \"['bundles/pancreas_nl/train.json','bundles/pancreas_nl/phantom.json']\"`"
 )
 """What a user without data can do; the last part of every MISSING_DATA fault."""
+
+_LISTS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,29 @@ def case_id(path: str | Path) -> str:
         ('pancreas_001', 'a.b', 'scan')
     """
     return volume_stem(Path(path).name)
+
+
+def listed_parts(content: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Part to its entries, names or objects; every list that is one of a part is in it.
+
+    Raises:
+        TypeError: something in the place of a list.
+
+    Example:
+        >>> listed_parts({"training": [{"image": "a.nii", "label": "b.nii"}], "testing": ["c.nii"]})["test"]
+        ['c.nii']
+    """
+    for key in (key for keys in _LISTS.values() for key in keys):
+        if not isinstance(content.get(key, []), list):
+            raise TypeError(f"{key!r} is {content[key]!r:.80}, and no list")
+    return {part: [entry for key in keys for entry in content.get(key, [])] for part, keys in _LISTS.items()}
+
+
+def listed_folds(parts: Mapping[str, list[Any]]) -> list[Any]:
+    """The folds that entries to train on are of, where no list says which of them validate."""
+    if parts["val"]:
+        return []
+    return sorted({entry["fold"] for entry in parts["train"] if isinstance(entry, dict) and "fold" in entry})
 
 
 def _source(path: Path) -> Path:
