@@ -19,6 +19,7 @@ from medseg3d.volumes.reading import read_header, read_volume
 _KINDS = ("auto", "mask", "probability")
 _FEW_LEVELS = 8  # as many as a map of labels may have, and fewer than any map of probabilities that is worth a curve
 _ROUNDING = 1e-6  # by which a softmax in float32 may leave [0, 1]
+_ON_ITS_GRID = "write the prediction on the grid of its ground truth; nothing is resized or resampled silently"
 
 
 @dataclass
@@ -86,21 +87,27 @@ def read_pair(
         raise ValueError(f"pred_kind must be one of {_KINDS}, found {pred_kind!r}")
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold must be from 0 to 1, found {threshold}")
-    volume = is_volume(pair.truth)
-    truth, header, remarks = _truth_volume(pair.truth) if volume else _truth_picture(pair.truth)
-    loaded = LoadedPair(pair.case, truth, truth, None, header.affine if header else None, "mask", remarks)
+    truth, header, remarks = _truth(pair.truth)
+    warnings = [f"{remark} (truth)" for remark in remarks]
+    loaded = LoadedPair(pair.case, truth, truth, None, header.affine if header else None, "mask", warnings)
     if pair.pred is None:
         loaded.kind = "missing"
         loaded.pred = np.zeros_like(truth)
         loaded.prob = np.zeros(truth.shape, np.float32) if pred_kind == "probability" else None
-        loaded.warnings.append("MISSING_PREDICTION: counted as an empty mask")
-    elif header is not None:
-        _read_volume(loaded, pair, header, pred_kind, grid_tolerance)
+        warnings.append("MISSING_PREDICTION: counted as an empty mask")
+        return loaded
+    off_grid: tuple[str, ...] = ()
+    if header is None:
+        loaded.kind, values, remarks = _read_picture(pair.pred, pair.truth, truth.shape, pred_kind)
     else:
-        _read_picture(loaded, pair, pred_kind)
+        array, own = read_volume(pair.pred)
+        remarks = own.warnings
+        off_grid = check_pair(header, own, grid_tolerance, "its ground truth", _ON_ITS_GRID)
+        loaded.kind, values = volume_values(array, own, pred_kind)
+    warnings += [*(f"{remark} (prediction)" for remark in remarks), *off_grid]
     if loaded.kind == "probability":
-        assert loaded.prob is not None  # set with the kind
-        loaded.pred = (loaded.prob >= np.float32(threshold)).astype(np.uint8)
+        loaded.prob, values = values, (values >= np.float32(threshold)).astype(np.uint8)
+    loaded.pred = values
     return loaded
 
 
@@ -135,39 +142,12 @@ def picture_values(grey: GreyPicture, kind: str = "auto") -> tuple[str, np.ndarr
     return kind, mask.view(np.uint8), remarks
 
 
-def _truth_volume(path: Path) -> tuple[np.ndarray, VolumeHeader, list[str]]:
-    array, header = read_volume(path)
-    return check_labels(array, None, path, header), header, [f"{warning} (truth)" for warning in header.warnings]
-
-
-def _read_volume(
-    loaded: LoadedPair, pair: MaskPair, truth: VolumeHeader, pred_kind: str, grid_tolerance: float
-) -> None:
-    assert pair.pred is not None
-    array, header = read_volume(pair.pred)
-    loaded.warnings += [f"{warning} (prediction)" for warning in header.warnings]
-    loaded.warnings += _check_grid(pair, truth, header, grid_tolerance)
-    loaded.kind, values = volume_values(array, header, pred_kind)
-    if loaded.kind == "mask":
-        loaded.pred = values
-    else:
-        loaded.prob = values
-
-
-def _check_grid(pair: MaskPair, truth: VolumeHeader, pred: VolumeHeader, grid_tolerance: float) -> tuple[str, ...]:
-    try:
-        return check_pair(truth, pred, grid_tolerance)
-    except Fault as fault:
-        if fault.code != "PAIR_GEOMETRY":
-            raise
-        or_else = "".join(fault.remedy.partition(", or raise")[1:])
-        raise _off_grid(pair, fault.found, fault.wanted.replace("its image", "its ground truth", 1), or_else) from None
-
-
-def _off_grid(pair: MaskPair, found: str, wanted: str, or_else: str = "") -> Fault:
-    assert pair.pred is not None
-    remedy = "write the prediction on the grid of its ground truth; nothing is resized or resampled silently"
-    return Fault("PAIR_GEOMETRY", pair.pred, found, wanted, remedy + or_else)
+def _truth(path: Path) -> tuple[np.ndarray, VolumeHeader | None, tuple[str, ...]]:
+    if is_volume(path):
+        array, header = read_volume(path)
+        return check_labels(array, None, path, header), header, header.warnings
+    mask, remarks = read_levels(path).mask()
+    return mask.view(np.uint8), None, remarks
 
 
 def _is_fractional(path: Path) -> bool:
@@ -191,24 +171,14 @@ def _probabilities(array: np.ndarray, header: VolumeHeader) -> np.ndarray:
     return np.clip(prob, 0, 1, out=prob)
 
 
-def _truth_picture(path: Path) -> tuple[np.ndarray, None, list[str]]:
-    mask, remarks = read_levels(path).mask()
-    return mask.view(np.uint8), None, [f"{remark} (truth)" for remark in remarks]
-
-
-def _read_picture(loaded: LoadedPair, pair: MaskPair, pred_kind: str) -> None:
-    assert pair.pred is not None
-    grey = read_levels(pair.pred)
-    if grey.levels.shape != loaded.truth.shape:
-        raise _off_grid(
-            pair, f"shape {grey.levels.shape}", f"that of its ground truth {pair.truth}: shape {loaded.truth.shape}"
-        )
-    loaded.kind, values, remarks = picture_values(grey, pred_kind)
-    loaded.warnings += [f"{remark} (prediction)" for remark in remarks]
-    if loaded.kind == "mask":
-        loaded.pred = values
-    else:
-        loaded.prob = values
+def _read_picture(
+    path: Path, truth: Path, shape: tuple[int, ...], pred_kind: str
+) -> tuple[str, np.ndarray, tuple[str, ...]]:
+    grey = read_levels(path)
+    if grey.levels.shape != shape:
+        wanted = f"that of its ground truth {truth}: shape {shape}"
+        raise Fault("PAIR_GEOMETRY", path, f"shape {grey.levels.shape}", wanted, _ON_ITS_GRID)
+    return picture_values(grey, pred_kind)
 
 
 def _kind_of_pictures(greys: Iterable[GreyPicture]) -> str:

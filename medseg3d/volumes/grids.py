@@ -58,13 +58,21 @@ def grid_shift(shape: Sequence[int], affine: np.ndarray, other: np.ndarray) -> G
     return GridShift(float(voxels[farthest]), mm, tuple(corners[farthest].tolist()))
 
 
-def check_pair(image: VolumeHeader, label: VolumeHeader, tolerance: float = GRID_TOLERANCE) -> tuple[str, ...]:
+def check_pair(
+    image: VolumeHeader,
+    label: VolumeHeader,
+    tolerance: float = GRID_TOLERANCE,
+    whose: str = "its image",
+    remedy: str = "give image and label of one case on one grid",
+) -> tuple[str, ...]:
     """Refuse a label that does not lie on the grid of its image; what is odd about one that does comes back.
 
     Args:
         image: header of the image.
         label: header of the label.
         tolerance: how far apart any corner of the two volumes may lie, in voxels of the image.
+        whose: what the first is to the second, for the message.
+        remedy: what the user can do, for the message.
 
     Returns:
         A PAIR_GEOMETRY warning, if the grids differ by more than the rounding of a header but are taken for one.
@@ -75,18 +83,15 @@ def check_pair(image: VolumeHeader, label: VolumeHeader, tolerance: float = GRID
     """
     if not 0 <= tolerance < np.inf:
         raise UsageFault("BAD_VALUE", "--grid_tolerance", f"{tolerance}", "a number of voxels from 0")
-    if image.shape != label.shape:
-        raise _pair_fault(image, label, f"shape {label.shape}", f"shape {image.shape}")
     shift = grid_shift(image.shape, image.affine, label.affine)
-    if shift.voxels > tolerance:
-        raise _pair_fault(
-            image,
-            label,
-            f"{shift.corner} at {_place(label, shift.corner)}, {shift} off: {_axes(label)}",
-            f"{_place(image, shift.corner)} within {tolerance:g} voxels: {_axes(image)}",
-            ", or raise --grid_tolerance where the difference is harmless",
-        )
-    return (f"PAIR_GEOMETRY: a corner lies {shift} off; taken for the same grid",) if shift.voxels > _EQUAL else ()
+    if image.shape == label.shape and shift.voxels <= tolerance:
+        return (f"PAIR_GEOMETRY: a corner lies {shift} off; taken for the same grid",) if shift.voxels > _EQUAL else ()
+    found, wanted, or_else = f"shape {label.shape}", f"shape {image.shape}", ""
+    if image.shape == label.shape:
+        found = f"{shift.corner} at {_place(label, shift.corner)}, {shift} off: {_axes(label)}"
+        wanted = f"{_place(image, shift.corner)} within {tolerance:g} voxels: {_axes(image)}"
+        or_else = ", or raise --grid_tolerance where the difference is harmless"
+    raise Fault("PAIR_GEOMETRY", label.path, found, f"that of {whose} {image.path}: {wanted}", remedy + or_else)
 
 
 def in_mm(sizes: Any) -> str:
@@ -97,16 +102,6 @@ def in_mm(sizes: Any) -> str:
         '0.75 x 0.75 x 2.5 mm'
     """
     return " x ".join(f"{size:.4g}" for size in sizes) + " mm"
-
-
-def _pair_fault(image: VolumeHeader, label: VolumeHeader, found: str, wanted: str, or_else: str = "") -> Fault:
-    return Fault(
-        "PAIR_GEOMETRY",
-        label.path,
-        found,
-        f"that of its image {image.path}: {wanted}",
-        f"give image and label of one case on one grid{or_else}",
-    )
 
 
 def _axes(header: VolumeHeader) -> str:
