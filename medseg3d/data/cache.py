@@ -214,22 +214,19 @@ def _random_parts(value: Any) -> Iterator[Randomizable]:
             yield from _random_parts(part)
 
 
-class unwrapped_faults:  # noqa: N801 - a context manager reads as a phrase
+@contextlib.contextmanager
+def unwrapped_faults(item: Mapping[str, Any]) -> Iterator[None]:
     """Context in which MONAI's "applying transform ..." RuntimeErrors give way to the `Fault` they wrap.
 
     Where they wrap none, to an `INTERNAL` that names the case and the innermost cause.
     """
-
-    def __init__(self, item: Mapping[str, Any]) -> None:
-        self.item = item
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+    try:
+        yield
+    except Exception as error:
         fault = find_fault(error)
-        if fault is not None and fault is not error:
+        if fault is error or (fault is None and not (isinstance(error, RuntimeError) and error.__cause__ is not None)):
+            raise
+        if fault is not None:
             raise fault from None
-        if isinstance(error, RuntimeError) and error.__cause__ is not None:
-            image = self.item.get("image")  # a tensor where the items are not files
-            raise internal_fault(error, image if isinstance(image, str) else str(self.item.get("case"))) from error
+        image = item.get("image")  # a tensor where the items are not files
+        raise internal_fault(error, image if isinstance(image, str) else str(item.get("case"))) from error

@@ -12,14 +12,13 @@ from pydicom.dataset import Dataset
 
 from medseg3d.dicom.sources import SourceFile
 from medseg3d.faults import Fault
-from medseg3d.volumes.geometry import SPACING_MM
-from medseg3d.volumes.grids import GRID_TOLERANCE
+from medseg3d.volumes.geometry import LPS_TO_RAS, SPACING_MM
+from medseg3d.volumes.grids import GRID_TOLERANCE, in_mm
 
 _SAME_PLACE = 0.01  # mm
 _SAME_AXES = 1e-3  # cosine
 _WORTH_A_WORD = 0.02  # voxels: positions in whole hundredths of a millimetre
 _EXPORT = "export the series again"
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 @dataclass(frozen=True)
@@ -156,7 +155,7 @@ def even_grid(source: Path, planes: Sequence[Plane]) -> tuple[np.ndarray, tuple[
         raise Fault(
             "SPACING_RANGE",
             last.file.path,
-            f"voxels of {' x '.join(f'{size:.4g}' for size in spacing)} mm",
+            f"voxels of {in_mm(spacing)}",
             f"{SPACING_MM[0]:g} to {SPACING_MM[1]:g} mm",
             _EXPORT,
         )
@@ -166,7 +165,7 @@ def even_grid(source: Path, planes: Sequence[Plane]) -> tuple[np.ndarray, tuple[
     affine = np.eye(4)
     affine[:3, 0], affine[:3, 1] = first.axes[0] * column_mm, first.axes[1] * row_mm
     affine[:3, 2], affine[:3, 3] = normal * step, first.position
-    return _LPS_TO_RAS @ affine, spacing, remarks
+    return LPS_TO_RAS @ affine, spacing, remarks
 
 
 def _plane(file: SourceFile, tags: Dataset, frame: int, groups: Sequence[Dataset]) -> Plane:

@@ -32,6 +32,8 @@ from medseg3d.dicom.pixels import check_inflated, check_size, hounsfield
 from medseg3d.dicom.sources import SourceFile, damaged_member, dicom_files
 from medseg3d.faults import Fault
 from medseg3d.files.folders import harmless
+from medseg3d.files.stream import truncated
+from medseg3d.volumes.grids import in_mm
 from medseg3d.volumes.header import VolumeHeader
 from medseg3d.volumes.nifti_geometry import geometry_of
 from medseg3d.volumes.reading import with_scan_warnings
@@ -257,7 +259,7 @@ def _header(file: SourceFile) -> Header:
         whole = deflated or len(opened.read(4)) == 4
     header = Header(file, tags)
     if header.sop_class in _CT and not whole:  # it ended before its pixels
-        raise _cut(file)
+        raise truncated(file.path, file.size, None)
     return header
 
 
@@ -269,20 +271,10 @@ def _parsed(file: SourceFile, opened: IO[bytes], converted: bool = False, **opti
             list(tags.iterall())
         return tags
     except (EOFError, struct.error) as error:
-        raise _cut(file) from error
+        raise truncated(file.path, file.size, None) from error
     except Exception as error:  # of any kind, on bytes that are no data set, and quoting them
         found = f"a damaged data set ({type(error).__name__})"
         raise Fault("NOT_DICOM", file.path, found, "a DICOM file", "export or copy it again") from None
-
-
-def _cut(file: SourceFile) -> Fault:
-    return Fault(
-        "TRUNCATED",
-        file.path,
-        f"the end of the data after {file.size} bytes",
-        "a whole DICOM file",
-        "copy or download the file again",
-    )
 
 
 def _is_volume(series: Series) -> bool:
@@ -311,7 +303,7 @@ def _described(series: Series, ambiguous: bool) -> str:
         name += f" = {series.uid or 'no UID'}"
     try:
         _, spacing, _ = even_grid(series.headers[0].file.path, sorted_planes(_planes(series)))
-        sizes = " x ".join(f"{size:.4g}" for size in spacing) + " mm"
+        sizes = in_mm(spacing)
     except Fault as fault:
         sizes = f"not usable: {fault.code}"
     kernel = series.first("ConvolutionKernel")

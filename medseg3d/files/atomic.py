@@ -24,7 +24,7 @@ except ImportError:  # Windows: no advisory locks, so leftovers are never remove
 TEMPORARY_PREFIX = ".medseg3d-tmp-"
 """How the name of every temporary file begins; the dot hides it from those who list cases."""
 
-_MODES = ("wb", "w+b", "w")
+_MODES = ("wb", "w")
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NOT_WRITABLE = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
 
@@ -39,7 +39,7 @@ def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO]:
 
     Args:
         path: the final name.
-        mode: "wb", "w+b" or "w".
+        mode: "wb" or "w".
 
     Yields:
         The file, open for writing; seekable.
@@ -157,13 +157,7 @@ def folder_faults(path: str | Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise Fault(
-            "NO_SPACE" if error.errno in _NO_SPACE else "NOT_WRITABLE",
-            path,
-            (error.strerror or str(error)).lower(),
-            "a folder that can be written to",
-            "choose another output folder or correct its permissions",
-        ) from error
+        raise _refusal(error, path, "a folder that can be written to") from error
 
 
 def remove_leftovers(folder: str | Path) -> list[Path]:
@@ -255,24 +249,18 @@ def _fault_of(error: BaseException, path: Path) -> Fault | None:
     for cause in _chain(error):
         if not isinstance(cause, OSError):
             continue
-        if cause.errno in _NO_SPACE:
-            return Fault(
-                "NO_SPACE",
-                path,
-                f"no space left for it ({os.strerror(cause.errno)})",
-                "room for the whole file",
-                f"free some space in {path.parent} or choose another output folder; nothing was written there",
-            )
         # an unreadable input met inside the block is no fault of the output
-        if cause.errno in _NOT_WRITABLE and _is_about(cause, path):
-            return Fault(
-                "NOT_WRITABLE",
-                path,
-                os.strerror(cause.errno).lower(),
-                "a file name in a folder that can be written to",
-                "choose another output folder or correct its permissions",
-            )
+        if cause.errno in _NO_SPACE or (cause.errno in _NOT_WRITABLE and _is_about(cause, path)):
+            return _refusal(cause, path, "a file name in a folder that can be written to")
     return None
+
+
+def _refusal(error: OSError, path: str | Path, wanted: str) -> Fault:
+    found = (error.strerror or str(error)).lower()
+    if error.errno in _NO_SPACE:
+        remedy = "free some space there or choose another output folder"
+        return Fault("NO_SPACE", path, f"no space left for it ({found})", "room for the whole file", remedy)
+    return Fault("NOT_WRITABLE", path, found, wanted, "choose another output folder or correct its permissions")
 
 
 def _is_about(error: OSError, path: Path) -> bool:

@@ -10,6 +10,8 @@ import numpy as np
 from medseg3d.faults import Fault
 from medseg3d.volumes.grids import in_mm
 
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
 SPACING_MM = (0.1, 20.0)
 """Plausible distance of neighbouring voxels in a scan of a body; metres and microns fall outside."""
 

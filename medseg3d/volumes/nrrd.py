@@ -11,9 +11,9 @@ import numpy as np
 from medseg3d.faults import Fault
 from medseg3d.files.folders import harmless
 from medseg3d.files.stream import GZIP, ByteStream
+from medseg3d.volumes.geometry import LPS_TO_RAS
 from medseg3d.volumes.header import VolumeHeader, Voxels, three_axes
 from medseg3d.volumes.text_header import (
-    LPS_TO_RAS,
     data_file,
     header_fault,
     header_lines,

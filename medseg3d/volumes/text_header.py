@@ -10,12 +10,11 @@ import numpy as np
 from medseg3d.faults import Fault
 from medseg3d.files.stream import REWRITE, ByteStream
 from medseg3d.limits import VOXELS
-from medseg3d.volumes.geometry import checked_affine
+from medseg3d.volumes.geometry import LPS_TO_RAS, checked_affine
 from medseg3d.volumes.header import VolumeHeader
 
 _MOST = 1 << 20  # bytes of a header: that of a segmentation has several lines for each of its segments
 _LONGEST_NAME = 255
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def header_lines(path: Path, stream: ByteStream) -> list[str]:
