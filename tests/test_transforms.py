@@ -501,7 +501,7 @@ def test_mask_of_no_nifti_source_is_saved_by_its_affine(tmp_path: Path) -> None:
 def test_mask_needs_an_affine_and_one_path(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="MetaTensor that knows its affine"):
         SaveMaskd("pred")({"pred": torch.ones(1, *SHAPE, dtype=torch.uint8), "mask_file": tmp_path / "mask.nii.gz"})
-    with pytest.raises(ValueError, match="one label map for one mask_file"):
+    with pytest.raises(ValueError, match="one map for one mask_file"):
         SaveMaskd(["pred", "other"])
 
 

@@ -95,8 +95,8 @@ def draw_errors(picture: np.ndarray, truth: np.ndarray, pred: np.ndarray) -> np.
     return np.where(errors[..., None] > 0, tinted, picture)
 
 
-def write_overlay(path: str | Path, picture: np.ndarray, mask: np.ndarray) -> None:
-    """Write `draw_overlay` as PNG, which appears whole or not at all.
+def write_overlay(path: str | Path, picture: np.ndarray, mask: np.ndarray) -> str:
+    """Write `draw_overlay` as PNG, whole or not at all; the sha256 of the file comes back.
 
     Args:
         path: the file, `.png`; an existing one is replaced once the new one is whole.
@@ -107,4 +107,4 @@ def write_overlay(path: str | Path, picture: np.ndarray, mask: np.ndarray) -> No
         ValueError: not a picture and its mask, or not the name of a PNG.
         Fault: NO_SPACE, NOT_WRITABLE.
     """
-    write_png(Path(path), draw_overlay(picture, mask))
+    return write_png(Path(path), draw_overlay(picture, mask))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from pathlib import Path
 
@@ -14,8 +15,8 @@ from medseg3d.files.pillow import pillow_unbounded
 from medseg3d.files.signature import SIGNATURE
 
 
-def write_picture_mask(path: str | Path, mask: np.ndarray) -> None:
-    """Write a mask as 8-bit grey PNG of levels 0 and 255, which appears whole or not at all.
+def write_picture_mask(path: str | Path, mask: np.ndarray) -> str:
+    """Write a mask as 8-bit grey PNG of levels 0 and 255, whole or not at all; the sha256 of the file comes back.
 
     Args:
         path: the file, `.png`; an existing one is replaced once the new one is whole.
@@ -29,18 +30,18 @@ def write_picture_mask(path: str | Path, mask: np.ndarray) -> None:
         >>> import tempfile
         >>> from medseg3d.pictures.masks import read_picture_mask
         >>> file = Path(tempfile.mkdtemp()) / "mask.png"
-        >>> write_picture_mask(file, np.eye(2))
+        >>> digest = write_picture_mask(file, np.eye(2))
         >>> read_picture_mask(file).tolist()
         [[True, False], [False, True]]
     """
     foreground = mask == 1
     if mask.ndim != 2 or not np.all(foreground | (mask == 0)):
         raise ValueError(f"mask must be (H, W) of 0 and 1, found {mask.dtype} of shape {mask.shape}")
-    write_png(Path(path), foreground.astype(np.uint8) * 255)
+    return write_png(Path(path), foreground.astype(np.uint8) * 255)
 
 
-def write_grey(path: str | Path, prob: np.ndarray) -> None:
-    """Write probabilities as 16-bit grey PNG, which appears whole or not at all.
+def write_grey(path: str | Path, prob: np.ndarray) -> str:
+    """Write probabilities as 16-bit grey PNG, whole or not at all; the sha256 of the file comes back.
 
     What `read_grey` gives back is within half a level, 1/131070, of what was written, and above 0.5 where that was: 0.5
     itself, the tie that a mask counts as background, lies between two levels and becomes the lower one.
@@ -57,17 +58,17 @@ def write_grey(path: str | Path, prob: np.ndarray) -> None:
         >>> import tempfile
         >>> from medseg3d.pictures.masks import read_grey
         >>> file = Path(tempfile.mkdtemp()) / "prob.png"
-        >>> write_grey(file, np.array([[0, 0.5, 1]]))
+        >>> digest = write_grey(file, np.array([[0, 0.5, 1]]))
         >>> read_grey(file).round(4).tolist()
         [[0.0, 0.5, 1.0]]
     """
     if prob.ndim != 2 or prob.dtype.kind != "f" or not np.all((prob >= 0) & (prob <= 1)):
         raise ValueError(f"prob must be (H, W) of floats in [0, 1], found {prob.dtype} of shape {prob.shape}")
-    write_png(Path(path), np.ceil(prob.astype(np.float64) * 65535 - 0.5).astype(np.uint16))
+    return write_png(Path(path), np.ceil(prob.astype(np.float64) * 65535 - 0.5).astype(np.uint16))
 
 
-def write_png(path: Path, pixels: np.ndarray) -> None:
-    """Write pixels as PNG that says where it comes from, read back before it gets its name.
+def write_png(path: Path, pixels: np.ndarray) -> str:
+    """The sha256 of the PNG just written, which says where it comes from and is read back before it gets its name.
 
     Compressed for speed: a mask comes out smaller than by Pillow's default, a map of probabilities a tenth larger in a
     seventh of the time.
@@ -93,3 +94,5 @@ def write_png(path: Path, pixels: np.ndarray) -> None:
         with read_back as written:
             if not np.array_equal(np.asarray(written), pixels):
                 raise OSError(f"{path}: the picture read back is not the picture written")
+        digest = hashlib.sha256(temporary.read_bytes()).hexdigest()
+    return digest
