@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 
@@ -70,13 +70,16 @@ def find_fault(error: BaseException | None) -> Fault | None:
         ...     find_fault(error).code
         'EMPTY'
     """
+    return next((each for each in causes(error) if isinstance(each, Fault)), None)
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception, what it was raised from, and so on to the innermost."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
-        if isinstance(error, Fault):
-            return error
         seen.add(id(error))
+        yield error
         error = error.__cause__ or error.__context__
-    return None
 
 
 def escape_names() -> None:
@@ -102,10 +105,7 @@ def internal_fault(error: BaseException, subject: str | Path) -> Fault:
         ...     print(internal_fault(error, "ct.nii.gz"))
         INTERNAL ct.nii.gz: ZeroDivisionError: by zero. Hint: report it with the traceback, and use another file
     """
-    seen: set[int] = set()
-    while id(error) not in seen and (inner := error.__cause__ or error.__context__):
-        seen.add(id(error))
-        error = inner
+    *_, error = causes(error)
     found = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(": ")[:500]
     return Fault("INTERNAL", subject, found, "", "report it with the traceback, and use another file")
 

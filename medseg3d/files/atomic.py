@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from medseg3d.faults import Fault
+from medseg3d.faults import Fault, causes
 
 try:
     import fcntl
@@ -246,7 +246,7 @@ def _flush_to_disk(path: Path) -> None:
 def _fault_of(error: BaseException, path: Path) -> Fault | None:
     if isinstance(error, Fault):
         return None
-    for cause in _chain(error):
+    for cause in causes(error):  # torch.save covers the OSError of its file with a RuntimeError of its own
         if not isinstance(cause, OSError):
             continue
         # an unreadable input met inside the block is no fault of the output
@@ -268,12 +268,3 @@ def _is_about(error: OSError, path: Path) -> bool:
         return False
     named = Path(os.fsdecode(error.filename))
     return named == path or named in path.parents or named.name.startswith(TEMPORARY_PREFIX)
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    # torch.save covers the OSError of its file with a RuntimeError of its own
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        error = error.__cause__ or error.__context__

@@ -19,7 +19,7 @@ from medseg3d.data.ahead import map_ahead
 from medseg3d.data.manifests import Manifest
 from medseg3d.data.pseudonyms import hidden
 from medseg3d.data.records import standing
-from medseg3d.faults import Fault, UsageFault, find_fault, internal_fault
+from medseg3d.faults import Fault, UsageFault, causes, find_fault, internal_fault
 from medseg3d.files.atomic import remove_leftovers
 from medseg3d.inference.bounds import CaseBounds
 from medseg3d.inference.records import case_name, case_record, provenance, record_aside, record_of, write_record
@@ -366,8 +366,7 @@ class _Clock:
 
 
 def _out_of_memory(error: BaseException, item: Mapping[str, Any]) -> Fault | None:
-    cause: BaseException | None = error
-    while cause is not None:
+    for cause in causes(error):
         if isinstance(cause, (MemoryError, torch.OutOfMemoryError)) or any(each in str(cause) for each in _NO_MEMORY):
             return Fault(
                 "OUT_OF_MEMORY",
@@ -376,5 +375,4 @@ def _out_of_memory(error: BaseException, item: Mapping[str, Any]) -> Fault | Non
                 "less at a time",
                 "coarsen --spacing, shrink --roi_size, ask for --workers 1, or run on --device cpu",
             )
-        cause = cause.__cause__ or cause.__context__
     return None
