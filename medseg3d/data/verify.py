@@ -17,7 +17,7 @@ from medseg3d.data.picture_folders import find_pictures, grouped
 from medseg3d.data.splits import PARTS, Split, read_split
 from medseg3d.faults import Fault
 from medseg3d.files.folders import files_below, not_read
-from medseg3d.pictures.masks import read_levels
+from medseg3d.pictures.masks import check_size, read_levels
 from medseg3d.pictures.reading import read_with_remarks
 from medseg3d.volumes.grids import GRID_TOLERANCE, check_pair
 from medseg3d.volumes.label_maps import check_labels
@@ -228,11 +228,8 @@ def _check_picture(entry: Mapping[str, str]) -> _Checked:
         case.values = np.unique(mask).astype(int).tolist()
     if picture is not None:
         case.digest = hashlib.sha256(str(picture.shape).encode() + picture.tobytes()).hexdigest()
-        if mask is not None and picture.shape[:2] != mask.shape:
-            found, wanted = ("{} rows of {} pixels".format(*each.shape[:2]) for each in (mask, picture))
-            wanted += f", as in {entry['image']}"
-            remedy = "a mask must be drawn on the grid of its picture"
-            case.faults.append(Fault("PAIR_GEOMETRY", entry["label"], found, wanted, remedy))
+        if mask is not None:
+            case.tried(check_size, entry["label"], mask.shape, entry["image"], picture.shape)
     return case
 
 

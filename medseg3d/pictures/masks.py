@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -168,6 +169,24 @@ def read_levels(path: str | Path, upright: bool = False) -> GreyPicture:
                 "write one grey level per pixel; is it a photograph, or does each colour stand for a class?",
             )
     return GreyPicture(path, np.array(image.convert("L")), lossy)
+
+
+def check_size(mask: str | Path, shape: Sequence[int], picture: str | Path, wanted: Sequence[int]) -> None:
+    """Refuse a mask that is not drawn on the grid of its picture.
+
+    Args:
+        mask: its file.
+        shape: its rows and columns.
+        picture: the file of the picture.
+        wanted: the rows and columns of that.
+
+    Raises:
+        Fault: PAIR_GEOMETRY.
+    """
+    if tuple(shape[:2]) != tuple(wanted[:2]):
+        found, expected = (f"{rows} rows of {columns} pixels" for rows, columns, *_ in (shape, wanted))
+        remedy = "a mask must be drawn on the grid of its picture"
+        raise Fault("PAIR_GEOMETRY", mask, found, f"{expected}, as in {picture}", remedy)
 
 
 def _channel_spread(image: Image.Image) -> int:

@@ -14,8 +14,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
-from medseg3d.faults import Fault
-from medseg3d.pictures.masks import read_picture_mask
+from medseg3d.pictures.masks import check_size, read_picture_mask
 from medseg3d.pictures.reading import read_with_remarks
 from medseg3d.volumes.grids import GRID_TOLERANCE, check_pair
 from medseg3d.volumes.header import VolumeHeader
@@ -137,16 +136,8 @@ class LoadPictured(MapTransform):
                 array = np.moveaxis(pixels, -1, 0).astype(np.float32, order="C")
                 array /= 255
             shape = array.shape[1:]
-            if first is None:
-                first = path, shape
-            elif first[1] != shape:
-                raise Fault(
-                    "PAIR_GEOMETRY",
-                    path,
-                    f"{shape[0]} rows of {shape[1]} pixels",
-                    f"{first[1][0]} rows of {first[1][1]} pixels, as in {first[0]}",
-                    "a mask must be drawn on the grid of its picture",
-                )
+            first = first or (path, shape)
+            check_size(path, shape, *first)
             meta = {
                 "original_affine": torch.eye(4, dtype=torch.float64),
                 "spatial_shape": np.array(shape),  # as MONAI's readers leave it

@@ -12,8 +12,7 @@ from PIL import Image
 from scipy import ndimage
 
 from medseg3d.data.loaded_pairs import picture_values
-from medseg3d.faults import Fault
-from medseg3d.pictures.masks import read_levels
+from medseg3d.pictures.masks import check_size, read_levels
 from medseg3d.pictures.reading import read_picture
 from medseg3d.viewer.layers import endless_colours, label_counts, label_entries, scene_file
 
@@ -38,10 +37,7 @@ def picture_page(picture: Path, masks: Mapping[str, Path], class_names: Sequence
     layers: list[dict[str, Any]] = []
     for name, path in masks.items():
         grey = read_levels(path)
-        if grey.levels.shape != (height, width):
-            found = f"{grey.levels.shape[0]} rows of {grey.levels.shape[1]} pixels"
-            wanted = f"{height} rows of {width} pixels, as in {picture}"
-            raise Fault("PAIR_GEOMETRY", path, found, wanted, "a mask must be drawn on the grid of its picture")
+        check_size(path, grey.levels.shape, picture, pixels.shape)
         kind, values, _ = picture_values(grey)
         layer: dict[str, Any] = {"name": name, "file": f"mask{len(layers)}.png", "kind": kind}
         if kind == "mask":
