@@ -4,7 +4,7 @@ from medseg3d.metrics.counts import ConfusionCounts
 from medseg3d.metrics.errors import ProbabilityErrors, probability_errors
 from medseg3d.metrics.intervals import Interval, mean_interval, pooled_interval
 from medseg3d.metrics.levels import LevelCounts, grey_levels, pranet_curves, pranet_scores
-from medseg3d.metrics.pr_curve import BestThreshold, BinnedPRCurve, log_odds
+from medseg3d.metrics.pr_curve import BestThreshold, BinnedPRCurve
 from medseg3d.metrics.saliency import s_measure, weighted_f_measure
 from medseg3d.metrics.scores import (
     SCORES,
@@ -38,7 +38,6 @@ __all__ = [
     "dice",
     "grey_levels",
     "iou",
-    "log_odds",
     "mean_interval",
     "mean_score",
     "pooled_interval",

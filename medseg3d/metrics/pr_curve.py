@@ -16,7 +16,6 @@ from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from medseg3d.metrics._blocks import ArrayLike, binary, blocks
 from medseg3d.metrics.counts import ConfusionCounts
@@ -68,7 +67,7 @@ class BinnedPRCurve:
         """Count the voxels of an image.
 
         Args:
-            score: (*spatial), logit of the foreground, tensor or array; see `log_odds` for a softmax of classes.
+            score: (*spatial), logit of the foreground, tensor or array.
             truth: (*spatial), 0 or 1.
             mask: (*spatial), 0 or 1; where it is 0 nothing is counted.
 
@@ -242,34 +241,6 @@ class BinnedPRCurve:
         negatives, positives = self.histogram[bins].T
         tp, fp = np.cumsum(positives[::-1])[::-1], np.cumsum(negatives[::-1])[::-1]
         return bins, (tp, fp, positives.sum() - tp, negatives.sum() - fp)
-
-
-def log_odds(logits: torch.Tensor, class_index: int = 1, dim: int = 0) -> torch.Tensor:
-    """The logit of one class of a softmax: its sigmoid is that class's probability, without rounding to 0 or 1.
-
-    Args:
-        logits: class logits, at least two classes along `dim`.
-        class_index: the class; 0 is the background.
-        dim: the axis of the classes; it disappears.
-
-    Raises:
-        ValueError: there is one class only, or no such class.
-
-    Example:
-        >>> logits = torch.tensor([[0.0], [40.0]])
-        >>> torch.softmax(logits, 0)[1].item(), log_odds(logits).item()
-        (1.0, 40.0)
-    """
-    classes = logits.shape[dim]
-    if classes < 2:
-        raise ValueError(f"logits must have at least two classes along dim {dim}, found {classes}")
-    if not 0 <= class_index < classes:
-        raise ValueError(f"class_index must lie in 0..{classes - 1}, found {class_index}")
-    others = [k for k in range(classes) if k != class_index]
-    rest = logits.select(dim, others[0])
-    for k in others[1:]:
-        rest = torch.logaddexp(rest, logits.select(dim, k))
-    return logits.select(dim, class_index) - rest
 
 
 def _cells(score: ArrayLike, truth: ArrayLike, mask: ArrayLike | None, as_logit: _AsLogit) -> Iterator[np.ndarray]:

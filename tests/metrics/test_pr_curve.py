@@ -12,7 +12,7 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
-from medseg3d.metrics import BinnedPRCurve, ConfusionCounts, dice, log_odds
+from medseg3d.metrics import BinnedPRCurve, ConfusionCounts, dice
 from medseg3d.metrics._blocks import BLOCK
 from medseg3d.metrics.pr_curve import _EDGES, _bin_of
 
@@ -371,21 +371,3 @@ def test_memory_does_not_grow_with_the_volume():
     finally:
         tracemalloc.stop()
     assert peak < 32 * BLOCK  # a few float32 and int64 arrays of one block, not of sixteen
-
-
-def test_log_odds_are_the_logit_of_the_softmax():
-    logits = torch.randn(2, 4, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    for k in range(4):
-        torch.testing.assert_close(log_odds(logits, k, dim=1), torch.logit(torch.softmax(logits, 1)[:, k]))
-
-
-def test_log_odds_of_two_classes_are_their_difference():
-    logits = torch.tensor([[1.0, -50.0], [3.0, 60.0]])
-    assert log_odds(logits).tolist() == [2.0, 110.0]
-
-
-def test_log_odds_need_classes():
-    with pytest.raises(ValueError, match="at least two classes along dim 0, found 1"):
-        log_odds(torch.zeros(1, 3))
-    with pytest.raises(ValueError, match=r"class_index must lie in 0\.\.1, found 2"):
-        log_odds(torch.zeros(2, 3), class_index=2)
