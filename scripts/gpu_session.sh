@@ -129,7 +129,7 @@ ablation() {
     limited python -m medseg3d ablation bundles/pancreas_nl_2d --config-overlay pictures -o "$folder" --jobs 3 \
         --device "$DEVICE" --num_workers "$WORKERS" "$@" || code=$?
     mkdir -p "$OUT/ablation"
-    cp "$folder"/ablation.* "$OUT/ablation/"
+    cp "$folder"/ablation.* "$folder"/*.png "$OUT/ablation/"
     return $code
 }
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 HELP = "tune, train and score a grid of runs that a JSON file defines, and print mean, spread and paired differences"
 TAKES_KNOBS = True
@@ -28,24 +31,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run what is missing, then print the table and write it beside the runs."""
-    from pathlib import Path
+    from medseg3d.experiments.definition import read_definition
 
+    content = read_definition(args.file)
+    content["knobs"] = {**content.get("knobs", {}), **args.knobs}
+    folder, name = args.output_dir or Path("runs") / Path(args.file).stem, content.get("name", "experiment")
+    return compare(None if args.table else content, folder, name, jobs=args.jobs, dry_run=args.dry_run)
+
+
+def compare(
+    definition: Mapping[str, Any] | None,
+    folder: str | Path,
+    name: str,
+    *,
+    jobs: int,
+    dry_run: bool = False,
+    storage: str | None = None,
+) -> int:
+    """Run what is missing of an experiment, then print its report and write it beside the runs; 3 if some have failed.
+
+    Args:
+        definition: as `parse_experiment` takes it; None to run nothing.
+        folder: for the runs.
+        name: of its record.
+        jobs: as in `run_experiment`.
+        dry_run: as in `run_experiment`; no report then.
+        storage: as in `run_experiment`.
+    """
     from medseg3d.evaluation.experiment_files import read_experiment
-    from medseg3d.experiments.definition import parse_experiment, read_definition
+    from medseg3d.experiments.definition import parse_experiment
     from medseg3d.experiments.runner import run_experiment
     from medseg3d.files.atomic import check_folder
-    from medseg3d.reports.experiment_table import write_experiment_table
+    from medseg3d.reports.comparison_blocks import write_comparison
 
-    def say(text: str) -> None:
-        print(text, flush=True)
-
-    folder = Path(args.output_dir or Path("runs") / Path(args.file).stem)
-    content = read_definition(args.file)
     check_folder(folder)
-    if not args.table:
-        experiment = parse_experiment({**content, "knobs": {**content.get("knobs", {}), **args.knobs}})
-        run_experiment(experiment, folder, jobs=args.jobs, dry_run=args.dry_run, say=say)
-    if args.dry_run:
+    if definition is not None:
+        experiment = parse_experiment(definition)
+        run_experiment(
+            experiment, folder, jobs=jobs, dry_run=dry_run, storage=storage, say=lambda text: print(text, flush=True)
+        )
+    if dry_run:
         return 0
-    print(f"\n{write_experiment_table(folder)}\ntable.md, table.csv and table.json in {folder}")
-    return 3 if read_experiment(folder, "experiment", "experiment FILE")["failures"] else 0
+    print(f"\n{write_comparison(folder, name)}\ntables and figures in {folder}")
+    return 3 if read_experiment(folder, name)["failures"] else 0

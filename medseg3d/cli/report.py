@@ -9,7 +9,7 @@ from medseg3d.cli.size_limits import add_limits
 HELP = "write a report on one or several runs, side by side: an HTML page, Markdown and figures"
 RENAMED = {"--cases": "--draw-cases"}
 EPILOG = """\
-RUN is an evaluation folder, a run folder with evaluation_* in it, or an ablation; NAME=RUN names it:
+RUN is an evaluation folder, a run folder with evaluation_* in it, or an experiment; NAME=RUN names it:
   medseg3d report runs/pancreas -o reports/pancreas
   medseg3d report ours=runs/a baseline=runs/b runs/ablation -o reports/comparison
 The page is self-contained: no network, no scripts, no other files.
@@ -19,7 +19,7 @@ Research only, not for clinical use.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Runs, where to, how much."""
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, of an evaluation or of an ablation")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, of an evaluation or of an experiment")
     parser.add_argument("-o", "--output", required=True, help="folder for report.html, report.md and figures/")
     parser.add_argument("--title", help="heading of the page (default: the names of the runs)")
     parser.add_argument("--draw-cases", type=int, default=3, metavar="N", help="number of cases (default: %(default)s)")

@@ -20,7 +20,7 @@ again. The same command in another terminal takes other combinations.
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The paper, its data, what of the grid, how it is tuned and scored."""
     parser.add_argument("paper", choices=("cris",), help="whose grid: the bundle polyp_cris")
-    parser.add_argument("-o", "--output", required=True, help="folder for the runs, study.json, study.md and pr_*.png")
+    parser.add_argument("-o", "--output", required=True, help="folder for the runs, study.json, study.md and figures")
     parser.add_argument("--bundle", default="polyp_cris", help="folder or name (default: %(default)s)")
     parser.add_argument(
         "--data",
@@ -57,23 +57,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run what is missing, then print the tables and write them beside the runs with the figures."""
-    from medseg3d.experiments.definition import parse_experiment
-    from medseg3d.experiments.runner import run_experiment
-    from medseg3d.files.atomic import check_folder
-    from medseg3d.reports.cris_study_results import read_study
-    from medseg3d.reports.cris_study_table import write_study
+    """Run what is missing, then print the report and write it beside the runs."""
+    from medseg3d.cli.experiment import compare
 
-    def say(text: str) -> None:
-        print(text, flush=True)
-
-    check_folder(args.output)
-    if not args.table:
-        experiment = parse_experiment(_definition(args))
-        run_experiment(experiment, args.output, jobs=args.jobs, storage=args.storage, say=say)
-    study = read_study(args.output)
-    print(f"\n{write_study(study)}\ntables and figures in {args.output}")
-    return 3 if study.failures else 0
+    definition = None if args.table else _definition(args)
+    return compare(definition, args.output, "study", jobs=args.jobs, storage=args.storage)
 
 
 def _definition(args: argparse.Namespace) -> dict[str, Any]:
@@ -87,14 +75,14 @@ def _definition(args: argparse.Namespace) -> dict[str, Any]:
             raise UsageFault("BAD_VALUE", f"--split {name}", "no data set of that name", f"one of {', '.join(data)}")
     if args.tune_epochs is not None and not args.trials:
         raise UsageFault("BAD_VALUE", "--tune-epochs", "no trials", "--trials above 0 with it", "leave it out")
-    definition = packaged("cris", bundle=args.bundle, seeds=args.seeds, part=args.part, knobs=args.knobs)
-    known, root = definition["factors"]["data"], bundle_root(bundle_folder(definition["bundle"]))
+    known = packaged("cris")["factors"]["data"]
+    root = bundle_root(bundle_folder(args.bundle))
     for name in data:
-        own = root / known[name]["split_file"] if name in known else Path(args.output) / f"split_{name}.json"
-        data[name] = {"dataset_dir": data[name], "split_file": splits.get(name, str(own))}
-    definition["factors"] |= {"data": data}
-    for factor, levels in (("backbone", args.backbones), ("strategy", args.strategies)):
-        definition["factors"] |= {factor: levels} if levels else {}
+        file = root / known[name]["split_file"] if name in known else Path(args.output) / f"split_{name}.json"
+        data[name] = {"dataset_dir": data[name], "split_file": splits.get(name, str(file))}
+    factors = {"data": data, "backbone": args.backbones, "strategy": args.strategies}
+    own = {"bundle": args.bundle, "seeds": args.seeds, "part": args.part, "knobs": args.knobs}
+    definition = packaged("cris", factors, **own)
     definition["tune"] |= {"trials": args.trials}
     definition["tune"] |= {} if args.tune_epochs is None else {"knobs": {"epochs": args.tune_epochs}}
     definition["threshold"] |= {"part": args.threshold_part}

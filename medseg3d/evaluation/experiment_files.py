@@ -13,6 +13,9 @@ from medseg3d.files.plain import read_json, write_json
 ROW, FAILURE = "row.json", "failure.json"
 """What came of a run, or why nothing did, in the folder of the run."""
 
+VERBS = {"experiment": "experiment FILE", "ablation": "ablation", "study": "study cris"}
+"""Name of a record to the verb that makes it."""
+
 
 def write_experiment(folder: Path, name: str, content: Mapping[str, Any] | None = None) -> None:
     """Write NAME.json: its content, by default what it holds already, with the rows and failures that there are now.
@@ -24,13 +27,17 @@ def write_experiment(folder: Path, name: str, content: Mapping[str, Any] | None 
     write_json(folder / f"{name}.json", {**known, **_outcomes(folder)})
 
 
-def read_experiment(folder: str | Path, name: str, verb: str) -> dict[str, Any]:
+def find_record(folder: str | Path) -> str:
+    """The name of the experiment that a folder holds; empty where it holds none of medseg3d's own verbs."""
+    return next((name for name in VERBS if (Path(folder) / f"{name}.json").is_file()), "")
+
+
+def read_experiment(folder: str | Path, name: str) -> dict[str, Any]:
     """The record of an experiment, with the rows and failures of the runs whose folders are beside it.
 
     Args:
         folder: its folder.
-        name: `ablation`, `study` or `experiment`.
-        verb: what makes one, for the message.
+        name: of its record.
 
     Returns:
         What NAME.json holds; the `evaluation` of each of its `rows` is a `Summary` of all cases together.
@@ -38,7 +45,7 @@ def read_experiment(folder: str | Path, name: str, verb: str) -> dict[str, Any]:
     Raises:
         Fault: SCORE_FILE if there is none, it is damaged, or another version of medseg3d has written it.
     """
-    record = Path(folder) / f"{name}.json"
+    record, verb = Path(folder) / f"{name}.json", VERBS.get(name, "experiment FILE")
     if not record.is_file():
         remedy = f"run medseg3d {verb} first"
         raise Fault("SCORE_FILE", folder, f"no {record.name}", f"the folder of an experiment ({verb})", remedy)

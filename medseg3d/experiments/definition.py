@@ -20,8 +20,8 @@ Level = str | int | float
 """One value of a factor: that of a knob, or the name of some settings."""
 
 _KEYS = {
-    *("_desc_", "name", "bundle", "overlays", "knobs", "factors", "seeds", "tune", "threshold", "part", "infer"),
-    *("score", "reference"),
+    *("_desc_", "name", "title", "notes", "bundle", "overlays", "knobs", "factors", "seeds", "tune", "threshold"),
+    *("part", "infer", "score", "reference"),
 }
 _TUNE_KEYS = {"search", "trials", "knobs", "pruner", "startup_trials"}
 
@@ -77,7 +77,10 @@ class Experiment:
         part: the part of the split that is scored.
         infer: whether inference.json is run too.
         score: score of a case that tables are about: `dice`, `recall`, ...
-        reference: factor -> level that the others of that factor are compared with.
+        reference: factor -> level that the others of that factor are compared with; or several, as far as they are
+            there, the later ones of which are compared with the earlier too.
+        title: heading of its report.
+        notes: sentences on how it is done, for its report.
     """
 
     name: str
@@ -91,7 +94,9 @@ class Experiment:
     part: str = "test"
     infer: bool = False
     score: str = "dice"
-    reference: Mapping[str, Level] = field(default_factory=dict)
+    reference: Mapping[str, Level | Sequence[Level]] = field(default_factory=dict)
+    title: str = "Experiment"
+    notes: Sequence[str] = ()
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -120,8 +125,8 @@ class Experiment:
         return Run(levels, seed, bundle, tuple(overlays), knobs)
 
 
-def packaged(name: str, **changes: Any) -> dict[str, Any]:
-    """A definition that comes with the package, `ablation`, `cris` or `demo`, with changes; None leaves a key as it is.
+def packaged(name: str, factors: Mapping[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
+    """A definition that comes with the package, `ablation`, `cris` or `demo`, with changes; None leaves what it has.
 
     Example:
         >>> definition = packaged("ablation", seeds=[7], part=None)
@@ -129,7 +134,9 @@ def packaged(name: str, **changes: Any) -> dict[str, Any]:
         ([7], 'test')
     """
     content = json.loads((Path(__file__).parent / f"{name}.json").read_text(encoding="utf-8"))
-    return {**content, **{key: value for key, value in changes.items() if value is not None}}
+    given = {name: levels for name, levels in (factors or {}).items() if levels is not None}
+    content["factors"] = {**content.get("factors", {}), **given}
+    return content | {key: value for key, value in changes.items() if value is not None}
 
 
 def read_definition(file: str | Path) -> dict[str, Any]:
@@ -171,7 +178,8 @@ def parse_experiment(content: Mapping[str, Any]) -> Experiment:
     _check_knobs(knobs, factors, tune)
     _check_parts(content)
     for name, level in content.get("reference", {}).items():
-        if level not in factors.get(name, ()):
+        known = factors.get(name, {})
+        if not known or not (isinstance(level, list) or level in known):
             wanted = f"a level of {', '.join(factors) or 'a factor'}"
             raise UsageFault("BAD_DEFINITION", f"reference {name}", repr(level), wanted, "correct it")
     experiment = Experiment(
@@ -187,6 +195,8 @@ def parse_experiment(content: Mapping[str, Any]) -> Experiment:
         infer=content.get("infer", False),
         score=content.get("score", "dice"),
         reference=content.get("reference", {}),
+        title=content.get("title", "Experiment"),
+        notes=content.get("notes", ()),
     )
     names = [str(run) for run in experiment.runs]
     twice = next((name for name in names if names.count(name) > 1), None)

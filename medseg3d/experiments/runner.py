@@ -251,7 +251,7 @@ def _begin(plan: Plan, runs: Sequence[Run], data: Mapping[str, Any], jobs: int) 
     experiment = plan.experiment
     record = plan.folder / f"{experiment.name}.json"
     begun = [path for name in (ROW, "checkpoints", "tuning") for path in plan.folder.glob(f"*/{name}")]
-    before = read_experiment(plan.folder, experiment.name, "experiment") if record.is_file() and begun else {}
+    before = read_experiment(plan.folder, experiment.name) if record.is_file() and begun else {}
     factors = plain(experiment.factors)
     if before:
         now = {**experiment.settings, "factors": sorted(factors)}
@@ -261,9 +261,9 @@ def _begin(plan: Plan, runs: Sequence[Run], data: Mapping[str, Any], jobs: int) 
             found |= {level: settings for level, settings in known.items() if level not in found}
         for folder in before["data"].keys() & data.keys():
             _refuse_other(plan.folder, before["data"][folder], data[folder])
-    asked = [{**run.levels, "seed": run.seed, "run_dir": str(run)} for run in runs]
-    names = {run["run_dir"] for run in asked}
-    asked += [run for run in before.get("asked", []) if run["run_dir"] not in names]
+    asked = before.get("asked", [])
+    known = {run["run_dir"] for run in asked}
+    asked += [{**run.levels, "seed": run.seed, "run_dir": str(run)} for run in runs if str(run) not in known]
     used = [condition.used for condition in plan.conditions.values()]
     same = {name: value for name, value in used[0].items() if all(each.get(name, value) == value for each in used)}
     same = {name: value for name, value in same.items() if value != ""}
@@ -273,6 +273,7 @@ def _begin(plan: Plan, runs: Sequence[Run], data: Mapping[str, Any], jobs: int) 
         {
             **{"name": experiment.name, **experiment.settings, "factors": factors},
             **{"reference": experiment.reference, "score": experiment.score},
+            **{"title": experiment.title, "notes": experiment.notes},
             **{"data": {**before.get("data", {}), **data}, "conditions": same, "asked": asked},
             **{"command": sys.argv, "jobs": jobs, "machine": _machine()},
         },

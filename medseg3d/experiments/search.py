@@ -5,90 +5,46 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from medseg3d.faults import Fault, UsageFault
 from medseg3d.knobs import literal
+
+if TYPE_CHECKING:
+    from optuna.trial import BaseTrial
 
 FORMS = "log:LOW:HIGH, uniform:LOW:HIGH, int:LOW:HIGH or choice:A,B,C"
 
 _OPEN, _CLOSE = "([{", ")]}"
 
 
-class Draws(Protocol):
-    """The part of `optuna.trial.BaseTrial` that is asked for values."""
-
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
-        """A float in [low, high]."""
-
-    def suggest_int(self, name: str, low: int, high: int) -> int:
-        """An integer in [low, high]."""
-
-    def suggest_categorical(self, name: str, choices: Any) -> Any:
-        """One of the choices."""
-
-
 @dataclass(frozen=True)
-class Interval:
-    """Numbers from `low` to `high`, both included.
+class Dimension:
+    """What the values of a knob are drawn from.
 
     Attributes:
-        kind: "log" (floats, their logarithms equally likely), "uniform" (floats) or "int" (integers).
-        low: the least.
-        high: the greatest.
+        kind: "log" (floats, their logarithms equally likely), "uniform" (floats), "int" (integers) or "choice".
+        ends: the least and the greatest value, both included; of a choice its options as they are written on a command
+            line, which is how a storage keeps them.
     """
 
     kind: str
-    low: float
-    high: float
+    ends: tuple[Any, ...]
 
-    def draw(self, trial: Draws, knob: str) -> float | int:
+    def draw(self, trial: BaseTrial, knob: str) -> Any:
         """The value of `knob` in a trial."""
+        if self.kind == "choice":
+            return self.value(trial.suggest_categorical(knob, self.ends))
         if self.kind == "int":
-            return trial.suggest_int(knob, int(self.low), int(self.high))
-        return trial.suggest_float(knob, self.low, self.high, log=self.kind == "log")
+            return trial.suggest_int(knob, *self.ends)
+        return trial.suggest_float(knob, *self.ends, log=self.kind == "log")
 
-    def value(self, drawn: float | int) -> float | int:
+    def value(self, drawn: Any) -> Any:
         """The knob's value of what stands in the storage."""
-        return drawn
-
-    @property
-    def example(self) -> float | int:
-        """One of the values."""
-        return self.low
+        return literal(drawn) if self.kind == "choice" else drawn
 
     def __str__(self) -> str:
-        return f"{self.kind}:{self.low}:{self.high}"
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One of some values.
-
-    Attributes:
-        options: the values as they are written on a command line; a storage keeps these.
-    """
-
-    options: tuple[str, ...]
-
-    def draw(self, trial: Draws, knob: str) -> Any:
-        """The value of `knob` in a trial."""
-        return self.value(trial.suggest_categorical(knob, self.options))
-
-    def value(self, drawn: str) -> Any:
-        """The knob's value of what stands in the storage."""
-        return literal(drawn)
-
-    @property
-    def example(self) -> Any:
-        """One of the values."""
-        return literal(self.options[0])
-
-    def __str__(self) -> str:
-        return f"choice:{','.join(self.options)}"
-
-
-Dimension = Interval | Choice
+        return f"{self.kind}:{(',' if self.kind == 'choice' else ':').join(map(str, self.ends))}"
 
 
 def parse_search(search: Mapping[str, str]) -> dict[str, Dimension]:
@@ -103,8 +59,8 @@ def parse_search(search: Mapping[str, str]) -> dict[str, Dimension]:
 
     Example:
         >>> parse_search({"learning_rate": "log:1e-6:1e-2"})["learning_rate"]
-        Interval(kind='log', low=1e-06, high=0.01)
-        >>> parse_search({"picture_size": "choice:[96,96],[128,128]"})["picture_size"].options
+        Dimension(kind='log', ends=(1e-06, 0.01))
+        >>> parse_search({"picture_size": "choice:[96,96],[128,128]"})["picture_size"].ends
         ('[96,96]', '[128,128]')
     """
     if not search:
@@ -115,7 +71,7 @@ def parse_search(search: Mapping[str, str]) -> dict[str, Dimension]:
 def _dimension(knob: str, text: str) -> Dimension:
     kind, _, rest = text.partition(":")
     if kind == "choice":
-        return Choice(_options(knob, text, rest))
+        return Dimension(kind, _options(knob, text, rest))
     if kind not in ("log", "uniform", "int"):
         raise _refusal(knob, text, FORMS)
     number = int if kind == "int" else float
@@ -127,7 +83,7 @@ def _dimension(knob: str, text: str) -> Dimension:
         raise _refusal(knob, text, "a LOW that is below HIGH, both finite")
     if kind == "log" and low <= 0:
         raise _refusal(knob, text, "a LOW above 0: it has no logarithm otherwise")
-    return Interval(kind, low, high)
+    return Dimension(kind, (low, high))
 
 
 def _options(knob: str, text: str, rest: str) -> tuple[str, ...]:

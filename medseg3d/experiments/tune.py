@@ -16,14 +16,14 @@ from typing import Any
 from medseg3d.bundle import absolute_paths, log_end, monai_words
 from medseg3d.bundle_folders import bundle_folder, bundle_root, config_files, names_from_root
 from medseg3d.experiments.configs import build, refuse_unused, training_config
-from medseg3d.experiments.search import Choice, parse_search
+from medseg3d.experiments.search import parse_search
 from medseg3d.experiments.trials import TrialRecord, best_record, write_trials
 from medseg3d.faults import Fault, UsageFault
 from medseg3d.files.atomic import make_folder
 from medseg3d.files.plain import write_json
 
 try:
-    from medseg3d.experiments.study import HEARTBEAT_S, Progress, Report, run_study
+    from medseg3d.experiments.study import Progress, Report, run_study
 except ModuleNotFoundError as error:
     raise Fault(
         "MISSING_PACKAGE", "tuning", f"no package {error.name}", "it", "pip install 'medseg3d[tune]'"
@@ -78,7 +78,6 @@ def tune(
     seed: int = 0,
     pruner: str = "median",
     startup_trials: int = 5,
-    heartbeat_s: int = HEARTBEAT_S,
     say: Callable[[str], None] = print,
     progress: Progress = lambda ended, running: None,
 ) -> Tuned:
@@ -103,7 +102,6 @@ def tune(
         seed: of what is drawn, and of every training.
         pruner: "median" or "none".
         startup_trials: complete trials before the first is pruned.
-        heartbeat_s: seconds between heartbeats, as in `run_study`.
         say: where messages for the user go.
         progress: as in `run_study`.
 
@@ -168,7 +166,6 @@ def tune(
         seed=seed,
         pruner=pruner,
         startup_trials=startup_trials,
-        heartbeat_s=heartbeat_s,
         say=say,
         progress=progress,
         after_trial=write,
@@ -210,7 +207,7 @@ def check_search(
     ):
         for name in sorted(taken & set(names)):
             raise UsageFault("BAD_VALUE", f"--{name}", why, "another", "leave it out; --seed is an option of the study")
-    example = {**knobs, **{knob: each.example for knob, each in dimensions.items()}}
+    example = {**knobs, **{knob: each.value(each.ends[0]) for knob, each in dimensions.items()}}
     with training_config(folder, overlays, example) as parser:
         for knob in dimensions:
             refuse_unused(parser, knob, f"--search {knob}")
@@ -220,8 +217,8 @@ def check_search(
             raise UsageFault("TEST_PART", "--val_part", "the test set", wanted, "leave it out")
         for name in ("train::dataset::data", "validate::dataset::data"):
             build(parser, name, "the data set")
-    for knob, choice in ((knob, each) for knob, each in dimensions.items() if isinstance(each, Choice)):
-        for text in choice.options:
+    for knob, choice in ((knob, each) for knob, each in dimensions.items() if each.kind == "choice"):
+        for text in choice.ends:
             with training_config(folder, overlays, {**example, knob: choice.value(text)}) as parser:
                 for name in ("network_def", "loss"):
                     build(parser, name, f"--search {knob}={text}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from string import ascii_lowercase
 
@@ -11,13 +12,13 @@ from medseg3d.evaluation.wording import OVER
 from medseg3d.faults import Fault
 from medseg3d.reports.curves import save_figure
 from medseg3d.reports.document import Block, Bullets, Cell, ColumnKind, Picture, Table, Text
-from medseg3d.reports.paper_table import Column, PaperTable, side_by_side
+from medseg3d.reports.network_points import Point, panels_of, run_points
+from medseg3d.reports.paper_table import Column, PaperTable, as_block
 from medseg3d.reports.papers import PAPERS, TABLES
-from medseg3d.reports.parameter_figure import draw_parameters, panels_of
+from medseg3d.reports.parameter_figure import draw_parameters
 from medseg3d.reports.parameter_tables import COLUMNS, HOW_COUNTED
 from medseg3d.reports.parameters import ParameterRow, paper_report, papers_of_bundle, recorded_row
 from medseg3d.reports.runs import EvaluatedRun
-from medseg3d.reports.scored_runs import ScoredRun, scored_run
 from medseg3d.reports.tables import common_parts
 from medseg3d.reports.wording import interval, number
 
@@ -59,10 +60,7 @@ def _is_training_part(run: EvaluatedRun) -> bool:
 
 
 def _paper_table(table: PaperTable, runs: Sequence[EvaluatedRun]) -> Table:
-    headings, paper_rows = side_by_side(table)
-    rows: list[list[Cell | str]] = [
-        [Cell(cell.text, mark=cell.mark, strong=cell.best) for cell in row] for row in paper_rows
-    ]
+    block, rows = as_block(table), []
     conventions: dict[str, None] = {}
     for run in runs:
         overs = {over for column in table.columns for over in column.over}
@@ -75,22 +73,19 @@ def _paper_table(table: PaperTable, runs: Sequence[EvaluatedRun]) -> Table:
             ]
             known = [score for score in own if score is not None and score.value is not None]
             if known:
-                row = table.strategies.get(str(run.recorded("strategy")), "")
+                row = table.levels.get(str(run.recorded(table.factor)), "")
                 cells = [_own_cell(column, score) for column, score in zip(table.columns[1:], own, strict=True)]
                 rows.append([Cell(f"ours: {run.name}, {row + ', ' if row else ''}{how}", own=True), *cells])
                 # what a score leaves out differs from score to score and stands with the scores
                 shared, _ = common_parts([run.taken(score) for score in known])
                 conventions[f"{how}: {shared.removeprefix(f'{how}; ')}"] = None
     paper = PAPERS[table.paper]
-    columns: list[tuple[str, ColumnKind]] = [(headings[0], "text"), *((head, "number") for head in headings[1:])]
-    return Table(
-        f"{table.caption} The paper’s convention: {table.convention}",
-        columns,
-        rows,
+    return replace(
+        block,
+        rows=[*block.rows, *rows],
         note=f"Ours. {'. '.join(word[:1].upper() + word[1:] for word in conventions)}."
         if conventions
         else "Nothing of ours is taken in these ways.",
-        marks={letter: str(flag) for letter, flag in table.marks.items()},
         lead=f"{paper[:1].upper()}{paper[1:]}. {table.name}.",
     )
 
@@ -112,13 +107,13 @@ def parameter_blocks(runs: Sequence[EvaluatedRun], figures: Path) -> list[Block]
         figures: folder for the PNG file.
     """
     own: list[ParameterRow] = []
-    scored: list[ScoredRun] = []
+    scored: list[Point] = []
     missing = []
     for run in runs:
         try:
             file = run.folder / "summary.json"
             own.append(recorded_row(run.summary.context, file, f"{run.name}: {run.bundle}", f"bundle {run.bundle}"))
-            scored += [] if run.is_phantom else scored_run(run, own[-1].costs.parameters)
+            scored += [] if run.is_phantom else run_points(run, own[-1].costs.parameters)
         except Fault as fault:
             missing.append(f"{run.name}: its network was not counted: {fault}")
     papers = list(dict.fromkeys(paper for run in runs if run.bundle for paper in papers_of_bundle(run.bundle)))

@@ -1,15 +1,18 @@
-"""Dice over the threshold, and Dice over the size of what there is to find."""
+"""Dice over the threshold, over the size of what there is to find, and over what an experiment varies."""
 
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
+from itertools import cycle
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from medseg3d.evaluation.wording import UNITS
+from medseg3d.evaluation.wording import OVER, UNITS, WORDS
+from medseg3d.reports.comparison import Comparison, Levels
 from medseg3d.reports.curves import INK, line_style, make_room, new_figure, wrapped
 from medseg3d.reports.runs import EvaluatedRun
 
@@ -84,4 +87,37 @@ def draw_sizes(runs: Sequence[EvaluatedRun], class_name: str) -> Figure | None:
     if len(runs) > 1:
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False, labelcolor=INK)
     make_room(figure)
+    return figure
+
+
+def draw_levels(comparison: Comparison, data: str) -> Figure:
+    """The score over the levels of the last factor, a panel for each kind of mean but the pooled one.
+
+    Every seed is a point; a line of means over seeds for each combination of the other factors.
+    """
+    *others, factor = comparison.varied
+    overs = [over for over in comparison.overs if over != "pooled"] or comparison.overs
+    conditions = [levels for levels in comparison.conditions(data) if comparison.rows(levels)]
+    shown = list(dict.fromkeys(comparison.level(levels, factor) for levels in conditions))
+    places = {level: level if isinstance(level, int | float) else place for place, level in enumerate(shown)}
+    lines: dict[str, list[tuple[float, Levels]]] = {}
+    for levels in conditions:
+        name = ", ".join(str(comparison.level(levels, each)) for each in others)
+        lines.setdefault(name, []).append((places[comparison.level(levels, factor)], levels))
+    figure, panels = new_figure(max(4.2 * len(overs), 5.4), 3.6, columns=len(overs))
+    for axes, over in zip(panels, overs, strict=True):
+        for index, (name, points) in enumerate(lines.items()):
+            colour, dash = line_style(index)
+            values = [(x, comparison.values(levels, comparison.score, over)) for x, levels in points]
+            means = [(x, 100 * statistics.fmean(of_seed.values())) for x, of_seed in values if of_seed]
+            axes.plot(*zip(*means, strict=True), color=colour, linestyle=dash, label=name or "mean over seeds")
+            for seed, marker in zip(comparison.seeds, cycle(_MARKERS), strict=False):
+                known = [(x, 100 * of_seed[seed]) for x, of_seed in values if seed in of_seed]
+                places_of = zip(*known, strict=True) if known else ([], [])
+                label = f"seed {seed}" if index == 0 else "_"
+                axes.scatter(*places_of, marker=marker, color=colour, alpha=0.75, label=label)
+        axes.set(xlabel=factor, title=OVER[over])
+        axes.set_xticks(list(places.values()), [str(level) for level in places])
+    panels[0].set_ylabel(f"{WORDS[comparison.score].label} of {comparison.class_name}, %")
+    panels[-1].legend(frameon=False, fontsize="small")
     return figure

@@ -15,7 +15,6 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.typing import LineStyleType as LineType
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from medseg3d.faults import Fault
 from medseg3d.files.atomic import atomic_path
 from medseg3d.metrics import BinnedPRCurve, dice, precision, recall
 from medseg3d.pictures.colours import OKABE_ITO
@@ -105,17 +104,15 @@ def draw_pr(series: Sequence[PRSeries]) -> Figure:
     return draw_pr_panels({"": [[each] for each in series]})
 
 
-def draw_pr_panels(panels: Mapping[str, Sequence[Sequence[PRSeries]]], title: str = "", note: str = "") -> Figure:
+def draw_pr_panels(panels: Mapping[str, Sequence[Sequence[PRSeries]]], title: str = "") -> Figure:
     """A panel as of `draw_pr` for each title, side by side.
 
     Args:
         panels: title to the lines of a panel, each the curves of one or more seeds under one name, all drawn in its
             style; one without a curve keeps its style for the other panels.
         title: of the whole figure.
-        note: below all panels.
     """
-    height = 4.7 + 0.3 * bool(title) + 0.3 * bool(note)
-    figure, all_axes = new_figure(5.4 * len(panels), height, columns=len(panels))
+    figure, all_axes = new_figure(5.4 * len(panels), 4.7 + 0.3 * bool(title), columns=len(panels))
     for axes, (name, lines) in zip(all_axes, panels.items(), strict=True):
         _draw_pr(axes, lines)
         if name:
@@ -123,8 +120,6 @@ def draw_pr_panels(panels: Mapping[str, Sequence[Sequence[PRSeries]]], title: st
     all_axes[0].set_ylabel("precision (part of the prediction that is true)")
     if title:
         figure.suptitle(title, color=INK)
-    if note:
-        figure.supxlabel(note, color=INK, fontsize=9)
     make_room(figure)
     return figure
 
@@ -165,29 +160,20 @@ def _average_precisions(seeds: Sequence[PRSeries]) -> str:
 def read_training_curves(events_dir: str | Path) -> TrainingCurves:
     """Every scalar that a training has logged to TensorBoard: tag to steps (int64, rising) and values (float64).
 
-    Of a step that was logged twice, as by a run that was killed and resumed, the later value counts.
+    Of a step that was logged twice, as by a run that was killed and resumed, the later value counts. Nothing where
+    none was logged.
 
     Args:
         events_dir: folder with `events.out.tfevents.*` files; those in folders below it are not read.
-
-    Raises:
-        Fault: NO_EVENTS.
     """
-    folder = Path(events_dir)
-    if not any(folder.glob("*tfevents*")):
-        raise Fault(
-            "NO_EVENTS",
-            folder,
-            "no TensorBoard event file",
-            "events.out.tfevents.* written by a training",
-            "give the output folder of a training",
-        )
-    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})  # 0: all; by default 10,000 drawn at random
+    if not any(Path(events_dir).glob("*tfevents*")):
+        return {}
+    events = EventAccumulator(str(events_dir), size_guidance={"scalars": 0})  # all; else 10,000 drawn at random
     events.Reload()
     return {tag: _in_order(events.Scalars(tag)) for tag in events.Tags()["scalars"]}
 
 
-def draw_training(runs: Mapping[str, TrainingCurves], loss: str = "train_loss", score: str = "val_dice_mean") -> Figure:
+def draw_training(runs: Mapping[str, TrainingCurves]) -> Figure:
     """The training loss and, below it, the validation Dice over the iterations: they have no common scale.
 
     Of one run every iteration is shown, of several only the running means, so that they can be told apart. Losses that
@@ -201,7 +187,7 @@ def draw_training(runs: Mapping[str, TrainingCurves], loss: str = "train_loss", 
     figure, (loss_axes, score_axes) = new_figure(5.4, 5.6, rows=2, sharex=True)
     for index, (name, curves) in enumerate(runs.items()):
         colour, dash = line_style(index)
-        for turn, (objective, (steps, values)) in enumerate(_losses_of(curves, loss).items()):
+        for turn, (objective, (steps, values)) in enumerate(_losses_of(curves).items()):
             window = len(values) // 50 * 2 + 1  # a twenty-fifth of the training
             prefix = "".join(f"{part}, " for part in (name if len(runs) > 1 else "", objective) if part)
             own_colour, own_dash = (colour, dash) if len(runs) > 1 else line_style(turn)
@@ -212,7 +198,7 @@ def draw_training(runs: Mapping[str, TrainingCurves], loss: str = "train_loss", 
                 means = running_mean(values, window)
                 loss_axes.plot(steps, means, color=own_colour, linestyle=own_dash, label=wrapped(prefix + label))
 
-        steps, values = curves.get(score, (np.array([]), np.array([])))
+        steps, values = curves.get("val_dice_mean", (np.array([]), np.array([])))
         score_axes.plot(steps, values, color=colour, linestyle=dash, marker="o", markersize=3.5)
         if len(values) and not np.isnan(values).all():
             _mark_best(score_axes, steps, values, f"{name}, " if len(runs) > 1 else "", colour if len(runs) > 1 else "")
@@ -233,10 +219,11 @@ def draw_training(runs: Mapping[str, TrainingCurves], loss: str = "train_loss", 
     return figure
 
 
-def _losses_of(curves: TrainingCurves, loss: str) -> TrainingCurves:
+def _losses_of(curves: TrainingCurves) -> TrainingCurves:
     """Name of each loss that took turns to its steps and values; the loss itself, without a name, where none did."""
-    of_turns = {tag.removeprefix(f"{loss}_"): curve for tag, curve in curves.items() if tag.startswith(f"{loss}_")}
-    return of_turns or {"": curves.get(loss, (np.array([]), np.array([])))}
+    prefix = "train_loss_"
+    of_turns = {tag.removeprefix(prefix): curve for tag, curve in curves.items() if tag.startswith(prefix)}
+    return of_turns or {"": curves.get("train_loss", (np.array([]), np.array([])))}
 
 
 def running_mean(values: np.ndarray, window: int) -> np.ndarray:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
+from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -211,7 +212,7 @@ def _markdown(block: Block, folder: Path) -> str:
         case Picture():
             heading = f"### {_escaped(block.heading)}\n\n" if block.heading else ""
             warning = f" **{_escaped(block.warning)}**" if block.warning else ""
-            address = block.file.relative_to(folder).as_posix()
+            address = quote(block.file.relative_to(folder).as_posix())
             return f"{heading}![{_escaped(block.alt)}]({address})\n\n{_escaped(block.caption)}{warning}".rstrip()
 
 

@@ -9,15 +9,10 @@ from pathlib import Path
 
 from medseg3d import __version__
 from medseg3d.evaluation.wording import kind_of
-from medseg3d.reports.ablation_table import (
-    PAPER_CONVENTION,
-    Ablation,
-    ablation_tables,
-    conclusion,
-    draw_ablation,
-)
 from medseg3d.reports.case_pictures import case_blocks
 from medseg3d.reports.charts import draw_sizes
+from medseg3d.reports.comparison import Comparison
+from medseg3d.reports.comparison_blocks import comparison_sections
 from medseg3d.reports.curve_blocks import curve_blocks, of_runs, threshold_blocks, training_blocks
 from medseg3d.reports.curves import save_figure
 from medseg3d.reports.document import (
@@ -25,7 +20,6 @@ from medseg3d.reports.document import (
     Bullets,
     Cell,
     Code,
-    ColumnKind,
     Document,
     Facts,
     Picture,
@@ -124,14 +118,12 @@ class Remarks:
         baselines: what to compare the first run's mean Dice with.
         goal: what that mean Dice had to reach.
         seconds: what took how long.
-        facts: more lines for "Run details".
     """
 
     data: str = ""
     baselines: Sequence[Baseline] = ()
     goal: Goal | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
-    facts: Mapping[str, str] = field(default_factory=dict)
 
 
 def build_document(
@@ -139,7 +131,7 @@ def build_document(
     figures: Path,
     *,
     title: str,
-    ablations: Sequence[tuple[str, Ablation]] = (),
+    experiments: Sequence[tuple[str, Comparison]] = (),
     papers: Sequence[Block] = (),
     parameters: Sequence[Block] = (),
     class_name: str | None = None,
@@ -149,10 +141,10 @@ def build_document(
     """The whole report; its figures are written.
 
     Args:
-        runs: evaluations, one or more, unless there is an ablation.
+        runs: evaluations, one or more, unless there is an experiment.
         figures: folder for the PNG files.
         title: heading.
-        ablations: name and content of each.
+        experiments: name and content of each.
         papers: blocks of the papers' tables.
         parameters: blocks on the networks' sizes.
         class_name: class that the headline, the ranking and the pictures are about; by default the first run's first.
@@ -167,7 +159,11 @@ def build_document(
     class_name = class_name or (known[0] if known else "")
     if runs and class_name not in known:
         raise ValueError(f"class_name must be one of {known}, the classes of scores.csv, found {class_name!r}")
-    sections = [*_ablation_sections(ablations, figures)]
+    sections = [
+        section
+        for place, (name, each) in enumerate(experiments, start=1)
+        for section in comparison_sections(each, figures, f"experiment_{place}_", name)
+    ]
     if runs:
         of_cases = case_table(runs[0]) if len(runs) == 1 else shared_case_table(runs, class_name)
         sections = [
@@ -294,24 +290,6 @@ def _comparison_sections(runs: Sequence[EvaluatedRun], class_name: str, baseline
     return sections
 
 
-def _ablation_sections(ablations: Sequence[tuple[str, Ablation]], figures: Path) -> list[Section]:
-    sections = []
-    for index, (name, ablation) in enumerate(ablations, start=1):
-        blocks: list[Block] = [Text(f"{name}: {ablation.about}"), Text(conclusion(ablation), lead="Result:")]
-        for caption, heads, rows in ablation_tables(ablation):
-            columns: list[tuple[str, ColumnKind]] = [(heads[0], "text"), *((head, "number") for head in heads[1:])]
-            blocks.append(Table(f"{caption}.", columns, rows))
-        blocks.append(Text(PAPER_CONVENTION, style="soft"))
-        png = save_figure(draw_ablation(ablation), figures / f"ablation_{index}.png")
-        words = f"Dice of {ablation.class_name} over the number of non-local blocks: each point is one seed, the line "
-        blocks.append(
-            Picture(png, alt=f"{words}their mean. {conclusion(ablation)}", caption=f"{words}their mean.", wide=True)
-        )
-        suffix = f"-{index}" if len(ablations) > 1 else ""
-        sections.append(Section(f"ablation{suffix}", f"Ablation{f': {name}' if suffix else ''}", blocks))
-    return sections
-
-
 def _size_blocks(runs: Sequence[EvaluatedRun], class_name: str, figures: Path) -> list[Block]:
     having = [run for run in runs if class_name in run.classes]
     blocks: list[Block] = [strata_table(having, class_name)]
@@ -338,7 +316,6 @@ def _fact_blocks(runs: Sequence[EvaluatedRun], remarks: Remarks) -> list[Block]:
         if index == 0:
             facts += [("data", remarks.data)] if remarks.data else []
             facts += [(f"time for {name}", duration(value)) for name, value in remarks.seconds.items()]
-            facts += [(name, str(value)) for name, value in remarks.facts.items()]
         for name, value in stated.items():
             if name not in _NOT_FACTS and value is not None:
                 facts.append((name.replace("_", " "), plain_text(value)))

@@ -73,7 +73,6 @@ def lay_out(
     rows: list[list[Extent]],
     title: str,
     captions: list[tuple[str, list[Line2D | Patch]]],
-    width: float = 11.0,
 ) -> tuple[Figure, np.ndarray]:
     """A black figure with one axes for each view, and the axes as (rows, columns).
 
@@ -81,9 +80,8 @@ def lay_out(
         rows: the views, all of one row in one scale.
         title: a line above.
         captions: for each row the words on its left and the handles of the legend below it.
-        width: of the figure, in inches.
     """
-    margin, gap, header, line = 0.4, 0.15, 0.75, 0.4  # inches
+    width, margin, gap, header, line = 11.0, 0.4, 0.15, 0.75, 0.4  # inches
     sizes = [[(abs(left - right), abs(top - bottom)) for left, right, bottom, top in row] for row in rows]
     scales = [(width - margin - gap * len(row)) / sum(w for w, _ in row) for row in sizes]  # inches for each mm
     heights = [scale * max(h for _, h in row) for scale, row in zip(scales, sizes, strict=True)]

@@ -18,7 +18,8 @@ class PairedDifference:
     """A score of one run less that of another, case by case, which most of the spread between cases cancels in.
 
     Attributes:
-        cases: case -> its difference, mean over the pairs of runs; those that every run has a score of.
+        cases: case -> its difference, mean over the pairs of runs; those that every run has a score of. Empty where
+            mean scores alone are known.
         pairs: mean difference over the cases for each pair of runs, which is one for each seed.
         interval: 95 % interval of the mean over cases, by a bootstrap over cases or their groups with all networks
             held fixed; both ends NaN for fewer than two.
@@ -30,8 +31,9 @@ class PairedDifference:
 
     @property
     def value(self) -> float:
-        """The mean over cases and pairs; NaN without a case."""
-        return statistics.fmean(self.cases.values()) if self.cases else math.nan
+        """The mean over cases and pairs, of pairs alone without a case; NaN without either."""
+        known = list(self.cases.values()) or list(self.pairs)
+        return statistics.fmean(known) if known else math.nan
 
     @property
     def signs(self) -> dict[str, int]:
@@ -45,7 +47,12 @@ class PairedDifference:
 
     @property
     def sign(self) -> int:
-        """1 or -1 where the interval lies on that side of 0 and several seeds do not contradict it, else 0."""
+        """1 or -1 where the interval lies on that side of 0 and several seeds do not contradict it, else 0.
+
+        Without cases, as of a record alone, several seeds decide.
+        """
+        if not self.cases:
+            return round(math.copysign(1, self.value)) if len(self.pairs) > 1 and is_clear(self.pairs) else 0
         low, high = self.interval
         if not (low > 0 or high < 0) or (len(self.pairs) > 1 and not is_clear(self.pairs)):
             return 0
@@ -55,6 +62,9 @@ class PairedDifference:
     def verdict(self) -> str:
         """What may be said of it, in words."""
         low, high = self.interval
+        if not self.cases and self.pairs:
+            said = {1: "higher for every seed", -1: "lower for every seed", 0: "undecided by the seeds"}
+            return f"{said[self.sign]}; no cases are here"
         if math.isnan(low + high):
             return "too few cases for an interval"
         if self.sign:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from string import ascii_lowercase
-from typing import Literal, NamedTuple
+from typing import Any, Literal
+
+from medseg3d.reports.document import Cell, ColumnKind, Table
 
 
 @dataclass(frozen=True)
@@ -58,22 +60,6 @@ class Flag:
         return f"{self.statement}: {self.why}" if self.why else self.statement
 
 
-class PaperCell(NamedTuple):
-    """A cell of a paper's table with ours beside it.
-
-    Attributes:
-        text: what is printed, or ours; empty where there is nothing.
-        mark: letters of the flags that it must not be read without, such as "a" or "a, c".
-        best: whether no row has a better number in this column.
-        own: whether it is ours.
-    """
-
-    text: str
-    mark: str = ""
-    best: bool = False
-    own: bool = False
-
-
 @dataclass(frozen=True)
 class PaperTable:
     """A table of a paper.
@@ -89,10 +75,12 @@ class PaperTable:
         flags: what is wrong with single cells.
         data: a pattern of what the folder of the data set is called, whose runs' scores may stand below: its letters
             and digits alone, in lower case; empty where all may.
-        strategies: what a run's `strategy` is called here: the row that it compares with.
+        factor: the knob that the rows are of; empty where they are no values of one.
+        levels: value of that knob to the row that it compares with, where the row is called otherwise.
+        conditions: name to value of what the paper states of how it was done.
 
     Raises:
-        ValueError: a row lacks a column, two rows have one name, or a flag or a strategy is of no cell or row.
+        ValueError: a row lacks a column, two rows have one name, or a flag or a level is of no cell or row.
     """
 
     paper: str
@@ -104,7 +92,9 @@ class PaperTable:
     notes: tuple[str, ...] = ()
     flags: tuple[Flag, ...] = ()
     data: str = ""
-    strategies: Mapping[str, str] = field(default_factory=dict)
+    factor: str = ""
+    levels: Mapping[str, str] = field(default_factory=dict)
+    conditions: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         keys = [column.key for column in self.columns]
@@ -117,8 +107,8 @@ class PaperTable:
             for row_name, key in flag.cells:
                 if row_name not in self.row_names or key not in keys:
                     raise ValueError(f"{self.name} has no cell ({row_name!r}, {key!r}) to flag")
-        if unknown := set(self.strategies.values()) - set(self.row_names):
-            raise ValueError(f"{self.name} has no rows {sorted(unknown)} for strategies")
+        if unknown := set(self.levels.values()) - set(self.row_names):
+            raise ValueError(f"{self.name} has no rows {sorted(unknown)} for levels")
 
     @property
     def row_names(self) -> list[str]:
@@ -177,76 +167,38 @@ Ours = Mapping[str, Mapping[str, str]]
 """Row name to column key to what is written in our cell."""
 
 
-def side_by_side(table: PaperTable, ours: Ours | None = None) -> tuple[list[str], list[list[PaperCell]]]:
-    """Headings and cells of a paper's table, a column of ours after each column that we have something for.
+def as_block(table: PaperTable, ours: Ours | None = None) -> Table:
+    """The table as a report has it, a column of ours after each column that we have something for.
+
+    The best of each column is in bold; cells that must not be read without a flag are marked with its letter.
 
     Args:
         table: the paper's.
         ours: what we found, by row name and column key, written in the unit of the column.
     """
     ours = ours or {}
-    headings: list[str] = []
-    columns: list[list[PaperCell]] = []
+    heads: list[tuple[str, ColumnKind]] = []
+    columns: list[list[Cell | str]] = []
     for column in table.columns:
         best = table.best(column)
-        headings.append(column.heading)
+        heads.append((column.heading, "number" if columns else "text"))
         columns.append(
             [
-                PaperCell(row[column.key] or "", _marks(table, name, column.key), name in best)
+                Cell(row[column.key] or "", mark=_marks(table, name, column.key), strong=name in best)
                 for name, row in zip(table.row_names, table.rows, strict=True)
             ]
         )
         if any(column.key in found for found in ours.values()):
-            headings.append("ours")
-            columns.append([PaperCell(ours.get(row, {}).get(column.key, ""), own=True) for row in table.row_names])
-    return headings, [list(row) for row in zip(*columns, strict=True)]
-
-
-def as_markdown(table: PaperTable, ours: Ours | None = None) -> str:
-    """The table in GitHub's Markdown: caption, convention, cells with the best in bold, flags and notes below.
-
-    Args:
-        table: the paper's.
-        ours: as in `side_by_side`.
-
-    Example:
-        >>> columns = (Column("net", "Network"), Column("dice", "Dice", "high", score="dice", over=("cases",)))
-        >>> rows = ({"net": "A", "dice": "0.8"}, {"net": "B", "dice": "0.9"})
-        >>> flag = Flag((("B", "dice"),), "not of the same cases", "the text says so")
-        >>> table = PaperTable("p", "Table 1", "Two networks.", "Mean over cases.", columns, rows, flags=(flag,))
-        >>> print(as_markdown(table, {"A": {"dice": "0.81"}}))
-        **Table 1.** Two networks. Mean over cases.
-        <BLANKLINE>
-        | Network | Dice | ours |
-        |---|---:|---:|
-        | A | 0.8 | 0.81 |
-        | B | **0.9** [a] |  |
-        <BLANKLINE>
-        - [a] not of the same cases: the text says so
-        <BLANKLINE>
-    """
-    headings, rows = side_by_side(table, ours)
-    lines = [
-        f"**{table.name}.** {table.caption} {table.convention}".rstrip(),
-        "",
-        _line(headings),
-        "|---|" + "---:|" * (len(headings) - 1),
-        *(_line(_cell(cell) for cell in row) for row in rows),
-        "",
-    ]
-    lines += [f"- [{letter}] {flag}" for letter, flag in table.marks.items()]
-    lines += [f"- {note}" for note in table.notes]
-    return "\n".join(lines).rstrip() + "\n"
+            heads.append(("ours", "number"))
+            columns.append([Cell(ours.get(row, {}).get(column.key, ""), own=True) for row in table.row_names])
+    return Table(
+        f"{table.caption} The paper’s convention: {table.convention}",
+        heads,
+        [list(row) for row in zip(*columns, strict=True)],
+        marks={letter: str(flag) for letter, flag in table.marks.items()},
+        lead=f"{table.name}.",
+    )
 
 
 def _marks(table: PaperTable, row: str, column: str) -> str:
     return ", ".join(letter for letter, flag in table.marks.items() if (row, column) in flag.cells)
-
-
-def _cell(cell: PaperCell) -> str:
-    text = f"**{cell.text}**" if cell.best else cell.text
-    return f"{text} [{cell.mark}]" if cell.mark else text
-
-
-def _line(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

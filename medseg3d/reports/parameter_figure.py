@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -12,12 +11,9 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from matplotlib.transforms import Bbox
 
 from medseg3d.pictures.colours import OKABE_ITO
-from medseg3d.reports.curves import new_figure
-from medseg3d.reports.paper_networks import PAPER_NETWORKS
-from medseg3d.reports.paper_table import PaperTable
-from medseg3d.reports.papers import PAPERS, TABLES
-from medseg3d.reports.parameters import ParameterRow
-from medseg3d.reports.scored_runs import ScoredRun
+from medseg3d.reports.curves import INK, new_figure
+from medseg3d.reports.network_points import Point
+from medseg3d.reports.papers import PAPERS
 
 _MARKS = {
     "pancreas": ("o", OKABE_ITO["blue"]),
@@ -28,58 +24,9 @@ _MARKS = {
 }
 """Shape and colour of a paper's points: either tells them apart alone within a panel."""
 
-_INK = "#333333"
 _HOLLOW = "hollow: as the paper prints it; filled: parameters as counted here, Dice of the foreground alone"
 _TICKS = (1, 2, 5, 10, 20, 50, 100, 200)
 _LABEL_PLACES = ((8, 0), (-8, 0), (0, 9), (0, -9), (8, 9), (-8, 9), (8, -9), (-8, -9), (8, 20), (-8, -20), (8, -20))
-
-
-@dataclass(frozen=True)
-class Point:
-    """What is drawn of one network.
-
-    Attributes:
-        name: its label.
-        group: key of its paper, or "" for a run of ours.
-        parameters: in millions, as counted.
-        dice: 0 to 1.
-        convention: how the Dice was taken.
-        printed: both as the paper prints them, where that is something else.
-    """
-
-    name: str
-    group: str
-    parameters: float
-    dice: float
-    convention: str
-    printed: tuple[float, float] | None = None
-
-
-def panels_of(rows: Sequence[ParameterRow], runs: Sequence[ScoredRun] = ()) -> dict[str, list[Point]]:
-    """The points of each kind of data: the papers' networks that are in the rows and have a Dice, then our runs."""
-    panels: dict[str, list[Point]] = {}
-    counted = {(row.source, row.network): row for row in rows}
-    for each in PAPER_NETWORKS:
-        row = counted.get((PAPERS[each.paper], each.name))
-        for data, (table_name, table_row, column) in each.dice.items() if row is not None else ():
-            table = TABLES[table_name]
-            dice, printed = (_fraction(table, table_row, key) for key in (column, each.printed_dice or column))
-            if row is None or dice is None or printed is None:
-                continue
-            millions = row.costs.parameters / 1e6
-            as_printed = (each.paper_millions or millions, printed)
-            differs = abs(as_printed[0] - millions) > 0.01 * millions or printed != dice
-            panels.setdefault(data, []).append(
-                Point(each.name, each.paper, millions, dice, table.convention, as_printed if differs else None)
-            )
-    for run in runs:
-        panels.setdefault(run.data, []).append(Point(run.name, "", run.parameters / 1e6, run.dice, run.convention))
-    return panels
-
-
-def _fraction(table: PaperTable, row: str, key: str) -> float | None:
-    value = table.value(row, key)
-    return None if value is None else value / next(column.scale for column in table.columns if column.key == key)
 
 
 def draw_parameters(panels: dict[str, list[Point]]) -> Figure:
@@ -91,7 +38,7 @@ def draw_parameters(panels: dict[str, list[Point]]) -> Figure:
         raise ValueError("there must be at least one network with a Dice to draw")
     figure, all_axes = new_figure(7.6, 5.4 * len(panels), rows=len(panels))
     for axes, (data, points) in zip(all_axes, panels.items(), strict=True):
-        axes.set_title(f"Dice of {data}", color=_INK, loc="left")
+        axes.set_title(f"Dice of {data}", color=INK, loc="left")
         _draw_points(axes, points)
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(FixedLocator(_TICKS))
@@ -105,7 +52,7 @@ def draw_parameters(panels: dict[str, list[Point]]) -> Figure:
             loc="upper left",
             bbox_to_anchor=(-0.08, -0.13),
             frameon=False,
-            labelcolor=_INK,
+            labelcolor=INK,
             fontsize=8,
             handletextpad=0.6,
         )
@@ -130,7 +77,7 @@ def _draw_points(axes: Axes, points: Sequence[Point]) -> None:
             axes.plot([millions], [dice], marker=marker, color=colour, markersize=7, linestyle="none",
                       markerfacecolor="white", label="_", zorder=3)  # fmt: skip
     if any(point.printed for point in points):
-        axes.plot([], [], marker="o", color=_INK, markerfacecolor="white", markersize=7, linestyle="none",
+        axes.plot([], [], marker="o", color=INK, markerfacecolor="white", markersize=7, linestyle="none",
                   label=_HOLLOW)  # fmt: skip
 
 
@@ -150,7 +97,7 @@ def _label(axes: Axes, points: Sequence[Point]) -> None:
                 textcoords="offset points",
                 ha="left" if right > 0 else "right" if right < 0 else "center",
                 va="bottom" if up > 0 else "top" if up < 0 else "center",
-                color=_INK,
+                color=INK,
                 fontsize=8,
             )
             box = text.get_window_extent()

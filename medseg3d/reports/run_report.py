@@ -1,4 +1,4 @@
-"""The report on runs and ablations: report.html, report.md and figures, written whole or not at all."""
+"""The report on runs and experiments: report.html, report.md and figures, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from medseg3d.evaluation.experiment_files import find_record
 from medseg3d.faults import UsageFault
 from medseg3d.files.atomic import TEMPORARY_PREFIX, atomic_write, folder_faults
 from medseg3d.knobs import split_name
-from medseg3d.reports.ablation_table import Ablation, read_ablation
 from medseg3d.reports.bundle_blocks import paper_blocks, parameter_blocks
+from medseg3d.reports.comparison import Comparison, read_comparison
 from medseg3d.reports.document import as_html, as_markdown
 from medseg3d.reports.page import Remarks, build_document
-from medseg3d.reports.runs import EvaluatedRun, is_ablation, read_runs, unique_names
+from medseg3d.reports.runs import EvaluatedRun, read_runs, unique_names
 
 PAGE = "report.html"
 MARKDOWN = "report.md"
@@ -31,10 +32,10 @@ def report(
     bundle: str = "",
     class_name: str | None = None,
 ) -> Path:
-    """Write the report of some runs and ablations; the path of its HTML page comes back.
+    """Write the report of some runs and experiments; the path of its HTML page comes back.
 
     Args:
-        paths: folders of evaluations, of runs with `evaluation_*` folders, or of ablations; `NAME=FOLDER` names one.
+        paths: folders of evaluations, of runs with `evaluation_*` folders, or of experiments; `NAME=FOLDER` names one.
         output_dir: gets `report.html`, which holds everything, and `report.md` with `figures/*.png`.
         title: heading; by default made from the names of the runs.
         cases: how many cases are drawn by score; 0 for no pictures.
@@ -50,15 +51,18 @@ def report(
         raise UsageFault("NO_INPUT", "report", "no run", "the folder of a run or of an evaluation", "name one")
     runs = read_runs(paths, bundle)
     named = [split_name(path) for path in paths]
-    folders = [(name, folder) for name, folder in named if is_ablation(folder)]
+    folders = [(name, folder) for name, folder in named if find_record(folder)]
     short = unique_names([folder for _, folder in folders])
-    ablations = [(name or other, read_ablation(folder)) for (name, folder), other in zip(folders, short, strict=True)]
+    experiments = [
+        (name or other, read_comparison(folder, find_record(folder)))
+        for (name, folder), other in zip(folders, short, strict=True)
+    ]
     known = list(dict.fromkeys(each for run in runs for each in run.classes))
     if class_name is not None and class_name not in known:
         raise UsageFault("BAD_VALUE", f"--class {class_name}", "no class of these runs", f"one of {', '.join(known)}")
-    names = [run.name for run in runs] + [name for name, _ in ablations]
+    names = [run.name for run in runs] + [name for name, _ in experiments]
     return write_report(
-        runs, output_dir, title=title or ", ".join(names), ablations=ablations, cases=cases, class_name=class_name
+        runs, output_dir, title=title or ", ".join(names), experiments=experiments, cases=cases, class_name=class_name
     )
 
 
@@ -67,7 +71,7 @@ def write_report(
     output_dir: str | Path,
     *,
     title: str,
-    ablations: Sequence[tuple[str, Ablation]] = (),
+    experiments: Sequence[tuple[str, Comparison]] = (),
     cases: int = 3,
     class_name: str | None = None,
     remarks: Remarks | None = None,
@@ -76,10 +80,10 @@ def write_report(
     """Write the report of runs that were read; otherwise as `report`.
 
     Args:
-        runs: one or more, unless there is an ablation.
+        runs: one or more, unless there is an experiment.
         output_dir: gets the files; an older report there is replaced.
         title: heading.
-        ablations: name and content of each.
+        experiments: name and content of each.
         cases: how many cases are drawn by score.
         class_name: class that the headline, the ranking and the pictures are about.
         remarks: what the files do not tell.
@@ -87,18 +91,18 @@ def write_report(
             counted, which takes some seconds.
 
     Raises:
-        ValueError: there is neither a run nor an ablation, or no run has that class.
+        ValueError: there is neither a run nor an experiment, or no run has that class.
         Fault: as `report`.
     """
-    if not runs and not ablations:
-        raise ValueError("runs must hold at least one run where there is no ablation, found none")
+    if not runs and not experiments:
+        raise ValueError("runs must hold at least one run where there is no experiment, found none")
     output_dir = Path(output_dir)
     with _staging(output_dir) as staging:
         document = build_document(
             runs,
             staging / FIGURES,
             title=title,
-            ablations=ablations,
+            experiments=experiments,
             papers=paper_blocks(runs) if with_networks else (),
             parameters=parameter_blocks(runs, staging / FIGURES) if with_networks else (),
             class_name=class_name,

@@ -11,13 +11,13 @@ from typing import Any
 
 from medseg3d.data.mask_folders import is_volume
 from medseg3d.evaluation import FOREGROUND, Score, Summary
+from medseg3d.evaluation.experiment_files import find_record
 from medseg3d.evaluation.files import SCORES_CSV, THRESHOLDS_CSV, read_curve, read_files, read_summary
 from medseg3d.evaluation.wording import convention
 from medseg3d.faults import Fault, UsageFault
 from medseg3d.knobs import split_name
 from medseg3d.metrics import BinnedPRCurve, Strata, size_strata
 from medseg3d.phantoms.polyps import is_phantom_data
-from medseg3d.reports.ablation_table import NAME as ABLATION
 from medseg3d.reports.curves import TrainingCurves, read_training_curves
 
 _PREFIX = "evaluation_"
@@ -174,19 +174,9 @@ def read_run(folder: str | Path, name: str = "", bundle: str = "") -> EvaluatedR
         thresholds=THRESHOLDS_CSV.read(folder / "thresholds.csv") if (folder / "thresholds.csv").exists() else (),
         files=dict(_read_files(folder / "files.json")),
         config=config,
-        training=next((logged for each in around if (logged := _read_training(each))), {}),
+        training=next((logged for each in around if (logged := read_training_curves(each))), {}),
         bundle=bundle or str(recorded),
     )
-
-
-def run_of_row(folder: Path, row: Mapping[str, Any], part: str) -> EvaluatedRun:
-    """The evaluation of a finished run of the experiment in a folder, of the part that is scored.
-
-    Raises:
-        Fault: `SCORE_FILE` if its scores.csv is absent or damaged.
-    """
-    place = folder / row["run_dir"] / f"{_PREFIX}{part}"
-    return EvaluatedRun(row["run_dir"], place, row["evaluation"], SCORES_CSV.read(place / "scores.csv"))
 
 
 def find_evaluations(path: str | Path) -> list[Path]:
@@ -203,12 +193,12 @@ def find_evaluations(path: str | Path) -> list[Path]:
     if (folder / "summary.json").is_file():
         return [folder]
     found = sorted(each.parent for each in folder.glob(f"{_PREFIX}*/summary.json"))
-    if not found and not is_ablation(folder):
+    if not found and not find_record(folder):
         raise UsageFault(
             "NO_EVALUATION",
             path,
             "neither summary.json nor evaluation_*/summary.json",
-            "the folder of a run that was evaluated, of an evaluation, or of an ablation",
+            "the folder of a run that was evaluated, of an evaluation, or of an experiment",
             f"evaluate first: {_evaluating(folder)}, or medseg3d evaluate on a folder of predictions",
         )
     return found
@@ -233,11 +223,6 @@ def read_json(file: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def is_ablation(path: str | Path) -> bool:
-    """Whether a folder holds the record of an ablation."""
-    return (Path(path) / f"{ABLATION}.json").is_file()
 
 
 def read_runs(paths: Sequence[str | Path], bundle: str = "") -> list[EvaluatedRun]:
@@ -298,15 +283,6 @@ def _evaluating(folder: Path) -> str:
         f"python -m monai.bundle run evaluating --config_file bundles/{bundle}/evaluate.json --output_dir {folder} "
         "(with the knobs of the training)"
     )
-
-
-def _read_training(folder: Path) -> TrainingCurves:
-    try:
-        return read_training_curves(folder)
-    except Fault as fault:
-        if fault.code != "NO_EVENTS":
-            raise
-        return {}
 
 
 def _read_files(file: Path) -> Iterator[tuple[str, CaseFiles]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
+import statistics
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -38,6 +39,20 @@ def interval(bounds: Sequence[float | None] | None, decimals: int = 3) -> str:
     if bounds is None or len(known) < len(bounds):
         return ""
     return " to ".join(f"{bound:.{decimals}f}" if bound < 0 else number(bound, decimals) for bound in known)
+
+
+def spread(values: Iterable[float], scale: float = 100, sign: bool = False, digits: int = 2) -> str:
+    """Mean and standard deviation over seeds as text, by default in percent.
+
+    Example:
+        >>> spread([0.5, 0.52]), spread([0.5]), spread([]), spread([0.01, 0.03], sign=True)
+        ('51.00 ± 1.41', '50.00', '', '+2.00 ± 1.41')
+    """
+    numbers = [scale * value for value in values]
+    if not numbers:
+        return ""
+    mean = f"{statistics.fmean(numbers):{'+' if sign else ''}.{digits}f}"
+    return f"{mean} ± {statistics.stdev(numbers):.{digits}f}" if len(numbers) > 1 else mean
 
 
 def duration(seconds: float) -> str:

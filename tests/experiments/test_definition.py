@@ -78,6 +78,7 @@ def test_no_trials_are_no_tuning():
         ({"threshold": {"part": "all", "score": "dice_mean"}}, "BAD_VALUE threshold part"),
         ({"part": "all"}, "BAD_VALUE part"),
         ({"reference": {"epochs": 2}}, "BAD_DEFINITION reference epochs"),
+        ({"reference": {"epochs": [2]}}, "BAD_DEFINITION reference epochs"),
         ({"factors": {"epochs": [2]}, "reference": {"epochs": 3}}, "BAD_DEFINITION reference epochs: 3"),
     ],
 )

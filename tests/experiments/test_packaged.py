@@ -9,9 +9,11 @@ from experiment_runs import SMALL, Commands, empty_pictures
 
 from medseg3d.cli import main
 from medseg3d.evaluation import Score, Summary
+from medseg3d.evaluation.files import SCORES_CSV, score_row
 from medseg3d.experiments import runner
 from medseg3d.experiments.definition import packaged
 from medseg3d.faults import Fault
+from medseg3d.metrics import ConfusionCounts
 
 NL = str(ROOT / "bundles" / "pancreas_nl")
 
@@ -44,6 +46,8 @@ def commands(monkeypatch):
             split = json.loads(Path(words["split_file"]).read_text())["hash"]
             summary = Summary(scores, context={"split_hash": split})
             (folder / "summary.json").write_text(json.dumps(summary.as_json()))
+            row = {**score_row("a", "pancreas", ConfusionCounts(tp=1)), "dice": value}
+            SCORES_CSV.write(folder / "scores.csv", [row])
         return 1.0
 
     def run_experiment(*args, **how):
@@ -61,8 +65,8 @@ def test_the_ablation_differs_in_blocks_and_seed_and_tables_the_gain(commands, p
     assert varied == [(0, 0), (0, 2), (1, 0), (1, 2)]
     assert all(words == trained[0] for words in trained)
     out = capsys.readouterr().out
-    assert "| 2 | 4,767,090 | 91.51 | 91.97 | 99.98 | 57.00 ± 7.07 |" in out
-    assert "+2.00 ± 0.00 (2 of 2 higher)" in out
+    assert "| 2 | 57.00 ± 7.07 | 2 | 4,767,090 |" in out
+    assert "| 2 − 0 | +3.68 | +2.00 | 1 / 0 | +2.00 ± 0.00 |" in out
     assert (tmp_path / "out" / "ablation.md").read_text().strip() in out
 
 
@@ -117,8 +121,8 @@ def test_the_study_runs_its_grid_on_one_split_with_the_tuned_rate(cris, tmp_path
     assert (tune["trials"], tune["knobs"], tune["storage"], len(others)) == (3, {"epochs": 2}, "sqlite:///x.db", 3)
     assert [knobs["part"] for run_id, knobs in commands.calls[:3] if run_id == "evaluating"] == ["val", "test"]
     text = (tmp_path / "out" / "study.md").read_text()
-    assert "4 of 4 combinations" in text
-    assert "Learning rate of each tuned from 1e-6 to 1e-2 in 3 trials of 2 epochs." in text
+    assert "4 of 4 runs" in text
+    assert "Tuned: learning_rate log:1e-6:1e-2, 3 trials, of epochs 2, on the validation set." in text
     assert text in capsys.readouterr().out
 
 

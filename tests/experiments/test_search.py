@@ -2,19 +2,19 @@ from __future__ import annotations
 
 import pytest
 
-from medseg3d.experiments.search import Choice, Interval, parse_search
+from medseg3d.experiments.search import Dimension, parse_search
 from medseg3d.faults import Fault
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("log:1e-6:1e-2", Interval("log", 1e-6, 1e-2)),
-        ("uniform:-1:0.5", Interval("uniform", -1.0, 0.5)),
-        ("int:2:8", Interval("int", 2, 8)),
-        ("choice:unet,segnet", Choice(("unet", "segnet"))),
-        ("choice:[96, 96],[128, 128]", Choice(("[96, 96]", "[128, 128]"))),
-        ("choice:a:b,c", Choice(("a:b", "c"))),
+        ("log:1e-6:1e-2", Dimension("log", (1e-6, 1e-2))),
+        ("uniform:-1:0.5", Dimension("uniform", (-1.0, 0.5))),
+        ("int:2:8", Dimension("int", (2, 8))),
+        ("choice:unet,segnet", Dimension("choice", ("unet", "segnet"))),
+        ("choice:[96, 96],[128, 128]", Dimension("choice", ("[96, 96]", "[128, 128]"))),
+        ("choice:a:b,c", Dimension("choice", ("a:b", "c"))),
     ],
 )
 def test_a_range_is_read_and_written_back(text, expected):
@@ -47,6 +47,6 @@ def test_a_choice_is_stored_as_text_and_used_as_a_value():
             assert all(isinstance(choice, str) for choice in choices)
             return choices[0]
 
-    dimension = Choice(("[96, 96]", "true"))
+    dimension = Dimension("choice", ("[96, 96]", "true"))
     assert dimension.draw(Trial(), "picture_size") == [96, 96]
     assert dimension.value("true") is True

@@ -21,7 +21,6 @@ REMARKS = Remarks(
     baselines=[Baseline("fixed mask", 0.9, 3, "One for all."), Baseline("untrained", 0.01, 2, "Before training.")],
     goal=Goal(0.6, "Because."),
     seconds={"training": 341.0},
-    facts={"network": "SegResNetNL"},
 )
 
 
@@ -104,7 +103,6 @@ def test_what_was_run_states_command_seed_split_versions_and_time(page):
         "python -m monai.bundle run evaluating --output_dir 'a b'",
         "data three boxes",
         "time for training 5 min 41 s",
-        "network SegResNetNL",
         "seed 17",
         "split hash abc123",
         "versions torch 2.13.0",
@@ -225,7 +223,7 @@ def test_everything_from_outside_is_escaped(tmp_path):
         tmp_path / "run",
         title=HOSTILE,
         cases=1,
-        remarks=Remarks(HOSTILE, [Baseline(HOSTILE, 0.1, 1, HOSTILE)], Goal(0.5, HOSTILE), facts={HOSTILE: HOSTILE}),
+        remarks=Remarks(HOSTILE, [Baseline(HOSTILE, 0.1, 1, HOSTILE)], Goal(0.5, HOSTILE)),
         changes={"name": HOSTILE, "bundle": HOSTILE},
     )
     assert page.tables["cases"][0][1][0] == HOSTILE

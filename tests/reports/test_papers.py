@@ -17,7 +17,8 @@ from paper_checks import (
 )
 
 from medseg3d.networks import SegResNetNL
-from medseg3d.reports.paper_table import Column, Flag, PaperCell, PaperTable, as_markdown, side_by_side
+from medseg3d.reports.document import Cell
+from medseg3d.reports.paper_table import Column, Flag, PaperTable, as_block
 from medseg3d.reports.papers import TABLES
 
 RESULTS = {  # the figure each abstract or conclusion is about
@@ -268,16 +269,10 @@ def test_every_number_stands_under_a_convention(name):
 @pytest.mark.parametrize("name", TABLES)
 def test_every_flag_is_seen_at_its_cell_and_spelled_out_below(name):
     table = TABLES[name]
-    lines = as_markdown(table).splitlines()
-    marks = {
-        (line.split(" |")[0], mark)
-        for line in lines
-        for cell in line.split("[")[1:]
-        for mark in cell.split("]")[0].split(", ")
-    }
-    below = [*(f"- [{letter}] {flag}" for letter, flag in table.marks.items()), *(f"- {note}" for note in table.notes)]
-    assert [line for line in below if line not in lines] == []
-    assert {(f"| {row}", letter) for letter, flag in table.marks.items() for row, _ in flag.cells} <= marks
+    block = as_block(table)
+    seen = {(row[0].text, mark) for row in block.cells for cell in row if cell.mark for mark in cell.mark.split(", ")}
+    assert block.marks == {letter: str(flag) for letter, flag in table.marks.items()}
+    assert {(row, letter) for letter, flag in table.marks.items() for row, _ in flag.cells} == seen
 
 
 def test_the_deeplab_papers_table_3_cannot_be_and_its_table_2_can():
@@ -348,12 +343,12 @@ def test_where_cris_is_not_the_best_is_flagged():
 def test_runs_of_cris_find_their_place_by_backbone_strategy_and_data():
     first, second = TABLES["cris_table_1"], TABLES["cris_table_2"]
     assert {column.backbone for column in first.columns[1:]} == {"unet", "unet_plus_plus", "segnet"}
-    assert list(first.strategies.values()) == first.row_names
+    assert list(first.levels.values()) == first.row_names
     assert [table.is_of("data/Kvasir-SEG") for table in (first, second)] == [True, False]
     assert [table.is_of("/mnt/cvc-clinicdb/") for table in (first, second)] == [False, True]
     assert not any(table.is_of(f"data/{name}") for table in (first, second) for name in ("Kvasir-Sessile", "ETIS"))
-    with pytest.raises(ValueError, match=r"has no rows \['D'\] for strategies"):
-        dataclasses.replace(first, strategies={"d": "D"})
+    with pytest.raises(ValueError, match=r"has no rows \['D'\] for levels"):
+        dataclasses.replace(first, levels={"d": "D"})
 
 
 def test_the_best_of_a_column_is_by_its_better_end(table):
@@ -361,33 +356,18 @@ def test_the_best_of_a_column_is_by_its_better_end(table):
 
 
 def test_ours_stands_beside_what_it_compares_with(table):
-    headings, rows = side_by_side(table, {"B": {"dice": "0.91"}})
-    assert headings == ["Network", "Dice", "ours", "MSE", "F1 (derived)"]
+    block = as_block(table, {"B": {"dice": "0.91"}})
+    rows = block.cells
+    assert [head for head, _ in block.columns] == ["Network", "Dice", "ours", "MSE", "F1 (derived)"]
     assert rows[1] == [
-        PaperCell("B"),
-        PaperCell("0.90", best=True),
-        PaperCell("0.91", own=True),
-        PaperCell("0.1", best=True),
-        PaperCell("0.5"),
+        Cell("B"),
+        Cell("0.90", strong=True),
+        Cell("0.91", own=True),
+        Cell("0.1", strong=True),
+        Cell("0.5"),
     ]
     assert rows[0][1].mark == "a, b"
-    assert rows[0][2] == PaperCell("", own=True)
-
-
-def test_markdown_has_marks_flags_and_notes(table):
-    assert as_markdown(table, {"B": {"dice": "0.91 | n 3"}}).splitlines() == [
-        "**Table 7.** Three networks. Mean over cases.",
-        "",
-        "| Network | Dice | ours | MSE | F1 (derived) |",
-        "|---|---:|---:|---:|---:|",
-        "| A | 0.80 [a, b] |  | 0.2 [a] | 0.5 |",
-        "| B | **0.90** | 0.91 \\| n 3 | **0.1** | 0.5 |",
-        "| C | **0.9** |  |  |  |",
-        "",
-        "- [a] odd: so it is",
-        "- [b] very odd",
-        "- A note.",
-    ]
+    assert rows[0][2] == Cell("", own=True)
 
 
 def test_a_table_that_does_not_fit_is_refused(table):

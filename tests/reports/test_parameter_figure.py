@@ -7,11 +7,11 @@ from PIL import Image
 
 from medseg3d.networks.costs import NetworkCosts
 from medseg3d.reports.curves import save_figure
+from medseg3d.reports.network_points import Point, panels_of
 from medseg3d.reports.paper_networks import CLINIC, KVASIR, PANCREAS, data_of
 from medseg3d.reports.papers import PAPERS
-from medseg3d.reports.parameter_figure import Point, draw_parameters, panels_of
+from medseg3d.reports.parameter_figure import draw_parameters
 from medseg3d.reports.parameters import ParameterRow
-from medseg3d.reports.scored_runs import ScoredRun
 
 
 def row(network: str, paper: str, parameters: int, printed: float | None = None) -> ParameterRow:
@@ -23,7 +23,7 @@ SEGRESNET = row("SegResNet + 2 non-local blocks (2-D, 32 filters)", "pancreas", 
 UNETR = row("UNETR (2-D, 96×96)", "pancreas", 87_558_402, 87.56)
 ANN = row("asymmetric non-local net", "ann", 46_196_292)
 UNET = row("U-Net", "cris", 31_113_217)
-RUN = ScoredRun("pancreas_nl", "pancreas", 4_767_090, 0.8, "mean over cases", PANCREAS)
+RUN = Point(PANCREAS, "pancreas_nl", "", 4.76709, 0.8, "mean over cases")
 
 
 def test_points_are_the_papers_numbers_as_fractions():
@@ -63,7 +63,7 @@ def test_runs_stand_in_the_panel_of_their_data():
 
 def test_a_run_stands_among_the_papers_numbers_of_its_own_data_alone():
     runs = [
-        ScoredRun(name, "cris", 31_113_217, 0.8, "mean over cases", data_of("cris", folder))
+        Point(data_of("cris", folder), name, "", 31.113217, 0.8, "mean over cases")
         for name, folder in (("k", "data/Kvasir-SEG"), ("c", "data/CVC-ClinicDB"), ("s", "data/Kvasir-Sessile"))
     ]
     panels = {data: [(point.name, point.dice) for point in points] for data, points in panels_of([UNET], runs).items()}
@@ -85,8 +85,8 @@ def test_every_convention_is_in_the_legend_and_parameters_are_on_a_log_axis():
 
 
 def test_names_cover_neither_each_other_nor_a_point():
-    crowd = [Point(f"network {n}", "cris", 30 + n % 3, 0.85 + n / 200, "mean") for n in range(4)]
-    crowd.append(Point("far away", "cris", 9, 0.4, "mean"))
+    crowd = [Point("polyps", f"network {n}", "cris", 30 + n % 3, 0.85 + n / 200, "mean") for n in range(4)]
+    crowd.append(Point("polyps", "far away", "cris", 9, 0.4, "mean"))
     figure = draw_parameters({"polyps": crowd})
     (axes,) = figure.axes
     boxes = [text.get_window_extent() for text in axes.texts]

@@ -17,6 +17,9 @@ def run(tmp_path_factory):
     return make_pictures(tmp_path_factory.mktemp("run") / "evaluation_test", {"a": 1, "b": 2})
 
 
+DATA = {"split_file": "a.json", "split_hash": "0", "cases": {"train": 6, "val": 2, "test": 2}, "phantom": False}
+
+
 @pytest.fixture
 def ablation(tmp_path):
     """Two seeds with 0 and 1 blocks: Dice 0.5 and 0.6, 0.7 and 0.7."""
@@ -29,8 +32,12 @@ def ablation(tmp_path):
             "overlays": [],
             "knobs": {},
             "part": "test",
-            "asked": [],
-            "factors": {},
+            "tune": None,
+            "threshold": None,
+            "failures": {},
+            "data": {"/data/ct": DATA},
+            "reference": {"nonlocal_blocks": [0]},
+            "factors": {"nonlocal_blocks": {"0": {"nonlocal_blocks": 0}, "1": {"nonlocal_blocks": 1}}},
         },
         "conditions": {"epochs": 2},
         "rows": [
@@ -39,10 +46,14 @@ def ablation(tmp_path):
                 "seed": seed,
                 "evaluation": Summary([Score("pancreas", name, "cases", dice, 2) for name in names]).as_json(),
                 "parameters": 100 + 20 * blocks,
+                "run_dir": f"blocks_{blocks}_seed_{seed}",
+                **{"seconds": {"training": 1.0}, "resumed": False, "epochs": None, "learning_rate": 0.1},
+                **{"tuning": None, "versions": {}},
             }
             for (blocks, seed), dice in scores.items()
         ],
     }
+    content["asked"] = content["rows"]
     folder = tmp_path / "ablation"
     folder.mkdir()
     (folder / "ablation.json").write_text(json.dumps(content))
@@ -107,14 +118,12 @@ def test_report_of_nothing_is_refused(tmp_path):
 
 def test_ablation_alone_is_reported_beside_the_paper(ablation, tmp_path):
     page = Page(report([ablation], tmp_path / "out").read_text())
-    (table,) = page.tables["ablation"]
-    assert [row[0] for row in table[1:]] == ["0", "1"]
-    assert table[1][2] == "87.83"  # the paper's
-    assert table[2][-2].startswith("+5.00 ± 7.07")
-    assert "Mean ± standard deviation over seeds. Equal for all runs: epochs 2." in page.text
-    assert [image["alt"].partition(":")[0] for image in page.images] == [
-        "Dice of pancreas over the number of non-local blocks"
-    ]
+    conditions, paper, differences, *_ = page.tables["experiment_1_1"]
+    assert [row[:2] for row in conditions[1:]] == [["0", "60.00 ± 14.14"], ["1", "65.00 ± 7.07"]]
+    assert paper[1][:5] == ["0", "99.98 b", "60.00 ± 14.14", "87.83", "60.00 ± 14.14"]
+    assert differences[1][:4] == ["1 − 0", "+1.37", "+5.00", "+5.00 ± 7.07"]
+    assert "Equal for all: epochs 2." in page.text
+    assert [image["alt"].partition(":")[0] for image in page.images] == ["Dice of pancreas"]
     assert "scores" not in page.tables
 
 

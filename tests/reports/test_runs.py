@@ -6,7 +6,7 @@ from report_runs import make_pictures, make_run
 from medseg3d.faults import Fault
 from medseg3d.phantoms.ct import write_phantom_dataset
 from medseg3d.phantoms.polyps import write_polyp_phantoms
-from medseg3d.reports.runs import find_evaluations, is_ablation, is_phantom_data, read_run, read_runs
+from medseg3d.reports.runs import find_evaluations, is_phantom_data, read_run, read_runs
 
 
 def test_run_is_found_by_its_evaluations_and_an_evaluation_by_itself(tmp_path):
@@ -28,9 +28,9 @@ def test_folder_that_is_not_there_is_refused(tmp_path):
         read_runs([tmp_path / "nowhere"])
 
 
-def test_ablation_is_no_run_without_an_evaluation(tmp_path):
-    (tmp_path / "ablation.json").write_text("{}")
-    assert is_ablation(tmp_path)
+@pytest.mark.parametrize("name", ["ablation", "study", "experiment"])
+def test_an_experiment_is_no_run_without_an_evaluation(name, tmp_path):
+    (tmp_path / f"{name}.json").write_text("{}")
     assert find_evaluations(tmp_path) == []
 
 

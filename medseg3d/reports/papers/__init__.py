@@ -47,7 +47,9 @@ def _table(paper: str, content: Mapping[str, Any]) -> PaperTable:
         notes=tuple(content["notes"]),
         flags=flags,
         data=content.get("data", ""),
-        strategies=content.get("strategies", {}),
+        factor=content.get("factor", ""),
+        levels=content.get("levels", {}),
+        conditions=content.get("conditions", {}),
     )
 
 
@@ -55,8 +57,3 @@ TABLES: dict[str, PaperTable] = {
     name: _table(paper, table) for paper, content in CONTENT.items() for name, table in content["tables"].items()
 }
 """Every table by the paper and its number."""
-
-
-def cris_table(data: str) -> PaperTable | None:
-    """The CRIS paper's table of a data set of that name; None where it has none."""
-    return next((table for table in TABLES.values() if table.paper == "cris" and table.is_of(data)), None)

@@ -10,8 +10,8 @@ from medseg3d.evaluation.files import SCORES_CSV, score_row
 from medseg3d.evaluation.wording import convention
 from medseg3d.faults import Fault
 from medseg3d.metrics import ConfusionCounts
+from medseg3d.reports.network_points import scored_runs
 from medseg3d.reports.paper_networks import CLINIC
-from medseg3d.reports.scored_runs import scored_runs
 
 CONFIG = {"bundle_root": "bundles/pancreas_nl"}
 DICE = Score("pancreas", "dice", "cases", 0.75, 3)
@@ -37,9 +37,9 @@ def evaluation(folder, config=CONFIG, summary=SUMMARY):
 
 def test_a_run_has_the_parameters_that_its_evaluation_recorded(tmp_path):
     (run,) = scored_runs([evaluation(tmp_path / "runs" / "a" / "evaluation_test")])
-    assert (run.name, run.paper, run.dice) == ("a (test)", "pancreas", 0.75)
+    assert (run.name, run.group, run.dice) == ("a (test)", "", 0.75)
     assert run.convention == convention(DICE, SUMMARY.settings)
-    assert run.parameters == 300
+    assert run.parameters == 300e-6
 
 
 def test_runs_are_called_by_what_tells_them_apart(tmp_path):

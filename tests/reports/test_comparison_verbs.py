@@ -13,7 +13,7 @@ from medseg3d.experiments import runner
 from medseg3d.experiments.definition import parse_experiment
 from medseg3d.experiments.runner import run_experiment
 from medseg3d.faults import Fault
-from medseg3d.reports.experiment_table import write_experiment_table
+from medseg3d.reports.comparison_blocks import write_comparison
 
 # Dice 2/3 and 1 with half of the first polyp found, 1 and 1 with all of it
 BETTER = {**PICTURES, "test": [picture(20, 20, 0.4, 0.1), picture(10, 10, 0.4, 0.1)]}
@@ -28,7 +28,7 @@ def run(folder, commands, **changes):
 
 def test_each_condition_has_mean_spread_and_its_difference_to_the_reference(tmp_path):
     folder = run(tmp_path, Commands(pictures={"cris": BETTER}), **CHANGES)
-    text = write_experiment_table(folder)
+    text = write_comparison(folder, "experiment")
     backbone, cris = json.loads((folder / "table.json").read_text())["conditions"]
     assert (backbone["levels"], backbone["mean"], backbone["sd"]) == ({"strategy": "backbone"}, pytest.approx(5 / 6), 0)
     assert (backbone["reference"], backbone["difference"]) == (None, None)
@@ -36,7 +36,8 @@ def test_each_condition_has_mean_spread_and_its_difference_to_the_reference(tmp_
     assert (cris["reference"], cris["cases"], cris["seeds"]) == ("backbone", 2, 2)
     # of two cases, one equal and one a third higher, a bootstrap draws one of them alone a quarter of the time each
     assert (cris["low"], cris["high"]) == pytest.approx((0, 1 / 3))
-    assert "| cris | 100.00 ± 0.00 | 2 | backbone | +16.67 | +0.00 to +33.33 | +16.67 ± 0.00 |" in text
+    seeds = "+16.67 ± 0.00 | +20.00 ± 0.00"
+    assert f"| cris − backbone | +16.67 | +0.00 to +33.33 | 1 / 0 | {seeds} |" in text
     with open(folder / "table.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["strategy"], row["reference"], float(row["mean"])) for row in rows] == [
@@ -49,7 +50,7 @@ def test_a_reference_is_of_the_same_other_levels(tmp_path):
     empty_pictures(tmp_path / "data")
     factors = {"backbone": ["unet", "segnet"], "strategy": ["backbone", "cris"]}
     folder = run(tmp_path, Commands(pictures={"cris": BETTER}), factors=factors, reference={"strategy": "backbone"})
-    write_experiment_table(folder)
+    write_comparison(folder, "experiment")
     lines = json.loads((folder / "table.json").read_text())["conditions"]
     assert [(*line["levels"].values(), line["reference"]) for line in lines] == [
         *(("unet", "backbone", None), ("unet", "cris", "unet backbone")),
@@ -63,15 +64,10 @@ def test_what_failed_and_what_is_missing_is_named(tmp_path):
     record = json.loads((folder / "experiment.json").read_text())
     record["asked"].append({"strategy": "fcn", "seed": 0, "run_dir": "fcn_seed_0"})
     (folder / "experiment.json").write_text(json.dumps(record))
-    text = write_experiment_table(folder)
+    text = write_comparison(folder, "experiment")
     assert "2 of 5 runs are finished" in text
     assert "- cris_seed_0 failed: LOSS_NOT_FINITE epoch 1: nan\n" in text
-    assert "- not finished: fcn_seed_0\n" in text
-
-
-def test_a_folder_without_an_experiment_is_refused(tmp_path):
-    with pytest.raises(Fault, match=r"SCORE_FILE .*no experiment\.json"):
-        write_experiment_table(tmp_path)
+    assert "- Not finished: fcn_seed_0\n" in text
 
 
 def test_the_verb_runs_a_file_prints_the_table_and_ends_with_3_after_a_failure(tmp_path, capsys, monkeypatch):
