@@ -30,6 +30,7 @@ BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
 BEFORE = "before"
 OURS = "ours"
 DECODING = "decoding alone"
+BATCHED = "augment_on device"
 BATCH = 16
 STOCK_CHAIN: dict[str, Any] = {
     "image_chain": {
@@ -61,9 +62,10 @@ DESCRIPTION = (
     "wait for each other after every lot, and MONAI's `Resized`, antialiased, for pictures. *decoding alone*: both "
     "files of a case through Pillow, thrown away; nothing can be faster that begins with JPEG. *Out of the cache*: "
     "{samples} augmented samples in batches, without workers of the loader. *before*: MONAI's record of every step in "
-    "the meta of a tensor, and new random states for every sample. *largest difference*: of the first four cases, or "
-    "the first batch, to *before*; the images lie in [0, 1], or are those augmented. The machine is shared with other "
-    "work: trust the ratios and the processor's seconds."
+    "the meta of a tensor, and new random states for every sample. *augment_on device*: a batch at a time, the device "
+    "being the CPU. *largest difference*: of the first four cases, or the first batch, to *before*; the images lie in "
+    "[0, 1], or are those augmented. The machine is shared with other work: trust the ratios and the processor's "
+    "seconds."
 )
 
 
@@ -133,10 +135,16 @@ class Recorded(CacheDataset):
         return super().__getitem__(key.index)
 
 
-def drawing(bundle: str, knobs: Mapping[str, Any], cases: int, samples: int, arm: str) -> Callable[[], list[dict]]:
-    """A call that draws batches from the full cache, without workers, and gives the first."""
+def drawing(
+    bundle: str, knobs: Mapping[str, Any], cases: int, samples: int, arm: str
+) -> Callable[[], list[dict] | None]:
+    """A call that draws batches from the full cache, without workers, and gives the first.
+
+    Nothing where a batch is augmented at a time, whose draws are others.
+    """
     logging.getLogger("medseg3d").setLevel(logging.ERROR)
-    parser = config_of(bundle, knobs)
+    parser = config_of(bundle, {**knobs, "augment_on": "device" if arm == BATCHED else "loader"})
+    on_device = parser.get_parsed_content("train#augmentation").on_device
     cache = CaseCache(training_cases(parser)[:cases], parser.get_parsed_content("train#preprocessing"))
     dataset: Any = cache
     if arm == BEFORE:
@@ -145,8 +153,12 @@ def drawing(bundle: str, knobs: Mapping[str, Any], cases: int, samples: int, arm
     stream = EpochSampler(len(cache), BATCH, epochs=1, iterations_per_epoch=samples // BATCH)
     loader = DataLoader(dataset, batch_size=BATCH, sampler=stream, num_workers=0)
 
-    def call() -> list[dict]:
+    def call() -> list[dict] | None:
         batches = [{key: batch[key] for key in ("image", "label")} for batch in loader]
+        if on_device is not None:
+            for number, batch in enumerate(batches):
+                batches[number] = on_device(batch, seed=0, iteration=number)
+            return None
         return [{key: np.asarray(torch.as_tensor(value)) for key, value in batch.items()} for batch in batches[:1]]
 
     return call
@@ -225,6 +237,7 @@ def main() -> None:
             arms += [
                 Arm(BEFORE, partial(draw, arm=BEFORE), case),
                 Arm(OURS, partial(draw, arm=OURS), case),
+                Arm(BATCHED, partial(draw, arm=BATCHED), case),
             ]
             numbers[case] = arguments.samples
         if arguments.volumes:

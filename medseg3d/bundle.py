@@ -35,16 +35,8 @@ _Built = TypeVar("_Built")
 
 _FREE_TO_CHANGE = {
     *("epochs", "patience", "val_interval", "seed", "max_skipped_steps", "precision", "amp", "device", "compile"),
-    *(
-        "num_workers",
-        "cache_memory",
-        "micro_batch_size",
-        "overlap",
-        "sw_batch_size",
-        "slices_per_batch",
-        "tensorboard_images",
-    ),
-    *("dataset_dir", "output_dir", "model_file", "bundle_root", "engine"),
+    *("num_workers", "cache_memory", "micro_batch_size", "augment_on", "overlap", "sw_batch_size", "slices_per_batch"),
+    *("tensorboard_images", "dataset_dir", "output_dir", "model_file", "bundle_root", "engine"),
 }
 """Knobs that a training may change when it is resumed: how long, how fast and where, not what is learnt from what."""
 

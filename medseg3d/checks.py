@@ -216,7 +216,8 @@ def _exists(parser: ConfigParser, reference: str) -> bool:
 
 def _check_training(parser: ConfigParser, report: CheckResult) -> None:
     parser.parse(reset=True)
-    for check in (_check_device, _check_network, _check_weights, _check_start, _check_loss, _check_data):
+    first = (_check_device, _check_network, _check_weights, _check_start)
+    for check in (*first, _check_augmentation, _check_loss, _check_data):
         try:
             report.passed += check(parser)
         except CheckFailed as failed:
@@ -313,6 +314,14 @@ def _check_start(parser: ConfigParser) -> list[str]:
         "weights of this network": (find_initial_weights, given.get("init_from")),
     }
     return [f"{find(weights)} holds {what}" for what, (find, weights) in finders.items() if weights]
+
+
+def _check_augmentation(parser: ConfigParser) -> list[str]:
+    """Whether what is to be done to whole batches can be."""
+    knob = "train::augmentation"
+    if knob not in parser or parser.get_parsed_content(knob).on_device is None:
+        return []
+    return ["random changes are made on the device, to a batch at a time"]
 
 
 def _check_loss(parser: ConfigParser) -> list[str]:

@@ -177,6 +177,7 @@ BOUNDS: dict[str, Bounds] = {
         ),
     ),
     "selection": Bounds("best or last", lambda value: value in ("best", "last")),
+    "augment_on": Bounds("loader or device", lambda value: value in ("loader", "device")),
     "lr_step": Bounds(
         "epoch, iteration, validation or never", lambda value: value in ("epoch", "iteration", "validation", "never")
     ),

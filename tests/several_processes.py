@@ -13,12 +13,13 @@ from ignite.engine import Events
 from monai.data import DataLoader, Dataset
 from monai.engines import SupervisedEvaluator
 from monai.losses import DiceCELoss
-from monai.transforms import Compose
+from monai.transforms import Compose, RandAffined, RandFlipd, RandGaussianNoised
 from torch import nn
 
 from medseg3d import ranks
 from medseg3d.data.cache import CaseCache
 from medseg3d.training import (
+    BatchAugmentation,
     BestModel,
     CaseScores,
     EpochSampler,
@@ -46,10 +47,12 @@ def cases(spoiled: bool) -> list[dict]:
     return items
 
 
-def train(folder: Path, epochs: int, resume: bool, spoiled: bool, frozen: bool = False) -> None:
+def train(
+    folder: Path, epochs: int, resume: bool, spoiled: bool, frozen: bool = False, augmented: bool = False
+) -> None:
     """Train and leave what this process knows at the end in `rank_N.json` and `rank_N.pt`.
 
-    If wanted, the first convolution is frozen and the last bias learns more slowly.
+    If wanted, the first convolution is frozen and the last bias learns more slowly, or batches are augmented.
     """
     device = ranks.join_processes() if dist.is_torchelastic_launched() else torch.device("cpu")
     torch.manual_seed(0)
@@ -68,6 +71,9 @@ def train(folder: Path, epochs: int, resume: bool, spoiled: bool, frozen: bool =
     )
     best = BestModel(network, folder / "model.pt")
     best.attach(evaluator)
+    both = ["image", "label"]
+    turn = RandAffined(both, prob=0.5, rotate_range=0.5, mode=["bilinear", "nearest"])
+    random = [RandFlipd(both, 0.5, 0), turn, RandGaussianNoised("image", 0.5)]
     trainer = SegmentationTrainer(
         device=device,
         max_epochs=epochs,
@@ -76,6 +82,7 @@ def train(folder: Path, epochs: int, resume: bool, spoiled: bool, frozen: bool =
         optimizer=optimizer,
         loss_function=DiceCELoss(sigmoid=True),
         micro_batch_size=1,
+        augmentation=BatchAugmentation(random) if augmented else None,
         train_handlers=[Validation(evaluator, 1)],
         max_skipped_steps=100,
     )
@@ -99,5 +106,5 @@ if __name__ == "__main__":
         Path(sys.argv[1]),
         int(sys.argv[2]),
         sys.argv[3] == "resume",
-        *(sys.argv[4] == kind for kind in ("spoiled", "frozen")),
+        *(sys.argv[4] == kind for kind in ("spoiled", "frozen", "augmented")),
     )

@@ -313,6 +313,7 @@ def test_the_loader_of_before_gives_the_same_pictures_and_samples(tmp_path):
     )
     assert before[0]["image"].shape == (16, 3, 48, 64)
     assert set(benchmark.differences(before, ours).values()) == {0}
+    assert benchmark.drawing("polyp_resunetpp", knobs, 3, 32, benchmark.BATCHED)() is None
     assert benchmark.decoding("polyp_resunetpp", knobs, 3, 2)() is None
 
 

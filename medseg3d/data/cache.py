@@ -59,9 +59,9 @@ class CaseCache(CacheDataset):
       killed.)
     * `dataset[CaseKey(index, seed)]` seeds every random transform with `seed` first. A sample is then the same in any
       process, with any number of workers and after any interruption. `dataset[index]` behaves as in the parent.
-    * With a `CaseKey`, the transforms from the first random one on get and give plain tensors: MONAI's record of what
-      was done to a `MetaTensor` takes a third of their time, and no loss reads it. What asks for an affine
-      (`Spacingd`, `Orientationd`) has to stand before them.
+    * With a `CaseKey`, what comes out is plain tensors, and so is what the transforms from the first random one on get:
+      MONAI's record of what was done to a `MetaTensor` takes a third of their time, and no loss reads it. What asks for
+      an affine (`Spacingd`, `Orientationd`) has to stand before them.
 
     Args:
         data: one dictionary per case, as `transform` expects it.
@@ -146,10 +146,10 @@ class CaseCache(CacheDataset):
 
     def _sample(self, key: CaseKey) -> Any:
         item: Any = self._cache[key.index] if key.index < self.cache_num else self._load_cache_item(key.index)
-        if self.first_random is None:
-            return item
-        self.seeder(key.seed)
         plain = {name: value.as_tensor() if isinstance(value, MetaTensor) else value for name, value in item.items()}
+        if self.first_random is None:
+            return plain
+        self.seeder(key.seed)
         tracked = get_track_meta()
         set_track_meta(False)
         try:

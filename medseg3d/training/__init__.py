@@ -2,6 +2,7 @@
 
 from medseg3d.training.augmentation import RandPhotometricd, RandVariedCropd
 from medseg3d.training.averaging import WeightAverage
+from medseg3d.training.batch_augmentation import Augmentation, BatchAugmentation
 from medseg3d.training.checkpoints import (
     BestModel,
     EarlyStop,
@@ -29,7 +30,9 @@ from medseg3d.training.trainer import Handlers, SegmentationTrainer
 
 __all__ = [
     "AlternatingObjectives",
+    "Augmentation",
     "AuxiliaryLoss",
+    "BatchAugmentation",
     "BestModel",
     "BinaryCrossEntropy",
     "CaseScores",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from monai.config import KeysCollection
@@ -52,6 +52,19 @@ class RandVariedCropd(MapTransform, RandomizableTransform):
         return SpatialCrop(roi_start=start, roi_end=[first + side for first, side in zip(start, window, strict=True)])
 
 
+class Distortion(NamedTuple):
+    """Other colours: what `RandPhotometricd` draws, in the order in which `distorted` does it.
+
+    Each is a number, or a tensor that broadcasts with the pictures, such as (B, 1, 1, 1).
+    """
+
+    offset: Any
+    contrast_first: Any
+    saturation: Any
+    turn: Any
+    contrast_last: Any
+
+
 class RandPhotometricd(MapTransform, RandomizableTransform):
     """Colour pictures with other brightness, contrast, saturation and hue, each with a probability of one half.
 
@@ -82,31 +95,45 @@ class RandPhotometricd(MapTransform, RandomizableTransform):
         self.saturation = saturation
         self.hue = hue
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """The item with the colours changed."""
-        item = dict(data)
+    def randomize(self, data: Any = None) -> None:
+        """Draw the next `distortion`."""
         offset = self._drawn(-self.brightness, self.brightness, 0.0)
         contrast_last = self.R.randint(2)
         contrast = self._drawn(*self.contrast, 1.0)
         saturation, turn = self._drawn(*self.saturation, 1.0), self._drawn(-self.hue, self.hue, 0.0)
-        for key in self.keys:
-            picture = (item[key] + offset).clamp(0, 1)
-            if not contrast_last:
-                picture = (picture * contrast).clamp(0, 1)
-            if saturation != 1 or turn != 0:
-                picture = with_colours(picture, saturation, turn)
-            item[key] = (picture * contrast).clamp(0, 1) if contrast_last else picture
-        return item
+        first, last = (1.0, contrast) if contrast_last else (contrast, 1.0)
+        self.distortion = Distortion(offset, first, saturation, turn, last)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The item with the colours changed."""
+        self.randomize()
+        coloured = self.distortion.saturation != 1 or self.distortion.turn != 0
+        return {**data, **{key: distorted(data[key], self.distortion, coloured) for key in self.keys}}
 
     def _drawn(self, least: float, most: float, else_: float) -> float:
         return self.R.uniform(least, most) if self.R.randint(2) else else_
 
 
-def with_colours(picture: torch.Tensor, saturation: float, turn: float) -> torch.Tensor:
+def distorted(picture: torch.Tensor, distortion: Distortion, coloured: bool = True) -> torch.Tensor:
+    """A picture (*, 3, H, W), red, green, blue in [0, 1], with another brightness, contrast, saturation and hue.
+
+    Args:
+        picture: clipped to [0, 1] after each.
+        distortion: what to do.
+        coloured: whether saturation and hue are touched.
+    """
+    picture = (picture + distortion.offset).clamp(0, 1)
+    picture = (picture * distortion.contrast_first).clamp(0, 1)
+    if coloured:
+        picture = with_colours(picture, distortion.saturation, distortion.turn)
+    return (picture * distortion.contrast_last).clamp(0, 1)
+
+
+def with_colours(picture: torch.Tensor, saturation: float | torch.Tensor, turn: float | torch.Tensor) -> torch.Tensor:
     """A picture with its saturation multiplied (1 at most) and its hue turned, its value (largest channel) kept.
 
     Args:
-        picture: (3, H, W), red, green, blue in [0, 1].
+        picture: (*, 3, H, W), red, green, blue in [0, 1].
         saturation: factor, at least 0.
         turn: part of the circle; 1/3 makes red green.
 
@@ -114,12 +141,12 @@ def with_colours(picture: torch.Tensor, saturation: float, turn: float) -> torch
         >>> with_colours(torch.tensor([1.0, 0.0, 0.0]).view(3, 1, 1), 1.0, 1 / 3).flatten().tolist()
         [0.0, 1.0, 0.0]
     """
-    value, largest = picture.max(dim=0)
-    chroma = value - picture.min(dim=0).values
-    red, green, blue = picture
+    value, largest = picture.max(dim=-3, keepdim=True)
+    chroma = value - picture.amin(dim=-3, keepdim=True)
+    red, green, blue = picture.unbind(-3)
     # in sixths of the circle, from red
-    sixths = torch.stack([green - blue, blue - red, red - green]) / chroma.clamp(min=1e-12)
-    hue = sixths.gather(0, largest[None])[0] + 2 * largest + 6 * turn
+    sixths = torch.stack([green - blue, blue - red, red - green], dim=-3) / chroma.clamp(min=1e-12)
+    hue = sixths.gather(-3, largest) + 2 * largest + 6 * turn
     strength = torch.minimum(chroma * saturation, value)
-    steps = (hue + torch.tensor([5.0, 3.0, 1.0]).view(3, 1, 1)) % 6
+    steps = (hue + torch.tensor([5.0, 3.0, 1.0], device=picture.device).view(3, 1, 1)) % 6
     return value - strength * torch.minimum(steps, 4 - steps).clamp(0, 1)

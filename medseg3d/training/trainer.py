@@ -22,6 +22,7 @@ from medseg3d.knobs import as_flag
 from medseg3d.networks.memory_format import channels_last, contiguous_group_norms
 from medseg3d.precision import Precision, choose_precision
 from medseg3d.ranks import mean_over_processes, rank, world_size
+from medseg3d.training.batch_augmentation import BatchAugmentation
 from medseg3d.training.objectives import AlternatingObjectives, Loss, Objective
 from medseg3d.training.parameter_groups import frozen_norms
 
@@ -34,8 +35,8 @@ class SegmentationTrainer(SupervisedTrainer):
     Differences from the parent (monai 1.6.1): any precision on any device (the parent's is autocast on CUDA only); the
     loss is computed in float32; the gradient scaler is made with the trainer, not in `run`, so that its state survives
     a resume; torch's seed is set anew before every iteration, so that dropout too is a function of (seed, iteration);
-    a step whose loss or gradient is not finite is skipped; a batch may go through the network in parts, and the network
-    may return a tuple (logits, auxiliary logits, ...); several losses may take turns.
+    a step whose loss or gradient is not finite is skipped; a batch may be augmented on the device, and go through the
+    network in parts; the network may return a tuple (logits, auxiliary logits, ...); several losses may take turns.
 
     A skipped step leaves no trace: weights, the optimizer's state and the network's buffers, as BatchNorm's running
     statistics are, stay those of the step before. In float16 the loss scale falls, and with the first scale of 65,536
@@ -62,7 +63,8 @@ class SegmentationTrainer(SupervisedTrainer):
         max_grad_norm: gradients are clipped to this L2 norm; 0 or None leaves them alone.
         max_skipped_steps: how many steps in a row may be skipped; one more ends the training. So does a last epoch of
             which every step was skipped.
-        seed: seed of what the network draws at random.
+        seed: seed of what the network and the augmentation draw at random.
+        augmentation: done to each batch on the device; None for nothing.
         loss_function: a loss, or `AlternatingObjectives`.
         kwargs: as in `monai.engines.SupervisedTrainer`.
 
@@ -86,6 +88,7 @@ class SegmentationTrainer(SupervisedTrainer):
         micro_batch_size: int = 0,
         compile: bool | str = False,
         seed: int = 0,
+        augmentation: BatchAugmentation | None = None,
         loss_function: Loss | AlternatingObjectives,
         **kwargs: Any,
     ) -> None:
@@ -110,6 +113,7 @@ class SegmentationTrainer(SupervisedTrainer):
         self.max_skipped_steps = max_skipped_steps
         self.micro_batch_size = micro_batch_size
         self.seed = seed
+        self.augmentation = augmentation
         self.network: torch.nn.Module = channels_last(kwargs["network"])
         contiguous_group_norms(self.network)
         self.replica = self._replica()
@@ -181,6 +185,10 @@ class SegmentationTrainer(SupervisedTrainer):
     def _iteration(self, engine: Any, batchdata: dict[str, torch.Tensor]) -> dict:
         inputs, targets = engine.prepare_batch(batchdata, engine.state.device, engine.non_blocking, **engine.to_kwargs)
         inputs, targets = (batch.as_subclass(torch.Tensor) for batch in (inputs, targets))
+        if self.augmentation is not None:
+            batch = {Keys.IMAGE: inputs, Keys.LABEL: targets}
+            batch = self.augmentation(batch, self.seed, engine.state.iteration, first=rank() * len(inputs))
+            inputs, targets = batch[Keys.IMAGE], batch[Keys.LABEL]
 
         engine.network.train()
         for frozen in self.frozen_norms:

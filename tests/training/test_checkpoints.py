@@ -10,7 +10,7 @@ from monai.data import DataLoader
 from monai.engines import SupervisedEvaluator
 from monai.losses import DiceCELoss
 from monai.optimizers import WarmupCosineSchedule
-from monai.transforms import Compose, EnsureTyped, RandFlipd, RandGaussianNoised
+from monai.transforms import Compose, EnsureTyped, RandAffined, RandFlipd, RandGaussianNoised
 from torch import nn
 
 from medseg3d.data.cache import CaseCache
@@ -19,6 +19,7 @@ from medseg3d.files.tensors import read_tensors, save_tensors
 from medseg3d.inference import SlidingWindow
 from medseg3d.precision import Precision
 from medseg3d.training import (
+    BatchAugmentation,
     BestModel,
     CaseScores,
     EarlyStop,
@@ -151,6 +152,21 @@ def test_an_interrupted_and_resumed_run_is_the_uninterrupted_one(tmp_path, whole
     assert resumed.best.state_dict() == whole.best.state_dict()
     saved = torch.load(tmp_path / "model.pt", weights_only=True)
     assert equal(saved, torch.load(whole.best.model_file, weights_only=True))
+
+
+def test_a_training_with_its_augmentation_on_the_device_is_resumed_exactly(tmp_path, whole):
+    both = ["image", "label"]
+    random = [
+        *(RandFlipd(both, prob=0.5, spatial_axis=1), RandGaussianNoised("image", prob=0.5)),
+        RandAffined(both, prob=0.5, rotate_range=[0.3] * 3, mode=["bilinear", "nearest"], padding_mode="zeros"),
+    ]
+    settings = {"augmentation": BatchAugmentation(random)}
+    undisturbed = SmallRun(tmp_path / "whole", **settings).run()
+    SmallRun(tmp_path / "cut", **settings).run(interrupt_at=8)
+    resumed = SmallRun(tmp_path / "cut", resume=True, **settings).run()
+    assert resumed.losses == undisturbed.losses[6:]
+    assert equal(resumed.weights(), undisturbed.weights())
+    assert undisturbed.losses[0] != whole.losses[0]
 
 
 def test_a_fine_tuning_is_resumed_with_its_frozen_parts_and_its_rates(tmp_path):

@@ -87,6 +87,16 @@ def test_two_processes_leave_what_is_frozen_as_one_does(tmp_path):
     assert torch.allclose(weights(tmp_path / "two"), weights(tmp_path / "one"), rtol=0, atol=1e-5)
 
 
+def test_two_processes_go_on_with_the_augmented_batches_of_one(tmp_path):
+    folders = tmp_path / "whole", tmp_path / "cut"
+    for folder, epochs in zip(folders, (4, 2), strict=True):
+        folder.mkdir()
+        train(folder, epochs, resume=False, spoiled=False, augmented=True)
+    two_processes(folders[1], 4, "resume", "augmented")
+    assert torch.equal(weights(folders[1], 0), weights(folders[1], 1))
+    assert torch.allclose(weights(folders[1]), weights(folders[0]), rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("size", [2, 4])
 def test_the_shares_of_the_processes_are_the_keys_of_the_batch(monkeypatch, size):
     whole = list(EpochSampler(num_cases=5, batch_size=4, epochs=2))

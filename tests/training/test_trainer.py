@@ -8,10 +8,11 @@ import pytest
 import torch
 from ignite.engine import Engine, Events
 from monai.data import DataLoader, Dataset
+from monai.transforms import RandFlipd, RandGaussianNoised
 from torch import nn
 
 from medseg3d.faults import Fault
-from medseg3d.training import AuxiliaryLoss, BinaryCrossEntropy, Handlers, SegmentationTrainer
+from medseg3d.training import AuxiliaryLoss, BatchAugmentation, BinaryCrossEntropy, Handlers, SegmentationTrainer
 
 
 class TwoHeads(nn.Module):
@@ -37,18 +38,22 @@ class PooledOverPicture(nn.Module):
         return self.conv(x + self.norm(x.mean((2, 3), keepdim=True)))
 
 
-def trained(network: nn.Module, loss: nn.Module, batch_size: int = 5, **settings: Any) -> tuple[nn.Module, float]:
-    """A copy of the network after one epoch of five cases, and the last loss that was reported."""
+def five_cases() -> list[dict[str, torch.Tensor]]:
+    """Pictures of 8 x 8 pixels with their masks."""
     generator = torch.Generator().manual_seed(0)
-    cases = [
+    return [
         {"image": torch.rand(3, 8, 8, generator=generator), "label": torch.rand(1, 8, 8, generator=generator).round()}
         for _ in range(5)
     ]
+
+
+def trained(network: nn.Module, loss: nn.Module, batch_size: int = 5, **settings: Any) -> tuple[nn.Module, float]:
+    """A copy of the network after one epoch of the five cases, and the last loss that was reported."""
     network = copy.deepcopy(network)
     trainer = SegmentationTrainer(
         device=torch.device("cpu"),
         max_epochs=1,
-        train_data_loader=DataLoader(Dataset(cases), batch_size=batch_size),
+        train_data_loader=DataLoader(Dataset(five_cases()), batch_size=batch_size),
         network=network,
         optimizer=torch.optim.SGD(network.parameters(), lr=0.5),
         loss_function=loss,
@@ -69,6 +74,19 @@ def test_a_batch_in_parts_is_the_step_of_the_whole_batch(size: int) -> None:
     )
     assert torch.allclose(one, other, atol=1e-6)
     assert (one != before).all()
+
+
+@pytest.mark.parametrize("size", [0, 2])
+def test_a_batch_is_augmented_once_whatever_the_parts(size: int) -> None:
+    network, loss = nn.Conv2d(3, 1, 3, padding=1), nn.BCEWithLogitsLoss()
+    augment = BatchAugmentation([RandFlipd(["image", "label"], 0.5, 0), RandGaussianNoised("image", 0.5)])
+    found, found_loss = trained(network, loss, micro_batch_size=size, augmentation=augment, seed=4)
+    batch = augment(next(iter(DataLoader(Dataset(five_cases()), batch_size=5))), seed=4, iteration=1)
+    expected = loss(network(batch["image"]), batch["label"])
+    expected.backward()
+    assert found_loss == pytest.approx(expected.item(), abs=1e-6)
+    assert torch.allclose(found.weight, network.weight - 0.5 * network.weight.grad, atol=1e-6)
+    assert trained(network, loss)[1] != pytest.approx(expected.item(), abs=1e-4)
 
 
 @pytest.mark.parametrize("size", [0, 2])
