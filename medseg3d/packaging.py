@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import shutil
@@ -31,6 +30,7 @@ from medseg3d.bundle_folders import (
 )
 from medseg3d.faults import Fault, UsageFault
 from medseg3d.files.atomic import check_folder, make_folder
+from medseg3d.files.stream import file_sha256
 from medseg3d.inference import load_weights
 from medseg3d.inference.exports import FORMS, export_network
 
@@ -235,7 +235,6 @@ def _write_page(path: Path, metadata: Mapping[str, Any], weights: str, bundle: s
 
 
 def _write_large_files(target: Path, model: Path, url: str) -> None:
-    sha256 = hashlib.sha256(model.read_bytes()).hexdigest()
-    entry = {"path": "models/model.pt", "url": url, "hash_val": sha256, "hash_type": "sha256"}
+    entry = {"path": "models/model.pt", "url": url, "hash_val": file_sha256(model), "hash_type": "sha256"}
     lines = [f"{'  - ' if key == 'path' else '    '}{key}: {json.dumps(value)}" for key, value in entry.items()]
     (target / "large_files.yml").write_text("\n".join(["large_files:", *lines]) + "\n", encoding="utf-8")

@@ -11,9 +11,9 @@ from typing import Any
 
 from medseg3d.data.leaks import find_leaks
 from medseg3d.data.msd import case_id, listed_folds, listed_parts
-from medseg3d.data.records import file_sha256
 from medseg3d.data.splits import PARTS, Split, given_split
 from medseg3d.faults import Fault, UsageFault
+from medseg3d.files.stream import file_sha256
 from medseg3d.pictures.reading import PICTURE_SUFFIXES
 from medseg3d.volumes.reading import volume_files
 

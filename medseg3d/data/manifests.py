@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from medseg3d.data.records import file_sha256
 from medseg3d.faults import Fault, UsageFault
+from medseg3d.files.stream import file_sha256
 from medseg3d.volumes.reading import volume_files
 
 _LINE = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")

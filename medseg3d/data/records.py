@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from medseg3d.dicom.sources import require_packages
 from medseg3d.faults import Fault, UsageFault
 from medseg3d.files.folders import files_below
 from medseg3d.files.signature import is_ours
-from medseg3d.files.stream import check_regular
+from medseg3d.files.stream import file_sha256
 from medseg3d.pictures.masks import read_grey
 from medseg3d.volumes.reading import VOLUME_SUFFIXES, read_volume, volume_files
 
@@ -25,7 +24,6 @@ INTENDED_USE = "research only, not for clinical use"
 BESIDE = {"probability": "prob_file", "overlay": "overlay_file", "segmentation": "dicom_seg_file"}
 """Part of a record -> key of the item: what a case may have besides its mask."""
 
-_CHUNK = 1 << 20
 _EVERY_NAME = ("",)
 _MASKS = tuple(f"_seg{suffix}" for suffix in (*VOLUME_SUFFIXES, ".png"))
 
@@ -88,21 +86,6 @@ def read_record(path: Path) -> dict[str, Any] | None:
         return record if files and isinstance(record["mask"]["sha256"], str) and "sha256" in record["input"] else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-
-
-def file_sha256(*paths: str | Path) -> str:
-    """The SHA-256 of a file, or of several one after the other, as hexadecimal digits.
-
-    Raises:
-        Fault: NOT_A_FILE for a pipe or a device.
-    """
-    digest = hashlib.sha256()
-    for path in paths:
-        check_regular(path, "an image or a result")
-        with open(path, "rb") as file:
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _changed(item: Mapping[str, Any], record: Mapping[str, Any], made_with: Mapping[str, Any]) -> Iterator[str]:

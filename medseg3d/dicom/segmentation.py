@@ -19,6 +19,7 @@ from medseg3d.dicom.series import LoadedSeries
 from medseg3d.faults import Fault
 from medseg3d.files.atomic import atomic_path
 from medseg3d.files.signature import SIGNATURE
+from medseg3d.files.stream import file_sha256
 
 CODES = {
     "pancreas": (codes.SCT.AnatomicalStructure, Code("15776009", "SCT", "Pancreas")),
@@ -113,7 +114,7 @@ def write_segmentation(
         segmentation.save_as(temporary)
         if not np.array_equal(read_segmentation(temporary, series), mask):
             raise OSError(f"{path}: the segmentation read back is not the one written")
-        digest = hashlib.sha256(temporary.read_bytes()).hexdigest()
+        digest = file_sha256(temporary)
     return digest
 
 

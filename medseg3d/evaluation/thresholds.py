@@ -6,7 +6,6 @@ part.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from pathlib import Path
 from medseg3d.evaluation.files import THRESHOLDS_CSV, read_curve, read_summary
 from medseg3d.faults import Fault, UsageFault
 from medseg3d.files.plain import write_json
-from medseg3d.files.stream import check_regular
+from medseg3d.files.stream import check_regular, file_sha256
 from medseg3d.metrics import dice
 
 SCORES = ("dice_pooled", "dice_mean")
@@ -90,7 +89,7 @@ def choose_threshold(
         part=part,
         n_cases=summary.settings.n_probabilities,
         source=str(source),
-        source_sha256=hashlib.sha256(source.read_bytes()).hexdigest(),
+        source_sha256=file_sha256(source),
         split_hash=summary.context.get("split_hash"),
         model_sha256=summary.context.get("model_sha256"),
     )

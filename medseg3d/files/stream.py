@@ -68,6 +68,21 @@ def check_regular(path: str | Path, wanted: str) -> None:
         raise Fault("NOT_A_FILE", path, found, f"{wanted} in a file", "name a file, or copy its content into one")
 
 
+def file_sha256(*paths: str | Path) -> str:
+    """The SHA-256 of a file, or of several one after the other, as hexadecimal digits.
+
+    Raises:
+        Fault: NOT_A_FILE for a pipe or a device.
+    """
+    digest = hashlib.sha256()
+    for path in paths:
+        check_regular(path, "an image or a result")
+        with open(path, "rb") as file:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
 class ByteStream:
     """The uncompressed bytes of an open file, in order and once; a damaged compression is refused where it is met.
 

@@ -49,14 +49,13 @@ def save_tensors(path: str | Path, state: Mapping[str, Any]) -> None:
         file.write(f"{hashlib.sha256(content).hexdigest()}  {path.name}\n")
 
 
-def read_tensors_and_sum(path: str | Path, device: str | torch.device = "cpu") -> tuple[dict[str, Any], str]:
+def read_tensors_and_sum(path: str | Path) -> tuple[dict[str, Any], str]:
     """What `save_tensors` or `torch.save` wrote, read with `weights_only=True` and checked, and the file's SHA-256.
 
-    A name that ends in `.safetensors` is read as such a file.
+    A name that ends in `.safetensors` is read as such a file. The tensors are on the CPU.
 
     Args:
         path: the file; if `path.sha256` lies beside it, the content must have that sum.
-        device: where the tensors go.
 
     Raises:
         Fault: `MISSING_WEIGHTS`, `CHECKSUM` (the sum is another one), `CHECKPOINT` (not a file of tensors, truncated,
@@ -74,7 +73,7 @@ def read_tensors_and_sum(path: str | Path, device: str | torch.device = "cpu") -
     content = path.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
     _check_sum(path, digest)
-    state = (_from_safetensors if path.suffix == ".safetensors" else _from_torch)(path, content, device)
+    state = (_from_safetensors if path.suffix == ".safetensors" else _from_torch)(path, content)
     if not isinstance(state, dict):
         raise Fault("CHECKPOINT", path, f"a {type(state).__name__}", "a state dict", "save network.state_dict()")
     for name, tensor in _tensors(state):
@@ -87,9 +86,9 @@ def read_tensors_and_sum(path: str | Path, device: str | torch.device = "cpu") -
     return state, digest
 
 
-def read_tensors(path: str | Path, device: str | torch.device = "cpu") -> dict[str, Any]:
+def read_tensors(path: str | Path) -> dict[str, Any]:
     """What is in a file of tensors, without its sum; arguments and faults as of `read_tensors_and_sum`."""
-    return read_tensors_and_sum(path, device)[0]
+    return read_tensors_and_sum(path)[0]
 
 
 def state_of_network(content: Mapping[str, Any], names: Iterable[str]) -> Mapping[str, Any]:
@@ -115,9 +114,9 @@ def state_of_network(content: Mapping[str, Any], names: Iterable[str]) -> Mappin
     return bare
 
 
-def _from_torch(path: Path, content: bytes, device: str | torch.device) -> Any:
+def _from_torch(path: Path, content: bytes) -> Any:
     try:
-        return torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, ValueError, KeyError, OSError, pickle.UnpicklingError) as error:
         strange = re.search(r"GLOBAL (\S+) was not an allowed global", str(error))
         if strange:
@@ -137,9 +136,9 @@ def _from_torch(path: Path, content: bytes, device: str | torch.device) -> Any:
         ) from error
 
 
-def _from_safetensors(path: Path, content: bytes, device: str | torch.device) -> dict[str, torch.Tensor]:
+def _from_safetensors(path: Path, content: bytes) -> dict[str, torch.Tensor]:
     try:
-        return {name: tensor.to(device) for name, tensor in safetensors.torch.load(content).items()}
+        return safetensors.torch.load(content)
     except safetensors.SafetensorError as error:
         raise Fault(
             "CHECKPOINT",

@@ -19,8 +19,9 @@ from monai.transforms import Compose
 from medseg3d import __version__
 from medseg3d.data.outputs import record_file
 from medseg3d.data.pseudonyms import without_uids
-from medseg3d.data.records import INTENDED_USE, file_sha256, read_record
+from medseg3d.data.records import INTENDED_USE, read_record
 from medseg3d.files.atomic import atomic_write
+from medseg3d.files.stream import file_sha256
 from medseg3d.precision import Precision, resolved
 
 _OF_WINDOWS = ("roi_size", "overlap", "mirror_axes", "region_tau", "region_margin")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import zlib
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 from medseg3d.files.atomic import atomic_path
 from medseg3d.files.pillow import pillow_unbounded
 from medseg3d.files.signature import SIGNATURE
+from medseg3d.files.stream import file_sha256
 
 
 def write_picture_mask(path: str | Path, mask: np.ndarray) -> str:
@@ -94,5 +94,5 @@ def write_png(path: Path, pixels: np.ndarray) -> str:
         with read_back as written:
             if not np.array_equal(np.asarray(written), pixels):
                 raise OSError(f"{path}: the picture read back is not the picture written")
-        digest = hashlib.sha256(temporary.read_bytes()).hexdigest()
+        digest = file_sha256(temporary)
     return digest

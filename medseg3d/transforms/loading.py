@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Hashable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +12,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
+from medseg3d.files.stream import file_sha256
 from medseg3d.pictures.masks import check_size, read_picture_mask
 from medseg3d.pictures.reading import read_with_remarks
 from medseg3d.volumes.grids import GRID_TOLERANCE, check_pair
@@ -142,7 +141,7 @@ class LoadPictured(MapTransform):
                 "original_affine": torch.eye(4, dtype=torch.float64),
                 "spatial_shape": np.array(shape),  # as MONAI's readers leave it
                 "filename_or_obj": str(path),
-                "sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest(),
+                "sha256": file_sha256(path),
                 "warnings": "\n".join(remarks),
             }
             item[key] = MetaTensor(torch.from_numpy(array), affine=torch.eye(4, dtype=torch.float64), meta=meta)

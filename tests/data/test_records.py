@@ -12,8 +12,9 @@ import pytest
 
 from medseg3d.cli import main
 from medseg3d.data.outputs import record_file
-from medseg3d.data.records import Standing, file_sha256, read_record, standing
+from medseg3d.data.records import Standing, read_record, standing
 from medseg3d.faults import Fault
+from medseg3d.files.stream import file_sha256
 from medseg3d.volumes.writing import write_mask
 
 MADE_WITH = {
