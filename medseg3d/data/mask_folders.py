@@ -151,14 +151,6 @@ def _names(
     folder: Path, suffixes: tuple[str, ...] = VOLUME_SUFFIXES + PICTURE_SUFFIXES
 ) -> tuple[dict[str, Path], list[Path]]:
     """The files below a folder that end in one of the suffixes, by name, in the order of the names; and the unread."""
-    if not folder.is_dir():
-        raise UsageFault(
-            "MISSING_FILE",
-            folder,
-            "a file" if folder.exists() else "no such folder",
-            "a folder",
-            "correct the path",
-        )
     found: dict[str, Path] = {}
     files = files_below(folder, suffixes)
     for file in files.read:

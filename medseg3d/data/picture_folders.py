@@ -51,8 +51,8 @@ def holds_pictures(dataset_dir: str | Path) -> bool:
         return False
     if not any((folder / name).exists() for name in ("dataset.json", "imagesTr")):
         return any(path.is_dir() for path in folder.iterdir())
-    below = files_below(folder / "imagesTr", PICTURE_SUFFIXES)
-    return bool(below.read)
+    images = folder / "imagesTr"
+    return images.is_dir() and bool(files_below(images, PICTURE_SUFFIXES).read)
 
 
 def read_picture_folder(dataset_dir: str | Path, group_pattern: str | None = None) -> list[dict[str, str]]:

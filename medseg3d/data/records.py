@@ -157,9 +157,6 @@ def verify_results(
         Fault: `MISSING_FILE` for what is no folder, `NO_INPUT` where no record is; as
             `medseg3d.data.pseudonyms.read_pseudonyms`.
     """
-    for folder in (*folders, *images):
-        if not Path(folder).is_dir():
-            raise UsageFault("MISSING_FILE", folder, "no such folder", "a folder", "correct the path")
     files = [path for folder in folders for path in files_below(folder, _EVERY_NAME).read]
     records = {path: record for path in files if path.suffix == ".json" and (record := read_record(path))}
     if not records:

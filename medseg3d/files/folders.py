@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from medseg3d.faults import Fault
+from medseg3d.faults import Fault, UsageFault
 
 COMPANIONS = (
     *(".json", ".csv", ".tsv", ".txt", ".md", ".rst", ".html", ".xml", ".yaml", ".yml", ".toml", ".ini", ".log"),
@@ -40,7 +40,7 @@ def files_below(folder: str | Path, suffixes: Sequence[str]) -> FolderFiles:
         suffixes: how the names of the files to read end, in lower case.
 
     Raises:
-        Fault: UNREADABLE, for a sub-folder that cannot be listed.
+        Fault: MISSING_FILE, for what is no folder; UNREADABLE, for a sub-folder that cannot be listed.
 
     Example:
         >>> import tempfile
@@ -50,6 +50,9 @@ def files_below(folder: str | Path, suffixes: Sequence[str]) -> FolderFiles:
         >>> [[path.name for path in files] for files in files_below(folder, (".nii.gz", ".nii"))]
         [['a.nii'], ['b.mnc']]
     """
+    if not os.path.isdir(folder):
+        what = "a file" if os.path.exists(folder) else "no such folder"
+        raise UsageFault("MISSING_FILE", folder, what, "a folder", "correct the path")
     found = FolderFiles([], [])
     # the real folders on the way to each one: where one comes twice, the links are a circle
     way = {str(folder): {os.path.realpath(folder)}}

@@ -121,6 +121,12 @@ def test_frames_that_are_numbered_are_no_channels(tmp_path: Path) -> None:
     assert [item["case"] for item in items] == ["frame_0001", "frame_0002", "a_0000", "a_0001"]
 
 
+def test_volumes_in_folders_of_any_name_are_no_pictures(tmp_path: Path) -> None:
+    (tmp_path / "ct").mkdir()
+    (tmp_path / "dataset.json").write_text("{}")
+    assert not holds_pictures(tmp_path)
+
+
 def test_nnunets_pictures_are_a_data_set_of_pictures(tmp_path: Path) -> None:
     folder = nnunet(tmp_path, ".png", channel_names={"0": "R", "1": "G", "2": "B"})
     Image.fromarray(np.zeros((4, 5, 3), np.uint8)).save(folder / "imagesTr/p_1_0000.png")
