@@ -1,4 +1,4 @@
-"""One training, alone or as one of several processes: several_processes.py FOLDER EPOCHS RESUME KIND."""
+"""Trainings, alone or as one of several processes: `several_processes.py FOLDER` runs all in `TRAININGS`."""
 
 from __future__ import annotations
 
@@ -34,6 +34,17 @@ from medseg3d.training import (
 from medseg3d.transforms import LogitsToLabelsd
 
 
+TRAININGS: tuple[tuple[str, dict], ...] = (
+    ("whole", {"epochs": 4}),
+    ("resumed", {"epochs": 2}),
+    ("resumed", {"epochs": 4, "resume": True}),
+    ("spoiled", {"epochs": 2, "spoiled": True}),
+    ("frozen", {"epochs": 2, "frozen": True}),
+    ("augmented", {"epochs": 4, "resume": True, "augmented": True}),  # what one process has begun
+)
+"""Name of the folder, and what `train` is called with; one start of two processes for all of them."""
+
+
 def cases(spoiled: bool) -> list[dict]:
     """Six pictures, the last of them not finite if wanted."""
     generator = torch.Generator().manual_seed(7)
@@ -48,12 +59,18 @@ def cases(spoiled: bool) -> list[dict]:
 
 
 def train(
-    folder: Path, epochs: int, resume: bool, spoiled: bool, frozen: bool = False, augmented: bool = False
+    folder: Path,
+    epochs: int,
+    resume: bool = False,
+    spoiled: bool = False,
+    frozen: bool = False,
+    augmented: bool = False,
 ) -> None:
     """Train and leave what this process knows at the end in `rank_N.json` and `rank_N.pt`.
 
     If wanted, the first convolution is frozen and the last bias learns more slowly, or batches are augmented.
     """
+    folder.mkdir(exist_ok=True)
     device = ranks.join_processes() if dist.is_torchelastic_launched() else torch.device("cpu")
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.GroupNorm(2, 4), nn.ReLU(), nn.Conv2d(4, 1, 1))
@@ -102,9 +119,6 @@ def train(
 
 
 if __name__ == "__main__":
-    train(
-        Path(sys.argv[1]),
-        int(sys.argv[2]),
-        sys.argv[3] == "resume",
-        *(sys.argv[4] == kind for kind in ("spoiled", "frozen", "augmented")),
-    )
+    for name, options in TRAININGS:
+        train(Path(sys.argv[1]) / name, **options)
+        dist.barrier()  # until the first process has written what the next training may resume

@@ -16,11 +16,8 @@ from medseg3d.files.tensors import read_tensors
 from medseg3d.training import EpochSampler
 
 
-def two_processes(folder: Path, epochs: int, *words: str) -> list[dict]:
+def known(folder: Path) -> list[dict]:
     """What each of two processes knows at the end of a training."""
-    folder.mkdir(exist_ok=True)
-    done = torchrun(str(ROOT / "tests/several_processes.py"), str(folder), str(epochs), *words)
-    assert done.returncode == 0, done.stderr
     return [json.loads((folder / f"rank_{rank}.json").read_text()) for rank in (0, 1)]
 
 
@@ -32,18 +29,27 @@ def weights(folder: Path, rank: int = 0) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def one(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
     folder = tmp_path_factory.mktemp("one")
-    train(folder, 4, resume=False, spoiled=False)
+    train(folder, 4)
     return folder, json.loads((folder / "rank_0.json").read_text())
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict]]:
-    folder = tmp_path_factory.mktemp("two")
-    return folder, two_processes(folder, 4, "begin", "whole")
+def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folders of the trainings of several_processes.py, by two processes."""
+    folder = tmp_path_factory.mktemp("together")
+    train(folder / "augmented", 2, augmented=True)
+    done = torchrun(str(ROOT / "tests/several_processes.py"), str(folder))
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two(together) -> tuple[Path, list[dict]]:
+    return together / "whole", known(together / "whole")
 
 
 def test_two_processes_take_the_steps_of_one_with_the_same_batch(one, two):
-    assert [known["n"] for known in two[1]] == [2, 2]
+    assert [each["n"] for each in two[1]] == [2, 2]
     assert two[1][0]["losses"] == pytest.approx(one[1]["losses"], abs=1e-5)
     assert torch.allclose(weights(two[0]), weights(one[0]), rtol=0, atol=1e-5)
     assert two[1][0]["best"] == pytest.approx(one[1]["best"], abs=1e-4)
@@ -64,37 +70,31 @@ def test_only_the_first_process_writes(two):
     assert sum(name.startswith("events.") for name in files) == 1
 
 
-def test_a_resumed_training_of_two_is_the_uninterrupted_one(two, tmp_path):
-    two_processes(tmp_path, 2, "begin", "whole")
-    two_processes(tmp_path, 4, "resume", "whole")
-    assert torch.equal(weights(tmp_path), weights(two[0]))
-    assert read_tensors(tmp_path / "checkpoints/epoch_00004.pt")["epoch"] == 4
+def test_a_resumed_training_of_two_is_the_uninterrupted_one(two, together):
+    resumed = together / "resumed"
+    assert len(known(resumed)[0]["losses"]) == len(two[1][0]["losses"]) / 2  # of the two epochs after it
+    assert torch.equal(weights(resumed), weights(two[0]))
+    assert read_tensors(resumed / "checkpoints/epoch_00004.pt")["epoch"] == 4
 
 
-def test_a_step_that_one_process_cannot_take_is_skipped_by_both(tmp_path):
-    first, second = two_processes(tmp_path, 2, "begin", "spoiled")
+def test_a_step_that_one_process_cannot_take_is_skipped_by_both(together):
+    first, second = known(together / "spoiled")
     assert first["skipped"] == second["skipped"] > 0
-    assert torch.equal(weights(tmp_path, 0), weights(tmp_path, 1))
-    assert weights(tmp_path).isfinite().all()
+    assert torch.equal(weights(together / "spoiled", 0), weights(together / "spoiled", 1))
+    assert weights(together / "spoiled").isfinite().all()
 
 
-def test_two_processes_leave_what_is_frozen_as_one_does(tmp_path):
-    (tmp_path / "one").mkdir()
-    train(tmp_path / "one", 2, resume=False, spoiled=False, frozen=True)
-    two_processes(tmp_path / "two", 2, "begin", "frozen")
-    one, two = (torch.load(tmp_path / name / "rank_0.pt") for name in ("one", "two"))
+def test_two_processes_leave_what_is_frozen_as_one_does(together, tmp_path):
+    train(tmp_path, 2, frozen=True)
+    one, two = (torch.load(folder / "rank_0.pt") for folder in (tmp_path, together / "frozen"))
     assert torch.equal(one["0.weight"], two["0.weight"])
-    assert torch.allclose(weights(tmp_path / "two"), weights(tmp_path / "one"), rtol=0, atol=1e-5)
+    assert torch.allclose(weights(together / "frozen"), weights(tmp_path), rtol=0, atol=1e-5)
 
 
-def test_two_processes_go_on_with_the_augmented_batches_of_one(tmp_path):
-    folders = tmp_path / "whole", tmp_path / "cut"
-    for folder, epochs in zip(folders, (4, 2), strict=True):
-        folder.mkdir()
-        train(folder, epochs, resume=False, spoiled=False, augmented=True)
-    two_processes(folders[1], 4, "resume", "augmented")
-    assert torch.equal(weights(folders[1], 0), weights(folders[1], 1))
-    assert torch.allclose(weights(folders[1]), weights(folders[0]), rtol=0, atol=1e-5)
+def test_two_processes_go_on_with_the_augmented_batches_of_one(together, tmp_path):
+    train(tmp_path, 4, augmented=True)
+    assert torch.equal(weights(together / "augmented", 0), weights(together / "augmented", 1))
+    assert torch.allclose(weights(together / "augmented"), weights(tmp_path), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [2, 4])
