@@ -33,7 +33,6 @@ from medseg3d.training import (
 )
 from medseg3d.transforms import LogitsToLabelsd
 
-
 TRAININGS: tuple[tuple[str, dict], ...] = (
     ("whole", {"epochs": 4}),
     ("resumed", {"epochs": 2}),

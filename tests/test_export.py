@@ -24,10 +24,6 @@ LARGE = {
     "pancreas_nl_2d": {"roi_size": [64, 64]},
     **{name: {"picture_size": [64, 64]} for name in ("polyp_ann", "polyp_cris", "polyp_deeplabv3plus")},
 }
-CASES = [
-    *((name, own) for name, own in SMALL.items()),
-    *(pytest.param(name, own, marks=pytest.mark.slow) for name, own in LARGE.items()),
-]
 
 
 def torchscript(path: Path) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -46,6 +42,14 @@ def exported_program(path: Path) -> Callable[[torch.Tensor], torch.Tensor]:
 FORMS = {"torchscript": torchscript, "onnx": onnx, "torch.export": exported_program}
 
 
+SLOW = [*((name, form) for name in LARGE for form in FORMS), ("pancreas_nl", "onnx")]
+CASES = [
+    pytest.param(name, own, form, marks=[pytest.mark.slow] if (name, form) in SLOW else [], id=f"{name}-{form}")
+    for name, own in {**SMALL, **LARGE}.items()
+    for form in FORMS
+]
+
+
 pytestmark = pytest.mark.usefixtures("from_the_root")
 
 
@@ -54,8 +58,7 @@ def sizes(said: str) -> list[str]:
     return said[said.rindex("(") + 1 : said.rindex(")")].split(", ")
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize(("name", "own"), CASES)
+@pytest.mark.parametrize(("name", "own", "form"), CASES)
 def test_the_outputs_are_those_of_the_network_for_every_free_size(name, own, form, tmp_path, capsys):
     weights = weights_of(tmp_path, name, **own)
     path = tmp_path / "model"

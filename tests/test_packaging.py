@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from monai.bundle import (
     verify_metadata,
     verify_net_in_out,
 )
-from picture_runs import polyp_folder
+from picture_runs import polyp_folder, shallow_encoders
 from PIL import Image
 
 from medseg3d.cli import main
@@ -31,6 +32,13 @@ from medseg3d.workflows import predict
 
 NAMES = sorted(path.parent.name for path in ROOT.glob("bundles/*/train.json"))
 URL = "https://example.org/model.pt"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shallow() -> Iterator[None]:
+    """Weights of a few MB instead of hundreds."""
+    with shallow_encoders():
+        yield
 
 
 @pytest.fixture(scope="module", params=NAMES)

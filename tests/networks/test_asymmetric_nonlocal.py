@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from network_tester import NetworkTester, count, with_statistics
+from network_tester import NetworkTester, count, onnx_of, with_statistics
 from picture_runs import shallow_encoders
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -46,6 +46,10 @@ class TestAsymmetricNonLocalNet(NetworkTester):
         with shallow_encoders():
             network = awake(AsymmetricNonLocalNet(auxiliary_head=False, dropout=0))
         return with_statistics(network, torch.randn(4, 3, 64, 64))
+
+    @pytest.mark.slow  # a thousand operations with sizes left open; those of a block alone are below
+    def test_onnx_gives_equal_outputs_at_any_size(self, network, x, x_other):
+        super().test_onnx_gives_equal_outputs_at_any_size(network, x, x_other)
 
 
 @pytest.mark.slow
@@ -101,6 +105,22 @@ def test_attention_to_tokens_is_that_of_torch(layout):
     logits = TokenAttention().attention_logits(query, key, value, queries=63)
     mean = (logits.softmax(-1) @ value.transpose(1, 2)).transpose(1, 2).reshape(2, 12, 9, 7)
     torch.testing.assert_close(mean, expected, rtol=0, atol=1e-6)
+
+
+class SelfAttention(AsymmetricNonLocal):
+    """A block that compares a map with itself, as the network's last one does."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x, x)
+
+
+@torch.no_grad()
+def test_onnx_gives_equal_outputs_of_a_block_at_any_size():
+    block = awake(SelfAttention(6, 6, inner_channels=3, shared=True)).eval()
+    free = {axis: torch.export.Dim.AUTO for axis in (0, 2, 3)}
+    logits = onnx_of(torch.export.export(block, (torch.randn(2, 6, 9, 12),), dynamic_shapes=(free,)))
+    x = torch.randn(3, 6, 11, 8)
+    torch.testing.assert_close(logits(x), block(x), rtol=1e-4, atol=1e-5)
 
 
 def test_no_map_of_all_pairs_exists_forward_or_backward():
