@@ -23,6 +23,7 @@ from medseg3d.data.records import INTENDED_USE, read_record
 from medseg3d.files.atomic import atomic_write
 from medseg3d.files.stream import file_sha256
 from medseg3d.precision import Precision, resolved
+from medseg3d.volumes.label_maps import label_counts
 
 _OF_WINDOWS = ("roi_size", "overlap", "mirror_axes", "region_tau", "region_margin")
 
@@ -75,7 +76,7 @@ def case_record(
     if "pseudonym" in item and series:
         series["series"]["chosen"] = without_uids(series["series"]["chosen"])
     warnings = [line for line in str(meta.get("warnings", "")).splitlines() if line]
-    labels, unit = (_volumes(mask, affine), "voxel") if is_volume else (_areas(mask), "pixel")
+    labels = _sizes(mask, affine)
     geometry: dict[str, Any] = {"shape": list(mask.shape[1:])}
     if is_volume:
         geometry |= {
@@ -84,7 +85,7 @@ def case_record(
             "affine": affine.tolist(),
         }
     if not labels:
-        warnings.append(f"EMPTY_MASK: no {unit} belongs to any class but the background")
+        warnings.append(f"EMPTY_MASK: no {'voxel' if is_volume else 'pixel'} belongs to any class but the background")
     return {
         "case": case_name(item),
         "intended_use": INTENDED_USE,
@@ -175,23 +176,10 @@ def _files_beside(item: Mapping[str, Any], result: Mapping[str, Any]) -> dict[st
     }
 
 
-def _volumes(mask: torch.Tensor, affine: np.ndarray) -> dict[str, dict[str, float]]:
-    """Voxels and millilitres of every label but 0."""
-    # slice by slice: bincount widens its input to 64 bits
-    counts = sum(np.bincount(part.ravel(order="K"), minlength=256) for part in mask.cpu().numpy().T)
-    ml = abs(np.linalg.det(affine[:3, :3])) / 1000
-    return {
-        str(label): {"voxels": int(count), "ml": round(float(count * ml), 3)}
-        for label, count in enumerate(np.asarray(counts))
-        if label > 0 and count > 0
-    }
-
-
-def _areas(mask: torch.Tensor) -> dict[str, dict[str, float]]:
-    """Pixels of every label but 0, and their share of the picture in per cent."""
-    counts = np.bincount(mask.cpu().numpy().ravel(), minlength=256)
-    return {
-        str(label): {"pixels": int(count), "percent": round(100 * float(count) / mask.numel(), 3)}
-        for label, count in enumerate(counts)
-        if label > 0 and count > 0
-    }
+def _sizes(mask: torch.Tensor, affine: np.ndarray) -> dict[str, dict[str, float]]:
+    """Of every label but 0 its voxels and millilitres, in a picture its pixels and their share of it in per cent."""
+    counts = label_counts(mask.cpu().numpy())
+    if mask.ndim == 4:
+        ml = abs(np.linalg.det(affine[:3, :3])) / 1000
+        return {str(label): {"voxels": n, "ml": round(float(n * ml), 3)} for label, n in counts.items()}
+    return {str(label): {"pixels": n, "percent": round(100 * n / mask.numel(), 3)} for label, n in counts.items()}

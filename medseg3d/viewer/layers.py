@@ -8,8 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from medseg3d import __version__
 from medseg3d.data.outputs import record_file
 from medseg3d.data.records import INTENDED_USE, read_record
@@ -41,13 +39,6 @@ def label_entries(
         }
         for value, count in counts.items()
     ]
-
-
-def label_counts(values: np.ndarray) -> dict[int, int]:
-    """How often each label but 0 is there; label 1, nowhere, of an empty mask."""
-    # slice by slice: bincount widens its input to 64 bits
-    counts = np.sum([np.bincount(part.ravel(), minlength=256) for part in values.T], axis=0)
-    return {value: int(count) for value, count in enumerate(counts) if value and count} or {1: 0}
 
 
 def scene_file(kind: str, path: Path, image: Mapping[str, Any], layers: Sequence[Mapping[str, Any]]) -> bytes:

@@ -14,7 +14,8 @@ from scipy import ndimage
 from medseg3d.data.loaded_pairs import picture_values
 from medseg3d.pictures.masks import check_size, read_levels
 from medseg3d.pictures.reading import read_picture
-from medseg3d.viewer.layers import endless_colours, label_counts, label_entries, scene_file
+from medseg3d.viewer.layers import endless_colours, label_entries, scene_file
+from medseg3d.volumes.label_maps import label_counts
 
 _INSIDE = 80  # of 255: how opaque a mask is within its border
 
@@ -41,7 +42,7 @@ def picture_page(picture: Path, masks: Mapping[str, Path], class_names: Sequence
         kind, values, _ = picture_values(grey)
         layer: dict[str, Any] = {"name": name, "file": f"mask{len(layers)}.png", "kind": kind}
         if kind == "mask":
-            layer["labels"] = label_entries(path, name, label_counts(values), class_names, colours)
+            layer["labels"] = label_entries(path, name, label_counts(values) or {1: 0}, class_names, colours)
             for label in layer["labels"]:
                 label["size"] = f"{label['count'] / values.size:.1%}"
             image = Image.merge("LA", (Image.new("L", (width, height), 255), Image.fromarray(_opacity(values > 0))))

@@ -13,9 +13,10 @@ from scipy import ndimage
 
 from medseg3d.data.loaded_pairs import volume_values
 from medseg3d.dicom.sources import is_dicom, is_zip, require_packages
-from medseg3d.viewer.layers import endless_colours, label_counts, label_entries, scene_file
+from medseg3d.viewer.layers import endless_colours, label_entries, scene_file
 from medseg3d.volumes.grids import check_pair
 from medseg3d.volumes.header import VolumeHeader
+from medseg3d.volumes.label_maps import label_counts
 from medseg3d.volumes.planes import mask_centre
 from medseg3d.volumes.reading import read_volume
 
@@ -54,7 +55,7 @@ def volume_page(
         kind, values = volume_values(voxels, mask_header)
         layer: dict[str, Any] = {"name": name, "file": f"mask{len(layers)}.nii.gz", "kind": kind}
         if kind == "mask":
-            layer["labels"] = label_entries(path, name, label_counts(values), class_names, colours)
+            layer["labels"] = label_entries(path, name, label_counts(values) or {1: 0}, class_names, colours)
             centres = _centres(values, header.affine)
             for label in layer["labels"]:
                 label["size"] = f"{label['count'] * voxel_ml:.1f} ml"

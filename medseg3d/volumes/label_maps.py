@@ -72,6 +72,18 @@ def holds_integers(array: np.ndarray) -> bool:
     return array.dtype.kind != "f" or all(bool((np.abs(part - np.rint(part)) <= _WHOLE).all()) for part in array.T)
 
 
+def label_counts(values: np.ndarray) -> dict[int, int]:
+    """How often each label but 0 is there, of those that are.
+
+    Example:
+        >>> label_counts(np.array([[0, 1], [3, 3]]))
+        {1: 1, 3: 2}
+    """
+    # slice by slice: bincount widens its input to 64 bits
+    counts = np.sum([np.bincount(part.ravel(order="K"), minlength=256) for part in values.T], axis=0)
+    return {value: int(count) for value, count in enumerate(counts) if value and count}
+
+
 def stored_scaled(header: VolumeHeader | None) -> str:
     """What a message on odd values says of a file that stores them with a slope; nothing of any other."""
     if header is None or (header.slope, header.intercept) == (1, 0):
