@@ -10,6 +10,7 @@ from ignite.engine import Engine
 
 from medseg3d.files.tensors import save_tensors
 from medseg3d.knobs import choice
+from medseg3d.ranks import rank
 from medseg3d.training.checkpoints import BestModel, cpu_state_dict
 
 logger = logging.getLogger("medseg3d")
@@ -26,7 +27,8 @@ class LastModel(BestModel):
         """Save the weights."""
         self.best = engine.state.metrics[self.metric_name]
         self.best_epoch = self.last_epoch = engine.state.epoch
-        save_tensors(self.model_file, cpu_state_dict(self.network))
+        if rank() == 0:
+            save_tensors(self.model_file, cpu_state_dict(self.network))
         logger.info("epoch %d: %s %.4f (saved, as any)", self.last_epoch, self.metric_name, self.best)
 
 

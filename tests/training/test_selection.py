@@ -31,6 +31,14 @@ def test_the_last_is_kept_without_a_score_too(tmp_path):
     assert kept_after(tmp_path, [0.8, float("nan")], selection="last") == 2
 
 
+@pytest.mark.parametrize("selection", ["best", "last"])
+def test_of_several_processes_the_first_alone_keeps_weights(tmp_path, monkeypatch, selection):
+    for module in ("checkpoints", "selection"):
+        monkeypatch.setattr(f"medseg3d.training.{module}.rank", lambda: 1)
+    with pytest.raises(FileNotFoundError):
+        kept_after(tmp_path, [0.2, 0.8], selection=selection)
+
+
 def test_another_selection_is_refused(tmp_path):
     with pytest.raises(Fault, match=r"BAD_VALUE --selection: 'latest', expected one of best, last"):
         kept_model(nn.Linear(1, 1), tmp_path / "model.pt", selection="latest")
