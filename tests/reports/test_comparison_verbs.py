@@ -95,3 +95,13 @@ def test_the_example_of_the_documentation_is_one(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["experiment", "networks.json", "--dry-run"]) == 0
     assert capsys.readouterr().out.startswith("30 runs, 0 of them finished; in ")
+
+
+def test_a_definition_with_a_name_has_its_report_under_it(tmp_path, capsys, monkeypatch):
+    real, commands = runner.run_experiment, Commands()
+    monkeypatch.setattr(runner, "run_experiment", lambda *args, **how: real(*args, **{**how, "command": commands}))
+    (tmp_path / "own.json").write_text(json.dumps(definition(tmp_path, name="mine", title="Two strategies")))
+    assert main(["experiment", str(tmp_path / "own.json"), "-o", str(tmp_path / "out")]) == 0
+    text = (tmp_path / "out" / "mine.md").read_text()
+    assert text.startswith("# Two strategies\n")
+    assert text in capsys.readouterr().out
