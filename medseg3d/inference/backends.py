@@ -17,6 +17,7 @@ from torch import nn
 from medseg3d.faults import Fault, UsageFault
 from medseg3d.inference.exports import export_folder, exported
 from medseg3d.machine import cache_folder
+from medseg3d.networks.compiling import COMPILE_OPTIONS
 from medseg3d.networks.memory_format import channels_last
 from medseg3d.precision import Precision
 
@@ -143,7 +144,7 @@ def _torch(network: Callable[..., torch.Tensor], windows: torch.Tensor, precisio
 def _compile(network: nn.Module, windows: torch.Tensor, precision: Precision) -> Forward:
     # Inductor's own place is a folder in /tmp
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
-    return _torch(torch.compile(network, dynamic=False), windows, precision)
+    return _torch(torch.compile(network, dynamic=False, options=COMPILE_OPTIONS), windows, precision)
 
 
 def _openvino(network: nn.Module, windows: torch.Tensor, precision: Precision) -> Forward:

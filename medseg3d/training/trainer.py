@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from medseg3d.faults import Fault, UsageFault
 from medseg3d.knobs import as_flag
+from medseg3d.networks.compiling import compile_network
 from medseg3d.networks.memory_format import channels_last, contiguous_group_norms
 from medseg3d.precision import Precision, choose_precision
 from medseg3d.ranks import mean_over_processes, rank, world_size
@@ -58,8 +59,8 @@ class SegmentationTrainer(SupervisedTrainer):
             whole batch; 0 for all at once. Each part weighs as many cases as it has. Less memory; the same gradient
             where the loss is a mean over cases and nothing in the network looks across cases (BatchNorm does: its
             statistics are then the part's).
-        compile: the network goes through `torch.compile`: faster from the second iteration on, after a minute or so.
-            Needs a C++ compiler on a CPU, and Triton on a GPU.
+        compile: the network goes through `torch.compile`, see `compile_network`: after a minute or so for each shape
+            that it meets. Needs a C++ compiler on a CPU, and Triton on a GPU.
         max_grad_norm: gradients are clipped to this L2 norm; 0 or None leaves them alone.
         max_skipped_steps: how many steps in a row may be skipped; one more ends the training. So does a last epoch of
             which every step was skipped.
@@ -75,8 +76,8 @@ class SegmentationTrainer(SupervisedTrainer):
         trackers: MONAI's handlers of MLflow runs that this training is logged to.
 
     Raises:
-        Fault: `BAD_VALUE` where the epochs end out of turn; from `run`, `BATCH_PART` as `part_of_batch` has it, and
-            `LOSS_NOT_FINITE`.
+        Fault: `BAD_VALUE` where the epochs end out of turn; from `run`, `BATCH_PART` as `part_of_batch` has it,
+            `LOSS_NOT_FINITE`, and `ENGINE` where compiled code is wrong.
     """
 
     def __init__(
@@ -119,7 +120,7 @@ class SegmentationTrainer(SupervisedTrainer):
         self.replica = self._replica()
         self.frozen_norms = frozen_norms(self.network)
         if as_flag(compile, "compile"):
-            self.network.compile(dynamic=False)  # in place: names of weights and the object stay what they are
+            compile_network(self.network)
         self.skipped_steps = self.skipped_in_row = self._skipped_before_epoch = 0
         self.last_checkpoint: Path | None = None
         self.add_event_handler(Events.EPOCH_STARTED, self._count_from_here)
