@@ -43,7 +43,10 @@ def compiled_to(change, monkeypatch) -> nn.Module:
     ("change", "what"),
     [
         (lambda logits: logits + 1, "outputs that differ"),
-        (lambda logits: logits * float("nan"), "outputs that differ from its own by nan"),
+        (
+            lambda logits: logits * float("nan"),
+            "outputs that differ from its own by nan of their norm, expected 0.01 at most",
+        ),
         (Twice.apply, "gradients that differ from its own by 1 "),
     ],
 )
