@@ -147,7 +147,7 @@ def main() -> None:
     parser.add_argument("--roi-size", type=int, default=64, help="side of a crop (default: %(default)s)")
     parser.add_argument("--init-filters", type=int, default=16)
     parser.add_argument("--spacing", type=float, nargs=3, default=(2.0, 2.0, 2.0), metavar="MM")
-    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="also compiled")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=False, help="also compiled")
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
     size, filters, iterations = arguments.roi_size, arguments.init_filters, arguments.iterations

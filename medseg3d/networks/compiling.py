@@ -54,17 +54,19 @@ def _compare(network: nn.Module, compiled: Any, inputs: tuple[Any, ...], argumen
     with torch.autocast(device, enabled=False):
         wanted = _outputs_and_gradients(network, network._call_impl, inputs, arguments)
     own = _outputs_and_gradients(network, network._call_impl, inputs, arguments)
-    found = _outputs_and_gradients(network, compiled, inputs, arguments)
+    try:
+        found = _outputs_and_gradients(network, compiled, inputs, arguments)
+    except Exception as error:  # of the compiler, or of its code: the network itself has just been called
+        raise _refused(network, f"{type(error).__name__}: {error}".splitlines()[0][:200]) from error
     for (what, margin), reference, *others in zip(_MARGINS.items(), wanted, own, found, strict=True):
         own_error, error = (float((each - reference).norm() / reference.norm().clamp_min(1e-12)) for each in others)
         if math.isfinite(own_error) and not error <= 2 * own_error + margin:
-            raise Fault(
-                "ENGINE",
-                "--compile",
-                f"{type(network).__name__}: {what} that differ from its own by {error:.2g} of their norm",
-                f"{2 * own_error + margin:.2g} at most",
-                "--compile false",
-            )
+            most = f"{2 * own_error + margin:.2g} at most"
+            raise _refused(network, f"{what} that differ from its own by {error:.2g} of their norm", most)
+
+
+def _refused(network: nn.Module, found: str, wanted: str = "its outputs and gradients") -> Fault:
+    return Fault("ENGINE", "--compile", f"{type(network).__name__}: {found}", wanted, "--compile false")
 
 
 def _outputs_and_gradients(

@@ -10,6 +10,10 @@ from medseg3d.networks.compiling import compile_network
 from medseg3d.networks.memory_format import channels_last
 
 
+def fails(logits: torch.Tensor) -> torch.Tensor:
+    raise UnboundLocalError("buf110")
+
+
 class Twice(torch.autograd.Function):
     """The identity, with a gradient that is twice too large."""
 
@@ -47,6 +51,7 @@ def compiled_to(change, monkeypatch) -> nn.Module:
             lambda logits: logits * float("nan"),
             "outputs that differ from its own by nan of their norm, expected 0.01 at most",
         ),
+        (fails, "UnboundLocalError: buf110, expected its outputs and gradients"),
         (Twice.apply, "gradients that differ from its own by 1 "),
     ],
 )
