@@ -11,7 +11,7 @@ from torch import nn
 
 from medseg3d.faults import Fault
 
-COMPILE_OPTIONS = {"cpp.simdlen": 256, "fallback_random": True}
+COMPILE_OPTIONS: dict[str, Any] = {"cpp.simdlen": 256, "fallback_random": True}
 """Of `torch.compile`. With vectors of 512 bits the code that torch 2.13 makes is wrong where several bfloat16 maps are
 transposed in one kernel, as queries, keys and values are: neither an error nor always a NaN. And dropout draws the
 numbers that it draws uncompiled, so that both can be compared."""
@@ -34,7 +34,7 @@ def compile_network(network: nn.Module) -> None:
         Fault: `ENGINE`, when the network is called.
     """
     network.compile(dynamic=False, options=COMPILE_OPTIONS)
-    compiled = network._compiled_call_impl
+    compiled: Any = network._compiled_call_impl
     seen: set[Hashable] = set()
 
     def call(*inputs: Any, **arguments: Any) -> Any:
@@ -56,8 +56,8 @@ def _compare(network: nn.Module, compiled: Any, inputs: tuple[Any, ...], argumen
     own = _outputs_and_gradients(network, network._call_impl, inputs, arguments)
     try:
         found = _outputs_and_gradients(network, compiled, inputs, arguments)
-    except Exception as error:  # of the compiler, or of its code: the network itself has just been called
-        raise _refused(network, f"{type(error).__name__}: {error}".splitlines()[0][:200]) from error
+    except Exception as cause:  # of the compiler, or of its code: the network itself has just been called
+        raise _refused(network, f"{type(cause).__name__}: {cause}".splitlines()[0][:200]) from cause
     for (what, margin), reference, *others in zip(_MARGINS.items(), wanted, own, found, strict=True):
         own_error, error = (float((each - reference).norm() / reference.norm().clamp_min(1e-12)) for each in others)
         if math.isfinite(own_error) and not error <= 2 * own_error + margin:
@@ -79,7 +79,7 @@ def _outputs_and_gradients(
         result = call(*inputs, **arguments)
         heads = (result,) if isinstance(result, torch.Tensor) else result
         outputs = torch.cat([each.float().flatten() for each in heads])
-        gradients = []
+        gradients: tuple[torch.Tensor | None, ...] = ()
         if outputs.requires_grad:
             weights = torch.linspace(0, 1, outputs.numel(), device=outputs.device)
             learnt = [each for each in network.parameters() if each.requires_grad]
