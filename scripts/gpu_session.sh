@@ -139,7 +139,7 @@ train() {
     if [[ $SMOKE ]]; then
         local few=(--epochs 1 --iterations_per_epoch 1 --batch_size 2 --val_interval 1 --test_cases 2 --val_cases 2)
         polyps=(--dataset_dir "$DATA/phantom_polyps" --split_file "$DATA/split.json" "${few[@]}")
-        slices=("${polyps[@]}" --patient_pattern "")
+        slices=("${polyps[@]}" --group_pattern "")
         square="[64,64]" wide="[32,64]" side=64 filters=8 runs=(--blocks 0 2 --seeds 0)
     else
         slices+=(--split_file "$DATA/nih-pancreas-2d/split.json")

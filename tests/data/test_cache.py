@@ -134,9 +134,11 @@ def test_what_a_sample_raises_leaves_monais_tracking_on():
     assert get_track_meta()
 
 
-def test_samples_without_a_random_step_keep_their_meta():
+def test_samples_without_a_random_step_are_plain_tensors_too():
     cache = CaseCache(DATA, [Lambdad("image", picture, track_meta=False)])
-    assert torch.equal(cache[CaseKey(1, seed=0)]["image"].affine, picture(1).affine)
+    image = cache[CaseKey(1, seed=0)]["image"]
+    assert type(image) is torch.Tensor
+    assert torch.equal(image, picture(1).as_tensor())
 
 
 def test_the_cached_volumes_stay_as_they_were():
