@@ -252,9 +252,9 @@ def _gain_table(comparison: Comparison, gains: Sequence[Gain], tables: Sequence[
         rows.append({**row, "what it says": found.verdict})
     heads = [head for head in rows[0] if any(row[head] for row in rows)]
     words = {*others, "difference", "what it says"}
-    n = " or ".join(str(n) for n in sorted({len(gain.scores[score].cases) for gain in gains}))
+    n = " or ".join(str(n) for n in sorted({len(gain.scores[score].cases) for gain in gains} - {0}))
     return Table(
-        f"{_label(comparison)} of one condition less that of another on the same {n} cases.",
+        f"{_label(comparison)} of one condition less that of another{f' on the same {n} cases' if n else ''}.",
         [(head, "text" if head in words else "number") for head in heads],
         [[row[head] for head in heads] for row in rows],
         note=_HOW_COMPARED,
@@ -363,7 +363,8 @@ def _conditions(comparison: Comparison) -> list[str]:
     """What was the same for all runs, what was chosen where, on which cases, in which time; what is not there."""
     record, rows = comparison.record, comparison.record["rows"]
     tune, threshold = record["tune"], record["threshold"]
-    same = {name: value for name, value in {**record["conditions"], **record["knobs"]}.items() if value != ""}
+    equal = {**record["conditions"], **record["knobs"]}
+    same = {name: value for name, value in equal.items() if value != "" and name not in (tune or {}).get("search", ())}
     trials = f", of {plain_text(tune['knobs'])}" if tune and tune.get("knobs") else ""
     searched = f"{plain_text(tune['search'])}, {tune['trials']} trials{trials}, on the validation set" if tune else ""
     overlays = f" with {plain_text(record['overlays'])}" if record["overlays"] else ""

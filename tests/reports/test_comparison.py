@@ -214,6 +214,13 @@ def test_the_conditions_name_split_time_versions_and_command(folder):
     assert "- Last called as: medseg3d study cris -o 'runs/my study'\n" in text
 
 
+def test_what_is_tuned_is_not_called_equal_for_all(folder):
+    write_record(folder, conditions={"epochs": 80, "batch_size": 4, "learning_rate": 0.001})
+    text = write_comparison(folder, "study")
+    assert "Equal for all: epochs 80, batch_size 4.\n" in text
+    assert "Tuned: learning_rate log:1e-6:1e-2, 20 trials, on the validation set." in text
+
+
 def test_nothing_is_said_of_the_papers_conditions_where_they_are_ours(folder):
     assert "Not the paper's conditions" not in write_comparison(folder, "study")
 
