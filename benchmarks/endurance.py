@@ -41,8 +41,8 @@ import torch
 from PIL import Image
 
 from medseg3d.data.records import verify_results
+from medseg3d.errors import UserError
 from medseg3d.evaluation.files import SCORES_CSV, score_row
-from medseg3d.faults import Fault
 from medseg3d.files.tensors import read_tensors, save_tensors
 from medseg3d.metrics import ConfusionCounts
 from medseg3d.networks import SegResNetNL
@@ -252,10 +252,10 @@ def disk(folder: Path) -> dict[str, Any]:
                     before = path.read_bytes()
                     write(path)  # now there is no room for a second one
                     outcome["written twice"] += 1
-                except Fault as fault:
+                except UserError as error:
                     intact = path.exists() and path.read_bytes() == before if path.exists() else None
                     state_of = {True: "the earlier one intact", None: "nothing left"}.get(intact, "DAMAGED")
-                    outcome[f"{fault.code}, {state_of}"] += 1
+                    outcome[f"{error.code}, {state_of}"] += 1
                 if path.exists():
                     read(path)
                 outcome["left over"] += sum(each.suffix not in (".pt", ".csv", ".sha256") for each in small.iterdir())
@@ -309,7 +309,7 @@ def fuzz(folder: Path, number: int = 300) -> dict[str, Any]:
                 found = read(path)
                 same = all(a.shape == b.shape and np.array_equal(a, b) for a, b in zip(found, original, strict=True))
                 outcome["unchanged" if same else "changed"] += 1
-            except Fault:
+            except UserError:
                 outcome["refused"] += 1
             except Exception as error:
                 outcome["crash"] += 1

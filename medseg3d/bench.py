@@ -23,7 +23,7 @@ from torch import nn
 
 from medseg3d.bundle import read_config
 from medseg3d.bundle_folders import bundle_directory, bundle_folder, config_files
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.files.tensors import save_tensors
 from medseg3d.inference import CasePredictor, SlidingWindow
 from medseg3d.inference.backends import Forward, difference, make_engine
@@ -162,8 +162,8 @@ def engine_rows(
         for precision in PRECISIONS:
             try:
                 forwards[name, precision] = make_engine(name, network, windows, Precision(precision))
-            except Fault as fault:
-                rows.append({"engine": name, "precision": precision, "left_out": str(fault)})
+            except UserError as error:
+                rows.append({"engine": name, "precision": precision, "left_out": str(error)})
     times = in_turns(forwards, windows, rounds)
     measured = []
     for (name, precision), seconds in times.items():

@@ -23,7 +23,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 
 from medseg3d.bundle_folders import CONFIGS, log_format, on_top, on_training, read_json
 from medseg3d.child import run_child
-from medseg3d.faults import Fault, UsageFault, escape_names, fault_hook
+from medseg3d.errors import UsageError, UserError, error_hook, escape_names
 from medseg3d.files.atomic import atomic_write
 from medseg3d.knobs import as_flag, refuse_impossible
 from medseg3d.precision import check_device
@@ -93,13 +93,13 @@ def build(component: Callable[..., _Built], **arguments: Any) -> _Built:
         arguments: others, and other values for those.
 
     Raises:
-        Fault: `BAD_ARGUMENT` for one that it does not take.
+        UserError: `BAD_ARGUMENT` for one that it does not take.
     """
     try:
         inspect.signature(component).bind(**arguments)
     except TypeError as error:
         name = getattr(getattr(component, "func", component), "__name__", str(component))
-        raise Fault(
+        raise UserError(
             "BAD_ARGUMENT",
             name,
             str(error),
@@ -135,8 +135,8 @@ def read_config(config_files: Sequence[str | Path], overrides: Mapping[str, Any]
         overrides: knob -> value, as on MONAI's command line; `a::b` and `a#b` go deep.
 
     Raises:
-        Fault: `UNKNOWN_KNOB` for an override that no config knows; `BAD_VALUE` for a knob that is set to what it cannot
-            be, in a file too; `BAD_CONFIG` for a file that cannot be read or a `%` that leads nowhere.
+        UserError: `UNKNOWN_KNOB` for an override that no config knows; `BAD_VALUE` for a knob that is set to what it
+            cannot be, in a file too; `BAD_CONFIG` for a file that cannot be read or a `%` that leads nowhere.
     """
     files = [str(path) for path in on_training([Path(path) for path in config_files])]
     overrides = dict(overrides or {})
@@ -151,7 +151,7 @@ def read_config(config_files: Sequence[str | Path], overrides: Mapping[str, Any]
         if isinstance(parser.get("bundle_root"), dict):  # that of a bundle that lies anywhere
             parser["bundle_root"] = str(Path(files[0]).absolute().parent)
     except (OSError, KeyError, ValueError) as error:
-        raise Fault(
+        raise UserError(
             "BAD_CONFIG",
             ", ".join(files),
             " ".join(str(error).split()),
@@ -177,14 +177,14 @@ def spelt_for_monai(value: Any) -> Any:
 
 
 def refuse_absent_device(parser: ConfigParser) -> None:
-    """Raise a `Fault` `DEVICE` if a config names a device that is not there; one that is computed is."""
+    """Raise a `UserError` `DEVICE` if a config names a device that is not there; one that is computed is."""
     device = parser.get("device")
     if isinstance(device, (str, int)) and not str(device).startswith("$"):
         check_device(device)
 
 
 def refuse_unknown_knobs(parser: ConfigParser, config_files: Sequence[str], overrides: Mapping[str, Any]) -> None:
-    """Raise `Fault` `UNKNOWN_KNOB` if an override names a key that the config does not have."""
+    """Raise `UserError` `UNKNOWN_KNOB` if an override names a key that the config does not have."""
     known = set(parser.get().keys())
     for name in overrides:
         deep = name.replace("#", "::")
@@ -192,7 +192,7 @@ def refuse_unknown_knobs(parser: ConfigParser, config_files: Sequence[str], over
         if top not in known or ("::" in deep and top in parser and not _has(parser, deep)):
             close = difflib.get_close_matches(top if top not in known else name, sorted(known), n=3)
             close = [_RENAMED[name]] if _RENAMED.get(name) in known else close
-            raise UsageFault(
+            raise UsageError(
                 "UNKNOWN_KNOB",
                 f"--{name}",
                 "a knob that no config of this run has",
@@ -270,7 +270,7 @@ def run_monai(
         show: whether its progress bar and what ends it go to the terminal instead.
 
     Raises:
-        Fault: `RUN_FAILED` with its exit code and the last line of the log.
+        UserError: `RUN_FAILED` with its exit code and the last line of the log.
     """
     words = monai_words(run_id, config_files, knobs)
     started = time.perf_counter()
@@ -285,7 +285,7 @@ def run_monai(
             environment["PYTHONWARNINGS"] = "ignore:parsing config_file:UserWarning"
         code = run_child(words, cwd=root, environment=environment, output=log, errors=None if show else log)
     if code:
-        raise Fault("RUN_FAILED", run_id, f"exit code {code}", "0", f"read {log_end(log_file)}")
+        raise UserError("RUN_FAILED", run_id, f"exit code {code}", "0", f"read {log_end(log_file)}")
     return time.perf_counter() - started
 
 
@@ -306,7 +306,7 @@ def log_end(log_file: str | Path) -> str:
 def start_run(output_dir: str | Path | None = None, claim: Callable[[], object] | None = None) -> None:
     """Begin a run of `python -m monai.bundle`: refuse wrong knobs, record the config, speak in single lines.
 
-    Belongs first in a config's `initialize`. From here on a `Fault` ends the program with its one line instead of a
+    Belongs first in a config's `initialize`. From here on a `UserError` ends the program with its one line instead of a
     traceback. Within another program (a notebook, MONAI Label) only the logging is touched, and the folder claimed.
 
     Args:
@@ -314,7 +314,7 @@ def start_run(output_dir: str | Path | None = None, claim: Callable[[], object] 
         claim: called when nothing is wrong with the config, before it is written: it may refuse the folder.
 
     Raises:
-        Fault: `UNKNOWN_KNOB`, `BAD_VALUE`, `DEVICE` and `TORCHRUN`; `RESUME` for a knob that a resumed run cannot
+        UserError: `UNKNOWN_KNOB`, `BAD_VALUE`, `DEVICE` and `TORCHRUN`; `RESUME` for a knob that a resumed run cannot
             change; those of `claim`.
     """
     logging.getLogger("medseg3d").setLevel(logging.INFO if rank() == 0 else logging.WARNING)
@@ -333,17 +333,17 @@ def start_run(output_dir: str | Path | None = None, claim: Callable[[], object] 
 
 
 def _checked_config(files: Sequence[str], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The config of a command line in which nothing is wrong; from here on faults are single lines."""
+    """The config of a command line in which nothing is wrong; from here on errors are single lines."""
     log_file = log_format(Path(files[0]).absolute().parent)
     if not logging.getLogger().handlers and log_file.is_file():  # with --logging_file MONAI has read that one
         fileConfig(log_file, disable_existing_loggers=False)
     escape_names()
-    sys.excepthook = fault_hook(sys.excepthook)
+    sys.excepthook = error_hook(sys.excepthook)
     refuse_stray_process()
     for name, value in overrides.items():
         if spelt_for_monai(value) != value:  # by now MONAI has replaced it
             spelt = f'--{name} "{spelt_for_monai(value)}"'
-            raise UsageFault("BAD_VALUE", f"--{name}", f"{value!r}, whose # MONAI takes for ::", spelt, "write it so")
+            raise UsageError("BAD_VALUE", f"--{name}", f"{value!r}, whose # MONAI takes for ::", spelt, "write it so")
     parser = read_config(files, overrides)
     refuse_absent_device(parser)
     return parser.get()
@@ -353,7 +353,7 @@ def _resumed(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """The config of a run that goes on, with what is other than before under `_resumed_`, which the log names too.
 
     Raises:
-        Fault: `RESUME` for a knob that a run cannot change on its way.
+        UserError: `RESUME` for a knob that a run cannot change on its way.
     """
     now, before = json.loads(json.dumps(config, default=str)), read_json(path)
     other = {name: before[name] for name in before.keys() & now.keys() if before[name] != now[name]}
@@ -367,7 +367,7 @@ def _resumed(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
             changes[name] = [value, now[name]]
             logger.warning("--%s %s from here on; so far this run had %s", name, now[name], value)
         else:
-            raise UsageFault(
+            raise UsageError(
                 "RESUME",
                 f"--{name}",
                 repr(now[name]),

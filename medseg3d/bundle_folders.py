@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medseg3d.faults import Fault, UsageFault
+from medseg3d.errors import UsageError, UserError
 
 CONFIGS = ("train.json", "evaluate.json", "inference.json")
 
@@ -42,7 +42,7 @@ def bundle_folder(bundle: str | Path) -> Path:
     A folder wins over a name. A name is good in any directory, which is then where the bundle's relative paths start.
 
     Raises:
-        Fault: `MISSING_BUNDLE` when it is neither a folder with a train.json or inference.json nor a name.
+        UserError: `MISSING_BUNDLE` when it is neither a folder with a train.json or inference.json nor a name.
     """
     folder = Path(bundle).resolve()
     if any((folder / name).is_file() for name in CONFIGS):
@@ -51,7 +51,7 @@ def bundle_folder(bundle: str | Path) -> Path:
     if str(bundle) in names:
         return _named(str(bundle))
     there = sorted(path.parent.name for path in folder.parent.glob("*/train.json"))
-    raise UsageFault(
+    raise UsageError(
         "MISSING_BUNDLE",
         bundle,
         f"no folder with {' or '.join(CONFIGS)}, and no bundle of that name",
@@ -80,7 +80,7 @@ def _named(name: str) -> Path:
     The copy is in `build/bundles` of the clone, under the sum of all that it is made of, and made once.
 
     Raises:
-        Fault: `NOT_WRITABLE` when it cannot be made there.
+        UserError: `NOT_WRITABLE` when it cannot be made there.
     """
     source = source_folder(name)
     if INSTALLED.is_dir() or Path.cwd() == REPOSITORY:
@@ -97,7 +97,7 @@ def _named(name: str) -> Path:
     except OSError as error:
         if not target.is_dir():  # another process may have been first
             remedy = f"run from {REPOSITORY}, or install medseg3d itself instead of a link to it"
-            raise Fault("NOT_WRITABLE", target, str(error), "a folder to write to", remedy) from error
+            raise UserError("NOT_WRITABLE", target, str(error), "a folder to write to", remedy) from error
     return target
 
 
@@ -175,16 +175,16 @@ def copy_bundle(bundle: str | Path, folder: str | Path) -> Path:
     """Copy a bundle, self-contained, to `folder/NAME`, and return that.
 
     Raises:
-        Fault: `MISSING_BUNDLE`; `NOT_EMPTY` when something is there; `NOT_WRITABLE`.
+        UserError: `MISSING_BUNDLE`; `NOT_EMPTY` when something is there; `NOT_WRITABLE`.
     """
     source = source_folder(str(bundle)) if str(bundle) in bundle_names() else bundle_folder(bundle)
     target = Path(folder) / source.name
     if target.exists():
-        raise UsageFault("NOT_EMPTY", target, "something already", "a new folder", "name another DIR")
+        raise UsageError("NOT_EMPTY", target, "something already", "a new folder", "name another DIR")
     try:
         write_self_contained(source, target)
     except OSError as error:
-        raise Fault("NOT_WRITABLE", target, str(error), "a folder to write to", "name another folder") from error
+        raise UserError("NOT_WRITABLE", target, str(error), "a folder to write to", "name another folder") from error
     return target
 
 
@@ -197,14 +197,14 @@ def config_files(folder: Path, name: str, overlays: Sequence[str] = ()) -> list[
         overlays: names of overlays beside it, without `.json`.
 
     Raises:
-        Fault: `MISSING_OVERLAY`, with the overlays there are.
+        UserError: `MISSING_OVERLAY`, with the overlays there are.
     """
     files = [folder / f"{overlay}.json" for overlay in overlays]
     for path in files:
         if not path.is_file():
             others = {*CONFIGS, "metadata.json"}
             known = ", ".join(sorted(path.stem for path in folder.glob("*.json") if path.name not in others))
-            raise UsageFault(
+            raise UsageError(
                 "MISSING_OVERLAY", path.stem, f"no {path.name} in {folder}", f"one of {known}", "correct the name"
             )
     return on_training([folder / name, *files])
@@ -282,7 +282,7 @@ def shipped_weights(folder: Path) -> ShippedWeights | None:
         folder: the bundle's folder.
 
     Raises:
-        Fault: `MISSING_OVERLAY` or `MISSING_WEIGHTS`, when what the metadata promises is not there.
+        UserError: `MISSING_OVERLAY` or `MISSING_WEIGHTS`, when what the metadata promises is not there.
     """
     metadata = folder / "metadata.json"
     overlay = read_json(metadata).get("shipped_weights") if metadata.is_file() else None
@@ -291,7 +291,7 @@ def shipped_weights(folder: Path) -> ShippedWeights | None:
     knobs = read_json(config_files(folder, "inference.json", [overlay])[-1])
     file = folder / "models" / f"{overlay}.safetensors"
     if not file.is_file():
-        raise Fault(
+        raise UserError(
             "MISSING_WEIGHTS",
             file,
             "no such file",

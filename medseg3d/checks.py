@@ -21,7 +21,7 @@ from medseg3d.data.picture_folders import data_sets, split_pictures
 from medseg3d.data.splits import PARTS, Split, read_split
 from medseg3d.data.verify import verify_msd
 from medseg3d.data.volume_splits import split_of_volumes
-from medseg3d.faults import Fault, UsageFault, find_fault
+from medseg3d.errors import UsageError, UserError, find_user_error
 from medseg3d.inference import load_weights
 from medseg3d.memory import available_memory
 from medseg3d.networks import CRFasRNN
@@ -65,7 +65,7 @@ class CheckResult:
     """
 
     passed: list[str] = field(default_factory=list)
-    problems: list[Fault] = field(default_factory=list)
+    problems: list[UserError] = field(default_factory=list)
     expressions: list[str] = field(default_factory=list)
 
 
@@ -78,7 +78,7 @@ def check_bundle(
     """Check the configs of a bundle, its data, split, network and weights, and collect every problem.
 
     Found here: misspelt knobs and impossible values; `%` and `@` that lead nowhere; `_target_`s that do not exist, are
-    not allowed or do not take their arguments; a data set that is missing or has any fault that `verify_msd` knows, or
+    not allowed or do not take their arguments; a data set that is missing or has any error that `verify_msd` knows, or
     a picture or mask that cannot be read or paired; a split that does not fit; volumes too small for the patch; a
     network that cannot take the patch; weights of another network, or of another encoder; patterns of parameters that
     match none; losses whose turns the epochs do not fit; a device that is not there; a cache that will not fit.
@@ -90,7 +90,7 @@ def check_bundle(
         allow: packages besides `ALLOWED_TARGETS` that a `_target_` may be of, for instance `mylab`.
 
     Raises:
-        Fault: only `MISSING_BUNDLE` and `MISSING_OVERLAY`; all else is in the report.
+        UserError: only `MISSING_BUNDLE` and `MISSING_OVERLAY`; all else is in the report.
     """
     folder = bundle_folder(bundle)
     files = {name: config_files(folder, name, overlays) for name in CONFIGS}
@@ -103,9 +103,9 @@ def check_bundle(
             try:
                 parsers[name] = read_config(files[name], overrides)
                 refuse_absent_device(parsers[name])
-            except Fault as fault:
-                report.problems.append(fault)
-                if isinstance(fault, UsageFault):
+            except UserError as error:
+                report.problems.append(error)
+                if isinstance(error, UsageError):
                     return report  # the same for every file
                 continue
             problems = list(check_config(parsers[name], name, allow))
@@ -122,7 +122,7 @@ def check_bundle(
     return report
 
 
-def check_config(parser: ConfigParser, name: str, allow: Sequence[str] = ()) -> Iterator[Fault]:
+def check_config(parser: ConfigParser, name: str, allow: Sequence[str] = ()) -> Iterator[UserError]:
     """What is wrong with a merged config by itself: references, targets and their arguments.
 
     Args:
@@ -131,20 +131,20 @@ def check_config(parser: ConfigParser, name: str, allow: Sequence[str] = ()) -> 
         allow: as for `check_bundle`.
 
     Yields:
-        `BAD_REFERENCE`, `BAD_TARGET` and `BAD_ARGUMENT` faults.
+        `BAD_REFERENCE`, `BAD_TARGET` and `BAD_ARGUMENT` errors.
     """
     locator = ComponentLocator()
     allowed = (*ALLOWED_TARGETS, *(f"{package.rstrip('.')}." for package in allow))
     for key, value in _leaves(parser.get()):
         if isinstance(value, str):
             if value.startswith("%"):
-                yield Fault(
+                yield UserError(
                     "BAD_REFERENCE", f"{name} {key}", value, "a % that leads to a file and a key in it", "correct it"
                 )
             if value.startswith(("@", "$")):
                 for reference in REFERENCE.findall(value):
                     if not _exists(parser, reference):
-                        yield Fault(
+                        yield UserError(
                             "BAD_REFERENCE",
                             f"{name} {key}",
                             f"@{reference}",
@@ -157,7 +157,7 @@ def check_config(parser: ConfigParser, name: str, allow: Sequence[str] = ()) -> 
 
 def _target_problems(
     allowed: tuple[str, ...], locator: ComponentLocator, where: str, config: Mapping[str, Any]
-) -> Iterator[Fault]:
+) -> Iterator[UserError]:
     target = str(config["_target_"])
     component = ConfigComponent(config=dict(config), id=where, locator=locator)
     try:
@@ -167,12 +167,14 @@ def _target_problems(
     dotted = resolved if isinstance(resolved, str) else target
     function = pydoc.locate(dotted) if "." in dotted else None
     if function is None or not callable(function):
-        yield Fault("BAD_TARGET", where, f"_target_ {target}", "a class or function that can be imported", "correct it")
+        yield UserError(
+            "BAD_TARGET", where, f"_target_ {target}", "a class or function that can be imported", "correct it"
+        )
         return
     home = f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', '')}"  # not where it is passed on
     if not (home if dotted.startswith("monai.") else dotted).startswith(allowed):
         wanted = f"something of {', '.join(prefix.rstrip('.') for prefix in allowed)}"
-        yield Fault("BAD_TARGET", where, f"_target_ {target}", wanted, "if you trust its package: --allow PACKAGE")
+        yield UserError("BAD_TARGET", where, f"_target_ {target}", wanted, "if you trust its package: --allow PACKAGE")
         return
     arguments = [argument for argument in config if not argument.startswith("_")]
     try:
@@ -183,7 +185,7 @@ def _target_problems(
         return
     for argument in arguments:
         if argument not in parameters:
-            yield Fault(
+            yield UserError(
                 "BAD_ARGUMENT",
                 where,
                 f"argument {argument} of {target}",
@@ -220,21 +222,21 @@ def _check_training(parser: ConfigParser, report: CheckResult) -> None:
     for check in (*first, _check_augmentation, _check_loss, _check_data):
         try:
             report.passed += check(parser)
-        except CheckFailed as failed:
-            report.problems += failed.faults
+        except CheckError as failed:
+            report.problems += failed.errors
         except Exception as error:
-            fault = find_fault(error)
-            if fault is None:
+            user_error = find_user_error(error)
+            if user_error is None:
                 raise
-            report.problems.append(fault)
+            report.problems.append(user_error)
 
 
-class CheckFailed(Exception):
-    """Several faults at once."""
+class CheckError(Exception):
+    """Several errors at once."""
 
-    def __init__(self, faults: Sequence[Fault]) -> None:
-        super().__init__(*faults)
-        self.faults = list(faults)
+    def __init__(self, errors: Sequence[UserError]) -> None:
+        super().__init__(*errors)
+        self.errors = list(errors)
 
 
 def _check_device(parser: ConfigParser) -> list[str]:
@@ -257,17 +259,17 @@ def _check_network(parser: ConfigParser) -> list[str]:
             channels = network.to(device)(torch.zeros(1, in_channels, *roi_size, device=device)).shape[1]
         if device == "meta":
             _check_smallest_part(network, parser, in_channels)
-    except Fault:
+    except UserError:
         raise
     except Exception as error:
-        raise Fault(
+        raise UserError(
             "NETWORK", "--roi_size and the network's knobs", _cause(error), f"a network for {roi_size}", "choose others"
         ) from error
     finally:
         parser.parse(reset=True)  # the network on the meta device must not be used again
     classes = parser.get_parsed_content("num_classes")
     if channels != classes and (channels, classes) != (1, 2):  # one logit tells two classes apart
-        raise Fault(
+        raise UserError(
             "NETWORK", "--num_classes", f"{channels} output channels", f"{classes} classes", "give the network as many"
         )
     return [f"the network has {count:,} parameters and takes patches of {'x'.join(map(str, roi_size))}"]
@@ -344,10 +346,10 @@ def _check_pictures(parser: ConfigParser) -> list[str]:
     for case in cases:
         try:
             load(case)
-        except Fault as fault:
-            problems.append(fault)
+        except UserError as error:
+            problems.append(error)
     if problems:
-        raise CheckFailed(problems)
+        raise CheckError(problems)
     folders, split_files = zip(*data_sets(knob("dataset_dir"), knob("split_file")), strict=True)
     size = knob("picture_size")
     pixels = math.prod(size) if isinstance(size, Sequence) else size**2
@@ -362,11 +364,11 @@ def _check_pictures(parser: ConfigParser) -> list[str]:
 def _check_volumes(parser: ConfigParser) -> list[str]:
     knob = parser.get_parsed_content
     verified = verify_msd(knob("dataset_dir"), grid_tolerance=knob("grid_tolerance"))
-    problems = list(verified.faults)
+    problems = list(verified.errors)
     unknown = sorted(set(verified.label_values) - set(knob("labels")))
     if unknown:
         problems.append(
-            Fault(
+            UserError(
                 "LABEL_SET",
                 verified.folder,
                 f"label values {unknown}",
@@ -375,7 +377,7 @@ def _check_volumes(parser: ConfigParser) -> list[str]:
             )
         )
     if problems:
-        raise CheckFailed(problems)
+        raise CheckError(problems)
     dataset = read_msd(knob("dataset_dir"))
     split = split_of_volumes(dataset, knob("split_file"), knob("test_cases"), knob("val_cases"), knob("split_seed"))
     roi_size = knob("roi_size")

@@ -14,7 +14,7 @@ import psutil
 import torch
 
 from medseg3d.bundle_folders import INSTALLED, REPOSITORY, bundle_names, shipped_weights, source_folder
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.precision import resolved
 from medseg3d.training.evaluation import versions
 
@@ -114,8 +114,8 @@ def _weights(name: str) -> dict[str, str]:
     """What a bundle ships, and whether its sum is the one beside it."""
     try:
         weights = shipped_weights(source_folder(name))
-    except Fault as fault:
-        return {"weights": fault.code, "state": "missing"}
+    except UserError as error:
+        return {"weights": error.code, "state": "missing"}
     if weights is None:
         return {"weights": "none"}
     listed = weights.file.with_name(f"{weights.file.name}.sha256")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from medseg3d.faults import UsageFault
+from medseg3d.errors import UsageError
 
 _Value = TypeVar("_Value")
 
@@ -25,7 +25,7 @@ def as_flag(value: bool | int | str, name: str) -> bool:
         name: the knob, for the message.
 
     Raises:
-        Fault: `BAD_VALUE`.
+        UserError: `BAD_VALUE`.
 
     Example:
         >>> as_flag("false", "resume"), as_flag("True", "resume"), as_flag(1, "resume")
@@ -33,7 +33,7 @@ def as_flag(value: bool | int | str, name: str) -> bool:
     """
     flag = _FLAGS.get(str(value).strip().lower())
     if flag is None:
-        raise UsageFault("BAD_VALUE", f"--{name}", repr(value), "true or false")
+        raise UsageError("BAD_VALUE", f"--{name}", repr(value), "true or false")
     return flag
 
 
@@ -46,14 +46,14 @@ def choice(name: str, value: str, choices: Mapping[str, _Value]) -> _Value:
         choices: what it may be set to, and what that stands for.
 
     Raises:
-        Fault: `BAD_VALUE` with the names there are.
+        UserError: `BAD_VALUE` with the names there are.
 
     Example:
         >>> choice("interleave", "step", {"epoch": 1, "step": 2})
         2
     """
     if value not in choices:
-        raise UsageFault("BAD_VALUE", f"--{name}", repr(value), f"one of {', '.join(choices)}")
+        raise UsageError("BAD_VALUE", f"--{name}", repr(value), f"one of {', '.join(choices)}")
     return choices[value]
 
 
@@ -192,26 +192,26 @@ Names of networks, schedules and precisions are refused where the choices are, b
 
 
 def refuse_impossible(knobs: Mapping[str, Any]) -> None:
-    """Raise a `UsageFault` for the first knob that is set to what it cannot be.
+    """Raise a `UsageError` for the first knob that is set to what it cannot be.
 
     Args:
         knobs: name -> value, a whole config for instance; expressions and references, which begin with `$` or `@`, are
             what the config makes of them, and pass.
 
     Raises:
-        Fault: `BAD_VALUE`.
+        UserError: `BAD_VALUE`.
 
     Example:
         >>> refuse_impossible({"epochs": 2, "roi_size": "@picture_size", "overlap": 0.25})
         >>> refuse_impossible({"epochs": 0})
         Traceback (most recent call last):
-        medseg3d.faults.UsageFault: BAD_VALUE --epochs: 0, expected a whole number, 1 or more. Hint: correct it
+        medseg3d.errors.UsageError: BAD_VALUE --epochs: 0, expected a whole number, 1 or more. Hint: correct it
     """
     for name, value in knobs.items():
         if name not in BOUNDS or (isinstance(value, str) and value.startswith(("$", "@"))):
             continue
         if not BOUNDS[name].admit(value):
-            raise UsageFault("BAD_VALUE", f"--{name}", repr(value), BOUNDS[name].wanted, "correct it")
+            raise UsageError("BAD_VALUE", f"--{name}", repr(value), BOUNDS[name].wanted, "correct it")
 
 
 def split_name(path: str | Path) -> tuple[str, Path]:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from medseg3d.faults import Fault, UsageFault
+from medseg3d.errors import UsageError, UserError
 
 
 class Limit(NamedTuple):
@@ -36,11 +36,11 @@ class Limit(NamedTuple):
         """The limit that holds now.
 
         Raises:
-            Fault: BAD_VALUE.
+            UserError: BAD_VALUE.
         """
         text = os.environ.get(self.variable) or str(self.default)
         if not text.isdecimal() or int(text) < 1:
-            raise UsageFault(
+            raise UsageError(
                 "BAD_VALUE", self.variable, repr(text), f"a number of {self.unit}, 1 or more", "correct or unset it"
             )
         return int(text)
@@ -59,20 +59,20 @@ class Limit(NamedTuple):
             number: how many voxels or pixels it has; None for the product of its sizes.
 
         Raises:
-            Fault: TOO_LARGE.
+            UserError: TOO_LARGE.
 
         Example:
             >>> with limits(max_pixels=5):
             ...     try:
             ...         PIXELS.check("polyp.png", (2, 3))
-            ...     except Fault as fault:
-            ...         print(fault.code, fault.found, fault.wanted, sep=", ")
+            ...     except UserError as error:
+            ...         print(error.code, error.found, error.wanted, sep=", ")
             TOO_LARGE, 2 x 3 = 6 pixels by the header, at most 5
         """
         number = math.prod(shape) if number is None else number
         if number > self.most:
             found = f"{' x '.join(map(str, shape))} = {number} {self.unit} by the header"
-            raise Fault("TOO_LARGE", path, found, f"at most {self.most}", self.remedy)
+            raise UserError("TOO_LARGE", path, found, f"at most {self.most}", self.remedy)
 
 
 VOXELS = Limit("voxels", "--max-voxels", "MEDSEG3D_MAX_VOXELS", 2**30)
@@ -87,13 +87,13 @@ def limits(max_voxels: int | None = None, max_pixels: int | None = None) -> Iter
     """Context with other limits, in this process and those it starts; None leaves one as it is.
 
     Raises:
-        Fault: BAD_VALUE for a limit below 1.
+        UserError: BAD_VALUE for a limit below 1.
     """
     wanted = {VOXELS: max_voxels, PIXELS: max_pixels}
     before = {limit.variable: os.environ.get(limit.variable) for limit in wanted}
     for limit, most in wanted.items():
         if most is not None and most < 1:
-            raise UsageFault("BAD_VALUE", limit.option, str(most), f"a number of {limit.unit}, 1 or more")
+            raise UsageError("BAD_VALUE", limit.option, str(most), f"a number of {limit.unit}, 1 or more")
     os.environ.update({limit.variable: str(most) for limit, most in wanted.items() if most is not None})
     try:
         yield

@@ -28,7 +28,7 @@ from medseg3d.bundle_folders import (
     shipped_weights,
     write_json,
 )
-from medseg3d.faults import Fault, UsageFault
+from medseg3d.errors import UsageError, UserError
 from medseg3d.files.atomic import check_folder, make_folder
 from medseg3d.files.stream import file_sha256
 from medseg3d.inference import load_weights
@@ -62,7 +62,7 @@ def package_bundle(
         knobs: knobs that it had.
 
     Raises:
-        Fault: `MISSING_WEIGHTS` when none are named and none are shipped; `NOT_EMPTY` for a folder that is there;
+        UserError: `MISSING_WEIGHTS` when none are named and none are shipped; `NOT_EMPTY` for a folder that is there;
             `NOT_WRITABLE`; as `read_config` and `load_weights`.
     """
     with tempfile.TemporaryDirectory() as work:
@@ -122,7 +122,7 @@ def export_bundle(
         The file, and the shape of its input, with a name for each axis that is free.
 
     Raises:
-        Fault: `MISSING_WEIGHTS`; `NOT_WRITABLE`; as `read_config` and `load_weights`.
+        UserError: `MISSING_WEIGHTS`; `NOT_WRITABLE`; as `read_config` and `load_weights`.
     """
     folder = bundle_folder(bundle)
     weights, overlays, _ = _weights(folder, weights, overlays, knobs or {})
@@ -144,13 +144,13 @@ def _weights(
     shipped = None if overlays or knobs else shipped_weights(folder)
     if shipped is None:
         found = "none for these overlays and knobs" if overlays or knobs else f"none: {folder.name} ships none"
-        raise Fault("MISSING_WEIGHTS", "--weights", found, "a file of weights", "--weights runs/X/model.pt")
+        raise UserError("MISSING_WEIGHTS", "--weights", found, "a file of weights", "--weights runs/X/model.pt")
     return shipped.file, [shipped.overlay], True
 
 
 def _read(source: Path, name: str, overlays: Sequence[str], knobs: Mapping[str, Any]) -> ConfigParser:
     if "model_file" in knobs:
-        raise UsageFault("BAD_VALUE", "--model_file", "it as a knob", "--weights FILE", "name the weights so")
+        raise UsageError("BAD_VALUE", "--model_file", "it as a knob", "--weights FILE", "name the weights so")
     return read_config(config_files(source, name, overlays), absolute_paths(knobs))
 
 
@@ -160,7 +160,7 @@ def _targets(output: Path, source: Path) -> tuple[Path, Path]:
     found = output / source.name, output / f"{source.name}_v{version}.zip"
     for path in found:
         if path.exists():
-            raise UsageFault("NOT_EMPTY", path, "something already", "a new folder", "-o for another one")
+            raise UsageError("NOT_EMPTY", path, "something already", "a new folder", "-o for another one")
     for part in ("configs", "models"):
         make_folder(found[0] / part)
     return found

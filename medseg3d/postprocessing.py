@@ -12,7 +12,7 @@ from monai.data import MetaTensor
 from monai.transforms import FillHoles, MapTransform
 from scipy import ndimage
 
-from medseg3d.faults import Fault, UsageFault
+from medseg3d.errors import UsageError, UserError
 from medseg3d.knobs import as_flag
 
 
@@ -40,7 +40,7 @@ class CleanMaskd(MapTransform):
         allow_missing_keys: pass over keys that an item lacks.
 
     Raises:
-        Fault: BAD_VALUE for what is no number of components, no flag or no size.
+        UserError: BAD_VALUE for what is no number of components, no flag or no size.
         ValueError: a volume without an affine where a size in ml is asked for.
 
     Example:
@@ -126,13 +126,13 @@ def _number_kept(value: bool | int | str) -> int:
         return int(value)
     try:
         return int(as_flag(value, "largest_component"))
-    except Fault as fault:
-        raise UsageFault("BAD_VALUE", "--largest_component", fault.found, "true, false or how many to keep") from fault
+    except UserError as error:
+        raise UsageError("BAD_VALUE", "--largest_component", error.found, "true, false or how many to keep") from error
 
 
 def _size(value: float, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
-        raise UsageFault("BAD_VALUE", f"--{name}", repr(value), "a size of 0 or more")
+        raise UsageError("BAD_VALUE", f"--{name}", repr(value), "a size of 0 or more")
     return value
 
 

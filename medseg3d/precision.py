@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from medseg3d.faults import UsageFault
+from medseg3d.errors import UsageError
 from medseg3d.knobs import as_flag, choice
 
 logger = logging.getLogger("medseg3d")
@@ -32,7 +32,7 @@ class Precision:
         dtype: what autocast reduces to; None for float32.
 
     Raises:
-        Fault: `BAD_VALUE` for another name.
+        UserError: `BAD_VALUE` for another name.
     """
 
     def __init__(self, name: str, reason: str = "") -> None:
@@ -73,7 +73,7 @@ def check_device(device: str | int | torch.device) -> str:
     """The name of a device, which is there.
 
     Raises:
-        Fault: `DEVICE`, also for what is no name of one.
+        UserError: `DEVICE`, also for what is no name of one.
 
     Example:
         >>> check_device("cpu")
@@ -87,7 +87,7 @@ def check_device(device: str | int | torch.device) -> str:
     if there:
         return str(named)
     others = [f"{kind}:{index}" for kind in ("cuda", "mps", "xpu") for index in range(_devices(kind))]
-    raise UsageFault(
+    raise UsageError(
         "DEVICE",
         f"--device {device}",
         "no such device that torch can use here",
@@ -122,7 +122,7 @@ def choose_precision(
             where it is not given.
 
     Raises:
-        Fault: `BAD_VALUE`, also where the two knobs contradict each other.
+        UserError: `BAD_VALUE`, also where the two knobs contradict each other.
 
     Example:
         >>> print(choose_precision("bfloat16"), choose_precision("auto", "cpu", amp=False))
@@ -153,7 +153,7 @@ def _with_amp(chosen: Precision, amp: bool, device: torch.device) -> Precision:
             return Precision("float32")
         return Precision("bfloat16") if device.type == "cpu" else chosen
     if amp != (chosen.dtype is not None):
-        raise UsageFault(
+        raise UsageError(
             "BAD_VALUE",
             f"--amp {str(amp).lower()}",
             f"--precision {chosen} beside it",

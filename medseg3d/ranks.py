@@ -12,7 +12,7 @@ import os
 import torch
 import torch.distributed as dist
 
-from medseg3d.faults import UsageFault
+from medseg3d.errors import UsageError
 
 _COMMAND = (
     "torchrun --standalone --nproc_per_node=2 -m monai.bundle run training --config_file "
@@ -39,15 +39,15 @@ def join_processes() -> torch.device:
     """The device of this process, once all that torchrun started have joined: its GPU by NCCL, or the CPU by gloo.
 
     Raises:
-        Fault: `TORCHRUN` when torchrun did not start this process; `DEVICE` when it has no GPU of its own.
+        UserError: `TORCHRUN` when torchrun did not start this process; `DEVICE` when it has no GPU of its own.
     """
     if not dist.is_torchelastic_launched():
-        raise UsageFault(
+        raise UsageError(
             "TORCHRUN", "multi_gpu_train.json", "one process alone", "several", f"start it with {_COMMAND}"
         )
     local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
     if gpus and local >= gpus:
-        raise UsageFault(
+        raise UsageError(
             "DEVICE",
             f"process {local + 1} of {os.environ['LOCAL_WORLD_SIZE']} on this machine",
             f"{gpus} GPUs",
@@ -66,10 +66,10 @@ def refuse_stray_process() -> None:
     """Refuse to be one of several processes that know nothing of each other and would write over each other's files.
 
     Raises:
-        Fault: `TORCHRUN`.
+        UserError: `TORCHRUN`.
     """
     if dist.is_torchelastic_launched() and int(os.environ["WORLD_SIZE"]) > 1 and not _joined():
-        raise UsageFault(
+        raise UsageError(
             "TORCHRUN",
             f"process {os.environ['RANK']} of {os.environ['WORLD_SIZE']}",
             "a config for one process, or --device, which sends every process to one device",
@@ -82,11 +82,11 @@ def share_of_batch(batch_size: int) -> int:
     """How many cases of each batch this process takes.
 
     Raises:
-        Fault: `BAD_VALUE` when the processes cannot share it evenly.
+        UserError: `BAD_VALUE` when the processes cannot share it evenly.
     """
     share, rest = divmod(batch_size, world_size())
     if rest:
-        raise UsageFault(
+        raise UsageError(
             "BAD_VALUE",
             "--batch_size",
             str(batch_size),

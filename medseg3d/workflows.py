@@ -21,8 +21,8 @@ from medseg3d.data.manifests import Manifest
 from medseg3d.data.mask_folders import MaskPair, is_volume, paired_masks
 from medseg3d.data.outputs import MASK_FORMATS
 from medseg3d.data.pseudonyms import names_hidden
+from medseg3d.errors import UsageError, UserError
 from medseg3d.evaluation import FOREGROUND, Evaluation, Summary
-from medseg3d.faults import Fault, UsageFault
 from medseg3d.files.atomic import check_folder
 from medseg3d.inference import CasePredictor, PredictionResult, RayWorkers
 from medseg3d.training.evaluation import command_line, versions
@@ -82,9 +82,9 @@ def predict(
         What was done, skipped and failed. A file that cannot be used does not stop the others.
 
     Raises:
-        Fault: before anything is computed: no input, colliding names, no weights or another network's, misspelt knobs,
-            impossible values, a device that is not there, overlays of volumes, a format of volumes for pictures, a
-            series or a segmentation of what is no DICOM, pseudonyms with a segmentation, a cluster that cannot be
+        UserError: before anything is computed: no input, colliding names, no weights or another network's, misspelt
+            knobs, impossible values, a device that is not there, overlays of volumes, a format of volumes for pictures,
+            a series or a segmentation of what is no DICOM, pseudonyms with a segmentation, a cluster that cannot be
             used; on the way when its workers cannot.
     """
     inputs = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
@@ -130,18 +130,18 @@ def case_predictor(
     suffix: str = "_seg",
     is_worker: bool = False,
 ) -> CasePredictor:
-    """What `predict` runs, before it runs; arguments and faults are those of `predict`.
+    """What `predict` runs, before it runs; arguments and errors are those of `predict`.
 
     A worker's lists no inputs, because it is handed its cases one by one.
     """
     folder = bundle_folder(bundle)
     if series is not None and not re.fullmatch(r"[0-9.]+", str(series)):
-        raise UsageFault("BAD_VALUE", "--series", repr(series), "the number of a series or its UID")
+        raise UsageError("BAD_VALUE", "--series", repr(series), "the number of a series or its UID")
     if not re.fullmatch(r"[\w.-]*", suffix):
-        raise UsageFault("BAD_VALUE", "--suffix", repr(suffix), "letters, digits, _, . and -")
+        raise UsageError("BAD_VALUE", "--suffix", repr(suffix), "letters, digits, _, . and -")
     if pseudonyms is not None and dicom_seg:
         found, wanted = "it with --pseudonym", "NIfTI alone: a DICOM Segmentation carries the patient of its source"
-        raise UsageFault("BAD_VALUE", "--format dicom-seg", found, wanted, "leave one of them out")
+        raise UsageError("BAD_VALUE", "--format dicom-seg", found, wanted, "leave one of them out")
     shipped = weights_for(folder, overlays, knobs)
     if shipped is not None:
         logger.info("%s", shipped)
@@ -181,9 +181,9 @@ def _set_mask_format(parser: ConfigParser, mask_format: str) -> None:
         return
     if parser["mask_suffix"] not in MASK_FORMATS.values():
         wanted, remedy = "one for volumes", "leave it out: the masks of 2-D images are PNG"
-        raise UsageFault("BAD_VALUE", f"--format {mask_format}", "a bundle for 2-D images", wanted, remedy)
+        raise UsageError("BAD_VALUE", f"--format {mask_format}", "a bundle for 2-D images", wanted, remedy)
     if mask_format not in MASK_FORMATS:
-        raise UsageFault("BAD_VALUE", f"--format {mask_format}", "no such format", ", ".join(MASK_FORMATS))
+        raise UsageError("BAD_VALUE", f"--format {mask_format}", "no such format", ", ".join(MASK_FORMATS))
     parser["mask_suffix"] = MASK_FORMATS[mask_format]
 
 
@@ -196,7 +196,7 @@ def weights_for(
     been run makes no difference.
 
     Raises:
-        Fault: as `medseg3d.bundle_folders.shipped_weights`.
+        UserError: as `medseg3d.bundle_folders.shipped_weights`.
     """
     if overlays or {"model_file", "output_dir"} & (knobs or {}).keys():
         return None
@@ -252,7 +252,7 @@ def evaluate(
         What summary.json holds.
 
     Raises:
-        Fault: BAD_VALUE for an argument; GROUP for a case whose name the expression does not fit; otherwise as
+        UserError: BAD_VALUE for an argument; GROUP for a case whose name the expression does not fit; otherwise as
             `paired_masks`, `prediction_kind` and `read_pair`; LABEL_SET for a label without a name; NOT_WRITABLE
             for `output_dir`. Nothing is written then.
     """
@@ -275,7 +275,7 @@ def evaluate(
             seed=seed,
         )
     except ValueError as error:
-        raise UsageFault("BAD_VALUE", "the evaluation", str(error)) from error
+        raise UsageError("BAD_VALUE", "the evaluation", str(error)) from error
     evaluation.warnings += pairs.warnings
     if pairs.left_out:
         left_out, total = len(pairs.left_out), len(pairs.left_out) + len(pairs)
@@ -326,13 +326,13 @@ def _groups_of(pairs: Sequence[MaskPair], expression: str | None) -> dict[str, s
     try:
         pattern = re.compile(expression)
     except re.error as error:
-        raise UsageFault("BAD_VALUE", f"--group-pattern {expression}", f"no regular expression ({error})") from error
+        raise UsageError("BAD_VALUE", f"--group-pattern {expression}", f"no regular expression ({error})") from error
     groups = {}
     for pair in pairs:
         match = pattern.search(pair.case)
         name = match and (match.group(1) if pattern.groups else match.group())
         if not name:
-            raise Fault(
+            raise UserError(
                 "GROUP_PATTERN",
                 pair.case,
                 f"a name in which --group-pattern {expression} finds nothing",
@@ -345,19 +345,19 @@ def _groups_of(pairs: Sequence[MaskPair], expression: str | None) -> dict[str, s
 
 def _check_arguments(volumes: bool, slices: bool, pranet_min_max: bool, threshold: float) -> None:
     if not 0 <= threshold <= 1:
-        raise UsageFault("BAD_VALUE", "--threshold", f"{threshold}", "a probability from 0 to 1")
+        raise UsageError("BAD_VALUE", "--threshold", f"{threshold}", "a probability from 0 to 1")
     if slices and not volumes:
-        raise UsageFault(
+        raise UsageError(
             "BAD_VALUE", "--slices", "pictures", "volumes", "a picture is one slice; name patients by --group-pattern"
         )
     if pranet_min_max and volumes:
-        raise UsageFault("BAD_VALUE", "--pranet-minmax", "volumes", "pictures", "leave it out")
+        raise UsageError("BAD_VALUE", "--pranet-minmax", "volumes", "pictures", "leave it out")
 
 
 def _check_labels(loaded: LoadedPair, pair: MaskPair, class_names: Sequence[str]) -> None:
     for path, labels in ((pair.truth, loaded.truth), (pair.pred, loaded.pred)):
         if path is not None and labels.max() > len(class_names):
-            raise Fault(
+            raise UserError(
                 "LABEL_SET",
                 path,
                 f"the label {labels.max()}",

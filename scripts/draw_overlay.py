@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.reports.curves import save_figure
 from medseg3d.reports.overlays import draw_case, read_case
 
@@ -23,8 +23,8 @@ def main() -> None:
     args = parser.parse_args()
     try:
         save_figure(draw_case(read_case(args.scan, args.truth, args.prediction)), args.output)
-    except Fault as fault:
-        parser.exit(1, f"error: {fault}\n")
+    except UserError as error:
+        parser.exit(1, f"error: {error}\n")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 
 from medseg3d.data.msd import case_id
-from medseg3d.faults import Fault, UsageFault
+from medseg3d.errors import UsageError, UserError
 
 
 def make_folder(folder: Path, pairs: list[tuple[Path, Path]], labels: dict[str, str]) -> None:
@@ -21,7 +21,7 @@ def make_folder(folder: Path, pairs: list[tuple[Path, Path]], labels: dict[str, 
     for image, label in pairs:
         for path in (image, label):
             if not path.is_file():
-                raise UsageFault("MISSING_FILE", path, "no such file", "a NIfTI volume")
+                raise UsageError("MISSING_FILE", path, "no such file", "a NIfTI volume")
     entries = []
     for image, label in pairs:
         name = f"{case_id(image)}.nii.gz" if image.suffix == ".gz" else f"{case_id(image)}.nii"
@@ -51,8 +51,8 @@ def main() -> None:
     try:
         pairs = list(zip(args.files[::2], args.files[1::2], strict=True))
         make_folder(args.folder, pairs, {"0": "background", "1": "pancreas", "2": "tumour"})
-    except Fault as fault:
-        parser.exit(1, f"error: {fault}\n")
+    except UserError as error:
+        parser.exit(1, f"error: {error}\n")
 
 
 if __name__ == "__main__":

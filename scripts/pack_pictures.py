@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from medseg3d.data.picture_folders import find_pictures
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.pictures.masks import read_picture_mask
 from medseg3d.pictures.reading import read_picture
 
@@ -33,23 +33,24 @@ def main() -> None:
     args = parser.parse_args()
     try:
         pack(args.source, args.target, args.side)
-    except Fault as fault:
-        parser.exit(1, f"error: {fault}\n")
+    except UserError as error:
+        parser.exit(1, f"error: {error}\n")
 
 
 def pack(source: Path, target: Path, side: int | None = None) -> None:
     """Write `target/images` and `target/masks`.
 
     Raises:
-        Fault: as `find_pictures`; for a file without its other half, data sets below the folder, a target that exists.
+        UserError: as `find_pictures`; for a file without its other half, data sets below the folder, a target that
+            exists.
     """
-    cases, faults, _ = find_pictures(source)
-    if faults:
-        raise faults[0]
+    cases, errors, _ = find_pictures(source)
+    if errors:
+        raise errors[0]
     if target.exists():
-        raise Fault("OUTPUT_EXISTS", target, "a folder", "a new one", "remove it or name another")
+        raise UserError("OUTPUT_EXISTS", target, "a folder", "a new one", "remove it or name another")
     if any("/" in case["case"] for case in cases):
-        raise Fault("MISSING_DATA", source, "several data sets", "images/ and masks/", "pack one after the other")
+        raise UserError("MISSING_DATA", source, "several data sets", "images/ and masks/", "pack one after the other")
     images, masks = target / "images", target / "masks"
     for folder in (images, masks):
         folder.mkdir(parents=True)

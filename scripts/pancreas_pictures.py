@@ -26,7 +26,7 @@ from PIL import Image
 
 from medseg3d.data.picture_folders import read_picture_folder
 from medseg3d.data.splits import make_split
-from medseg3d.faults import Fault, UsageFault
+from medseg3d.errors import UsageError, UserError
 from medseg3d.pictures.writing import write_picture_mask
 
 PATIENT = r"PANCREAS_(\d+)-"
@@ -59,8 +59,8 @@ def main() -> None:
             write_negatives(
                 args.folder, next(numbers), volume, every_step(range(int(first), volume.GetDepth()), volume)
             )
-    except Fault as fault:
-        parser.exit(1, f"error: {fault}\n")
+    except UserError as error:
+        parser.exit(1, f"error: {error}\n")
 
 
 def link_pictures(folder: Path, pictures: Path, leave_out: list[str]) -> list[str]:
@@ -93,17 +93,17 @@ def read_as_pictures(path: Path) -> SimpleITK.Image:
     elif path.is_file():
         image = SimpleITK.ReadImage(str(path))
     else:
-        raise UsageFault("MISSING_FILE", path, "no such file", "a NIfTI volume or a folder of DICOM")
+        raise UsageError("MISSING_FILE", path, "no such file", "a NIfTI volume or a folder of DICOM")
     return SimpleITK.DICOMOrient(image, "LAS")
 
 
 def slices_without(organ: np.ndarray, volume: SimpleITK.Image) -> list[int]:
     """Slices at least MARGIN_MM away from the organ (Z, Y, X), one every STEP_MM."""
     if organ.shape[0] != volume.GetDepth():
-        raise Fault("PAIR_GEOMETRY", "label", f"{organ.shape[0]} slices", f"{volume.GetDepth()}, as the scan")
+        raise UserError("PAIR_GEOMETRY", "label", f"{organ.shape[0]} slices", f"{volume.GetDepth()}, as the scan")
     shown = np.flatnonzero(organ.any(axis=(1, 2)))
     if not len(shown):
-        raise Fault("LABEL_SET", "label", "no voxel of the organ", "a label that shows where the organ is")
+        raise UserError("LABEL_SET", "label", "no voxel of the organ", "a label that shows where the organ is")
     away = round(MARGIN_MM / volume.GetSpacing()[2])
     without = [z for z in range(len(organ)) if z < shown[0] - away or z > shown[-1] + away]
     return every_step(without, volume)

@@ -17,7 +17,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from medseg3d.faults import Fault, UsageFault
+from medseg3d.errors import UsageError, UserError
 from medseg3d.files.atomic import atomic_write
 from medseg3d.files.tensors import read_tensors
 
@@ -40,8 +40,8 @@ def main() -> None:
     args = parser.parse_args()
     try:
         ship(args.run, args.output, args.any_size)
-    except Fault as fault:
-        parser.exit(1, f"error: {fault}\n")
+    except UserError as error:
+        parser.exit(1, f"error: {error}\n")
 
 
 def ship(run: Path, output: Path, any_size: bool = False) -> None:
@@ -53,7 +53,7 @@ def ship(run: Path, output: Path, any_size: bool = False) -> None:
     origin = {"source_sha256": hashlib.sha256(model_file.read_bytes()).hexdigest(), "knobs": json.dumps(knobs)}
     content = safetensors.torch.save(state, metadata=origin)
     if len(content) > LARGEST and not any_size:
-        raise UsageFault("BAD_VALUE", model_file, f"{len(content)} bytes in float16", f"at most {LARGEST}")
+        raise UsageError("BAD_VALUE", model_file, f"{len(content)} bytes in float16", f"at most {LARGEST}")
     with atomic_write(output) as file:
         file.write(content)
     checksum = hashlib.sha256(content).hexdigest()
@@ -67,7 +67,7 @@ def _half(name: str, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.clone(memory_format=torch.contiguous_format)  # safetensors refuses what two names share
     half = tensor.half().contiguous()
     if not torch.isfinite(half).all():
-        raise Fault("NON_FINITE", name, f"a weight of {tensor.abs().max():.3g}", "weights that float16 can hold")
+        raise UserError("NON_FINITE", name, f"a weight of {tensor.abs().max():.3g}", "weights that float16 can hold")
     return half
 
 

@@ -34,12 +34,12 @@ A warning does not stop anything. It is in the log, and for a prediction in the 
 
 
 def raised_codes() -> Iterator[tuple[str, str]]:
-    """(class, code) of every `Fault` and `UsageFault` that the package makes by a literal code."""
+    """(class, code) of every `UserError` and `UsageError` that the package makes by a literal code."""
     for path in sorted((ROOT / "medseg3d").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.args:
                 first = node.args[0]
-                if node.func.id in ("Fault", "UsageFault") and isinstance(first, ast.Constant):
+                if node.func.id in ("UserError", "UsageError") and isinstance(first, ast.Constant):
                     yield node.func.id, str(first.value)
 
 
@@ -59,7 +59,7 @@ def document() -> str:
     raised = set(raised_codes())
     lines = [_HEAD, "| code | exit | what it means | what to do |", "|---|---|---|---|"]
     for code, entry in codes["errors"].items():
-        exits = [number for name, number in (("Fault", "1"), ("UsageFault", "2")) if (name, code) in raised]
+        exits = [number for name, number in (("UserError", "1"), ("UsageError", "2")) if (name, code) in raised]
         lines.append(f"| `{code}` | {', '.join(exits) or '1'} | {entry['means']} | {entry['remedy']} |")
     lines += [_WARNINGS, "| code | what it means | what to do |", "|---|---|---|"]
     lines += [

@@ -9,7 +9,7 @@ from torch import nn
 
 from medseg3d import bench
 from medseg3d.cli import main
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.inference import SliceWindows, SlidingWindow
 from medseg3d.precision import Precision
 
@@ -56,7 +56,7 @@ def test_rates_and_shares_are_those_of_the_median(monkeypatch: pytest.MonkeyPatc
 def test_an_engine_that_cannot_is_listed_with_why(monkeypatch: pytest.MonkeyPatch) -> None:
     def make(name: str, network: nn.Module, windows: torch.Tensor, precision: Precision) -> nn.Module:
         if name == "absent":
-            raise Fault("MISSING_PACKAGE", name, "no package", "it", "pip install it")
+            raise UserError("MISSING_PACKAGE", name, "no package", "it", "pip install it")
         return network
 
     monkeypatch.setattr(bench, "make_engine", make)

@@ -13,7 +13,7 @@ from monai.bundle import ConfigWorkflow
 from medseg3d.bundle import build, complete_config, monai_command_line, monai_words, read_config, run_monai, start_run
 from medseg3d.bundle_folders import bundle_directory, bundle_folder
 from medseg3d.cli import main
-from medseg3d.faults import Fault, UsageFault
+from medseg3d.errors import UsageError, UserError
 from medseg3d.knobs import BOUNDS, refuse_impossible
 from medseg3d.precision import check_device
 
@@ -52,7 +52,7 @@ def test_a_later_file_wins():
 )
 @pytest.mark.parametrize("config", ["train.json", "evaluate.json", "inference.json"])
 def test_a_misspelt_knob_is_refused_and_the_right_one_suggested(config, knob, suggestion):
-    with pytest.raises(Fault, match=f"UNKNOWN_KNOB --{knob}: .*{suggestion}"):
+    with pytest.raises(UserError, match=f"UNKNOWN_KNOB --{knob}: .*{suggestion}"):
         read_config([f"bundles/pancreas_nl/{config}"], {knob: 1})
 
 
@@ -72,7 +72,7 @@ def test_a_deep_override_of_the_training_serves_the_evaluation_too():
 
 
 def test_what_a_macro_brings_in_cannot_be_overridden_deep():
-    with pytest.raises(Fault, match="UNKNOWN_KNOB --image_chain#transforms"):
+    with pytest.raises(UserError, match="UNKNOWN_KNOB --image_chain#transforms"):
         read_config(["bundles/pancreas_nl/evaluate.json"], {"image_chain#transforms": []})
 
 
@@ -105,7 +105,7 @@ class TestBuild:
         assert build(partial(trainer, epochs=1, seed=0), epochs=2) == (2, 0)
 
     def test_an_argument_that_is_not_taken_is_refused_in_one_line(self):
-        with pytest.raises(Fault, match=r"BAD_ARGUMENT check_device: .*'devic'.*device"):
+        with pytest.raises(UserError, match=r"BAD_ARGUMENT check_device: .*'devic'.*device"):
             build(partial(check_device, device="cpu"), devic="gpu")
 
 
@@ -135,27 +135,27 @@ class TestAlone:
 
 
 def test_a_branch_that_is_not_there_is_refused():
-    with pytest.raises(Fault, match="UNKNOWN_KNOB --train#traner#max_epochs"):
+    with pytest.raises(UserError, match="UNKNOWN_KNOB --train#traner#max_epochs"):
         read_config(["bundles/pancreas_nl/train.json"], {"train#traner#max_epochs": 1})
 
 
 def test_a_config_that_cannot_be_read_is_named(tmp_path):
     (tmp_path / "broken.json").write_text("{")
-    with pytest.raises(Fault, match=r"BAD_CONFIG .*broken\.json"):
+    with pytest.raises(UserError, match=r"BAD_CONFIG .*broken\.json"):
         read_config([tmp_path / "broken.json"])
     (tmp_path / "lost.json").write_text('{"a": "%bundles/pancreas_nl/train.json::no_such_key"}')
-    with pytest.raises(Fault, match=r"BAD_CONFIG .*lost\.json.*no_such_key"):
+    with pytest.raises(UserError, match=r"BAD_CONFIG .*lost\.json.*no_such_key"):
         read_config([tmp_path / "lost.json"])
 
 
 def test_away_from_the_root_the_error_says_where_to_go(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(Fault, match=r"BAD_CONFIG .*run from the root of the repository"):
+    with pytest.raises(UserError, match=r"BAD_CONFIG .*run from the root of the repository"):
         read_config([ROOT / "bundles/pancreas_nl/evaluate.json"])
 
 
 def test_a_folder_that_is_no_bundle_is_refused_with_those_that_are():
-    with pytest.raises(Fault, match=r"MISSING_BUNDLE bundles/pancreas: .*pancreas_nl"):
+    with pytest.raises(UserError, match=r"MISSING_BUNDLE bundles/pancreas: .*pancreas_nl"):
         bundle_folder("bundles/pancreas")
 
 
@@ -210,16 +210,16 @@ def test_a_run_records_its_config_with_every_override(monkeypatch, tmp_path):
 
 def test_a_folder_that_is_refused_keeps_its_config_and_a_wrong_knob_is_refused_before(monkeypatch, tmp_path):
     def claim():
-        raise Fault("RUN_EXISTS", tmp_path, "a finished run")
+        raise UserError("RUN_EXISTS", tmp_path, "a finished run")
 
     words = [MAIN, "run", "training", "--config_file", "bundles/pancreas_nl/train.json"]
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     monkeypatch.setattr(sys, "argv", words)
-    with pytest.raises(Fault, match="RUN_EXISTS"):
+    with pytest.raises(UserError, match="RUN_EXISTS"):
         start_run(tmp_path, claim)
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setattr(sys, "argv", [*words, "--epochz", "7"])
-    with pytest.raises(Fault, match="UNKNOWN_KNOB"):
+    with pytest.raises(UserError, match="UNKNOWN_KNOB"):
         start_run(tmp_path, claim)
 
 
@@ -227,23 +227,23 @@ def test_a_run_refuses_a_misspelt_knob(monkeypatch):
     config = "bundles/pancreas_nl/train.json"
     monkeypatch.setattr(sys, "argv", [MAIN, "run", "training", "--config_file", config, "--epochz", "7"])
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
-    with pytest.raises(Fault, match="UNKNOWN_KNOB --epochz"):
+    with pytest.raises(UserError, match="UNKNOWN_KNOB --epochz"):
         start_run()
 
 
 @pytest.fixture(scope="module")
 def misspelt(tmp_path_factory) -> tuple[str, str, Path]:
-    """The fault and the log of a training with a misspelt knob, and its folder."""
+    """The error and the log of a training with a misspelt knob, and its folder."""
     folder = tmp_path_factory.mktemp("misspelt")
     log, knobs = folder / "run.log", {"epochz": 1, "output_dir": str(folder / "run")}
-    with pytest.raises(Fault) as caught:
+    with pytest.raises(UserError) as caught:
         run_monai("training", ["bundles/pancreas_nl/train.json"], knobs, root=ROOT, log_file=log)
     return str(caught.value), log.read_text(), folder / "run"
 
 
-def test_a_monai_command_that_fails_is_a_fault_with_the_last_line_of_its_log(misspelt):
-    fault, log, _ = misspelt
-    assert re.match(r"RUN_FAILED training: exit code 2.*ends: error: UNKNOWN_KNOB --epochz", fault)
+def test_a_monai_command_that_fails_is_an_error_with_the_last_line_of_its_log(misspelt):
+    error, log, _ = misspelt
+    assert re.match(r"RUN_FAILED training: exit code 2.*ends: error: UNKNOWN_KNOB --epochz", error)
     assert log.startswith("$ python -m monai.bundle run training --config_file")
 
 
@@ -275,13 +275,13 @@ IMPOSSIBLE = [
 @pytest.mark.parametrize("config", ["train.json", "evaluate.json", "inference.json"])
 @pytest.mark.parametrize(("bundle", "knob", "value"), IMPOSSIBLE, ids=str)
 def test_an_impossible_value_is_refused_at_every_door_naming_the_option(bundle, knob, value, config):
-    with pytest.raises(UsageFault, match=f"BAD_VALUE --{knob}: {re.escape(repr(value))}, expected "):
+    with pytest.raises(UsageError, match=f"BAD_VALUE --{knob}: {re.escape(repr(value))}, expected "):
         read_config([f"bundles/{bundle}/{config}"], {knob: value})
 
 
 def test_an_impossible_value_in_a_file_is_refused_like_one_of_the_command_line(tmp_path):
     (tmp_path / "mine.json").write_text('{"epochs": 0}')
-    with pytest.raises(UsageFault, match="BAD_VALUE --epochs: 0"):
+    with pytest.raises(UsageError, match="BAD_VALUE --epochs: 0"):
         read_config(["bundles/pancreas_nl/train.json", tmp_path / "mine.json"])
 
 
@@ -303,7 +303,7 @@ def test_check_and_training_end_with_2_and_one_line(words, monkeypatch, capsys, 
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     run = ["run", "training", "--config_file", "bundles/pancreas_nl/train.json", "--output_dir", str(tmp_path / "run")]
     monkeypatch.setattr(sys, "argv", ["/monai/bundle/__main__.py", *run, *words])
-    with pytest.raises(UsageFault) as caught:
+    with pytest.raises(UsageError) as caught:
         start_run(tmp_path / "run")
     assert said == [f"error  {caught.value}"]
     assert not (tmp_path / "run").exists()
@@ -311,7 +311,7 @@ def test_check_and_training_end_with_2_and_one_line(words, monkeypatch, capsys, 
 
 @pytest.mark.parametrize("device", ["cuda:77", "gpu", "tpu", "meta", "cuda:-1"])
 def test_a_device_that_is_not_there_is_named_with_those_that_are(device):
-    with pytest.raises(UsageFault, match=f"DEVICE --device {device}: .*expected one of cpu"):
+    with pytest.raises(UsageError, match=f"DEVICE --device {device}: .*expected one of cpu"):
         check_device(device)
 
 
@@ -335,7 +335,7 @@ class TestResume:
     @pytest.mark.parametrize("words", [["--learning_rate", "0.5"], ["--init_filters", "8"], ["--spacing", "[1,1,1]"]])
     def test_what_is_learnt_cannot_change_and_the_config_stays_true(self, words, tmp_path, monkeypatch):
         before = self.start(tmp_path, monkeypatch, "--epochs", "4")
-        with pytest.raises(UsageFault, match=rf"RESUME {words[0]}: .*, expected .*, with which this run began"):
+        with pytest.raises(UsageError, match=rf"RESUME {words[0]}: .*, expected .*, with which this run began"):
             self.start(tmp_path, monkeypatch, "--epochs", "8", "--resume", "true", *words)
         assert json.loads((tmp_path / "config.json").read_text()) == before
 
@@ -361,7 +361,7 @@ def test_monais_own_command_refuses_the_sign_and_takes_the_spelling_that_it_is_t
     words = ["/monai/bundle/__main__.py", "run", "training", "--config_file", "bundles/pancreas_nl/train.json"]
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     monkeypatch.setattr(sys, "argv", [*words, "--output_dir", f"{tmp_path}/a#1"])
-    with pytest.raises(UsageFault, match=r"BAD_VALUE --output_dir: .*whose # MONAI takes for ::") as caught:
+    with pytest.raises(UsageError, match=r"BAD_VALUE --output_dir: .*whose # MONAI takes for ::") as caught:
         start_run()
     spelling = caught.value.wanted.removeprefix('--output_dir "').removesuffix('"')
     assert spelling in monai_words("training", [], {"output_dir": f"{tmp_path}/a#1"})

@@ -28,7 +28,7 @@ from medseg3d.bundle_folders import (
     source_folder,
 )
 from medseg3d.cli import main
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 
 NAMES = sorted(path.parent.name for path in ROOT.glob("bundles/*/train.json"))
 OTHERS = {"train", "evaluate", "inference", "metadata"}
@@ -84,7 +84,7 @@ def test_a_folder_that_is_no_bundle_does_not_hide_one(elsewhere):
 
 @pytest.mark.parametrize("name", ["polyp", "pancreas", "nosuch", "bundles/pancreas_nl", "polyp_ann/docs"])
 def test_what_is_no_name_is_answered_with_all_names(name, elsewhere):
-    with pytest.raises(Fault, match=rf"^MISSING_BUNDLE {name}: .*one of {', '.join(NAMES)}"):
+    with pytest.raises(UserError, match=rf"^MISSING_BUNDLE {name}: .*one of {', '.join(NAMES)}"):
         bundle_folder(name)
 
 
@@ -139,7 +139,7 @@ def test_a_clone_that_cannot_be_written_to_says_where_to_go(elsewhere, monkeypat
         raise PermissionError("read-only")
 
     monkeypatch.setattr(bundle_folders, "write_self_contained", refuse)
-    with pytest.raises(Fault, match=f"NOT_WRITABLE .*read-only.*run from {ROOT}"):
+    with pytest.raises(UserError, match=f"NOT_WRITABLE .*read-only.*run from {ROOT}"):
         bundle_folder("polyp_ann")
 
 

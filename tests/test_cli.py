@@ -8,7 +8,7 @@ from commands import ROOT
 
 from medseg3d import __version__
 from medseg3d.cli import VERBS, build_parser, main, parse_overrides, split_knobs
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 
 
 def test_help_imports_nothing_heavy():
@@ -74,7 +74,7 @@ def test_values_are_literals_where_they_parse_as_one(tokens, expected):
 
 
 def test_a_value_without_a_knob_is_refused():
-    with pytest.raises(Fault, match="UNKNOWN_KNOB 5: a value without a knob"):
+    with pytest.raises(UserError, match="UNKNOWN_KNOB 5: a value without a knob"):
         parse_overrides(["--a", "1", "5"])
 
 
@@ -88,9 +88,9 @@ def test_a_verb_without_knobs_keeps_its_words():
     assert split_knobs(["demo", "--cases", "3", "--foo"]) == (["demo", "--cases", "3", "--foo"], [])
 
 
-def test_a_fault_is_one_line_and_a_bug_keeps_its_traceback(monkeypatch, capsys):
+def test_an_error_is_one_line_and_a_bug_keeps_its_traceback(monkeypatch, capsys):
     def refuse(args):
-        raise RuntimeError("applying transform") from Fault("EMPTY", "ct.nii.gz", "0 bytes")
+        raise RuntimeError("applying transform") from UserError("EMPTY", "ct.nii.gz", "0 bytes")
 
     monkeypatch.setattr("medseg3d.cli.version.run", refuse)
     assert main(["version"]) == 1

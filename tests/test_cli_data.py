@@ -91,10 +91,10 @@ def test_verify_says_that_all_is_well(folder, capsys):
     # the phantoms of these tests are coarse: 12 mm from slice to slice
     assert all(": SLICE_GAP: " in line for line in warnings)
     values = "0 in 3, 1 in 3, 2 in 1"
-    assert last == f"{folder}: 3 labelled and 1 unlabelled cases, label values {values}, 0 faults, 4 warnings"
+    assert last == f"{folder}: 3 labelled and 1 unlabelled cases, label values {values}, 0 errors, 4 warnings"
 
 
-def test_verify_lists_every_fault_and_exits_1(tmp_path, capsys):
+def test_verify_lists_every_error_and_exits_1(tmp_path, capsys):
     main(["phantom", str(tmp_path / "set"), *SMALL])
     (tmp_path / "set" / "labelsTr" / "phantom_001.nii.gz").write_bytes(b"")
     (tmp_path / "set" / "imagesTr" / "phantom_002.nii.gz").unlink()
@@ -102,7 +102,7 @@ def test_verify_lists_every_fault_and_exits_1(tmp_path, capsys):
     assert main(["data", "verify", str(tmp_path / "set"), "--expect-cases", "4"]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in lines if line.startswith("error:")] == ["CASE_COUNT", "MISSING_FILE", "EMPTY"]
-    assert "3 faults" in lines[-1]
+    assert "3 errors" in lines[-1]
 
 
 def test_verify_of_nothing_is_one_line_with_the_remedy(tmp_path, capsys):
@@ -175,7 +175,7 @@ def test_pictures_are_split_by_shares_and_checked_for_leaks(frames, tmp_path, ca
     assert main([*call, "--expect-cases", "50"]) == 0
     out = capsys.readouterr().out
     assert f"warning: {manifest}: LEAKAGE: 2 patients or sequences are in more than one part, 5 of 5" in out
-    assert "50 labelled and 0 unlabelled cases, label values 0 in 50, 1 in 50, 0 faults, 1 warnings" in out
+    assert "50 labelled and 0 unlabelled cases, label values 0 in 50, 1 in 50, 0 errors, 1 warnings" in out
     assert main([*call, "--expect-cases", "612"]) == 1
 
 

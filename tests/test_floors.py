@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "medseg3d"
 FLOORS = {
-    **{"faults": 0, "child": 0, "knobs": 0, "ranks": 0, "networks": 0, "metrics": 0},
+    **{"errors": 0, "child": 0, "knobs": 0, "ranks": 0, "networks": 0, "metrics": 0},
     **{"limits": 0, "memory": 0, "machine": 0, "files": 0},
     **{"volumes": 1, "pictures": 1, "phantoms": 1, "bundle_folders": 1, "precision": 1},
     "dicom": 2,
@@ -48,7 +48,7 @@ def wrong_doors(path: Path) -> list[str]:
     for line, name in imported_modules(path):
         parts = name.split(".")
         other = parts[1] if parts[0] == "medseg3d" and len(parts) > 1 and parts[1] in FLOORS else room
-        if other not in (room, "faults") and FLOORS[other] >= FLOORS[room]:
+        if other not in (room, "errors") and FLOORS[other] >= FLOORS[room]:
             wrong.append(f"{path.name}:{line} ({room}, floor {FLOORS[room]}) imports {name} (floor {FLOORS[other]})")
         if parts[0] == "matplotlib" and room not in DOORS_OF_PYPLOT:
             wrong.append(f"{path.name}:{line} ({room}) imports {name}: figures belong to reports")

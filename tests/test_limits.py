@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from medseg3d.cli import build_parser, main
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.limits import PIXELS, VOXELS, limits
 
 VERBS = {
@@ -62,7 +62,7 @@ def test_the_environment_sets_the_limit_of_a_training(monkeypatch):
 @pytest.mark.parametrize("text", ["0", "-1", "1e9", "many"])
 def test_a_limit_that_is_no_number_is_refused(monkeypatch, text):
     monkeypatch.setenv("MEDSEG3D_MAX_PIXELS", text)
-    with pytest.raises(Fault, match=f"BAD_VALUE MEDSEG3D_MAX_PIXELS: '{text}'"):
+    with pytest.raises(UserError, match=f"BAD_VALUE MEDSEG3D_MAX_PIXELS: '{text}'"):
         PIXELS.check("polyp.png", (1, 1))
 
 

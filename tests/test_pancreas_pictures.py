@@ -15,7 +15,7 @@ from PIL import Image
 
 from medseg3d.data.picture_folders import read_picture_folder
 from medseg3d.data.splits import read_split
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.pictures.masks import read_picture_mask
 from medseg3d.pictures.reading import read_picture
 from medseg3d.transforms import LoadPictured
@@ -109,9 +109,9 @@ def test_a_training_takes_pictures_with_empty_masks(made, tmp_path):
 
 def test_a_label_without_the_organ_is_refused(script, scan):
     volume = script.read_as_pictures(scan[0])
-    with pytest.raises(Fault, match=r"LABEL_SET .*no voxel of the organ"):
+    with pytest.raises(UserError, match=r"LABEL_SET .*no voxel of the organ"):
         script.slices_without(np.zeros((12, 30, 40), bool), volume)
-    with pytest.raises(Fault, match=r"PAIR_GEOMETRY .*11 slices"):
+    with pytest.raises(UserError, match=r"PAIR_GEOMETRY .*11 slices"):
         script.slices_without(np.zeros((11, 30, 40), bool), volume)
-    with pytest.raises(Fault, match="MISSING_FILE"):
+    with pytest.raises(UserError, match="MISSING_FILE"):
         script.read_as_pictures(scan[0].with_name("absent.nii.gz"))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.postprocessing import CleanMaskd
 
 PICTURE = [
@@ -131,7 +131,7 @@ def test_an_empty_mask_stays_empty():
     ],
 )
 def test_what_is_no_choice_is_refused(knobs, message):
-    with pytest.raises(Fault, match=message):
+    with pytest.raises(UserError, match=message):
         CleanMaskd("pred", **knobs)
 
 

@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.precision import Precision, choose_precision, precision_on
 
 
@@ -96,7 +96,7 @@ def test_a_network_computes_in_it_and_keeps_its_weights(name):
 
 
 def test_another_name_is_refused_with_those_there_are():
-    with pytest.raises(Fault, match="BAD_VALUE --precision: 'half', expected one of float32, bfloat16, float16"):
+    with pytest.raises(UserError, match="BAD_VALUE --precision: 'half', expected one of float32, bfloat16, float16"):
         choose_precision("half")
 
 
@@ -122,12 +122,12 @@ def test_amp_is_still_understood(precision, amp, device, expected, on_a_gpu, on_
 @pytest.mark.parametrize(("precision", "amp"), [("float32", True), ("bfloat16", "false"), ("float16", False)])
 def test_amp_must_not_contradict_precision(precision, amp):
     words = f"BAD_VALUE --amp {str(amp).lower()}: --precision {precision} beside it.*leave out --amp"
-    with pytest.raises(Fault, match=words):
+    with pytest.raises(UserError, match=words):
         choose_precision(precision, "cpu", amp)
 
 
 def test_amp_is_a_flag():
-    with pytest.raises(Fault, match="BAD_VALUE --amp: 'float16', expected true or false"):
+    with pytest.raises(UserError, match="BAD_VALUE --amp: 'float16', expected true or false"):
         choose_precision("auto", "cpu", "float16")
 
 

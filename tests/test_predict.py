@@ -19,7 +19,7 @@ from medseg3d.bundle import read_config
 from medseg3d.bundle_folders import shipped_weights
 from medseg3d.checks import REFERENCE
 from medseg3d.cli import main
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.files.signature import SIGNATURE
 from medseg3d.pictures.masks import read_grey
 from medseg3d.pictures.overlays import draw_overlay
@@ -127,7 +127,7 @@ class TestShippedWeights:
         (folder / "inference.json").write_text("{}")
         (folder / "absent.json").write_text('{"model_file": "bundles/a/models/absent.safetensors"}')
         (folder / "metadata.json").write_text(json.dumps({"shipped_weights": overlay}))
-        with pytest.raises(Fault, match=f"^{code}"):
+        with pytest.raises(UserError, match=f"^{code}"):
             shipped_weights(folder)
 
 
@@ -171,7 +171,7 @@ class TestWorkers:
         ]
 
 
-class TestFaults:
+class TestErrors:
     """One bad picture, or a bad disk, with several pictures under way."""
 
     def predict(self, bundle: Path, *words: object) -> int:

@@ -15,7 +15,7 @@ from PIL import Image
 from medseg3d.bundle import read_config
 from medseg3d.bundle_folders import config_files
 from medseg3d.data.picture_folders import read_picture_folder
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.files.tensors import read_tensors, save_tensors
 from medseg3d.pictures.masks import read_picture_mask
 
@@ -54,7 +54,7 @@ def test_packed_pictures_shrink_with_their_masks(tmp_path):
 
 def test_nothing_is_packed_over_a_folder(tmp_path):
     source = polyp_folder(tmp_path / "polyps")
-    with pytest.raises(Fault, match="OUTPUT_EXISTS"):
+    with pytest.raises(UserError, match="OUTPUT_EXISTS"):
         pack(source, source)
 
 
@@ -69,7 +69,7 @@ def test_shipped_weights_may_share_statistics_and_are_small_unless_any_size_will
     assert torch.equal(shipped["key.running_mean"], statistics)
     assert torch.equal(shipped["weight"], state["weight"].half())
     monkeypatch.setattr(ship_weights, "LARGEST", 10)
-    with pytest.raises(Fault, match="at most 10"):
+    with pytest.raises(UserError, match="at most 10"):
         ship_weights.ship(tmp_path, tmp_path / "large.safetensors")
     ship_weights.ship(tmp_path, tmp_path / "large.safetensors", any_size=True)
     again = read_tensors(tmp_path / "large.safetensors")  # not byte by byte: safetensors orders its metadata at random

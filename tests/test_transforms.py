@@ -26,7 +26,7 @@ from monai.transforms import (
 )
 from PIL import Image
 
-from medseg3d.faults import Fault, find_fault
+from medseg3d.errors import UserError, find_user_error
 from medseg3d.pictures.masks import read_grey
 from medseg3d.pictures.overlays import draw_overlay
 from medseg3d.transforms import (
@@ -432,7 +432,7 @@ def test_warnings_travel_with_the_image(tmp_path: Path) -> None:
 
 def test_label_off_its_image_is_refused(tmp_path: Path) -> None:
     flipped = AFFINES["oblique"] @ np.diag([-1, 1, 1, 1])
-    with pytest.raises(Fault, match=r"PAIR_GEOMETRY .*seg\.nii\.gz"):
+    with pytest.raises(UserError, match=r"PAIR_GEOMETRY .*seg\.nii\.gz"):
         LoadVolumed(["image", "label"])(case(tmp_path, affine=flipped))
 
 
@@ -447,10 +447,10 @@ def test_label_gets_the_affine_of_its_image_to_the_last_bit(tmp_path: Path) -> N
 def test_label_outside_its_set_is_refused_through_compose(tmp_path: Path, label: float, dtype: type) -> None:
     with pytest.raises(RuntimeError) as caught:
         Compose([LoadVolumed(["image", "label"], labels=[0, 1])])(case(tmp_path, label, dtype=dtype))
-    fault = find_fault(caught.value)
-    assert fault is not None
-    assert fault.code == "LABEL_SET"
-    assert fault.subject.endswith("seg.nii.gz")
+    error = find_user_error(caught.value)
+    assert error is not None
+    assert error.code == "LABEL_SET"
+    assert error.subject.endswith("seg.nii.gz")
 
 
 def test_missing_keys_are_passed_over_when_allowed(tmp_path: Path) -> None:
@@ -531,9 +531,9 @@ def test_a_mask_on_another_grid_than_its_picture_is_refused(tmp_path: Path) -> N
     paths = picture_case(tmp_path, mask_size=(90, 60))
     with pytest.raises(RuntimeError) as raised:
         Compose(LoadPictured(["image", "label"]))(paths)
-    fault = find_fault(raised.value)
-    assert fault is not None
-    assert str(fault).startswith(f"PAIR_GEOMETRY {paths['label']}: 90 rows of 60 pixels, expected 60 rows of 90")
+    error = find_user_error(raised.value)
+    assert error is not None
+    assert str(error).startswith(f"PAIR_GEOMETRY {paths['label']}: 90 rows of 60 pixels, expected 60 rows of 90")
 
 
 @pytest.mark.parametrize("classes", [1, 2, 3])
@@ -653,7 +653,7 @@ def test_a_field_of_view_unlike_the_trainings_keeps_the_size_of_a_pixel(
 
 @pytest.mark.parametrize("bounds", [(0, 500), (500, 300)])
 def test_bounds_of_the_field_of_view_are_refused(bounds: tuple[int, int]) -> None:
-    with pytest.raises(Fault, match="BAD_VALUE --field_of_view_mm"):
+    with pytest.raises(UserError, match="BAD_VALUE --field_of_view_mm"):
         FitSlicesd("image", 192, bounds)
 
 
@@ -709,22 +709,22 @@ def test_no_mask_comes_of_logits_that_are_not_finite(bad: float, channels: int, 
     logits[0, 3, 4, 5] = logits[-1, 6, 7, 8] = bad
     words = rf"NON_FINITE scans/ct\.nii\.gz: 2 of {logits.numel()} logits .*. Hint: --precision float32; .*model\.pt"
     for transform in (InvertToOriginald("pred"), LogitsToLabelsd("pred")):
-        with pytest.raises(Fault, match=words):
+        with pytest.raises(UserError, match=words):
             transform({"image": image, "pred": logits})
 
 
-def test_a_validation_has_the_fault_beside_labels_of_background() -> None:
+def test_a_validation_has_the_error_beside_labels_of_background() -> None:
     item = {"case": "b", "pred": torch.tensor([[1.0, float("nan"), 1.0]])}
-    got = LogitsToLabelsd("pred", fault_key="fault")(item)
+    got = LogitsToLabelsd("pred", error_key="error")(item)
     assert got["pred"].tolist() == [[0, 0, 0]]
-    assert str(got["fault"]).startswith("NON_FINITE b: 1 of 3 logits")
-    assert "fault" not in LogitsToLabelsd("pred", fault_key="fault")({"pred": torch.ones(1, 3)})
+    assert str(got["error"]).startswith("NON_FINITE b: 1 of 3 logits")
+    assert "error" not in LogitsToLabelsd("pred", error_key="error")({"pred": torch.ones(1, 3)})
 
 
 @pytest.mark.parametrize(("size", "refused"), [(240, False), (239, True)])
 def test_a_volume_must_fill_a_quarter_of_the_patch(size, refused):
     if refused:
-        with pytest.raises(Fault, match=f"PATCH_SIZE ct.nii.gz: 960x960x{size} voxels"):
+        with pytest.raises(UserError, match=f"PATCH_SIZE ct.nii.gz: 960x960x{size} voxels"):
             check_patch_fill((960, 960, size), (960, 960, 960), "ct.nii.gz")
     else:
         check_patch_fill((960, 960, size), (960, 960, 960), "ct.nii.gz")
@@ -735,6 +735,6 @@ def test_finite_logits_on_their_way_to_overflow_give_no_mask(channels: int) -> N
     logits = torch.zeros(channels, 2, 2, 2)
     logits[-1, 0, 0, 0], logits[0, 1, 1, 1] = 3e38, -3e38
     assert torch.isfinite(logits).all()
-    with pytest.raises(Fault, match=rf"NON_FINITE a: 2 of {logits.numel()} logits that are NaN, infinite or over"):
+    with pytest.raises(UserError, match=rf"NON_FINITE a: 2 of {logits.numel()} logits that are NaN, infinite or over"):
         LogitsToLabelsd("pred")({"pred": logits, "case": "a"})
     assert LogitsToLabelsd("pred")({"pred": logits.clamp(-1e6, 1e6), "case": "a"})["pred"].shape == (1, 2, 2, 2)

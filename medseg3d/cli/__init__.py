@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from medseg3d import __version__
-from medseg3d.faults import UsageFault, escape_names, find_fault
+from medseg3d.errors import UsageError, escape_names, find_user_error
 from medseg3d.knobs import literal
 from medseg3d.limits import limits
 
@@ -77,7 +77,7 @@ def _add_arguments(module: ModuleType, parser: argparse.ArgumentParser) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb and return its exit code; a `Fault` is one line on stderr."""
+    """Run one verb and return its exit code; a `UserError` is one line on stderr."""
     escape_names()
     words, knobs = split_knobs(sys.argv[1:] if argv is None else argv)
     args = build_parser().parse_args(words)
@@ -92,11 +92,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        fault = find_fault(error)
-        if fault is None or args.traceback:
+        user_error = find_user_error(error)
+        if user_error is None or args.traceback:
             raise
-        print(f"error: {fault}", file=sys.stderr)
-        return fault.exit_code
+        print(f"error: {user_error}", file=sys.stderr)
+        return user_error.exit_code
 
 
 def split_knobs(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -139,7 +139,7 @@ def parse_overrides(tokens: Sequence[str]) -> dict[str, object]:
     Values are Python literals where they parse as one, else strings.
 
     Raises:
-        Fault: `UNKNOWN_KNOB` for a token that belongs to no `--key`.
+        UserError: `UNKNOWN_KNOB` for a token that belongs to no `--key`.
 
     Example:
         >>> parse_overrides(["--epochs", "2", "--roi_size=[64,64,64]", "--resume", "--output_dir", "runs/a"])
@@ -151,7 +151,7 @@ def parse_overrides(tokens: Sequence[str]) -> dict[str, object]:
         token = tokens[position]
         position += 1
         if not token.startswith("--") or len(token) == 2:
-            raise UsageFault("UNKNOWN_KNOB", token, "a value without a knob", "--key value", "put --key before it")
+            raise UsageError("UNKNOWN_KNOB", token, "a value without a knob", "--key value", "put --key before it")
         name, equals, value = token[2:].partition("=")
         if not equals:
             if position == len(tokens) or tokens[position].startswith("--"):

@@ -43,9 +43,9 @@ def run(args: argparse.Namespace) -> int:
             print(f"runs   {expression}")
     else:
         print(f"note   using it runs {len(report.expressions)} Python expressions; see them with --expressions")
-    for fault in report.problems:
-        print(f"error  {fault}", file=sys.stderr)
+    for error in report.problems:
+        print(f"error  {error}", file=sys.stderr)
     if not report.problems:
         print("nothing wrong was found")
         return 0
-    return min(fault.exit_code for fault in report.problems)
+    return min(error.exit_code for error in report.problems)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from medseg3d.cli.progress import progress_bar
 from medseg3d.cli.size_limits import add_limits
-from medseg3d.faults import Fault, UsageFault
+from medseg3d.errors import UsageError, UserError
 
 if TYPE_CHECKING:
     from medseg3d.data.splits import Split
@@ -117,14 +117,14 @@ def _verify(args: argparse.Namespace) -> int:
             report = verify_msd(args.dataset_dir, args.expect_cases, args.workers, progress, tolerance)
     for path, warning in report.warnings:
         print(f"warning: {path}: {warning}")
-    for fault in report.faults:
-        print(f"error: {fault}")
+    for error in report.errors:
+        print(f"error: {error}")
     values = ", ".join(f"{value} in {count}" for value, count in sorted(report.label_values.items())) or "none"
     print(
         f"{report.folder}: {report.n_cases} labelled and {report.n_test} unlabelled cases, label values {values}, "
-        f"{len(report.faults)} faults, {len(report.warnings)} warnings"
+        f"{len(report.errors)} errors, {len(report.warnings)} warnings"
     )
-    return 1 if report.faults else 0
+    return 1 if report.errors else 0
 
 
 def _split(args: argparse.Namespace) -> int:
@@ -160,7 +160,7 @@ def _listed_split(args: argparse.Namespace, path: str | Path, of_pictures: bool)
     drawn = [name for name in ("test_cases", "val_cases", "train_list") if getattr(args, name) is not None]
     if drawn:
         found = "it together with --from, which lists every part"
-        raise UsageFault("BAD_VALUE", "--" + drawn[0].replace("_", "-"), found, "one of the two", "leave it out")
+        raise UsageError("BAD_VALUE", "--" + drawn[0].replace("_", "-"), found, "one of the two", "leave it out")
     if of_pictures:
         cases, name = read_picture_folder(args.dataset_dir, args.group_pattern), data_set_name(args.dataset_dir)
     else:
@@ -171,7 +171,9 @@ def _listed_split(args: argparse.Namespace, path: str | Path, of_pictures: bool)
     if Path(path).exists():
         if (there := read_split(path)).hash != split.hash:
             found, wanted = f"another split ({there.hash[:12]})", f"the split of the lists ({split.hash[:12]})"
-            raise Fault("SPLIT_MISMATCH", path, found, wanted, "name another file with --output, or delete this one")
+            raise UserError(
+                "SPLIT_MISMATCH", path, found, wanted, "name another file with --output, or delete this one"
+            )
     else:
         write_split(path, split, name)
     return split
@@ -200,7 +202,7 @@ def _holds_pictures(args: argparse.Namespace) -> bool:
     given = [name for name in ("split_file", "group_pattern", "train_list") if getattr(args, name, None) is not None]
     if given:
         option = "--" + given[0].replace("_", "-")
-        raise UsageFault(
+        raise UsageError(
             "BAD_VALUE", option, "a dataset of volumes", "2-D images, to which alone it applies", "leave it out"
         )
     return False

@@ -45,9 +45,9 @@ def run(args: argparse.Namespace) -> int:
 def _run_whole(args: argparse.Namespace) -> int:
     import time
 
+    from medseg3d.errors import UserError
     from medseg3d.experiments.definition import packaged, parse_experiment
     from medseg3d.experiments.runner import run_experiment
-    from medseg3d.faults import Fault
     from medseg3d.phantoms.ct import write_phantom_dataset
     from medseg3d.reports.runs import read_run
 
@@ -65,7 +65,7 @@ def _run_whole(args: argparse.Namespace) -> int:
     definition["knobs"] |= {"dataset_dir": str(data), **({} if args.epochs is None else {"epochs": args.epochs})}
     record = run_experiment(parse_experiment(definition), folder, show=True, say=say)
     for name, reason in record["failures"].items():
-        raise Fault("RUN_FAILED", name, reason, "", "read the message above")
+        raise UserError("RUN_FAILED", name, reason, "", "read the message above")
     (row,) = record["rows"]
     seconds |= row["seconds"]
     evaluation = folder / row["run_dir"] / "evaluation_test"
@@ -94,7 +94,7 @@ def _run_quick(args: argparse.Namespace) -> int:
 
     from tqdm import tqdm
 
-    from medseg3d.faults import UsageFault
+    from medseg3d.errors import UsageError
     from medseg3d.phantoms.polyps import write_polyp_phantoms
     from medseg3d.reports.page import Remarks
     from medseg3d.reports.run_report import write_report
@@ -102,7 +102,7 @@ def _run_quick(args: argparse.Namespace) -> int:
     from medseg3d.workflows import evaluate, predict
 
     if args.epochs is not None:
-        raise UsageFault("BAD_VALUE", "--epochs", "it with --quick, which trains nothing", "one of the two")
+        raise UsageError("BAD_VALUE", "--epochs", "it with --quick, which trains nothing", "one of the two")
     started = time.perf_counter()
     folder = Path(args.output).absolute()
     _claim(folder, args.overwrite)
@@ -112,7 +112,7 @@ def _run_quick(args: argparse.Namespace) -> int:
     with _without_warnings(), tqdm(total=cases, desc="polyps", unit="frame", dynamic_ncols=True, disable=None) as bar:
         found = predict("polyp_resunetpp", pictures, folder / "masks", progress=lambda *_: bar.update())
         for failure in found.failed:
-            raise failure.fault
+            raise failure.error
         evaluate(folder / "masks", frames / "masks", folder / "scores", image_dir=pictures, class_names=["polyp"])
     run = read_run(folder / "scores", name="polyp_resunetpp")
     remarks = Remarks(
@@ -184,14 +184,14 @@ def _claim(folder: Path, overwrite: bool) -> None:
     import shutil
 
     import medseg3d
-    from medseg3d.faults import UsageFault
+    from medseg3d.errors import UsageError
 
     marker = folder / "demo.json"
     if folder.exists() and any(folder.iterdir()):
         if not (overwrite and marker.is_file()):
             what = "an earlier demo" if marker.is_file() else "files that are not a demo's"
             remedy = "--overwrite to replace it, or " if marker.is_file() else ""
-            raise UsageFault("NOT_EMPTY", folder, what, "an empty or new folder", f"{remedy}-o for another folder")
+            raise UsageError("NOT_EMPTY", folder, what, "an empty or new folder", f"{remedy}-o for another folder")
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     marker.write_text(json.dumps({"made_by": f"medseg3d {medseg3d.__version__} demo"}) + "\n", encoding="utf-8")

@@ -19,17 +19,17 @@ def run(args: argparse.Namespace) -> int:
     import os
     from pathlib import Path
 
-    from medseg3d.faults import Fault, UsageFault
+    from medseg3d.errors import UsageError, UserError
 
     config = Path(__file__).parent.parent.parent / "mkdocs.yml"
     if not config.is_file():
-        raise UsageFault("MISSING_FILE", config, "no such file", "a clone of the repository", "run it in a clone")
+        raise UsageError("MISSING_FILE", config, "no such file", "a clone of the repository", "run it in a clone")
     os.environ["NO_MKDOCS_2_WARNING"] = "1"  # Material's word on its successor, in every build
     try:
         from mkdocs.commands import build, serve
         from mkdocs.config import load_config
     except ImportError as error:
-        raise Fault(
+        raise UserError(
             "MISSING_PACKAGE", "medseg3d docs", f"no package {error.name}", "MkDocs", 'pip install -e ".[docs]"'
         ) from error
     if args.build is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from medseg3d.faults import UsageFault
+from medseg3d.errors import UsageError
 
 HELP = "count parameters, multiply-adds and memory of the papers' networks or of a bundle's"
 TAKES_KNOBS = True
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     from medseg3d.reports.parameters import bundle_report, paper_report, papers_of_bundle
 
     if args.runs and not args.figure:
-        raise UsageFault("BAD_VALUE", "--runs", "no figure to draw them in", "--figure PNG with it")
+        raise UsageError("BAD_VALUE", "--runs", "no figure to draw them in", "--figure PNG with it")
     bundle = args.bundle
     if bundle is None and (args.compare or args.ablation or args.knobs):
         bundle = DEFAULT_BUNDLE

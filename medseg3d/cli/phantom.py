@@ -33,12 +33,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _write_polyps(args: argparse.Namespace) -> int:
-    from medseg3d.faults import UsageFault
+    from medseg3d.errors import UsageError
     from medseg3d.phantoms.polyps import write_polyp_phantoms
 
     for option in ("test_images", "spacing"):
         if getattr(args, option) is not None:
-            raise UsageFault("BAD_VALUE", f"--{option}", "it with --kind polyp", "--kind pancreas", "leave it out")
+            raise UsageError("BAD_VALUE", f"--{option}", "it with --kind polyp", "--kind pancreas", "leave it out")
     cases = args.num_cases or 60
     folder = write_polyp_phantoms(args.output, cases, args.seed, overwrite=args.overwrite)
     print(f"{cases} frames, every tenth without a polyp: {folder}")

@@ -66,15 +66,15 @@ def run(args: argparse.Namespace) -> int:
 
 def _definition(args: argparse.Namespace) -> dict[str, Any]:
     from medseg3d.bundle_folders import bundle_folder, bundle_root
+    from medseg3d.errors import UsageError
     from medseg3d.experiments.definition import packaged
-    from medseg3d.faults import UsageFault
 
     data, splits = _pairs("--data", args.data), _pairs("--split", args.split)
     for name in splits:
         if name not in data:
-            raise UsageFault("BAD_VALUE", f"--split {name}", "no data set of that name", f"one of {', '.join(data)}")
+            raise UsageError("BAD_VALUE", f"--split {name}", "no data set of that name", f"one of {', '.join(data)}")
     if args.tune_epochs is not None and not args.trials:
-        raise UsageFault("BAD_VALUE", "--tune-epochs", "no trials", "--trials above 0 with it", "leave it out")
+        raise UsageError("BAD_VALUE", "--tune-epochs", "no trials", "--trials above 0 with it", "leave it out")
     known = packaged("cris")["factors"]["data"]
     root = bundle_root(bundle_folder(args.bundle))
     for name in data:
@@ -90,13 +90,13 @@ def _definition(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _pairs(option: str, texts: Sequence[str]) -> dict[str, Any]:
-    from medseg3d.faults import UsageFault
+    from medseg3d.errors import UsageError
 
     pairs: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not (name and equals and value) or name in pairs:
             found = "a name without a path" if name not in pairs else "a name that comes twice"
-            raise UsageFault("BAD_VALUE", f"{option} {text}", found, "NAME=PATH, each name once", "correct it")
+            raise UsageError("BAD_VALUE", f"{option} {text}", found, "NAME=PATH, each name once", "correct it")
         pairs[name] = value
     return pairs

@@ -58,16 +58,16 @@ def run(args: argparse.Namespace) -> int:
     """Work on the study until it is complete, then print its trials and the command that trains with the best."""
     from tqdm import tqdm
 
+    from medseg3d.errors import UsageError
     from medseg3d.experiments.trials import trials_markdown
     from medseg3d.experiments.tune import tune
-    from medseg3d.faults import UsageFault
     from medseg3d.reports.wording import command_line
 
     search: dict[str, str] = {}
     for text in args.search:
         knob, _, values = text.partition("=")
         if knob in search:
-            raise UsageFault("BAD_VALUE", f"--search {text}", "a second range", "one for each knob", "leave one out")
+            raise UsageError("BAD_VALUE", f"--search {text}", "a second range", "one for each knob", "leave one out")
         search[knob] = values
 
     bar = tqdm(total=args.trials, desc="trials", unit="trial", dynamic_ncols=True, disable=None)

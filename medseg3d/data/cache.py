@@ -16,7 +16,7 @@ from monai.utils import MAX_SEED
 from tqdm import tqdm
 
 from medseg3d.data.ahead import map_ahead
-from medseg3d.faults import Fault, find_fault, internal_fault
+from medseg3d.errors import UserError, find_user_error, internal_error
 from medseg3d.memory import available_memory
 from medseg3d.ranks import local_world_size, rank
 
@@ -71,7 +71,7 @@ class CaseCache(CacheDataset):
         name: what the messages call this data set.
 
     Raises:
-        Fault: `NO_CASES` when `data` is empty; whatever a transform refuses, unwrapped from MONAI's RuntimeErrors.
+        UserError: `NO_CASES` when `data` is empty; whatever a transform refuses, unwrapped from MONAI's RuntimeErrors.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class CaseCache(CacheDataset):
         if not 0 <= memory_fraction <= 1:
             raise ValueError(f"memory_fraction must lie in [0, 1], got {memory_fraction}")
         if len(data) == 0:
-            raise Fault(
+            raise UserError(
                 "NO_CASES", f"{name} part", "no case", "at least one", "look at the split file and the data set"
             )
         self.memory_fraction = memory_fraction
@@ -136,12 +136,12 @@ class CaseCache(CacheDataset):
         return kept
 
     def _load_or_refuse(self, index: int) -> Any:
-        with unwrapped_faults(self.data[index]):
+        with unwrapped_errors(self.data[index]):
             return self._load_cache_item(index)
 
     def __getitem__(self, key: Any) -> Any:
         index = key.index if isinstance(key, CaseKey) else key
-        with unwrapped_faults(self.data[index] if isinstance(index, int) else {}):
+        with unwrapped_errors(self.data[index] if isinstance(index, int) else {}):
             return self._sample(key) if isinstance(key, CaseKey) else super().__getitem__(key)
 
     def _sample(self, key: CaseKey) -> Any:
@@ -215,18 +215,20 @@ def _random_parts(value: Any) -> Iterator[Randomizable]:
 
 
 @contextlib.contextmanager
-def unwrapped_faults(item: Mapping[str, Any]) -> Iterator[None]:
-    """Context in which MONAI's "applying transform ..." RuntimeErrors give way to the `Fault` they wrap.
+def unwrapped_errors(item: Mapping[str, Any]) -> Iterator[None]:
+    """Context in which MONAI's "applying transform ..." RuntimeErrors give way to the `UserError` they wrap.
 
     Where they wrap none, to an `INTERNAL` that names the case and the innermost cause.
     """
     try:
         yield
     except Exception as error:
-        fault = find_fault(error)
-        if fault is error or (fault is None and not (isinstance(error, RuntimeError) and error.__cause__ is not None)):
+        user_error = find_user_error(error)
+        if user_error is error or (
+            user_error is None and not (isinstance(error, RuntimeError) and error.__cause__ is not None)
+        ):
             raise
-        if fault is not None:
-            raise fault from None
+        if user_error is not None:
+            raise user_error from None
         image = item.get("image")  # a tensor where the items are not files
-        raise internal_fault(error, image if isinstance(image, str) else str(item.get("case"))) from error
+        raise internal_error(error, image if isinstance(image, str) else str(item.get("case"))) from error

@@ -10,7 +10,7 @@ import numpy as np
 
 from medseg3d.data.picture_folders import read_picture_folder
 from medseg3d.data.splits import read_split
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.pictures.reading import read_picture
 
 
@@ -37,7 +37,7 @@ def channel_statistics(paths: Sequence[str | Path]) -> ChannelStatistics:
     number of pictures nor their order rounds anything.
 
     Raises:
-        Fault: as `read_picture`.
+        UserError: as `read_picture`.
         ValueError: no picture.
     """
     if not paths:
@@ -60,7 +60,7 @@ def training_statistics(dataset_dir: str | Path, split_file: str | Path | None =
         split_file: a manifest of the data set.
 
     Raises:
-        Fault: as `read_picture_folder`, `read_split` and `read_picture`; SPLIT_MISMATCH if the training set names
+        UserError: as `read_picture_folder`, `read_split` and `read_picture`; SPLIT_MISMATCH if the training set names
             pictures that the data set lacks, or none.
     """
     images = {case["case"]: case["image"] for case in read_picture_folder(dataset_dir)}
@@ -69,7 +69,7 @@ def training_statistics(dataset_dir: str | Path, split_file: str | Path | None =
     wanted = read_split(split_file).train
     absent = [case for case in wanted if case not in images]
     if absent or not wanted:
-        raise Fault(
+        raise UserError(
             "SPLIT_MISMATCH",
             split_file,
             f"{len(absent)} of {len(wanted)} training cases that the data set lacks ({', '.join(absent[:3])})",

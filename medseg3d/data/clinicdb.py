@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 
 FIRST_FRAMES = (
     *(1, 26, 51, 68, 79, 104, 127, 152, 178, 200, 206, 228, 253, 278, 298),
@@ -37,7 +37,7 @@ def clinicdb_sequence(case: str) -> str:
         case: name of a picture without suffix, with the folders it lies in, if any.
 
     Raises:
-        Fault: GROUP_PATTERN for a number that is no frame.
+        UserError: GROUP_PATTERN for a number that is no frame.
 
     Example:
         >>> [clinicdb_sequence(case) for case in ("25", "26", "TrainDataset/612", "cju0qkwl35piu0993l0dewei2")]
@@ -49,7 +49,7 @@ def clinicdb_sequence(case: str) -> str:
     if not (name.isascii() and name.isdigit()) or ("TestDataset" in folders and "CVC-ClinicDB" not in folders):
         return case
     if not 1 <= int(name) <= FRAMES:
-        raise Fault(
+        raise UserError(
             "GROUP_PATTERN",
             case,
             f"frame {int(name)}",

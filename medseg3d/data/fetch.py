@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from medseg3d.data.picture_folders import find_pictures
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.files.archives import check_empty, check_zip, download, unpack
 from medseg3d.files.disk_space import check_space
 
@@ -38,8 +38,8 @@ def fetch_pancreas(root: str | Path = "data", say: Callable[[str], None] = print
         keep_archive: keep `Task07_Pancreas.tar` after unpacking.
 
     Raises:
-        Fault: NO_SPACE or NOT_EMPTY before anything is downloaded, NO_NETWORK with the steps by hand if the download
-            fails, CHECKSUM if an archive does not have the known MD5.
+        UserError: NO_SPACE or NOT_EMPTY before anything is downloaded, NO_NETWORK with the steps by hand if the
+            download fails, CHECKSUM if an archive does not have the known MD5.
     """
     return _fetched(
         root,
@@ -71,9 +71,9 @@ def fetch_kvasir_seg(root: str | Path = "data", say: Callable[[str], None] = pri
         keep_archive: keep `kvasir-seg.zip` after unpacking.
 
     Raises:
-        Fault: NO_SPACE or NOT_EMPTY before anything is downloaded, NO_NETWORK with the steps by hand if the download
-            fails, CHECKSUM or TOO_LARGE if the archive is not what it should be, MISSING_FILE for a picture without
-            mask.
+        UserError: NO_SPACE or NOT_EMPTY before anything is downloaded, NO_NETWORK with the steps by hand if the
+            download fails, CHECKSUM or TOO_LARGE if the archive is not what it should be, MISSING_FILE for a picture
+            without mask.
     """
     return _fetched(
         root,
@@ -92,18 +92,18 @@ def fetch_kvasir_seg(root: str | Path = "data", say: Callable[[str], None] = pri
 
 
 def find_clinicdb(root: str | Path = "data", say: Callable[[str], None] = print) -> Path:
-    """The folder of CVC-ClinicDB, which has no open link; where it is not, the fault says how to get it.
+    """The folder of CVC-ClinicDB, which has no open link; where it is not, the error says how to get it.
 
     Args:
         root: folder that holds `CVC-ClinicDB/`.
         say: where messages for the user go.
 
     Raises:
-        Fault: MISSING_DATA with the steps by hand.
+        UserError: MISSING_DATA with the steps by hand.
     """
     folder = Path(root).expanduser().absolute() / CLINICDB_NAME
     if not folder.is_dir():
-        raise Fault(
+        raise UserError(
             "MISSING_DATA",
             folder,
             "no such folder",
@@ -163,7 +163,7 @@ def _kvasir_folder(unpacked: Path) -> Path | None:
     folders = [folder for folder in folders if "__MACOSX" not in folder.parts]
     if len(folders) != 1:
         return None
-    faults = find_pictures(folders[0]).faults
-    if faults:
-        raise faults[0]
+    errors = find_pictures(folders[0]).errors
+    if errors:
+        raise errors[0]
     return folders[0]

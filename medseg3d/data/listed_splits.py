@@ -12,7 +12,7 @@ from typing import Any
 from medseg3d.data.leaks import find_leaks
 from medseg3d.data.msd import case_id, listed_folds, listed_parts
 from medseg3d.data.splits import PARTS, Split, given_split
-from medseg3d.faults import Fault, UsageFault
+from medseg3d.errors import UsageError, UserError
 from medseg3d.files.stream import file_sha256
 from medseg3d.pictures.reading import PICTURE_SUFFIXES
 from medseg3d.volumes.reading import volume_files
@@ -48,9 +48,9 @@ def listed_split(
         groups: case to patient or sequence, none of which may be in two parts.
 
     Raises:
-        Fault: MISSING_FILE, CASE_LIST (none of these forms, a case twice), BAD_VALUE (several folds and no `fold`, or
-            no such one), TOO_FEW_CASES (none to train on), SPLIT_MISMATCH (names that are no cases, cases that no list
-            names), LEAKAGE (a case, a patient, or the same image in two parts).
+        UserError: MISSING_FILE, CASE_LIST (none of these forms, a case twice), BAD_VALUE (several folds and no `fold`,
+            or no such one), TOO_FEW_CASES (none to train on), SPLIT_MISMATCH (names that are no cases, cases that no
+            list names), LEAKAGE (a case, a patient, or the same image in two parts).
     """
     source = ", ".join(map(str, lists))
     named = _read(lists, fold)
@@ -58,7 +58,7 @@ def listed_split(
     parts = {part: [_known_as(name, ids) for name in names] for part, names in named.items()}
     repeated = [case for names in parts.values() for case, count in Counter(names).items() if count > 1]
     if repeated:
-        raise Fault(
+        raise UserError(
             "CASE_LIST", source, f"{_some(repeated)} more than once in one list", "each case once", "remove the others"
         )
     split = given_split(parts, source, groups)
@@ -68,11 +68,11 @@ def listed_split(
         found = f"{len(unknown)} names that the data set lacks ({_some(unknown)})" if unknown else ""
         found += " and " if unknown and left else ""
         found += f"{len(left)} of its cases in no list ({_some(left)})" if left else ""
-        raise Fault("SPLIT_MISMATCH", source, found, "each case of the data set in one list", "correct the lists")
+        raise UserError("SPLIT_MISMATCH", source, found, "each case of the data set in one list", "correct the lists")
     for leak in find_leaks(split, digests=_digests_of_twins(cases)):
         if leak.kind == "picture":
             places = " and ".join(f"{_some(same)} in {part}" for part, same in leak.cases.items())
-            raise Fault("LEAKAGE", source, f"one image as {places}", "it in one part", "take it out of one of them")
+            raise UserError("LEAKAGE", source, f"one image as {places}", "it in one part", "take it out of one of them")
     return split
 
 
@@ -81,15 +81,17 @@ def _read(lists: Sequence[str | Path], fold: int | None) -> dict[str, list[str]]
     paths = [Path(path) for path in lists]
     for path in paths:
         if not path.is_file():
-            raise UsageFault("MISSING_FILE", path, "no such file", _FORMS, "name it with --from")
+            raise UsageError("MISSING_FILE", path, "no such file", _FORMS, "name it with --from")
     if len(paths) == 1:
         try:
             content = json.loads(paths[0].read_text(encoding="utf-8-sig"))
             return _of_json(content, paths[0], fold)
         except (ValueError, TypeError, AttributeError) as error:
-            raise Fault("CASE_LIST", paths[0], f"no lists of cases ({error})", _FORMS, "correct the file") from error
+            raise UserError(
+                "CASE_LIST", paths[0], f"no lists of cases ({error})", _FORMS, "correct the file"
+            ) from error
     if len(paths) > len(PARTS):
-        raise UsageFault("BAD_VALUE", "--from", f"{len(paths)} files", _FORMS)
+        raise UsageError("BAD_VALUE", "--from", f"{len(paths)} files", _FORMS)
     lines = [path.read_text(encoding="utf-8-sig").splitlines() for path in paths]
     return {
         part: [line.strip() for line in of_part if line.strip()]
@@ -118,9 +120,9 @@ def _of_json(content: Any, path: Path, fold: int | None) -> dict[str, list[str]]
     return {part: [_name_of(entry) for entry in of_part] for part, of_part in entries.items()}
 
 
-def _no_fold(path: Path, found: str, folds: Sequence[int]) -> Fault:
+def _no_fold(path: Path, found: str, folds: Sequence[int]) -> UserError:
     wanted = f"one of {list(folds)}"
-    return UsageFault("BAD_VALUE", f"{found} of {path}", "several folds", wanted, "name it with --fold")
+    return UsageError("BAD_VALUE", f"{found} of {path}", "several folds", wanted, "name it with --fold")
 
 
 def _name_of(entry: Any) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from medseg3d.data.mask_folders import MaskPair, is_volume
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.pictures.masks import GreyPicture, read_levels
 from medseg3d.volumes.grids import GRID_TOLERANCE, check_pair
 from medseg3d.volumes.header import VolumeHeader
@@ -56,8 +56,8 @@ def prediction_kind(pairs: Sequence[MaskPair]) -> str:
         pairs: as `paired_masks` gives them.
 
     Raises:
-        Fault: as `read_pair`; LABEL_SET also for pictures that have more than two but at most 8 levels each: these are
-            labels of several classes, or maps too coarse to be told from them.
+        UserError: as `read_pair`; LABEL_SET also for pictures that have more than two but at most 8 levels each: these
+            are labels of several classes, or maps too coarse to be told from them.
     """
     files = [pair.pred for pair in pairs if pair.pred is not None]
     if all(is_volume(file) for file in files):
@@ -80,7 +80,7 @@ def read_pair(
         grid_tolerance: voxels that a corner of the prediction may lie from that of the ground truth.
 
     Raises:
-        Fault: as `read_volume` or `read_picture`; LABEL_SET (values that are no labels, or no probabilities);
+        UserError: as `read_volume` or `read_picture`; LABEL_SET (values that are no labels, or no probabilities);
             PAIR_GEOMETRY (shapes differ, or a corner lies further than that from where it should).
     """
     if pred_kind not in _KINDS:
@@ -120,7 +120,7 @@ def volume_values(array: np.ndarray, header: VolumeHeader, kind: str = "auto") -
         kind: "auto" takes fractions for probabilities.
 
     Raises:
-        Fault: LABEL_SET for values that are neither.
+        UserError: LABEL_SET for values that are neither.
     """
     if kind == "auto":
         kind = "mask" if holds_integers(array) else "probability"
@@ -132,7 +132,7 @@ def picture_values(grey: GreyPicture, kind: str = "auto") -> tuple[str, np.ndarr
     """The same of a picture, a mask of which is 0 and 1, and what is odd about it.
 
     Raises:
-        Fault: LABEL_SET, also for what may be a coarse map or several classes.
+        UserError: LABEL_SET, also for what may be a coarse map or several classes.
     """
     if kind == "auto":
         kind = _kind_of_pictures([grey])
@@ -160,7 +160,7 @@ def _is_fractional(path: Path) -> bool:
 def _probabilities(array: np.ndarray, header: VolumeHeader) -> np.ndarray:
     low, high = float(array.min()), float(array.max())
     if low < -_ROUNDING or high > 1 + _ROUNDING:
-        raise Fault(
+        raise UserError(
             "LABEL_SET",
             header.path,
             f"values from {low:g} to {high:g}, taken for probabilities{stored_scaled(header)}",
@@ -177,7 +177,7 @@ def _read_picture(
     grey = read_levels(path)
     if grey.levels.shape != shape:
         wanted = f"that of its ground truth {truth}: shape {shape}"
-        raise Fault("PAIR_GEOMETRY", path, f"shape {grey.levels.shape}", wanted, _ON_ITS_GRID)
+        raise UserError("PAIR_GEOMETRY", path, f"shape {grey.levels.shape}", wanted, _ON_ITS_GRID)
     return picture_values(grey, pred_kind)
 
 
@@ -193,7 +193,7 @@ def _kind_of_pictures(greys: Iterable[GreyPicture]) -> str:
     if coarse is None:
         return "mask"
     path, levels = coarse
-    raise Fault(
+    raise UserError(
         "LABEL_SET",
         path,
         f"{len(levels)} levels, {', '.join(map(str, levels))}: labels of several classes, or coarse probabilities",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from medseg3d.faults import Fault, UsageFault
+from medseg3d.errors import UsageError, UserError
 from medseg3d.files.stream import file_sha256
 from medseg3d.volumes.reading import volume_files
 
@@ -21,7 +21,7 @@ class Manifest:
         path: the list; the paths in it are relative to its folder, or absolute.
 
     Raises:
-        Fault: MISSING_FILE, BAD_VALUE (a line of another form, or none at all).
+        UserError: MISSING_FILE, BAD_VALUE (a line of another form, or none at all).
 
     Example:
         >>> import hashlib, tempfile
@@ -34,12 +34,12 @@ class Manifest:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         if not self.path.is_file():
-            raise UsageFault("MISSING_FILE", path, "no such file", "a list of sha256sum", "name it with --manifest")
+            raise UsageError("MISSING_FILE", path, "no such file", "a list of sha256sum", "name it with --manifest")
         lines = [line for line in self.path.read_text(encoding="utf-8", errors="surrogateescape").splitlines() if line]
         matches = [_LINE.fullmatch(line) for line in lines]
         if not lines or None in matches:
             wrong = repr(lines[matches.index(None)])[:80] if lines else "an empty file"
-            raise UsageFault("BAD_VALUE", f"--manifest {path}", wrong, "lines as `sha256sum FILES` writes them")
+            raise UsageError("BAD_VALUE", f"--manifest {path}", wrong, "lines as `sha256sum FILES` writes them")
         folder = self.path.absolute().parent
         self._sums = {(folder / match[2]).resolve(): match[1].lower() for match in matches if match}
 
@@ -47,16 +47,18 @@ class Manifest:
         """See that the files of an image, or every file below a folder, are those that the list has.
 
         Raises:
-            Fault: CHECKSUM (a file of another sum, or that the list does not name).
+            UserError: CHECKSUM (a file of another sum, or that the list does not name).
         """
         image = Path(image)
         files = sorted(path for path in image.rglob("*") if path.is_file()) if image.is_dir() else volume_files(image)
         for file in files:
             wanted = self._sums.get(file.resolve())
             if wanted is None:
-                raise Fault(
+                raise UserError(
                     "CHECKSUM", file, f"no line of it in {self.path}", "its sum there", "add it where it was made"
                 )
             if (found := file_sha256(file)) != wanted:
                 listed = f"{wanted[:12]} as in {self.path}"
-                raise Fault("CHECKSUM", file, f"sha256 {found[:12]}", listed, "copy it again from where it was made")
+                raise UserError(
+                    "CHECKSUM", file, f"sha256 {found[:12]}", listed, "copy it again from where it was made"
+                )

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from medseg3d.faults import Fault, UsageFault
+from medseg3d.errors import UsageError, UserError
 from medseg3d.files.folders import files_below, not_read, printable
 from medseg3d.pictures.reading import PICTURE_SUFFIXES
 from medseg3d.volumes.reading import VOLUME_SUFFIXES
@@ -84,7 +84,7 @@ def paired_masks(
             all, "leave-out", for predictions of a part of the ground truth.
 
     Raises:
-        Fault: MISSING_FILE (no such folder), NO_INPUT (nothing in it), SAME_FOLDER (or a file of both, by a
+        UserError: MISSING_FILE (no such folder), NO_INPUT (nothing in it), SAME_FOLDER (or a file of both, by a
             link), UNREADABLE (a sub-folder), MIXED_KINDS (volumes and pictures),
             NAME_COLLISION (two files, one name), UNPAIRED (a ground truth without prediction or image, or a prediction
             without ground truth).
@@ -105,7 +105,7 @@ def paired_masks(
     _check_folders(pred_dir, truth_dir)
     kind = _kind_of(pred_dir, preds)
     if _kind_of(truth_dir, truths) != kind:
-        raise Fault(
+        raise UserError(
             "MIXED_KINDS",
             pred_dir,
             f"{kind}, and other files in {truth_dir}",
@@ -135,7 +135,7 @@ def paired_masks(
     ]
     for pair in pairs:
         if pair.pred is not None and pair.pred.resolve() == pair.truth.resolve():
-            raise UsageFault(
+            raise UsageError(
                 "SAME_FOLDER", pair.pred, f"its ground truth {pair.truth}, by a link", "a prediction", "remove it"
             )
     left_out = without_pred if missing == "leave-out" else ()
@@ -159,7 +159,7 @@ def _names(
         name = unicodedata.normalize("NFC", file.parent.relative_to(folder).as_posix())
         name = stem if name == "." else f"{name}/{stem}"
         if name in found:
-            raise UsageFault(
+            raise UsageError(
                 "NAME_COLLISION",
                 file,
                 f"the same name as {found[name]}",
@@ -168,7 +168,7 @@ def _names(
             )
         found[name] = file
     if not found:
-        raise UsageFault(
+        raise UsageError(
             "NO_INPUT",
             folder,
             "; ".join([f"no {', '.join(suffixes)}", *not_read(folder, files.unread, suffixes)]),
@@ -198,7 +198,7 @@ def _stem(name: str) -> str:
 def _kind_of(folder: Path, names: Mapping[str, Path]) -> str:
     volumes = sum(map(is_volume, names.values()))
     if 0 < volumes < len(names):
-        raise Fault(
+        raise UserError(
             "MIXED_KINDS",
             folder,
             f"{volumes} volumes and {len(names) - volumes} pictures",
@@ -211,7 +211,7 @@ def _kind_of(folder: Path, names: Mapping[str, Path]) -> str:
 def _check_folders(pred_dir: Path, truth_dir: Path) -> None:
     pred, truth = pred_dir.resolve(), truth_dir.resolve()
     if pred == truth or pred in truth.parents or truth in pred.parents:
-        raise UsageFault(
+        raise UsageError(
             "SAME_FOLDER",
             pred_dir,
             "the folder of the ground truth" if pred == truth else f"a folder that holds or lies in {truth_dir}",
@@ -235,7 +235,7 @@ def _matched(
         for folder, same in ((truth_dir, names), (pred_dir, rivals)):
             taken = [*([short] if short in matched else []), *same]
             if len(taken) > 1:
-                raise UsageFault(
+                raise UsageError(
                     "NAME_COLLISION",
                     folder,
                     f"{' and '.join(taken[:_NAMED])}, which may all be {short}",
@@ -264,7 +264,7 @@ def _images_of(truths: Mapping[str, Path], image_dir: str | Path, truth_dir: Pat
     image_of, _ = _matched(images, truths, MASK_ENDINGS + IMAGE_ENDINGS, Path(image_dir), truth_dir)
     without = [name for name in truths if name not in image_of]
     if without:
-        raise Fault(
+        raise UserError(
             "UNPAIRED",
             image_dir,
             f"no image for {_listed(without)}",
@@ -276,7 +276,7 @@ def _images_of(truths: Mapping[str, Path], image_dir: str | Path, truth_dir: Pat
 
 def _unpaired(
     pred_dir: Path, truth_dir: Path, without_pred: list[str], without_truth: list[str], warnings: list[str]
-) -> Fault:
+) -> UserError:
     parts = []
     if without_pred:
         parts.append(f"no prediction for {_listed(without_pred)}")
@@ -288,7 +288,7 @@ def _unpaired(
     else:
         remedy += ", count missing predictions as empty masks (--missing empty), or leave their cases out (leave-out)"
     found = "; ".join([" and ".join(parts), *warnings])
-    return Fault("UNPAIRED", pred_dir, found, f"one prediction for each ground truth in {truth_dir}", remedy)
+    return UserError("UNPAIRED", pred_dir, found, f"one prediction for each ground truth in {truth_dir}", remedy)
 
 
 def _listed(names: Sequence[str]) -> str:

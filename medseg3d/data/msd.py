@@ -14,7 +14,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from medseg3d.data.nnunet import case_of, check_channels, is_nnunet, listed_as_msd
-from medseg3d.faults import Fault, UsageFault
+from medseg3d.errors import UsageError, UserError
 from medseg3d.volumes.reading import volume_stem
 
 HOW_TO_GET_DATA = (
@@ -22,7 +22,7 @@ HOW_TO_GET_DATA = (
     "to try without a download: `medseg3d phantom data/phantom_pancreas`, then `python -m monai.bundle run training "
     "--config_file \"['bundles/pancreas_nl/train.json','bundles/pancreas_nl/phantom.json']\"`"
 )
-"""What a user without data can do; the last part of every MISSING_DATA fault."""
+"""What a user without data can do; the last part of every MISSING_DATA error."""
 
 _LISTS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 
@@ -72,9 +72,9 @@ def read_msd(dataset_dir: str | Path, require_files: bool = True) -> MSDDataset:
         require_files: also demand that every image and label named there is on the disk.
 
     Raises:
-        Fault: MISSING_DATA (no folder or no `dataset.json`), DATASET_JSON (not readable, or an entry of it is not as
-            the layout wants it), PATH_ESCAPE (a path that leaves the folder), DUPLICATE_CASE, MISSING_FILE, DIMENSIONS
-            (several channels).
+        UserError: MISSING_DATA (no folder or no `dataset.json`), DATASET_JSON (not readable, or an entry of it is not
+            as the layout wants it), PATH_ESCAPE (a path that leaves the folder), DUPLICATE_CASE, MISSING_FILE,
+            DIMENSIONS (several channels).
 
     Example:
         >>> import tempfile
@@ -89,18 +89,18 @@ def read_msd(dataset_dir: str | Path, require_files: bool = True) -> MSDDataset:
     try:
         content = listed_as_msd(folder, content) if is_nnunet(content) else content
     except ValueError as error:
-        raise _json_fault(source, f"nnU-Net v2's layout with {error.args[0]}", error.args[1]) from None
+        raise _json_error(source, f"nnU-Net v2's layout with {error.args[0]}", error.args[1]) from None
     try:
         listed = listed_parts(content)
     except TypeError as error:
-        raise _json_fault(source, str(error), "lists of cases") from None
+        raise _json_error(source, str(error), "lists of cases") from None
     labelled = {part: [_labelled(folder, entry, source) for entry in listed[part]] for part in ("train", "val")}
     tests = [_tested(folder, entry, source) for entry in listed["test"]]
     labelled["test"] = [files for files in tests if "label" in files]
     cases = _named([files for part in labelled.values() for files in part if files], source)
     test = _named([files for files in tests if files and "label" not in files], source)
     if not cases:
-        raise _json_fault(source, "no training case", "at least one")
+        raise _json_error(source, "no training case", "at least one")
     case_of_image = {case["image"]: case["case"] for case in cases}
     parts = {part: [case_of_image[files["image"]] for files in entries if files] for part, entries in labelled.items()}
     name = str(content.get("name") or (folder.name if source.name == "dataset.json" else source.stem))
@@ -113,14 +113,14 @@ def read_msd(dataset_dir: str | Path, require_files: bool = True) -> MSDDataset:
     return dataset
 
 
-def missing_files(dataset: MSDDataset) -> list[Fault]:
-    """One MISSING_FILE fault for every image or label that is listed and not on the disk."""
+def missing_files(dataset: MSDDataset) -> list[UserError]:
+    """One MISSING_FILE error for every image or label that is listed and not on the disk."""
     wanted = [(case["case"], key, case[key]) for case in dataset.cases for key in ("image", "label")]
     wanted += [(case["case"], "image", case["image"]) for case in dataset.test]
     absent = [item for item in wanted if not Path(item[2]).is_file()]
     others = f" ({len(absent)} of {len(wanted)} files are missing)" if len(absent) > 1 else ""
     return [
-        UsageFault(
+        UsageError(
             "MISSING_FILE",
             path,
             f"no file{others}",
@@ -172,7 +172,7 @@ def _source(path: Path) -> Path:
     source = path / "dataset.json"
     if not source.is_file():
         found = "a folder without dataset.json" if path.is_dir() else "no such folder"
-        raise Fault("MISSING_DATA", path, found, "a data set in the MSD layout", HOW_TO_GET_DATA)
+        raise UserError("MISSING_DATA", path, found, "a data set in the MSD layout", HOW_TO_GET_DATA)
     return source
 
 
@@ -184,7 +184,7 @@ def _shown(dataset: MSDDataset) -> Path:
 def _labelled(folder: Path, entry: Any, source: Path) -> dict[str, str]:
     """Image and label of an entry; nothing for a file that holds no image."""
     if not isinstance(entry, dict) or not all(isinstance(_one(entry.get(key)), str) for key in ("image", "label")):
-        raise _json_fault(source, f"the training entry {_short(entry)}", '{"image": path, "label": path}')
+        raise _json_error(source, f"the training entry {_short(entry)}", '{"image": path, "label": path}')
     image, label = (_inside(folder, _one(entry[key]), source) for key in ("image", "label"))
     return {} if image.name.startswith(".") else {"image": str(_on_disk(image)), "label": str(label)}
 
@@ -195,7 +195,7 @@ def _tested(folder: Path, entry: Any, source: Path) -> dict[str, str]:
         return _labelled(folder, entry, source)
     name = _one(entry.get("image") if isinstance(entry, dict) else entry)  # some tasks of the MSD write {"image": path}
     if not isinstance(name, str):
-        raise _json_fault(source, f"the test entry {_short(entry)}", "a path")
+        raise _json_error(source, f"the test entry {_short(entry)}", "a path")
     image = _inside(folder, name, source)
     return {} if image.name.startswith(".") else {"image": str(_on_disk(image))}
 
@@ -209,7 +209,7 @@ def _on_disk(image: Path) -> Path:
     """The image; of nnU-Net v1, whose lists leave the channel out, its first channel.
 
     Raises:
-        Fault: DIMENSIONS, where there are others.
+        UserError: DIMENSIONS, where there are others.
     """
     stem = volume_stem(image.name)
     channels = [image.with_name(f"{stem}_{number:04d}{image.name[len(stem) :]}") for number in (0, 1)]
@@ -230,7 +230,7 @@ def _named(files: list[dict[str, str]], source: Path) -> list[dict[str, str]]:
     repeated = [case for case, count in Counter(ids).items() if count > 1]
     if repeated:
         found = f"{', '.join(repeated[:5])} more than once"
-        raise Fault("DUPLICATE_CASE", source, found, "every case once", "remove the second entry")
+        raise UserError("DUPLICATE_CASE", source, found, "every case once", "remove the second entry")
     return sorted(
         ({"case": case, **each} for case, each in zip(ids, files, strict=True)), key=lambda each: each["case"]
     )
@@ -240,9 +240,9 @@ def _read_json(source: Path) -> dict[str, Any]:
     try:
         content = json.loads(source.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
-        raise _json_fault(source, f"no JSON ({error})", "a JSON object") from error
+        raise _json_error(source, f"no JSON ({error})", "a JSON object") from error
     if not isinstance(content, dict):
-        raise _json_fault(source, f"a JSON {type(content).__name__}", "a JSON object")
+        raise _json_error(source, f"a JSON {type(content).__name__}", "a JSON object")
     return content
 
 
@@ -251,14 +251,14 @@ def _labels(content: dict[str, Any], source: Path) -> dict[int, str]:
     try:
         return {int(value): str(name) for value, name in sorted(labels.items(), key=lambda item: int(item[0]))}
     except (AttributeError, TypeError, ValueError):
-        raise _json_fault(source, f"'labels' is {_short(labels)}", '{"0": "background", "1": ...}') from None
+        raise _json_error(source, f"'labels' is {_short(labels)}", '{"0": "background", "1": ...}') from None
 
 
 def _inside(folder: Path, entry: str, source: Path) -> Path:
     """The absolute path of an entry. Links that the user made inside the folder are followed, `..` is not."""
     path = PureWindowsPath(entry)  # it knows both kinds of slashes
     if path.drive or path.root or ".." in path.parts or not path.name:
-        raise Fault(
+        raise UserError(
             "PATH_ESCAPE",
             source,
             f"the path {_short(entry)}",
@@ -268,8 +268,8 @@ def _inside(folder: Path, entry: str, source: Path) -> Path:
     return folder.joinpath(*path.parts)
 
 
-def _json_fault(source: Path, found: str, wanted: str) -> Fault:
-    return Fault("DATASET_JSON", source, found, wanted, "take the original file from the data set's archive")
+def _json_error(source: Path, found: str, wanted: str) -> UserError:
+    return UserError("DATASET_JSON", source, found, wanted, "take the original file from the data set's archive")
 
 
 def _short(value: Any) -> str:

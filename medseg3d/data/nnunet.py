@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.volumes.reading import VOLUME_SUFFIXES, volume_stem
 
 _FOLDERS = ("imagesTr", "imagesTs")
@@ -36,13 +36,13 @@ def check_channels(paths: Collection[Path]) -> None:
     """Refuse images of several channels, `<case>_0001` and on beside `<case>_0000`.
 
     Raises:
-        Fault: DIMENSIONS.
+        UserError: DIMENSIONS.
     """
     first = {path.parent / case_of(path) for path in paths}
     for path in paths:
         match = _CHANNEL.fullmatch(case_of(path))
         if path.parent.name in _FOLDERS and match and path.parent / match[1] in first:
-            raise Fault(
+            raise UserError(
                 "DIMENSIONS",
                 path,
                 f"a further channel of the case {match[1]}",

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from medseg3d.data.nnunet import case_of, check_channels
 from medseg3d.data.pseudonyms import pseudonyms_of
 from medseg3d.dicom.sources import is_dicom, is_zip, require_packages
-from medseg3d.faults import Fault, UsageFault
+from medseg3d.errors import UsageError, UserError
 from medseg3d.files.atomic import check_folder
 from medseg3d.files.folders import files_below, not_read, printable
 from medseg3d.files.signature import is_ours
@@ -100,7 +100,7 @@ def input_items(
         Whether a mask of ours still holds is for `medseg3d.data.records.standing` to say.
 
     Raises:
-        Fault: NO_INPUT, MISSING_FILE, DIMENSIONS (several channels), FILE_NAME (control characters), NAME_COLLISION
+        UserError: NO_INPUT, MISSING_FILE, DIMENSIONS (several channels), FILE_NAME (control characters), NAME_COLLISION
             (two inputs, one mask), NOT_WRITABLE or NO_SPACE (a folder of results), OUTSIDE_OUTPUT (a symbolic link
             leads out of one), BAD_VALUE (overlays of volumes, a series or segmentation of what is no DICOM, a table of
             pseudonyms among the results), MISSING_PACKAGE (the extra `dicom`).
@@ -119,11 +119,11 @@ def input_items(
         raise ValueError(f"suffix must be part of a file name, found {suffix!r}")
     inputs = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
     if overlay_dir is not None and mask_suffix != _PICTURE:
-        raise UsageFault(
+        raise UsageError(
             "BAD_VALUE", "--save-overlays", "a bundle for volumes", "one for pictures", "leave the overlays out"
         )
     if mask_suffix not in (*MASK_FORMATS.values(), ".nii", _PICTURE):
-        raise UsageFault("BAD_VALUE", "--mask_suffix", repr(mask_suffix), "the suffix of a format that is written")
+        raise UsageError("BAD_VALUE", "--mask_suffix", repr(mask_suffix), "the suffix of a format that is written")
     places = {"mask_file": _Place(Path(output_dir), suffix, mask_suffix)}
     if prob_dir is not None:
         places["prob_file"] = _Place(Path(prob_dir), PROBABILITY_SUFFIX, mask_suffix)
@@ -136,7 +136,7 @@ def input_items(
     for place in places.values():
         found = _without_results(found, place)
     if not found:
-        raise UsageFault(
+        raise UsageError(
             "NO_INPUT",
             ", ".join(map(str, inputs)) or "inputs",
             "; ".join([f"no file that ends in {' or '.join(image_suffixes)}", *warnings]) if inputs else "nothing",
@@ -205,13 +205,13 @@ def _found(
             if takes_dicom and (is_dicom(path) or is_zip(path)):
                 dicom.add(path)
         else:
-            raise UsageFault(
+            raise UsageError(
                 "MISSING_FILE", given, "no such file or folder", "an image or a folder of images", "correct the path"
             )
     check_channels(found)
     for file, name in found.items():
         if any(unicodedata.category(letter) == "Cc" for letter in str(name)):
-            raise Fault("FILE_NAME", file, "control characters in the name", "a printable name", "rename the file")
+            raise UserError("FILE_NAME", file, "control characters in the name", "a printable name", "rename the file")
     return found, dicom, warnings
 
 
@@ -219,10 +219,10 @@ def _check_dicom(found: Mapping[Path, Path], dicom: set[Path], series: str | int
     if dicom:
         require_packages(min(dicom))
     elif series is not None:
-        raise UsageFault("BAD_VALUE", f"--series {series}", "no DICOM among the inputs", "a DICOM folder or ZIP")
+        raise UsageError("BAD_VALUE", f"--series {series}", "no DICOM among the inputs", "a DICOM folder or ZIP")
     others = [file for file in found if file not in dicom]
     if dicom_seg and others:
-        raise UsageFault(
+        raise UsageError(
             "BAD_VALUE",
             "--format dicom-seg",
             f"{others[0]}, which is no DICOM",
@@ -233,7 +233,7 @@ def _check_dicom(found: Mapping[Path, Path], dicom: set[Path], series: str | int
 
 def _check_apart(table: Path, folders: Sequence[Path]) -> None:
     if any(_lies_in(table.absolute(), folder) for folder in folders):
-        raise UsageFault(
+        raise UsageError(
             "BAD_VALUE",
             f"--pseudonym {table}",
             "a folder of results",
@@ -263,7 +263,7 @@ def _distinct(found: dict[Path, Path]) -> dict[Path, Path]:
         common = Path(os.path.commonpath([file.parent for file in files]))
         names.update({file: file.relative_to(common).with_name(found[file].name) for file in files})
     for files in _same(names):
-        raise UsageFault(
+        raise UsageError(
             "NAME_COLLISION",
             files[0],
             f"the same name as {files[1]}",
@@ -282,11 +282,11 @@ def _same(names: dict[Path, Path]) -> list[list[Path]]:
 
 def _check_place(image: Path, mask: Path, output_dir: Path, found: dict[Path, Path]) -> None:
     if Path(os.path.abspath(mask)) in found:
-        raise UsageFault(
+        raise UsageError(
             "NAME_COLLISION", image, f"a result that would replace the input {mask}", "another name", "give a suffix"
         )
     if not mask.parent.resolve().is_relative_to(output_dir.resolve()):
-        raise Fault(
+        raise UserError(
             "OUTSIDE_OUTPUT",
             mask.parent,
             f"a link to {mask.parent.resolve()}",

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from medseg3d.data.clinicdb import clinicdb_sequence
 from medseg3d.data.nnunet import case_of, check_channels
 from medseg3d.data.splits import PARTS, Split, load_or_make_split
-from medseg3d.faults import Fault, UsageFault
+from medseg3d.errors import UsageError, UserError
 from medseg3d.files.folders import files_below, not_read, printable
 from medseg3d.pictures.reading import PICTURE_SUFFIXES
 
@@ -35,12 +35,12 @@ class FoundPictures(NamedTuple):
 
     Attributes:
         cases: as `read_picture_folder` gives them.
-        faults: one for every file without its other half.
+        errors: one for every file without its other half.
         warnings: `CODE: sentence` each, of files that are not read.
     """
 
     cases: list[dict[str, str]]
-    faults: list[Fault]
+    errors: list[UserError]
     warnings: list[str]
 
 
@@ -72,9 +72,9 @@ def read_picture_folder(dataset_dir: str | Path, group_pattern: str | None = Non
             no groups.
 
     Raises:
-        Fault: MISSING_DATA (no such folders, no picture), MISSING_FILE (a picture without mask or the other way round),
-            DUPLICATE_CASE (`a.png` beside `a.jpg`, `PNG/` beside `TIF/`), GROUP_PATTERN (no regular expression, or a
-            name that it does not match).
+        UserError: MISSING_DATA (no such folders, no picture), MISSING_FILE (a picture without mask or the other way
+            round), DUPLICATE_CASE (`a.png` beside `a.jpg`, `PNG/` beside `TIF/`), GROUP_PATTERN (no regular expression,
+            or a name that it does not match).
 
     Example:
         >>> import tempfile
@@ -85,9 +85,9 @@ def read_picture_folder(dataset_dir: str | Path, group_pattern: str | None = Non
         >>> [(case["case"], case["group"]) for case in read_picture_folder(folder, r"P_(\d+)-")]
         [('P_0001-17', '0001')]
     """
-    cases, faults, warnings = find_pictures(dataset_dir)
-    if faults:
-        raise faults[0]
+    cases, errors, warnings = find_pictures(dataset_dir)
+    if errors:
+        raise errors[0]
     for warning in warnings:
         logger.warning("%s", warning)
     if not group_pattern:
@@ -100,33 +100,33 @@ def grouped(cases: list[dict[str, str]], group_pattern: str) -> dict[str, str]:
     """Case to its group, as `read_picture_folder` has it.
 
     Raises:
-        Fault: GROUP_PATTERN.
+        UserError: GROUP_PATTERN.
     """
     return {case["case"]: _group(case["case"], group_pattern, case["image"]) for case in cases}
 
 
 def find_pictures(dataset_dir: str | Path) -> FoundPictures:
-    """The pairs of a data set, a fault for every file without its other half, and what is not read.
+    """The pairs of a data set, an error for every file without its other half, and what is not read.
 
     Raises:
-        Fault: MISSING_DATA, DUPLICATE_CASE.
+        UserError: MISSING_DATA, DUPLICATE_CASE.
     """
     folder = Path(dataset_dir).expanduser().absolute()
     cases: list[dict[str, str]] = []
-    faults: list[Fault] = []
+    errors: list[UserError] = []
     warnings: list[str] = []
     sets: dict[frozenset[str], Path] = {}
     for place, parts in _places(folder):
         images, masks = (_pictures(place, part, warnings) for part in parts)
         _check_twin(place, frozenset(images), sets)
-        faults += _unpaired(images, masks, parts)
+        errors += _unpaired(images, masks, parts)
         within = "" if place == folder else place.relative_to(folder).as_posix() + "/"
         cases += [
             {"case": printable(within + name), "image": str(images[name]), "label": str(masks[name])}
             for name in images
             if name in masks
         ]
-    return FoundPictures(sorted(cases, key=lambda case: case["case"]), faults, warnings)
+    return FoundPictures(sorted(cases, key=lambda case: case["case"]), errors, warnings)
 
 
 def split_pictures(
@@ -165,8 +165,8 @@ def split_pictures(
 
     Raises:
         ValueError: unknown part.
-        Fault: as `split_of_pictures`; DATA_SETS for lists that do not fit together, folders of the same name, or one
-            split file for several.
+        UserError: as `split_of_pictures`; DATA_SETS for lists that do not fit together, folders of the same name, or
+            one split file for several.
     """
     if part not in PARTS:
         raise ValueError(f"part must be one of {PARTS}, got {part!r}")
@@ -195,7 +195,7 @@ def data_sets(dataset_dir: Any, split_file: Any, *others: Any) -> list[tuple[Any
     """The arguments of `split_pictures` for each data set: its folder, its split file, and the others.
 
     Raises:
-        Fault: DATA_SETS.
+        UserError: DATA_SETS.
 
     Example:
         >>> data_sets(["data/a", "data/b"], ["a.json", "b.json"], 0.1, [None, "P_([0-9]+)"])
@@ -213,12 +213,12 @@ def data_sets(dataset_dir: Any, split_file: Any, *others: Any) -> list[tuple[Any
         (f"{len(set(map(str, files)))} split files", len(set(map(str, files))) != len(folders), "one for each folder"),
     ):
         if wrong:
-            raise Fault("DATA_SETS", ", ".join(map(str, folders)), found, wanted, remedy)
+            raise UserError("DATA_SETS", ", ".join(map(str, folders)), found, wanted, remedy)
     columns = [files]
     for value in others:
         column = list(value) if isinstance(value, (list, tuple)) else [value] * len(folders)
         if len(column) != len(folders):
-            raise Fault(
+            raise UserError(
                 "DATA_SETS", str(value), f"{len(column)} values", f"one, or {len(folders)}, one a folder", remedy
             )
         columns.append(column)
@@ -266,8 +266,8 @@ def split_of_pictures(
     """All pictures and the split of them, which is written on first use; the arguments are those of `split_pictures`.
 
     Raises:
-        Fault: as `read_picture_folder` and `medseg3d.data.load_or_make_split`; CASE_LIST (a list that names other cases
-            or leaves none to test on).
+        UserError: as `read_picture_folder` and `medseg3d.data.load_or_make_split`; CASE_LIST (a list that names other
+            cases or leaves none to test on).
     """
     cases = read_picture_folder(dataset_dir, group_pattern)
     ids = [case["case"] for case in cases]
@@ -285,7 +285,7 @@ def _left_for_testing(ids: list[str], train_list: str | Path) -> list[str]:
     unknown = sorted(listed.difference(ids))
     left = [case for case in ids if case not in listed]
     if unknown or not left or not listed:
-        raise Fault(
+        raise UserError(
             "CASE_LIST",
             train_list,
             f"{len(unknown)} names that the data set lacks ({', '.join(unknown[:5])})"
@@ -299,7 +299,7 @@ def _left_for_testing(ids: list[str], train_list: str | Path) -> list[str]:
 
 def _names_in(path: Path) -> set[str]:
     if not path.is_file():
-        raise UsageFault("MISSING_FILE", path, "no such file", "a list of cases", "name another one with --train_list")
+        raise UsageError("MISSING_FILE", path, "no such file", "a list of cases", "name another one with --train_list")
     lines = (line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines())
     return {
         line[: -len(Path(line).suffix)] if line.lower().endswith(PICTURE_SUFFIXES) else line for line in lines if line
@@ -325,8 +325,8 @@ def _places(folder: Path) -> Iterator[tuple[Path, tuple[str, str]]]:
         raise _no_data_set(folder, "no folder images/ or masks/")
 
 
-def _no_data_set(folder: Path, found: str) -> Fault:
-    return Fault(
+def _no_data_set(folder: Path, found: str) -> UserError:
+    return UserError(
         "MISSING_DATA",
         folder,
         found,
@@ -335,13 +335,13 @@ def _no_data_set(folder: Path, found: str) -> Fault:
     )
 
 
-def _unpaired(images: dict[str, Path], masks: dict[str, Path], parts: tuple[str, str]) -> list[Fault]:
-    faults: list[Fault] = []
+def _unpaired(images: dict[str, Path], masks: dict[str, Path], parts: tuple[str, str]) -> list[UserError]:
+    errors: list[UserError] = []
     for there, absent, kind in ((images, masks, "mask"), (masks, images, "picture")):
         alone = sorted(there.keys() - absent.keys())
         more = f" ({len(alone)} of {len(there)} lack one)" if len(alone) > 1 else ""
-        faults += [
-            UsageFault(
+        errors += [
+            UsageError(
                 "MISSING_FILE",
                 there[name],
                 f"no {kind} of the same name{more}",
@@ -350,13 +350,13 @@ def _unpaired(images: dict[str, Path], masks: dict[str, Path], parts: tuple[str,
             )
             for name in alone
         ]
-    return faults
+    return errors
 
 
 def _check_twin(place: Path, names: frozenset[str], sets: dict[frozenset[str], Path]) -> None:
     """One data set in two formats (CVC-ClinicDB's `PNG/` and `TIF/`) must not be read as two."""
     if names in sets:
-        raise Fault(
+        raise UserError(
             "DUPLICATE_CASE",
             place,
             f"the {len(names)} names that {sets[names]} has too",
@@ -378,7 +378,7 @@ def _pictures(folder: Path, part: str, warnings: list[str]) -> dict[str, Path]:
     check_channels(own)
     for path in own:
         if case_of(path) in found:
-            raise Fault(
+            raise UserError(
                 "DUPLICATE_CASE",
                 path,
                 f"{found[case_of(path)].name} beside it",
@@ -387,7 +387,7 @@ def _pictures(folder: Path, part: str, warnings: list[str]) -> dict[str, Path]:
             )
         found[case_of(path)] = path
     if not found:
-        raise Fault(
+        raise UserError(
             "MISSING_DATA",
             folder / part,
             "no picture",
@@ -404,7 +404,7 @@ def _group(case: str, pattern: str, path: str) -> str:
     try:
         match = re.search(pattern, case)
     except re.error as error:
-        raise Fault("GROUP_PATTERN", pattern, f"no regular expression: {error}", "one", remedy) from error
+        raise UserError("GROUP_PATTERN", pattern, f"no regular expression: {error}", "one", remedy) from error
     if match is None:
-        raise Fault("GROUP_PATTERN", path, "a name without a patient", f"a name that {pattern} matches", remedy)
+        raise UserError("GROUP_PATTERN", path, "a name without a patient", f"a name that {pattern} matches", remedy)
     return match[1] if match.re.groups else match[0]

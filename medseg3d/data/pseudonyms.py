@@ -18,8 +18,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from medseg3d.dicom.sources import is_zip
-from medseg3d.faults import Fault, UsageFault, find_fault, internal_fault
-from medseg3d.files.atomic import atomic_write, claimed, folder_faults, make_folder
+from medseg3d.errors import UsageError, UserError, find_user_error, internal_error
+from medseg3d.files.atomic import atomic_write, claimed, folder_errors, make_folder
 from medseg3d.files.folders import harmless, printable
 
 FIELDS = ("pseudonym", "image")
@@ -48,7 +48,8 @@ def pseudonyms_of(table: str | Path, images: Sequence[Path]) -> dict[Path, str]:
         images: absolute paths of files and folders.
 
     Raises:
-        Fault: BAD_VALUE for a table that is none, or that has a name or an image twice; IN_USE; NO_SPACE, NOT_WRITABLE.
+        UserError: BAD_VALUE for a table that is none, or that has a name or an image twice; IN_USE; NO_SPACE,
+            NOT_WRITABLE.
 
     Example:
         >>> import tempfile
@@ -78,11 +79,11 @@ def read_pseudonyms(table: str | Path) -> dict[str, str]:
     """Pseudonym -> absolute path of the image.
 
     Raises:
-        Fault: MISSING_FILE; BAD_VALUE, naming the line and not what is in it.
+        UserError: MISSING_FILE; BAD_VALUE, naming the line and not what is in it.
     """
     table = Path(table)
     if not table.is_file():
-        raise UsageFault("MISSING_FILE", table, "no such file", "a table of pseudonyms", "name it with --pseudonym")
+        raise UsageError("MISSING_FILE", table, "no such file", "a table of pseudonyms", "name it with --pseudonym")
     with open(table, encoding="utf-8", errors="surrogateescape", newline="") as file:
         rows = list(csv.reader(file))
     found: dict[str, str] = {}
@@ -91,7 +92,7 @@ def read_pseudonyms(table: str | Path) -> dict[str, str]:
             continue
         wrong = number == 1 or len(row) != 2 or not _PSEUDONYM.fullmatch(row[0]) or not os.path.isabs(row[1])
         if wrong or row[0] in found or row[1] in found.values():
-            raise UsageFault(
+            raise UsageError(
                 "BAD_VALUE",
                 f"--pseudonym {table}",
                 f"line {number}",
@@ -102,16 +103,16 @@ def read_pseudonyms(table: str | Path) -> dict[str, str]:
     return found
 
 
-def hidden(fault: Fault, images: Mapping[str, str]) -> Fault:
-    """The fault without names: for each image its pseudonym, for folders, for files in them and for tags "...".
+def hidden(error: UserError, images: Mapping[str, str]) -> UserError:
+    """The error without names: for each image its pseudonym, for folders, for files in them and for tags "...".
 
     Args:
-        fault: what is wrong.
+        error: what is wrong.
         images: absolute path -> pseudonym, "" where none is known yet.
 
     Example:
-        >>> print(hidden(Fault("EMPTY", "/in/Doe Jane/ct.nii", "0 bytes in ct.nii"), {"/in/Doe Jane/ct.nii": "case-1"}))
-        EMPTY case-1: 0 bytes in ...
+        >>> print(hidden(UserError("EMPTY", "/in/Doe Jane/ct.nii", "0 bytes in ct.nii"), {"/in/Doe Jane/ct.nii":
+        "case-1"})) EMPTY case-1: 0 bytes in ...
     """
     whole = {spelt.lower(): name or _GONE for path, name in images.items() for spelt in _spellings(path)}
     words = {spelt.lower() for path in images for name in _names(Path(path)) for spelt in _spellings(name)}
@@ -122,7 +123,7 @@ def hidden(fault: Fault, images: Mapping[str, str]) -> Fault:
         text = without_uids(pattern.sub(lambda match: whole.get(match[0].lower(), _GONE), _QUOTED.sub(_GONE, text)))
         return _SEVERAL.sub(_GONE, text)
 
-    return type(fault)(fault.code, *map(without, (fault.subject, fault.found, fault.wanted, fault.remedy)))
+    return type(error)(error.code, *map(without, (error.subject, error.found, error.wanted, error.remedy)))
 
 
 @contextmanager
@@ -130,13 +131,13 @@ def names_hidden(images: Sequence[str | Path]) -> Iterator[None]:
     """Context out of which no exception says the name of an image or of a folder that it lies in.
 
     Raises:
-        Fault: what was wrong; INTERNAL in place of what is none.
+        UserError: what was wrong; INTERNAL in place of what is none.
     """
     try:
         yield
     except Exception as error:
         paths = [os.path.abspath(path) for path in images]
-        raise hidden(find_fault(error) or internal_fault(error, "an image"), dict.fromkeys(paths, "")) from None
+        raise hidden(find_user_error(error) or internal_error(error, "an image"), dict.fromkeys(paths, "")) from None
 
 
 def without_uids(text: str) -> str:
@@ -153,11 +154,11 @@ def without_uids(text: str) -> str:
 def _alone(table: Path) -> Iterator[None]:
     """Context in which no other process reads or writes the table."""
     make_folder(table.parent)
-    with folder_faults(table.parent), ExitStack() as stack:
+    with folder_errors(table.parent), ExitStack() as stack:
         until = time.monotonic() + _PATIENCE
         while not stack.enter_context(claimed(table.with_name(f".{table.name}.lock"))):
             if time.monotonic() > until:
-                raise UsageFault("IN_USE", table, "another process that writes it", "a table of one's own", "wait")
+                raise UsageError("IN_USE", table, "another process that writes it", "a table of one's own", "wait")
             time.sleep(0.05)
         yield
 

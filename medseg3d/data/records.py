@@ -12,7 +12,7 @@ from typing import Any
 from medseg3d.data.outputs import record_file
 from medseg3d.data.pseudonyms import hidden, read_pseudonyms
 from medseg3d.dicom.sources import require_packages
-from medseg3d.faults import Fault, UsageFault
+from medseg3d.errors import UsageError, UserError
 from medseg3d.files.folders import files_below
 from medseg3d.files.signature import is_ours
 from medseg3d.files.stream import file_sha256
@@ -119,7 +119,7 @@ def _image_sha256(item: Mapping[str, Any]) -> str:
 
     try:
         return series_sha256(item["image"], item["series"])
-    except Fault:
+    except UserError:
         return ""
 
 
@@ -129,7 +129,7 @@ def _readable(mask: Path) -> bool:
             read_grey(mask)
         else:
             read_volume(mask)
-    except Fault:
+    except UserError:
         return False
     return True
 
@@ -154,14 +154,14 @@ def verify_results(
         pseudonyms: table by which images that a record has under a pseudonym are found; what comes back has it as well.
 
     Raises:
-        Fault: `MISSING_FILE` for what is no folder, `NO_INPUT` where no record is; as
+        UserError: `MISSING_FILE` for what is no folder, `NO_INPUT` where no record is; as
             `medseg3d.data.pseudonyms.read_pseudonyms`.
     """
     files = [path for folder in folders for path in files_below(folder, _EVERY_NAME).read]
     records = {path: record for path in files if path.suffix == ".json" and (record := read_record(path))}
     if not records:
         said = ", ".join(map(str, folders))
-        raise UsageFault("NO_INPUT", said, "no record", "the masks of medseg3d predict", "name their folder")
+        raise UsageError("NO_INPUT", said, "no record", "the masks of medseg3d predict", "name their folder")
     named = _by_name(files)
     originals = {} if pseudonyms is None else read_pseudonyms(pseudonyms)
     inputs = _by_name([path for folder in images for path in files_below(folder, _EVERY_NAME).read])
@@ -199,8 +199,8 @@ def _compared(candidates: Sequence[Path], recorded: Mapping[str, Any]) -> list[D
 
 
 def _without_names(difference: Difference, image: str, pseudonym: str) -> Difference:
-    fault = hidden(Fault(difference.code, pseudonym, difference.found), {image: pseudonym})
-    return Difference(fault.subject, fault.code, fault.found)
+    error = hidden(UserError(difference.code, pseudonym, difference.found), {image: pseudonym})
+    return Difference(error.subject, error.code, error.found)
 
 
 def _compared_series(folders: Sequence[str | Path], name: str, recorded: Mapping[str, Any]) -> list[Difference]:
@@ -215,8 +215,8 @@ def _compared_series(folders: Sequence[str | Path], name: str, recorded: Mapping
     try:
         if any(recorded["sha256"] in all_series_sha256(path) for path in candidates):
             return []
-    except Fault as fault:
-        return [Difference(fault.subject, fault.code, fault.found)]
+    except UserError as error:
+        return [Difference(error.subject, error.code, error.found)]
     return [Difference(str(candidates[0]), "CHECKSUM", f"no series with the sum {str(recorded['sha256'])[:12]}")]
 
 

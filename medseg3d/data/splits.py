@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.files.atomic import atomic_write
 
 RULE = "rank by sha256('<seed>:<id>'); lowest test_cases are test, next val_cases are val, the rest is train"
@@ -90,12 +90,13 @@ def make_split(
             rounded (0.1 of 612 are 61); a list of ids is the test set itself, whatever the groups.
         val_cases: number or share of validation cases or groups; a share is of all, too.
         seed: any integer.
-        name: what the fault calls the data set.
+        name: what the error calls the data set.
         groups: id to group for every id, if cases of one group have to stay together.
 
     Raises:
         ValueError: an id occurs twice, a count is negative or a share not below 1, or the seed is no integer.
-        Fault: TOO_FEW_CASES if no case would be left to train on; SPLIT_MISMATCH if a listed id is not among the ids.
+        UserError: TOO_FEW_CASES if no case would be left to train on; SPLIT_MISMATCH if a listed id is not among the
+            ids.
 
     Example:
         >>> split = make_split(["a", "b", "c", "d", "e"], test_cases=1, val_cases=1)
@@ -122,7 +123,7 @@ def make_split(
     n_test = 0 if isinstance(test_cases, Sequence) else _number("test_cases", test_cases, len(all_units))
     n_val = _number("val_cases", val_cases, len(all_units))
     if n_test + n_val >= len(units):
-        raise Fault(
+        raise UserError(
             "TOO_FEW_CASES",
             name,
             f"{len(units)} {what}" + ("" if listed is None else f" beside {len(listed)} listed test cases"),
@@ -148,11 +149,11 @@ def given_split(
 
     Args:
         parts: ids to train, val and test on, in any order.
-        source: what the fault calls the lists.
+        source: what the error calls the lists.
         groups: id to group (patient) for every id, if cases of one group have to stay together.
 
     Raises:
-        Fault: LEAKAGE (an id or a group in two parts), TOO_FEW_CASES (none to train on).
+        UserError: LEAKAGE (an id or a group in two parts), TOO_FEW_CASES (none to train on).
 
     Example:
         >>> split = given_split({"train": ["c", "a"], "val": ["b"], "test": []}, "my lists")
@@ -160,7 +161,7 @@ def given_split(
         (['a', 'c'], 'train, val and test are listed', '454510a7')
     """
     if not parts["train"]:
-        raise Fault("TOO_FEW_CASES", source, "no case to train on", "one or more", "correct the lists")
+        raise UserError("TOO_FEW_CASES", source, "no case to train on", "one or more", "correct the lists")
     lists = {part: sorted(parts[part]) for part in PARTS}
     group_of = dict(groups or {})
     check_disjoint(source, lists, group_of)
@@ -189,12 +190,14 @@ def read_split(split_file: str | Path) -> Split:
     """The split that a split file holds, its hash checked.
 
     Raises:
-        Fault: MISSING_DATA (no such file), SPLIT_MISMATCH (not a split file, or edited since it was written), LEAKAGE
-            (a case or a group in two parts).
+        UserError: MISSING_DATA (no such file), SPLIT_MISMATCH (not a split file, or edited since it was written),
+            LEAKAGE (a case or a group in two parts).
     """
     path = Path(split_file)
     if not path.is_file():
-        raise Fault("MISSING_DATA", path.absolute(), "no such file", "a split file", "`medseg3d data split` makes one")
+        raise UserError(
+            "MISSING_DATA", path.absolute(), "no such file", "a split file", "`medseg3d data split` makes one"
+        )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         parts = {part: [str(name) for name in content[part]] for part in PARTS}
@@ -204,7 +207,7 @@ def read_split(split_file: str | Path) -> Split:
         split = Split(**parts, seed=content["seed"], hash=content["hash"], groups=groups, listed=listed)
         same_rule = rule == split.rule
     except (ValueError, KeyError, TypeError) as error:
-        raise Fault(
+        raise UserError(
             "SPLIT_MISMATCH",
             path,
             f"no split file ({type(error).__name__}: {error})",
@@ -213,7 +216,7 @@ def read_split(split_file: str | Path) -> Split:
         ) from error
     actual = _hash(split.rule, parts, split.seed, groups)
     if not same_rule or actual != split.hash:
-        raise Fault(
+        raise UserError(
             "SPLIT_MISMATCH",
             path,
             f"content with hash {actual[:12]}, edited since it was written",
@@ -228,7 +231,7 @@ def split_record(split_file: str | Path | Sequence[str | Path]) -> dict[str, Any
     """What a summary says of the split: `split_file` and `split_hash`; of several files all, the hashes as a sum.
 
     Raises:
-        Fault: as `read_split`.
+        UserError: as `read_split`.
     """
     if isinstance(split_file, (str, Path)):
         return {"split_file": str(split_file), "split_hash": read_split(split_file).hash}
@@ -257,9 +260,9 @@ def load_or_make_split(
         groups: as in `make_split`.
 
     Raises:
-        Fault: MISSING_DATA if a split file must be there and is not; SPLIT_MISMATCH if the split file was edited, is of
-            other ids or groups, or of another seed, counts or listed cases than asked for; LEAKAGE if a case is in two
-            parts, or in a split of one's own a group; TOO_FEW_CASES.
+        UserError: MISSING_DATA if a split file must be there and is not; SPLIT_MISMATCH if the split file was edited,
+            is of other ids or groups, or of another seed, counts or listed cases than asked for; LEAKAGE if a case is
+            in two parts, or in a split of one's own a group; TOO_FEW_CASES.
     """
     path = Path(split_file)
     if not path.exists() and test_cases is not None and val_cases is not None:
@@ -272,7 +275,7 @@ def load_or_make_split(
         check_disjoint(path, {part: getattr(split, part) for part in PARTS}, groups or {})
         return split
     if dict(split.groups) != dict(groups or {}):
-        raise Fault(
+        raise UserError(
             "SPLIT_MISMATCH", path, _grouping(split.groups), f"{_grouping(groups or {})} as asked for", _remedy(path)
         )
     _check_listed(path, split, test_cases)
@@ -285,7 +288,7 @@ def load_or_make_split(
     held = {"seed": split.seed, "test_cases": split.count("test"), "val_cases": split.count("val")}
     different = [key for key in asked if asked[key] != held[key]]
     if different:
-        raise Fault(
+        raise UserError(
             "SPLIT_MISMATCH",
             path,
             ", ".join(f"{key} {held[key]}" for key in different),
@@ -299,7 +302,7 @@ def check_disjoint(source: str | Path, parts: Mapping[str, Sequence[str]], group
     """See that no case, and no group of cases, is in two parts.
 
     Raises:
-        Fault: LEAKAGE.
+        UserError: LEAKAGE.
     """
     for kind, name_of in (("cases", {}), ("patients", groups)):
         members = {part: {name_of.get(case, case) for case in parts[part]} for part in PARTS}
@@ -308,7 +311,7 @@ def check_disjoint(source: str | Path, parts: Mapping[str, Sequence[str]], group
             if shared:
                 named = ", ".join(shared[:5]) + (", ..." if len(shared) > 5 else "")
                 found = f"{len(shared)} {kind} in {first} and in {second} ({named})"
-                raise Fault("LEAKAGE", source, found, "each in one part", "take them out of one of the two")
+                raise UserError("LEAKAGE", source, found, "each in one part", "take them out of one of the two")
 
 
 def _rule(grouped: bool, listed: Sequence[str]) -> str:
@@ -332,7 +335,7 @@ def _listed(test_cases: Sequence[str], ids: Sequence[str], name: str) -> frozens
     listed = frozenset(test_cases)
     unknown = sorted(listed.difference(ids))
     if unknown:
-        raise Fault(
+        raise UserError(
             "SPLIT_MISMATCH",
             name,
             f"{len(unknown)} of {len(listed)} listed test cases that it lacks ({', '.join(unknown[:5])})",
@@ -361,16 +364,18 @@ def _check_ids(path: Path, split: Split, ids: Sequence[str]) -> None:
         if names
     ]
     if differences:
-        raise Fault("SPLIT_MISMATCH", path, " and ".join(differences), "the data set's own ids", _remedy(path))
+        raise UserError("SPLIT_MISMATCH", path, " and ".join(differences), "the data set's own ids", _remedy(path))
 
 
 def _check_listed(path: Path, split: Split, test_cases: int | float | Sequence[str] | None) -> None:
     if test_cases is None or (isinstance(test_cases, (int, float)) and not split.listed):
         return
     if isinstance(test_cases, (int, float)):
-        raise Fault("SPLIT_MISMATCH", path, "a listed test set", "one drawn by the seed, as asked for", _remedy(path))
+        raise UserError(
+            "SPLIT_MISMATCH", path, "a listed test set", "one drawn by the seed, as asked for", _remedy(path)
+        )
     if not split.listed or set(test_cases) != set(split.test):
-        raise Fault(
+        raise UserError(
             "SPLIT_MISMATCH",
             path,
             f"another test set of {len(split.test)} cases",

@@ -15,7 +15,7 @@ from medseg3d.data.leaks import Leak, find_leaks
 from medseg3d.data.msd import MSDDataset, missing_files, read_msd
 from medseg3d.data.picture_folders import find_pictures, grouped
 from medseg3d.data.splits import PARTS, Split, read_split
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.files.folders import files_below, not_read
 from medseg3d.pictures.masks import check_size, read_levels
 from medseg3d.pictures.reading import read_with_remarks
@@ -38,7 +38,7 @@ class VerificationResult:
         n_cases: labelled cases that `dataset.json` names, or pictures with a mask.
         n_test: unlabelled cases that it names.
         label_values: number of cases in which each label value occurs; of masks of pictures 0 and 1.
-        faults: everything that is wrong, in the order of the cases.
+        errors: everything that is wrong, in the order of the cases.
         warnings: (file, warning) of what is odd but usable.
     """
 
@@ -46,7 +46,7 @@ class VerificationResult:
     n_cases: int = 0
     n_test: int = 0
     label_values: dict[int, int] = field(default_factory=dict)
-    faults: list[Fault] = field(default_factory=list)
+    errors: list[UserError] = field(default_factory=list)
     warnings: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -54,7 +54,7 @@ class VerificationResult:
 class _Checked:
     """What is found in one case; `digest` of its picture's pixels."""
 
-    faults: list[Fault] = field(default_factory=list)
+    errors: list[UserError] = field(default_factory=list)
     warnings: list[tuple[str, str]] = field(default_factory=list)
     values: list[int] = field(default_factory=list)
     digest: str | None = None
@@ -63,8 +63,8 @@ class _Checked:
         """What reading gives; None where it is refused, which is noted."""
         try:
             return read(*arguments)
-        except Fault as fault:
-            self.faults.append(fault)
+        except UserError as error:
+            self.errors.append(error)
             return None
 
 
@@ -89,15 +89,15 @@ def verify_msd(
         grid_tolerance: as in `check_pair`.
 
     Returns:
-        The report; its `faults` is empty if all is well.
+        The report; its `errors` is empty if all is well.
 
     Raises:
-        Fault: as `read_msd`, when `dataset.json` itself cannot be used.
+        UserError: as `read_msd`, when `dataset.json` itself cannot be used.
     """
     dataset = read_msd(dataset_dir, require_files=False)
     report = VerificationResult(dataset.folder, len(dataset.cases), len(dataset.test))
     _check_count(report, dataset.source, "labelled cases", expected_cases)
-    report.faults += missing_files(dataset) + _unnamed_files(dataset, report.warnings)
+    report.errors += missing_files(dataset) + _unnamed_files(dataset, report.warnings)
     entries = [*dataset.cases, *dataset.test]
     _check_all(report, entries, lambda entry: _check_volumes(entry, dataset.labels, grid_tolerance), workers, progress)
     return report
@@ -115,7 +115,7 @@ def verify_pictures(
 
     Checked are the number of cases, pictures and masks without the other half, and per case what `read_with_remarks`
     and `read_picture_mask` check, and that the mask has the size of its picture. Two pictures of equal pixels are a
-    warning, and a fault where a split has them in two parts. A patient or sequence in two parts is a warning: the
+    warning, and an error where a split has them in two parts. A patient or sequence in two parts is a warning: the
     papers' own protocols split frame by frame, and what they measure is not how a network does on new patients.
 
     Args:
@@ -127,12 +127,12 @@ def verify_pictures(
         progress: called with (cases done, cases in all) after every case.
 
     Raises:
-        Fault: MISSING_DATA, DUPLICATE_CASE, GROUP_PATTERN, and as `read_split`.
+        UserError: MISSING_DATA, DUPLICATE_CASE, GROUP_PATTERN, and as `read_split`.
     """
-    cases, faults, unread = find_pictures(dataset_dir)
+    cases, errors, unread = find_pictures(dataset_dir)
     groups = grouped(cases, group_pattern) if group_pattern else None
     split = read_split(split_file) if split_file is not None else None
-    report = VerificationResult(Path(dataset_dir).expanduser().absolute(), len(cases), faults=faults)
+    report = VerificationResult(Path(dataset_dir).expanduser().absolute(), len(cases), errors=errors)
     report.warnings += [(str(report.folder), warning) for warning in unread]
     _check_count(report, report.folder, "cases", expected_cases)
     checked = _check_all(report, cases, _check_picture, workers, progress)
@@ -147,7 +147,7 @@ def _check_count(report: VerificationResult, source: Path, what: str, expected: 
     expected = KNOWN_CASES.get(report.folder.name) if expected is None else expected
     if expected not in (None, report.n_cases):
         found = f"{report.n_cases} {what}"
-        report.faults.append(Fault("CASE_COUNT", source, found, str(expected), "fetch the data set again"))
+        report.errors.append(UserError("CASE_COUNT", source, found, str(expected), "fetch the data set again"))
 
 
 def _check_all(
@@ -162,7 +162,7 @@ def _check_all(
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
         for number, found in enumerate(pool.map(check, cases), start=1):
             checked.append(found)
-            report.faults += found.faults
+            report.errors += found.errors
             report.warnings += found.warnings
             for value in found.values:
                 report.label_values[value] = report.label_values.get(value, 0) + 1
@@ -191,7 +191,7 @@ def _check_volumes(entry: Mapping[str, str], labels: Mapping[int, str], grid_tol
     return case
 
 
-def _unnamed_files(dataset: MSDDataset, warnings: list[tuple[str, str]]) -> list[Fault]:
+def _unnamed_files(dataset: MSDDataset, warnings: list[tuple[str, str]]) -> list[UserError]:
     """A volume in one of the layout's folders that `dataset.json` does not name is a case that nobody would miss.
 
     Files there that may be images of another format are added to the warnings.
@@ -199,7 +199,7 @@ def _unnamed_files(dataset: MSDDataset, warnings: list[tuple[str, str]]) -> list
     named = {
         Path(entry[key]) for entry in (*dataset.cases, *dataset.test) for key in ("image", "label") if key in entry
     }
-    faults = []
+    errors = []
     for part in ("imagesTr", "labelsTr", "imagesTs") if dataset.source.name == "dataset.json" else ():
         if not (dataset.folder / part).is_dir():
             continue
@@ -210,12 +210,12 @@ def _unnamed_files(dataset: MSDDataset, warnings: list[tuple[str, str]]) -> list
             "a volume that dataset.json does not name",
             "add it to dataset.json, or move it out of the folder",
         )
-        faults += [
-            Fault("UNNAMED_FILE", path, found, "an entry for every volume", remedy)
+        errors += [
+            UserError("UNNAMED_FILE", path, found, "an entry for every volume", remedy)
             for path in below.read
             if path not in named
         ]
-    return faults
+    return errors
 
 
 def _check_picture(entry: Mapping[str, str]) -> _Checked:
@@ -251,14 +251,14 @@ def _check_split(
     absent = sorted({case for part in PARTS for case in getattr(split, part)} - present)
     if absent:
         found = f"{len(absent)} cases that the data set lacks ({_listed(absent)})"
-        report.faults.append(
-            Fault("SPLIT_MISMATCH", path, found, "the data set's own cases", "name its own split file")
+        report.errors.append(
+            UserError("SPLIT_MISMATCH", path, found, "the data set's own cases", "name its own split file")
         )
     leaks = find_leaks(split, groups, digests)
     for leak in leaks:
         if leak.kind == "picture":
-            report.faults.append(
-                Fault("LEAKAGE", path, f"one picture as {_parts_of(leak)}", "it in one part", "draw the split anew")
+            report.errors.append(
+                UserError("LEAKAGE", path, f"one picture as {_parts_of(leak)}", "it in one part", "draw the split anew")
             )
     shared = [leak for leak in leaks if leak.kind == "group"]
     if shared:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from medseg3d.data.msd import MSDDataset, read_msd
 from medseg3d.data.splits import PARTS, Split, given_split, load_or_make_split, write_split
-from medseg3d.faults import UsageFault
+from medseg3d.errors import UsageError
 
 
 def split_cases(
@@ -33,7 +33,7 @@ def split_cases(
 
     Raises:
         ValueError: unknown part.
-        Fault: as `read_msd` and `split_of_volumes`.
+        UserError: as `read_msd` and `split_of_volumes`.
     """
     if part not in PARTS:
         raise ValueError(f"part must be one of {PARTS}, got {part!r}")
@@ -59,12 +59,13 @@ def split_of_volumes(
     is drawn, and `test_cases` and `val_cases` are not used.
 
     Raises:
-        Fault: as `load_or_make_split`; BAD_VALUE for lists of several folds, of which `medseg3d data split` takes one.
+        UserError: as `load_or_make_split`; BAD_VALUE for lists of several folds, of which `medseg3d data split` takes
+            one.
     """
     path = Path(split_file)
     if not path.exists():
         if dataset.folds:
-            raise UsageFault(
+            raise UsageError(
                 "BAD_VALUE",
                 dataset.source,
                 f"the folds {', '.join(map(str, dataset.folds))}",

@@ -11,7 +11,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from medseg3d.dicom.sources import SourceFile
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.volumes.geometry import LPS_TO_RAS, SPACING_MM
 from medseg3d.volumes.grids import GRID_TOLERANCE, in_mm
 
@@ -67,7 +67,7 @@ def planes_of(file: SourceFile, tags: Dataset) -> list[Plane]:
     """The images of a file, of a multi-frame one all of them.
 
     Raises:
-        Fault: MISSING_TAG, DTYPE, GEOMETRY.
+        UserError: MISSING_TAG, DTYPE, GEOMETRY.
     """
     frames = int(tags.get("NumberOfFrames") or 1)
     per_frame = tags.get("PerFrameFunctionalGroupsSequence")
@@ -85,7 +85,7 @@ def sorted_planes(planes: Sequence[Plane]) -> list[Plane]:
     """Planes of one size, spacing and orientation in the order of their places along the normal.
 
     Raises:
-        Fault: DIMENSIONS, naming two files.
+        UserError: DIMENSIONS, naming two files.
     """
     first = planes[0]
     for plane in planes:
@@ -96,7 +96,7 @@ def sorted_planes(planes: Sequence[Plane]) -> list[Plane]:
         )
         for what, same in differences:
             if not same:
-                raise Fault(
+                raise UserError(
                     "DIMENSIONS",
                     plane.file.path,
                     f"another {what} than {first.file.path.name}",
@@ -115,12 +115,12 @@ def even_grid(source: Path, planes: Sequence[Plane]) -> tuple[np.ndarray, tuple[
         planes: as `sorted_planes` gives them, no two at one place.
 
     Raises:
-        Fault: DIMENSIONS (a single slice), GANTRY_TILT, SLICE_GAP, SPACING_RANGE.
+        UserError: DIMENSIONS (a single slice), GANTRY_TILT, SLICE_GAP, SPACING_RANGE.
     """
     first, last = planes[0], planes[-1]
     if len(planes) < 2 or first.lies_at(last):
         found = "a single slice" if len(planes) < 2 else "slices at one place"
-        raise Fault("DIMENSIONS", source, found, "a volume of at least 2", "name the folder of the series")
+        raise UserError("DIMENSIONS", source, found, "a volume of at least 2", "name the folder of the series")
     positions = np.array([plane.position for plane in planes])
     normal = first.normal
     along = (positions - positions[0]) @ normal
@@ -132,7 +132,7 @@ def even_grid(source: Path, planes: Sequence[Plane]) -> tuple[np.ndarray, tuple[
         worst = int(shift.argmax())
         mm = float(np.linalg.norm(aside[worst]))
         angle = float(np.degrees(np.arctan2(mm, along[worst])))
-        raise Fault(
+        raise UserError(
             "GANTRY_TILT",
             planes[worst].file.path,
             f"{mm:.1f} mm beside the normal through {first.file.path.name}, a tilt of {angle:.1f} degrees",
@@ -143,7 +143,7 @@ def even_grid(source: Path, planes: Sequence[Plane]) -> tuple[np.ndarray, tuple[
     if uneven.max() > GRID_TOLERANCE:
         steps = np.diff(along)
         wide = int(np.abs(steps - np.median(steps)).argmax())
-        raise Fault(
+        raise UserError(
             "SLICE_GAP",
             source,
             f"{steps[wide]:.4g} mm between {planes[wide].file.path.name} and {planes[wide + 1].file.path.name}",
@@ -152,7 +152,7 @@ def even_grid(source: Path, planes: Sequence[Plane]) -> tuple[np.ndarray, tuple[
         )
     spacing = (round(column_mm, 6), round(row_mm, 6), round(step, 6))
     if min(spacing) < SPACING_MM[0] or max(spacing) > SPACING_MM[1]:
-        raise Fault(
+        raise UserError(
             "SPACING_RANGE",
             last.file.path,
             f"voxels of {in_mm(spacing)}",
@@ -179,7 +179,7 @@ def _plane(file: SourceFile, tags: Dataset, frame: int, groups: Sequence[Dataset
         return _numbers(file, keyword, found, count)
 
     if int(tags.get("SamplesPerPixel") or 1) != 1:
-        raise Fault("DTYPE", file.path, "colour images", "one value for each pixel", "give the CT itself")
+        raise UserError("DTYPE", file.path, "colour images", "one value for each pixel", "give the CT itself")
     rows, columns, bits = (
         int(_numbers(file, name, tags.get(name), 1)[0]) for name in ("Rows", "Columns", "BitsAllocated")
     )
@@ -213,7 +213,7 @@ def _axes(file: SourceFile, cosines: Sequence[float]) -> np.ndarray:
     axes = np.array(cosines).reshape(2, 3)
     lengths = np.linalg.norm(axes, axis=1)
     if np.abs(lengths - 1).max() > _SAME_AXES or abs(float(axes[0] @ axes[1])) > _SAME_AXES:
-        raise Fault("GEOMETRY", file.path, "axes that are not orthogonal", "orthogonal unit vectors", _EXPORT)
+        raise UserError("GEOMETRY", file.path, "axes that are not orthogonal", "orthogonal unit vectors", _EXPORT)
     return axes / lengths[:, None]
 
 
@@ -230,5 +230,5 @@ def _numbers(file: SourceFile, keyword: str, found: Any, count: int) -> list[flo
 _POSITIVE = ("Rows", "Columns", "BitsAllocated", "PixelSpacing")
 
 
-def _missing(file: SourceFile, keyword: str) -> Fault:
-    return Fault("MISSING_TAG", file.path, f"no usable {keyword}", "every tag that places and scales a CT", _EXPORT)
+def _missing(file: SourceFile, keyword: str) -> UserError:
+    return UserError("MISSING_TAG", file.path, f"no usable {keyword}", "every tag that places and scales a CT", _EXPORT)

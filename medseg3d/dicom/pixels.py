@@ -17,7 +17,7 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 from medseg3d.dicom.gdcm_process import GdcmProcess
 from medseg3d.dicom.grid import Plane
 from medseg3d.dicom.sources import SourceFile
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.limits import VOXELS
 
 _BESIDE_PIXELS = 64 << 20  # bytes of a file that are no pixels: private tags, overlays, functional groups
@@ -41,7 +41,7 @@ def check_size(source: Path, planes: Sequence[Plane]) -> None:
     """Refuse from the headers what would not fit: a volume too large, or a file beyond what its pixels need.
 
     Raises:
-        Fault: TOO_LARGE.
+        UserError: TOO_LARGE.
     """
     voxels = sum(plane.rows * plane.columns for plane in planes)
     VOXELS.check(source, (planes[0].columns, planes[0].rows, len(planes)), voxels)
@@ -50,14 +50,14 @@ def check_size(source: Path, planes: Sequence[Plane]) -> None:
         needed[plane.file] = needed.get(plane.file, 0) + plane.rows * plane.columns * plane.bits // 8
     for file, pixels in needed.items():
         if file.size > 2 * pixels + _BESIDE_PIXELS:
-            raise Fault("TOO_LARGE", file.path, f"{file.size} bytes", f"room for {pixels} of pixels", _EXPORT)
+            raise UserError("TOO_LARGE", file.path, f"{file.size} bytes", f"room for {pixels} of pixels", _EXPORT)
 
 
 def check_inflated(file: SourceFile, opened: IO[bytes]) -> bool:
     """Whether a file is deflated; what it inflates to is counted first, without being kept.
 
     Raises:
-        Fault: TOO_LARGE; TRUNCATED, where the stream is damaged or does not end.
+        UserError: TOO_LARGE; TRUNCATED, where the stream is damaged or does not end.
     """
     head = opened.read(_META_BYTES)
     if DeflatedExplicitVRLittleEndian.encode() not in head:
@@ -71,12 +71,14 @@ def check_inflated(file: SourceFile, opened: IO[bytes]) -> bool:
         while data and not stream.eof:
             count += len(stream.decompress(data, _CHUNK))
             if count > most:
-                raise Fault("TOO_LARGE", file.path, f"more than {most} bytes inflated", "an image", _EXPORT)
+                raise UserError("TOO_LARGE", file.path, f"more than {most} bytes inflated", "an image", _EXPORT)
             data = stream.unconsumed_tail or opened.read(_CHUNK)
     except zlib.error as error:
-        raise Fault("TRUNCATED", file.path, f"damaged deflated data after {count} bytes", "all of it", _COPY) from error
+        raise UserError(
+            "TRUNCATED", file.path, f"damaged deflated data after {count} bytes", "all of it", _COPY
+        ) from error
     if not stream.eof:
-        raise Fault("TRUNCATED", file.path, f"the end of the deflated data after {count} bytes", "all of it", _COPY)
+        raise UserError("TRUNCATED", file.path, f"the end of the deflated data after {count} bytes", "all of it", _COPY)
     return True
 
 
@@ -93,10 +95,10 @@ def hounsfield(
         gdcm: decodes the transfer syntaxes that nothing else does.
 
     Raises:
-        Fault: TRUNCATED, DECODE, DTYPE.
+        UserError: TRUNCATED, DECODE, DTYPE.
     """
     if "PixelData" not in tags:
-        raise Fault("TRUNCATED", file.path, "no whole pixel data", "every pixel", _COPY)
+        raise UserError("TRUNCATED", file.path, "no whole pixel data", "every pixel", _COPY)
     first = next(iter(planes.values()))
     syntax = UID(tags.file_meta.get("TransferSyntaxUID") or "")
     if not syntax.is_transfer_syntax or syntax.is_encapsulated:
@@ -108,10 +110,10 @@ def hounsfield(
     except Exception as error:  # the codecs raise of many kinds
         short = not syntax.is_encapsulated and isinstance(error, ValueError)
         code, found = ("TRUNCATED", "fewer pixels than") if short else ("DECODE", f"damaged {syntax.name} pixels for")
-        raise Fault(code, file.path, f"{found} {first.rows} x {first.columns}", "every pixel", _COPY) from error
+        raise UserError(code, file.path, f"{found} {first.rows} x {first.columns}", "every pixel", _COPY) from error
     frames = pixels if pixels.ndim == 3 else pixels[None]
     if frames.shape[1:] != (first.rows, first.columns) or len(frames) <= max(plane.frame for plane in planes.values()):
-        raise Fault("DTYPE", file.path, f"pixels of shape {pixels.shape}", f"{first.rows} x {first.columns}", _COPY)
+        raise UserError("DTYPE", file.path, f"pixels of shape {pixels.shape}", f"{first.rows} x {first.columns}", _COPY)
     for key, plane in planes.items():
         slope, intercept = plane.scaling or (1.0, 0.0)
         yield key, (frames[plane.frame].astype(np.float64) * slope + intercept).astype(np.float32)
@@ -121,12 +123,12 @@ def _codec(file: SourceFile, syntax: UID) -> str:
     """The plugin of pydicom that decodes a transfer syntax.
 
     Raises:
-        Fault: DECODE.
+        UserError: DECODE.
     """
     plugin = _CODECS.get(syntax)
     if plugin is not None and plugin in get_decoder(syntax).available_plugins:
         return plugin
-    raise Fault(
+    raise UserError(
         "DECODE",
         file.path,
         f"the transfer syntax {syntax.name} ({syntax})",
@@ -140,11 +142,11 @@ def _check_codestreams(file: SourceFile, tags: Dataset, plane: Plane) -> None:
     try:
         frames = list(generate_frames(tags.PixelData, number_of_frames=int(tags.get("NumberOfFrames") or 1)))
     except Exception as error:
-        raise Fault("TRUNCATED", file.path, "an incomplete sequence of fragments", "every pixel", _COPY) from error
+        raise UserError("TRUNCATED", file.path, "an incomplete sequence of fragments", "every pixel", _COPY) from error
     for frame in frames:
         said = _codestream_shape(frame)
         if said is not None and (said[:2] != (plane.rows, plane.columns) or said[2] > plane.bits or said[3] != 1):
-            raise Fault(
+            raise UserError(
                 "DECODE",
                 file.path,
                 f"a compressed image of {said[0]} x {said[1]}, {said[2]} bits, {said[3]} components",

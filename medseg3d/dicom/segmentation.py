@@ -16,7 +16,7 @@ from pydicom.valuerep import DA, TM
 
 from medseg3d import __version__
 from medseg3d.dicom.series import LoadedSeries
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.files.atomic import atomic_path
 from medseg3d.files.signature import SIGNATURE
 from medseg3d.files.stream import file_sha256
@@ -42,7 +42,7 @@ def check_referable(source: str | Path, series: LoadedSeries) -> None:
     """Refuse images that a segmentation cannot refer to, and a patient or study that it could not repeat.
 
     Raises:
-        Fault: MISSING_TAG, without the value.
+        UserError: MISSING_TAG, without the value.
     """
     for tags in series.headers:
         for keyword in _NEEDED:
@@ -75,7 +75,7 @@ def write_segmentation(
 
     Raises:
         ValueError: a label without a name.
-        Fault: DICOM_SEG, for headers that highdicom refuses; NO_SPACE, NOT_WRITABLE.
+        UserError: DICOM_SEG, for headers that highdicom refuses; NO_SPACE, NOT_WRITABLE.
     """
     if mask.max() > len(class_names):
         raise ValueError(f"mask must hold labels up to {len(class_names)}, found {mask.max()}")
@@ -103,7 +103,7 @@ def write_segmentation(
             transfer_syntax_uid=ExplicitVRLittleEndian,
         )
     except (AttributeError, TypeError, ValueError) as error:  # which quote the values of tags
-        raise Fault(
+        raise UserError(
             "DICOM_SEG",
             path,
             f"images that highdicom makes no segmentation of ({type(error).__name__})",
@@ -138,8 +138,8 @@ def read_segmentation(path: str | Path, series: LoadedSeries) -> np.ndarray:
     return frames.transpose(2, 1, 0).astype(np.uint8)
 
 
-def _missing(source: str | Path, keyword: str) -> Fault:
-    return Fault(
+def _missing(source: str | Path, keyword: str) -> UserError:
+    return UserError(
         "MISSING_TAG",
         source,
         f"no usable {keyword} for a segmentation",

@@ -30,7 +30,7 @@ from medseg3d.dicom.gdcm_process import GdcmProcess
 from medseg3d.dicom.grid import Plane, even_grid, planes_of, sorted_planes
 from medseg3d.dicom.pixels import check_inflated, check_size, hounsfield
 from medseg3d.dicom.sources import SourceFile, damaged_member, dicom_files
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.files.folders import harmless
 from medseg3d.files.stream import truncated
 from medseg3d.volumes.grids import in_mm
@@ -130,7 +130,7 @@ def read_series(
         check_hu: as in `medseg3d.volumes.reading.read_volume`.
 
     Raises:
-        Fault: SERIES, MODALITY, MISSING_TAG, DIMENSIONS, DUPLICATE_SLICE, GANTRY_TILT, SLICE_GAP, GEOMETRY,
+        UserError: SERIES, MODALITY, MISSING_TAG, DIMENSIONS, DUPLICATE_SLICE, GANTRY_TILT, SLICE_GAP, GEOMETRY,
             SPACING_RANGE, TOO_LARGE, DTYPE, DECODE, TRUNCATED, and as `medseg3d.dicom.sources.dicom_files`.
     """
     source = Path(source)
@@ -173,7 +173,7 @@ def series_grid(source: str | Path, chosen: str = "") -> tuple[tuple[int, int, i
     """Voxels along X, Y, Z and the affine of the series that would be read now, by its headers.
 
     Raises:
-        Fault: as `read_series`, but for what only the pixels show.
+        UserError: as `read_series`, but for what only the pixels show.
     """
     with dicom_files(source) as files:
         planes, _ = _without_copies(choose_series(Path(source), files, chosen)[0])
@@ -185,7 +185,7 @@ def series_sha256(source: str | Path, chosen: str = "") -> str:
     """`LoadedSeries.sha256` of the series that would be read now.
 
     Raises:
-        Fault: as `read_series`, but for what only the pixels show.
+        UserError: as `read_series`, but for what only the pixels show.
     """
     with dicom_files(source) as files:
         series, _ = choose_series(Path(source), files, chosen)
@@ -196,7 +196,7 @@ def all_series_sha256(source: str | Path) -> set[str]:
     """`LoadedSeries.sha256` of every CT series of a source.
 
     Raises:
-        Fault: as `medseg3d.dicom.sources.dicom_files`; TRUNCATED.
+        UserError: as `medseg3d.dicom.sources.dicom_files`; TRUNCATED.
     """
     with dicom_files(source) as files:
         return {_sum_of({header.file.sha256() for header in each.headers}) for each in _grouped(files) if each.is_ct}
@@ -206,23 +206,23 @@ def choose_series(source: Path, files: Sequence[SourceFile], chosen: str) -> tup
     """The series to read, and how it was chosen.
 
     Raises:
-        Fault: SERIES, MODALITY, TRUNCATED.
+        UserError: SERIES, MODALITY, TRUNCATED.
     """
     found = _grouped(files)
     how = f"--series {chosen}" if chosen else f"the only CT volume of {len(found)} series"
     if chosen:
         named = [each for each in found if chosen in (each.number, each.uid)]
         if not named:
-            raise Fault("SERIES", source, f"no series {chosen}", f"one of {_listed(found)}", "correct --series")
+            raise UserError("SERIES", source, f"no series {chosen}", f"one of {_listed(found)}", "correct --series")
         found = named
     volumes = [each for each in found if each.is_ct]
     if len(volumes) > 1:
         volumes = [each for each in volumes if _is_volume(each)] or volumes
     if not volumes:
         kinds = ", ".join(sorted({each.first("Modality") or "no modality" for each in found})) or "no image"
-        raise Fault("MODALITY", source, kinds, "a CT series", "name a folder with a CT, or choose one by --series")
+        raise UserError("MODALITY", source, kinds, "a CT series", "name a folder with a CT, or choose one by --series")
     if len(volumes) > 1:
-        raise Fault(
+        raise UserError(
             "SERIES",
             source,
             f"{len(volumes)} CT volumes: {_listed(volumes)}",
@@ -274,14 +274,14 @@ def _parsed(file: SourceFile, opened: IO[bytes], converted: bool = False, **opti
         raise truncated(file.path, file.size, None) from error
     except Exception as error:  # of any kind, on bytes that are no data set, and quoting them
         found = f"a damaged data set ({type(error).__name__})"
-        raise Fault("NOT_DICOM", file.path, found, "a DICOM file", "export or copy it again") from None
+        raise UserError("NOT_DICOM", file.path, found, "a DICOM file", "export or copy it again") from None
 
 
 def _is_volume(series: Series) -> bool:
     """Whether its images lie at more than one place, unlike those of bolus tracking; so do they until it is known."""
     try:
         planes = _planes(series)
-    except Fault:
+    except UserError:
         return True
     return not all(planes[0].lies_at(plane) for plane in planes)
 
@@ -304,8 +304,8 @@ def _described(series: Series, ambiguous: bool) -> str:
     try:
         _, spacing, _ = even_grid(series.headers[0].file.path, sorted_planes(_planes(series)))
         sizes = in_mm(spacing)
-    except Fault as fault:
-        sizes = f"not usable: {fault.code}"
+    except UserError as error:
+        sizes = f"not usable: {error.code}"
     kernel = series.first("ConvolutionKernel")
     parts = [
         f'"{series.first("SeriesDescription")}"',
@@ -325,7 +325,7 @@ def _without_copies(series: Series) -> tuple[list[Plane], list[str]]:
     """The planes along the normal, less those of files that are copies, byte for byte, of another one.
 
     Raises:
-        Fault: DUPLICATE_SLICE, and as `planes_of`.
+        UserError: DUPLICATE_SLICE, and as `planes_of`.
     """
     planes = sorted_planes(_planes(series))
     kept: list[Plane] = []
@@ -338,7 +338,7 @@ def _without_copies(series: Series) -> tuple[list[Plane], list[str]]:
         elif last.file is not plane.file and sha256(last.file) == sha256(plane.file):
             copies += 1
         else:
-            raise Fault(
+            raise UserError(
                 "DUPLICATE_SLICE",
                 plane.file.path,
                 f"the position of {last.file.path.name}, other content",

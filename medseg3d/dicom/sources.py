@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
 
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.files.folders import files_below, harmless
 from medseg3d.files.stream import check_regular
 from medseg3d.limits import VOXELS
@@ -52,7 +52,7 @@ class SourceFile:
         """Every byte; of a member of a ZIP, compared with its CRC.
 
         Raises:
-            Fault: CHECKSUM, UNREADABLE.
+            UserError: CHECKSUM, UNREADABLE.
         """
         with damaged_member(self.path), self.open() as file:
             return file.read()
@@ -87,8 +87,8 @@ def dicom_files(source: str | Path) -> Iterator[list[SourceFile]]:
     Other files are passed over, but for those that must have been DICOM.
 
     Raises:
-        Fault: TRUNCATED (a file of 0 bytes), NOT_DICOM (a name like DICOM's, another content), UNREADABLE, TOO_LARGE
-            (a ZIP that unpacks to more than 16 bytes
+        UserError: TRUNCATED (a file of 0 bytes), NOT_DICOM (a name like DICOM's, another content), UNREADABLE,
+            TOO_LARGE (a ZIP that unpacks to more than 16 bytes
             for each voxel of `medseg3d.limits.VOXELS`) or CHECKSUM (one that is not whole).
     """
     source = Path(source)
@@ -105,7 +105,7 @@ def dicom_files(source: str | Path) -> Iterator[list[SourceFile]]:
             unpacked = sum(member.file_size for member in members)
             most = _UNPACKED * VOXELS.most
             if unpacked > most:
-                raise Fault(
+                raise UserError(
                     "TOO_LARGE",
                     source,
                     f"{unpacked >> 20} MiB unpacked",
@@ -119,24 +119,26 @@ def dicom_files(source: str | Path) -> Iterator[list[SourceFile]]:
 
 @contextmanager
 def damaged_member(path: Path) -> Iterator[None]:
-    """Context in which what is wrong with a ZIP is a fault of `path`.
+    """Context in which what is wrong with a ZIP is an error of `path`.
 
     Raises:
-        Fault: CHECKSUM, UNREADABLE (encrypted, a method of compression that Python lacks, no permission).
+        UserError: CHECKSUM, UNREADABLE (encrypted, a method of compression that Python lacks, no permission).
     """
     try:
         yield
     except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
-        raise Fault("CHECKSUM", path, f"no whole ZIP ({error})", "an intact file", _COPY) from error
+        raise UserError("CHECKSUM", path, f"no whole ZIP ({error})", "an intact file", _COPY) from error
     except (OSError, RuntimeError, NotImplementedError) as error:
         found = (getattr(error, "strerror", None) or str(error)).lower()
-        raise Fault("UNREADABLE", path, found, "a file that can be read", "unpack it, or correct its mode") from error
+        raise UserError(
+            "UNREADABLE", path, found, "a file that can be read", "unpack it, or correct its mode"
+        ) from error
 
 
 def require_packages(source: str | Path) -> None:
     """Refuse with MISSING_PACKAGE where the packages that read DICOM are not installed."""
     if find_spec("pydicom") is None or find_spec("highdicom") is None:
-        raise Fault(
+        raise UserError(
             "MISSING_PACKAGE",
             source,
             "DICOM, and no packages to read it",
@@ -151,7 +153,7 @@ def _checked(files: list[SourceFile]) -> list[SourceFile]:
     for file in files:
         named = file.path.name.lower().endswith(NAMES)
         if file.size == 0 and (named or not file.path.suffix or file.path.suffix[1:].isdigit()):
-            raise Fault("TRUNCATED", file.path, "0 bytes", "a DICOM file", _COPY)
+            raise UserError("TRUNCATED", file.path, "0 bytes", "a DICOM file", _COPY)
         if file.size > _MAGIC_AT:
             with damaged_member(file.path), file.open() as opened:
                 head = opened.read(_MAGIC_AT + len(_MAGIC))
@@ -159,7 +161,7 @@ def _checked(files: list[SourceFile]) -> list[SourceFile]:
                 found.append(file)
                 continue
         if named:
-            raise Fault(
+            raise UserError(
                 "NOT_DICOM", file.path, "no DICM at byte 128", "a DICOM file (PS3.10)", "export or copy it again"
             )
     return found

@@ -236,7 +236,7 @@ class Evaluation:
 
         Raises:
             ValueError: no case was added.
-            Fault: NO_SPACE or NOT_WRITABLE.
+            UserError: NO_SPACE or NOT_WRITABLE.
         """
         context = dict(context or {})
         stated = {**context, "warnings": [*context.get("warnings", []), *self.warnings]}

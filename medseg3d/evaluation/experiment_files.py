@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from medseg3d.errors import UserError
 from medseg3d.evaluation.records import VERSION, Summary, check_version
-from medseg3d.faults import Fault
 from medseg3d.files.plain import read_json, write_json
 
 ROW, FAILURE = "row.json", "failure.json"
@@ -21,7 +21,7 @@ def write_experiment(folder: Path, name: str, content: Mapping[str, Any] | None 
     """Write NAME.json: its content, by default what it holds already, with the rows and failures that there are now.
 
     Raises:
-        Fault: NO_SPACE or NOT_WRITABLE.
+        UserError: NO_SPACE or NOT_WRITABLE.
     """
     known = read_json(folder / f"{name}.json") if content is None else {"version": VERSION, **content}
     write_json(folder / f"{name}.json", {**known, **_outcomes(folder)})
@@ -43,12 +43,12 @@ def read_experiment(folder: str | Path, name: str) -> dict[str, Any]:
         What NAME.json holds; the `evaluation` of each of its `rows` is a `Summary` of all cases together.
 
     Raises:
-        Fault: SCORE_FILE if there is none, it is damaged, or another version of medseg3d has written it.
+        UserError: SCORE_FILE if there is none, it is damaged, or another version of medseg3d has written it.
     """
     record, verb = Path(folder) / f"{name}.json", VERBS.get(name, "experiment FILE")
     if not record.is_file():
         remedy = f"run medseg3d {verb} first"
-        raise Fault("SCORE_FILE", folder, f"no {record.name}", f"the folder of an experiment ({verb})", remedy)
+        raise UserError("SCORE_FILE", folder, f"no {record.name}", f"the folder of an experiment ({verb})", remedy)
     content = read_json(record)
     check_version(content, record)
     found = _outcomes(Path(folder))

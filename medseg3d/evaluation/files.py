@@ -54,7 +54,7 @@ def write_evaluation(
     """Write all files of an evaluation or none; summary.json comes last, and what an earlier one left there goes.
 
     Raises:
-        Fault: NO_SPACE or NOT_WRITABLE.
+        UserError: NO_SPACE or NOT_WRITABLE.
     """
     folder = Path(output_dir)
     tables = {
@@ -86,7 +86,7 @@ def read_summary(path: str | Path) -> Summary:
     """What a summary.json holds.
 
     Raises:
-        Fault: SCORE_FILE if the file is absent, damaged, or of another version.
+        UserError: SCORE_FILE if the file is absent, damaged, or of another version.
     """
     return Summary.from_json(read_json(path), path)
 
@@ -152,7 +152,7 @@ def read_files(path: str | Path) -> dict[str, dict[str, str]]:
     """What a files.json holds: case -> `image`, `truth` and `pred`, whichever are known -> path.
 
     Raises:
-        Fault: SCORE_FILE if the file is absent, or is no JSON object of such objects.
+        UserError: SCORE_FILE if the file is absent, or is no JSON object of such objects.
     """
     files = read_json(path)
     for case, kinds in files.items():
@@ -168,7 +168,7 @@ def write_curve(path: str | Path, curve: BinnedPRCurve) -> None:
     `BinnedPRCurve.curve` orders them, for anybody's `numpy.load`) and the counts they come from (int64).
 
     Raises:
-        Fault: NO_SPACE or NOT_WRITABLE.
+        UserError: NO_SPACE or NOT_WRITABLE.
 
     Example:
         >>> import tempfile
@@ -191,7 +191,7 @@ def read_curve(path: str | Path) -> BinnedPRCurve:
     """The curve in a pr.npz.
 
     Raises:
-        Fault: SCORE_FILE if the file is absent, damaged, or no pr.npz of this layout.
+        UserError: SCORE_FILE if the file is absent, damaged, or no pr.npz of this layout.
     """
     content = io.BytesIO(read_bytes(path))
     try:

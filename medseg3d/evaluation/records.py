@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.metrics import ConfusionCounts, LevelCounts
 
 VERSION = 2
@@ -201,7 +201,7 @@ class Summary:
         """The summary that a file holds.
 
         Raises:
-            Fault: SCORE_FILE if it is of another version, or not of this form.
+            UserError: SCORE_FILE if it is of another version, or not of this form.
         """
         check_version(content, path)
         try:
@@ -209,7 +209,7 @@ class Summary:
             settings, intervals = Settings(**content["settings"]), content["intervals"]
         except (KeyError, TypeError) as error:
             found = f"scores of another form ({error})"
-            raise Fault("SCORE_FILE", path, found, "a summary that medseg3d wrote", "evaluate again") from error
+            raise UserError("SCORE_FILE", path, found, "a summary that medseg3d wrote", "evaluate again") from error
         context = {key: value for key, value in content.items() if key not in {*_ROWS, *_OWN}}
         return cls(**rows, settings=settings, intervals=intervals, context=context)
 
@@ -218,12 +218,12 @@ def check_version(content: Mapping[str, Any], path: str | Path) -> None:
     """Refuse scores in the form of an earlier or a later version.
 
     Raises:
-        Fault: SCORE_FILE.
+        UserError: SCORE_FILE.
     """
     version = content.get("version", "1 or older")
     if version != VERSION:
         remedy = "evaluate again, or use the version of medseg3d that has written it"
-        raise Fault("SCORE_FILE", path, f"scores in form {version}", f"form {VERSION}", remedy)
+        raise UserError("SCORE_FILE", path, f"scores in form {version}", f"form {VERSION}", remedy)
 
 
 _ROWS: Mapping[str, type] = {"scores": Score, "cases": CaseCount}

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from medseg3d.errors import UsageError, UserError
 from medseg3d.evaluation.files import THRESHOLDS_CSV, read_curve, read_summary
-from medseg3d.faults import Fault, UsageFault
 from medseg3d.files.plain import write_json
 from medseg3d.files.stream import check_regular, file_sha256
 from medseg3d.metrics import dice
@@ -65,8 +65,8 @@ def choose_threshold(
         allow_test: whether the part named test may be used too.
 
     Raises:
-        Fault: TEST_PART if the evaluation is of the test set and that is not allowed; SCORE_FILE if a file is absent
-            or damaged, or if no threshold has a score.
+        UserError: TEST_PART if the evaluation is of the test set and that is not allowed; SCORE_FILE if a file is
+            absent or damaged, or if no threshold has a score.
     """
     if score not in SCORES:
         raise ValueError(f"score must be one of {', '.join(SCORES)}, found {score!r}")
@@ -74,7 +74,7 @@ def choose_threshold(
     summary = read_summary(folder / "summary.json")
     part = summary.context.get("part")
     if part == "test" and not allow_test:
-        raise UsageFault(
+        raise UsageError(
             "TEST_PART",
             folder,
             "an evaluation of the test set",
@@ -99,7 +99,7 @@ def write_threshold(path: str | Path, choice: ThresholdChoice) -> None:
     """Write a chosen threshold as JSON, whole or not at all.
 
     Raises:
-        Fault: NO_SPACE or NOT_WRITABLE.
+        UserError: NO_SPACE or NOT_WRITABLE.
 
     Example:
         >>> import tempfile
@@ -119,7 +119,7 @@ def read_threshold(path: str | Path | None, num_classes: int = 2) -> float:
         num_classes: of the network, the background included.
 
     Raises:
-        Fault: THRESHOLD_CLASSES if there is a file and more than two classes, of which a threshold cannot choose;
+        UserError: THRESHOLD_CLASSES if there is a file and more than two classes, of which a threshold cannot choose;
             MISSING_FILE; THRESHOLD_FILE if it holds no threshold.
 
     Example:
@@ -129,7 +129,7 @@ def read_threshold(path: str | Path | None, num_classes: int = 2) -> float:
     if path is None:
         return 0.5
     if num_classes > 2:
-        raise UsageFault(
+        raise UsageError(
             "THRESHOLD_CLASSES",
             path,
             f"a threshold for a network of {num_classes} classes",
@@ -140,7 +140,7 @@ def read_threshold(path: str | Path | None, num_classes: int = 2) -> float:
         check_regular(path, "a threshold")
         content = json.loads(Path(path).read_bytes())
     except OSError as error:
-        raise UsageFault(
+        raise UsageError(
             "MISSING_FILE",
             path,
             (error.strerror or str(error)).lower(),
@@ -148,10 +148,10 @@ def read_threshold(path: str | Path | None, num_classes: int = 2) -> float:
             "medseg3d threshold EVALUATION_DIR writes one",
         ) from error
     except ValueError as error:
-        raise _fault(path, f"no JSON ({error})") from error
+        raise _error(path, f"no JSON ({error})") from error
     threshold = content.get("threshold") if isinstance(content, Mapping) else None
     if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not 0 <= threshold <= 1:
-        raise _fault(path, f"the threshold {threshold!r}")
+        raise _error(path, f"the threshold {threshold!r}")
     return float(threshold)
 
 
@@ -177,11 +177,11 @@ def _best_mean(source: Path) -> dict[str, float]:
     return {"threshold": threshold, "logit": logit, "value": value, "value_at_half": at_half}
 
 
-def _nothing_to_find(source: Path, found: str) -> Fault:
-    return Fault("SCORE_FILE", source, found, "foreground in the ground truth", "evaluate cases that have some")
+def _nothing_to_find(source: Path, found: str) -> UserError:
+    return UserError("SCORE_FILE", source, found, "foreground in the ground truth", "evaluate cases that have some")
 
 
-def _fault(path: str | Path, found: str) -> Fault:
-    return Fault(
+def _error(path: str | Path, found: str) -> UserError:
+    return UserError(
         "THRESHOLD_FILE", path, found, "a threshold from 0 to 1", "medseg3d threshold EVALUATION_DIR writes one"
     )

@@ -13,8 +13,8 @@ from monai.bundle import ConfigParser
 
 from medseg3d.bundle import read_config, run_monai
 from medseg3d.bundle_folders import bundle_directory, bundle_root, config_files, names_from_root
+from medseg3d.errors import UsageError, find_user_error
 from medseg3d.experiments.definition import plain
-from medseg3d.faults import UsageFault, find_fault
 
 _CONFIGS = {"training": "train.json", "evaluating": "evaluate.json", "inferring": "inference.json"}
 
@@ -38,7 +38,7 @@ def run_bundle(
         show: whether its progress bar goes to the terminal.
 
     Raises:
-        Fault: `RUN_FAILED`, with the last line of the log.
+        UserError: `RUN_FAILED`, with the last line of the log.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     root = bundle_root(bundle)
@@ -54,7 +54,7 @@ def training_config(bundle: Path, overlays: Sequence[str], knobs: Mapping[str, A
     """The parsed train.json of a bundle, in a context in which what it holds can be built.
 
     Raises:
-        Fault: as `read_config`.
+        UserError: as `read_config`.
     """
     files = config_files(bundle, "train.json", overlays)
     with bundle_directory(bundle):
@@ -67,29 +67,29 @@ def build(parser: ConfigParser, name: str, what: str) -> Any:
     """A part of a config, built; None where it has none of that name.
 
     Raises:
-        Fault: `BAD_VALUE`, or what the part itself says, where it cannot be built.
+        UserError: `BAD_VALUE`, or what the part itself says, where it cannot be built.
     """
     if name not in parser:
         return None
     try:
         return parser.get_parsed_content(name)
     except Exception as error:
-        fault = find_fault(error)
-        if fault is None:
+        user_error = find_user_error(error)
+        if user_error is None:
             said = " ".join(str(error.__cause__ or error).split())[:300]
-            fault = UsageFault("BAD_VALUE", what, said, f"what {name} can be built with", "correct it")
-        raise fault from error
+            user_error = UsageError("BAD_VALUE", what, said, f"what {name} can be built with", "correct it")
+        raise user_error from error
 
 
 def refuse_unused(parser: ConfigParser, knob: str, what: str) -> None:
     """Refuse to vary a knob that nothing in a config uses, as an overlay may leave it.
 
     Raises:
-        Fault: `BAD_VALUE`.
+        UserError: `BAD_VALUE`.
     """
     if not re.search(r"[#:]", knob) and not used_knobs(parser, [knob]):
         found = "a knob that nothing in the config uses"
-        raise UsageFault("BAD_VALUE", what, found, "one that changes the training", "an overlay may have replaced it")
+        raise UsageError("BAD_VALUE", what, found, "one that changes the training", "an overlay may have replaced it")
 
 
 def used_knobs(parser: ConfigParser, names: Sequence[str]) -> dict[str, Any]:

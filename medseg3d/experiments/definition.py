@@ -13,8 +13,8 @@ from typing import Any
 from medseg3d.bundle import absolute_paths
 from medseg3d.bundle_folders import bundle_folder
 from medseg3d.data.splits import PARTS
+from medseg3d.errors import UsageError
 from medseg3d.evaluation.thresholds import SCORES
-from medseg3d.faults import UsageFault
 
 Level = str | int | float
 """One value of a factor: that of a knob, or the name of some settings."""
@@ -143,16 +143,16 @@ def read_definition(file: str | Path) -> dict[str, Any]:
     """The content of a definition's file.
 
     Raises:
-        Fault: `BAD_DEFINITION` if it is no JSON object.
+        UserError: `BAD_DEFINITION` if it is no JSON object.
     """
     try:
         content = json.loads(Path(file).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UsageFault(
+        raise UsageError(
             "BAD_DEFINITION", file, " ".join(str(error).split()), "a JSON file", "see docs/experiments.md"
         ) from error
     if not isinstance(content, dict):
-        raise UsageFault("BAD_DEFINITION", file, type(content).__name__, "a JSON object", "see docs/experiments.md")
+        raise UsageError("BAD_DEFINITION", file, type(content).__name__, "a JSON object", "see docs/experiments.md")
     return content
 
 
@@ -160,17 +160,17 @@ def parse_experiment(content: Mapping[str, Any]) -> Experiment:
     """The experiment of a definition; relative paths in it start from the current directory.
 
     Raises:
-        Fault: `BAD_DEFINITION` for a key that is unknown or has a value it cannot have; `BAD_VALUE` for a knob or a
+        UserError: `BAD_DEFINITION` for a key that is unknown or has a value it cannot have; `BAD_VALUE` for a knob or a
             seed; `TEST_PART` for a threshold chosen on the test set; `MISSING_BUNDLE`.
     """
     _refuse_unknown(content, _KEYS, "the definition")
     if "bundle" not in content:
-        raise UsageFault(
+        raise UsageError(
             "BAD_DEFINITION", "bundle", "none", 'the folder of a bundle, "bundle": "bundles/polyp_cris"', "name one"
         )
     seeds = content.get("seeds", [0])
     if not _distinct(seeds) or not all(isinstance(seed, int) and seed >= 0 for seed in seeds):
-        raise UsageFault("BAD_VALUE", "seeds", str(seeds), "different whole numbers from 0 up", "correct them")
+        raise UsageError("BAD_VALUE", "seeds", str(seeds), "different whole numbers from 0 up", "correct them")
     knobs = absolute_paths(content.get("knobs", {}))
     factors = {name: _levels(name, levels) for name, levels in content.get("factors", {}).items()}
     tune = content.get("tune")
@@ -181,7 +181,7 @@ def parse_experiment(content: Mapping[str, Any]) -> Experiment:
         known = factors.get(name, {})
         if not known or not (isinstance(level, list) or level in known):
             wanted = f"a level of {', '.join(factors) or 'a factor'}"
-            raise UsageFault("BAD_DEFINITION", f"reference {name}", repr(level), wanted, "correct it")
+            raise UsageError("BAD_DEFINITION", f"reference {name}", repr(level), wanted, "correct it")
     experiment = Experiment(
         name=content.get("name", "experiment"),
         bundle=bundle_folder(content["bundle"]),
@@ -201,7 +201,7 @@ def parse_experiment(content: Mapping[str, Any]) -> Experiment:
     names = [str(run) for run in experiment.runs]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise UsageFault("BAD_DEFINITION", "factors", f"two runs named {twice}", "a name for each", "rename a level")
+        raise UsageError("BAD_DEFINITION", "factors", f"two runs named {twice}", "a name for each", "rename a level")
     return experiment
 
 
@@ -224,18 +224,18 @@ def _levels(name: str, levels: Any) -> dict[Level, dict[str, Any]]:
         found = {value: {name: value} for value in levels}
     else:
         wanted = "a list of different numbers or words, or an object of named settings"
-        raise UsageFault("BAD_VALUE", f"factor {name}", str(levels), wanted, "correct it")
+        raise UsageError("BAD_VALUE", f"factor {name}", str(levels), wanted, "correct it")
     for level in found:
         if not str(level) or {"/", "\\", "="} & set(str(level)):
-            raise UsageFault("BAD_VALUE", f"factor {name}", repr(level), "a name for a folder", "rename it")
+            raise UsageError("BAD_VALUE", f"factor {name}", repr(level), "a name for a folder", "rename it")
     if not found:
-        raise UsageFault("BAD_VALUE", f"factor {name}", "no level", "one or more", "add one or leave the factor out")
+        raise UsageError("BAD_VALUE", f"factor {name}", "no level", "one or more", "add one or leave the factor out")
     return found
 
 
 def _settings(name: str, level: str, settings: Any) -> dict[str, Any]:
     if not isinstance(settings, Mapping):
-        raise UsageFault("BAD_DEFINITION", f"{name} {level}", repr(settings), "an object of knobs", 'as {"epochs": 2}')
+        raise UsageError("BAD_DEFINITION", f"{name} {level}", repr(settings), "an object of knobs", 'as {"epochs": 2}')
     found = absolute_paths(settings)
     return {**found, "bundle": bundle_folder(found["bundle"])} if "bundle" in found else found
 
@@ -247,7 +247,7 @@ def _check_knobs(
     if tune is not None:
         _refuse_unknown(tune, _TUNE_KEYS, "tune")
         if not isinstance(tune.get("search"), Mapping) or not isinstance(tune.get("trials", 20), int):
-            raise UsageFault(
+            raise UsageError(
                 "BAD_DEFINITION",
                 "tune",
                 str(dict(tune)),
@@ -255,7 +255,7 @@ def _check_knobs(
                 "see docs/experiments.md",
             )
         if tune.get("trials", 20) < 0:
-            raise UsageFault("BAD_VALUE", "trials", str(tune["trials"]), "0 for none, or more", "correct it")
+            raise UsageError("BAD_VALUE", "trials", str(tune["trials"]), "0 for none, or more", "correct it")
     setters: dict[str, str] = dict.fromkeys(_OWN, "each run")
     sources = [(knobs, "the knobs of all runs"), (tune["search"] if tune else {}, "the tuning")]
     for names, source in sources:
@@ -270,7 +270,7 @@ def _check_knobs(
 def _refuse_second(name: str, setters: dict[str, str], source: str) -> None:
     if name in setters:
         found = f"set by {source} and by {setters[name]}"
-        raise UsageFault("BAD_VALUE", f"--{name}", found, "a knob that one thing sets", "leave one out")
+        raise UsageError("BAD_VALUE", f"--{name}", found, "a knob that one thing sets", "leave one out")
     setters[name] = source
 
 
@@ -279,14 +279,14 @@ def _check_parts(content: Mapping[str, Any]) -> None:
     _refuse_unknown(threshold, {"part", "score"}, "threshold")
     if threshold.get("part") == "test":
         wanted = "train or val: a threshold chosen on the test cases is fitted to them"
-        raise UsageFault("TEST_PART", "threshold", "the test set", wanted, "leave it out")
+        raise UsageError("TEST_PART", "threshold", "the test set", wanted, "leave it out")
     if content.get("threshold") and threshold.get("score") not in SCORES:
-        raise UsageFault("BAD_VALUE", "threshold score", repr(threshold.get("score")), f"one of {', '.join(SCORES)}")
+        raise UsageError("BAD_VALUE", "threshold score", repr(threshold.get("score")), f"one of {', '.join(SCORES)}")
     parts = [("part", content.get("part", "test"))]
     parts += [("threshold part", threshold.get("part"))] if threshold else []
     for name, part in parts:
         if part not in PARTS:
-            raise UsageFault("BAD_VALUE", name, repr(part), f"one of {', '.join(PARTS)}")
+            raise UsageError("BAD_VALUE", name, repr(part), f"one of {', '.join(PARTS)}")
 
 
 def _refuse_unknown(content: Mapping[str, Any], known: set[str], where: str) -> None:
@@ -294,7 +294,7 @@ def _refuse_unknown(content: Mapping[str, Any], known: set[str], where: str) -> 
         if name not in known:
             close = difflib.get_close_matches(name, sorted(known), n=1)
             wanted = f"did you mean {close[0]}?" if close else f"one of {', '.join(sorted(known))}"
-            raise UsageFault("BAD_DEFINITION", name, f"a key that {where} has not", wanted, "knobs stand under knobs")
+            raise UsageError("BAD_DEFINITION", name, f"a key that {where} has not", wanted, "knobs stand under knobs")
 
 
 def _distinct(values: Any) -> bool:

@@ -16,6 +16,7 @@ import torch
 from medseg3d.child import run_workers
 from medseg3d.data.picture_folders import data_sets
 from medseg3d.data.splits import PARTS, read_split, split_record
+from medseg3d.errors import UsageError, UserError
 from medseg3d.evaluation.experiment_files import FAILURE, ROW, read_experiment, write_experiment
 from medseg3d.evaluation.files import THRESHOLDS_CSV, read_summary
 from medseg3d.evaluation.records import Summary
@@ -28,7 +29,6 @@ from medseg3d.experiments.configs import (
     used_knobs,
 )
 from medseg3d.experiments.definition import Experiment, Run, plain
-from medseg3d.faults import Fault, UsageFault
 from medseg3d.files.atomic import claimed, make_folder
 from medseg3d.files.plain import read_json, write_json
 from medseg3d.phantoms.polyps import is_phantom_data
@@ -93,7 +93,7 @@ def tune_run(plan: Plan, run: Run) -> dict[str, Any]:
     """The values with the best validation score, by `medseg3d.experiments.tune`.
 
     Raises:
-        Fault: as `medseg3d.experiments.tune.tune`.
+        UserError: as `medseg3d.experiments.tune.tune`.
     """
     from medseg3d.experiments.tune import tune
 
@@ -157,12 +157,12 @@ def run_experiment(
         The record: what NAME.json holds; `failures` is run -> reason.
 
     Raises:
-        Fault: before anything runs `BAD_VALUE`, `UNKNOWN_KNOB`, `MISSING_OVERLAY`, those of the networks, the losses,
-            the data and its splits; `NOT_WRITABLE`, `NO_SPACE`; `OTHER_EXPERIMENT` if `output_dir` holds one that has
-            begun with other settings or another split.
+        UserError: before anything runs `BAD_VALUE`, `UNKNOWN_KNOB`, `MISSING_OVERLAY`, those of the networks, the
+            losses, the data and its splits; `NOT_WRITABLE`, `NO_SPACE`; `OTHER_EXPERIMENT` if `output_dir` holds one
+            that has begun with other settings or another split.
     """
     if jobs < 1:
-        raise UsageFault("BAD_VALUE", "--jobs", str(jobs), "1 or more", "correct it")
+        raise UsageError("BAD_VALUE", "--jobs", str(jobs), "1 or more", "correct it")
     runs = experiment.runs
     conditions: dict[str, Condition] = {}
     for run in runs:
@@ -186,7 +186,7 @@ def run_experiment(
         codes = run_workers(_worker, plan, runs, threads, command, tune, number=jobs)
         broken = [code for code in codes if code]
         if broken:
-            raise Fault("RUN_FAILED", plan.folder, f"a worker with exit code {broken[0]}", "0", "read its message")
+            raise UserError("RUN_FAILED", plan.folder, f"a worker with exit code {broken[0]}", "0", "read its message")
     write_experiment(plan.folder, experiment.name)  # the last of some processes may have looked too early
     return read_json(plan.folder / f"{experiment.name}.json")
 
@@ -232,7 +232,7 @@ def _data(conditions: Mapping[str, Condition]) -> dict[str, Mapping[str, Any]]:
     """Folder of each data set -> what there is of it.
 
     Raises:
-        Fault: `BAD_VALUE` if two conditions split it differently.
+        UserError: `BAD_VALUE` if two conditions split it differently.
     """
     found: dict[str, Mapping[str, Any]] = {}
     for name, condition in conditions.items():
@@ -241,7 +241,7 @@ def _data(conditions: Mapping[str, Condition]) -> dict[str, Mapping[str, Any]]:
             if other["split_hash"] != data["split_hash"]:
                 wanted = f"that of the others, {other['split_file']}: runs on different splits cannot be compared"
                 found_there = f"the split {data['split_file']} of {folder}"
-                raise UsageFault("BAD_VALUE", f"split_file of {name}", found_there, wanted, "give one for all")
+                raise UsageError("BAD_VALUE", f"split_file of {name}", found_there, wanted, "give one for all")
     return found
 
 
@@ -286,7 +286,7 @@ def _refuse_other(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any
     if differ:
         found, wanted = ("; ".join(f"{name} {each.get(name)}" for name in differ) for each in (before, now))
         remedy = "-o for another folder: runs with different settings cannot be compared"
-        raise UsageFault("OTHER_EXPERIMENT", folder, found, wanted, remedy)
+        raise UsageError("OTHER_EXPERIMENT", folder, found, wanted, remedy)
 
 
 def _machine() -> str:
@@ -318,9 +318,9 @@ def _work(plan: Plan, runs: Sequence[Run], say: Callable[[str], None], command: 
             (folder / FAILURE).unlink(missing_ok=True)
             try:
                 row = _run(plan, run, command, tune)
-            except Fault as fault:
-                write_json(folder / FAILURE, {"reason": str(fault)})
-                say(f"[{number}/{len(runs)}] {run} failed: {fault}")
+            except UserError as error:
+                write_json(folder / FAILURE, {"reason": str(error)})
+                say(f"[{number}/{len(runs)}] {run} failed: {error}")
             else:
                 write_json(folder / ROW, row)
                 shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # nothing is left to be resumed
@@ -359,7 +359,7 @@ def _run(plan: Plan, run: Run, command: Command, tune: Tune) -> dict[str, Any]:
     summary = read_summary(evaluation / "summary.json")
     if summary.context["split_hash"] != condition.split_hash:
         found, wanted = f"split {summary.context['split_hash']}", f"{condition.split_hash}, which it began with"
-        raise Fault("SPLIT_CHANGED", folder, found, wanted, "name another folder, or restore the split file")
+        raise UserError("SPLIT_CHANGED", folder, found, wanted, "name another folder, or restore the split file")
     row = {
         **{**run.levels, "seed": run.seed, "bundle": run.bundle.name, "run_dir": folder.name},
         "evaluation": summary.whole.as_json(),

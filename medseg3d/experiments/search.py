@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from medseg3d.faults import Fault, UsageFault
+from medseg3d.errors import UsageError, UserError
 from medseg3d.knobs import literal
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def parse_search(search: Mapping[str, str]) -> dict[str, Dimension]:
             literals where they parse as one, else strings; a comma in brackets is part of its choice.
 
     Raises:
-        Fault: `BAD_VALUE`.
+        UserError: `BAD_VALUE`.
 
     Example:
         >>> parse_search({"learning_rate": "log:1e-6:1e-2"})["learning_rate"]
@@ -64,7 +64,7 @@ def parse_search(search: Mapping[str, str]) -> dict[str, Dimension]:
         ('[96,96]', '[128,128]')
     """
     if not search:
-        raise UsageFault("BAD_VALUE", "--search", "no knob", f"KNOB={FORMS}", "--search learning_rate=log:1e-6:1e-2")
+        raise UsageError("BAD_VALUE", "--search", "no knob", f"KNOB={FORMS}", "--search learning_rate=log:1e-6:1e-2")
     return {knob: _dimension(knob, text) for knob, text in search.items()}
 
 
@@ -100,5 +100,5 @@ def _options(knob: str, text: str, rest: str) -> tuple[str, ...]:
     return tuple(options)
 
 
-def _refusal(knob: str, text: str, wanted: str) -> Fault:
-    return UsageFault("BAD_VALUE", f"--search {knob}={text}", "nothing to draw from", wanted, "correct it")
+def _refusal(knob: str, text: str, wanted: str) -> UserError:
+    return UsageError("BAD_VALUE", f"--search {knob}={text}", "nothing to draw from", wanted, "correct it")

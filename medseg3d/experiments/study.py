@@ -24,6 +24,7 @@ from optuna.study import MaxTrialsCallback
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
+from medseg3d.errors import UsageError, UserError
 from medseg3d.experiments.search import Dimension
 from medseg3d.experiments.trials import (
     COMPLETE,
@@ -35,14 +36,13 @@ from medseg3d.experiments.trials import (
     best_record,
     values_sentence,
 )
-from medseg3d.faults import Fault, UsageFault
 from medseg3d.files.atomic import make_folder
 
 Report = Callable[[int, float], bool]
 """Takes epoch, from 1, and validation score; whether the training shall go on."""
 
 Train = Callable[[dict[str, Any], Path, Report], None]
-"""Trains with the values of a trial in a folder, resuming what is there; a `Fault` ends the trial."""
+"""Trains with the values of a trial in a folder, resuming what is there; a `UserError` ends the trial."""
 
 Progress = Callable[[int, str], None]
 """Takes how many trials have ended, and what the one that runs has come to."""
@@ -59,7 +59,7 @@ _ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 """The states that count; a trial that has failed is replaced by another."""
 
 _DIVERGED = {"LOSS_NOT_FINITE"}
-"""Faults of a training that its values are to blame for: the trial ranks below those that were pruned as late."""
+"""Errors of a training that its values are to blame for: the trial ranks below those that were pruned as late."""
 
 
 class _TrialFailedError(Exception):
@@ -90,8 +90,8 @@ def run_study(
     first ten at random. A trial is pruned when its best score so far is below the median of what the complete trials
     had at the same epoch. Its value is its best score.
 
-    A `Fault` of a training fails its trial, and another one takes its place; one that its values are to blame for, a
-    loss that is not finite, leaves the trial as pruned, which Optuna ranks below all that went further.
+    A `UserError` of a training fails its trial, and another one takes its place; one that its values are to blame for,
+    a loss that is not finite, leaves the trial as pruned, which Optuna ranks below all that went further.
 
     Args:
         train: called as `train(values, folder, report)`; after `report` has said no it shall return soon.
@@ -114,17 +114,17 @@ def run_study(
         A record of each trial.
 
     Raises:
-        Fault: `BAD_VALUE`; `STORAGE` where the database cannot be used; `OTHER_STUDY` if the study has begun with other
-            settings; `NOT_EMPTY` if the folder has trials and the study none; `NOT_WRITABLE`; `TRIALS_FAILED` after
-            three failures in a row.
+        UserError: `BAD_VALUE`; `STORAGE` where the database cannot be used; `OTHER_STUDY` if the study has begun with
+            other settings; `NOT_EMPTY` if the folder has trials and the study none; `NOT_WRITABLE`; `TRIALS_FAILED`
+            after three failures in a row.
         KeyboardInterrupt: the trial that was running waits to be begun again.
     """
     if pruner not in PRUNERS:
-        raise UsageFault("BAD_VALUE", "--pruner", pruner, f"one of {', '.join(PRUNERS)}")
+        raise UsageError("BAD_VALUE", "--pruner", pruner, f"one of {', '.join(PRUNERS)}")
     numbers = {"--trials": (n_trials, 1), "--startup-trials": (startup_trials, 0), "--seed": (seed, 0)}
     for option, (value, least) in numbers.items():
         if value < least:
-            raise UsageFault("BAD_VALUE", option, str(value), f"{least} or more", "correct it")
+            raise UsageError("BAD_VALUE", option, str(value), f"{least} or more", "correct it")
     folder = Path(output_dir).absolute()
     make_folder(folder)
     median = optuna.pruners.MedianPruner(startup_trials)
@@ -194,7 +194,7 @@ class _Worker:
         self.after_trial(records)
         self.failures = self.failures + 1 if record.state == FAILED else 0
         if self.failures == MOST_FAILURES:
-            raise Fault(
+            raise UserError(
                 "TRIALS_FAILED",
                 self.folder,
                 f"{self.failures} failed trials in a row",
@@ -229,11 +229,11 @@ class _Worker:
         except KeyboardInterrupt:
             _begin_again(trial.study, trial.study.get_trials(deepcopy=False)[trial.number])
             raise
-        except Fault as fault:
-            trial.set_user_attr("reason", str(fault))
-            if fault.code in _DIVERGED:
-                raise optuna.TrialPruned from fault
-            raise _TrialFailedError from fault
+        except UserError as error:
+            trial.set_user_attr("reason", str(error))
+            if error.code in _DIVERGED:
+                raise optuna.TrialPruned from error
+            raise _TrialFailedError from error
         if pruned:
             raise optuna.TrialPruned
         if not scores:
@@ -304,12 +304,12 @@ def _refuse_another_study(study: optuna.Study, folder: Path, settings: dict[str,
                 "; ".join(f"{name} {each.get(name, 'not given')}" for name in differ) for each in (before, now)
             )
             remedy = "-o for another folder, and --study for another name where --storage is the same"
-            raise UsageFault("OTHER_STUDY", study.study_name, found, wanted, remedy)
+            raise UsageError("OTHER_STUDY", study.study_name, found, wanted, remedy)
         return
     strange = next(iter(sorted(folder.glob("trial_[0-9]*"))), None)
     if strange is not None:
         wanted = f"only trials of the study {study.study_name}"
-        raise UsageFault("NOT_EMPTY", folder, f"{strange.name} of another study", wanted, "-o for another folder")
+        raise UsageError("NOT_EMPTY", folder, f"{strange.name} of another study", wanted, "-o for another folder")
     study.set_user_attr("settings", settings)
 
 
@@ -323,10 +323,10 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _database(url: str, heartbeat_s: int) -> Iterator[RDBStorage]:
-    """Optuna's storage in a database; what goes wrong with it is a fault that does not show the password.
+    """Optuna's storage in a database; what goes wrong with it is an error that does not show the password.
 
     Raises:
-        Fault: `BAD_VALUE` for no URL, `MISSING_PACKAGE` for a driver that is not installed, `STORAGE`.
+        UserError: `BAD_VALUE` for no URL, `MISSING_PACKAGE` for a driver that is not installed, `STORAGE`.
     """
     shown = "--storage"
     try:
@@ -343,16 +343,16 @@ def _database(url: str, heartbeat_s: int) -> Iterator[RDBStorage]:
     except ArgumentError as error:
         wanted = "for instance sqlite:////data/study.db or postgresql+psycopg://user:password@host/database"
         # without the text: there may be a password in it
-        raise UsageFault("BAD_VALUE", "--storage", "no URL of a database that SQLAlchemy knows", wanted) from error
+        raise UsageError("BAD_VALUE", "--storage", "no URL of a database that SQLAlchemy knows", wanted) from error
     except ImportError as error:
         driver = " ".join(str(error.__cause__ or error).split())
         remedy = "pip install 'psycopg[binary]' for postgresql+psycopg://"
-        raise Fault("MISSING_PACKAGE", shown, driver, "the driver of that database", remedy) from error
+        raise UserError("MISSING_PACKAGE", shown, driver, "the driver of that database", remedy) from error
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         cause = error.__cause__ or error
         said = " ".join(str(getattr(cause, "orig", None) or cause).split())[:300]
         wanted, remedy = "a database that can be written to", "correct that; rerun the same command to resume"
-        raise Fault("STORAGE", shown, said, wanted, remedy) from error
+        raise UserError("STORAGE", shown, said, wanted, remedy) from error
 
 
 @contextlib.contextmanager

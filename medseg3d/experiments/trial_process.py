@@ -1,7 +1,7 @@
 """The process of one trial: MONAI's training command, which tells the study each validation score and asks to go on.
 
 `python -m medseg3d.experiments.trial_process METRIC -m monai.bundle run training ...`. Each line on its standard output
-is a message in JSON, `{"epoch": 1, "score": 0.5}` or at the end `{"fault": [...]}`; each line on its standard input is
+is a message in JSON, `{"epoch": 1, "score": 0.5}` or at the end `{"error": [...]}`; each line on its standard input is
 the answer to a score, `true` to go on. All else that it says goes to standard error. When the study is gone, it ends.
 """
 
@@ -22,7 +22,7 @@ from monai.bundle import create_workflow
 
 from medseg3d.bundle import monai_command_line
 from medseg3d.child import end_with_parent
-from medseg3d.faults import find_fault
+from medseg3d.errors import find_user_error
 
 logger = logging.getLogger("medseg3d")
 
@@ -87,11 +87,11 @@ def main(metric: str, words: list[str]) -> int:
         workflow.run()
         workflow.finalize()
     except Exception as error:
-        fault = find_fault(error)
-        if fault is None:
+        user_error = find_user_error(error)
+        if user_error is None:
             raise
-        print(f"error: {fault}", file=sys.stderr)
-        study.tell({"fault": list(fault.args)})
+        print(f"error: {user_error}", file=sys.stderr)
+        study.tell({"error": list(user_error.args)})
         return 1
     return 0
 

@@ -15,17 +15,17 @@ from typing import Any
 
 from medseg3d.bundle import absolute_paths, log_end, monai_words
 from medseg3d.bundle_folders import bundle_folder, bundle_root, config_files, names_from_root
+from medseg3d.errors import UsageError, UserError
 from medseg3d.experiments.configs import build, refuse_unused, training_config
 from medseg3d.experiments.search import parse_search
 from medseg3d.experiments.trials import TrialRecord, best_record, write_trials
-from medseg3d.faults import Fault, UsageFault
 from medseg3d.files.atomic import make_folder
 from medseg3d.files.plain import write_json
 
 try:
     from medseg3d.experiments.study import Progress, Report, run_study
 except ModuleNotFoundError as error:
-    raise Fault(
+    raise UserError(
         "MISSING_PACKAGE", "tuning", f"no package {error.name}", "it", "pip install 'medseg3d[tune]'"
     ) from error
 
@@ -109,9 +109,9 @@ def tune(
         The best values, the trials, and the command that trains with them.
 
     Raises:
-        Fault: before any trial `UNKNOWN_KNOB`, `BAD_VALUE`, `TEST_PART`, `MISSING_BUNDLE`, `MISSING_OVERLAY`, those of
-            a network or a loss that cannot be built with a choice, those of a data set that is missing or does not fit
-            its split; those of `run_study`; `NO_TRIAL` if none came to its end.
+        UserError: before any trial `UNKNOWN_KNOB`, `BAD_VALUE`, `TEST_PART`, `MISSING_BUNDLE`, `MISSING_OVERLAY`, those
+            of a network or a loss that cannot be built with a choice, those of a data set that is missing or does not
+            fit its split; those of `run_study`; `NO_TRIAL` if none came to its end.
     """
     dimensions = parse_search(search)
     folder = bundle_folder(bundle)
@@ -174,7 +174,7 @@ def tune(
     best = best_record(records)
     if best is None or best.score is None:
         states = ", ".join(sorted({record.state for record in records}))
-        raise Fault(
+        raise UserError(
             "NO_TRIAL",
             output,
             f"{len(records)} trials, all {states}",
@@ -196,7 +196,7 @@ def check_search(
         knobs: as in `tune`, paths absolute.
 
     Raises:
-        Fault: as `tune` before any trial.
+        UserError: as `tune` before any trial.
     """
     folder, dimensions = bundle_folder(bundle), parse_search(search)
     for names, taken, why in (
@@ -206,7 +206,7 @@ def check_search(
         (dimensions, set(knobs), "a knob that is searched and has a value too"),
     ):
         for name in sorted(taken & set(names)):
-            raise UsageFault("BAD_VALUE", f"--{name}", why, "another", "leave it out; --seed is an option of the study")
+            raise UsageError("BAD_VALUE", f"--{name}", why, "another", "leave it out; --seed is an option of the study")
     example = {**knobs, **{knob: each.value(each.ends[0]) for knob, each in dimensions.items()}}
     with training_config(folder, overlays, example) as parser:
         for knob in dimensions:
@@ -214,7 +214,7 @@ def check_search(
         metric, part = next(iter(parser["validate::key_metric"])), str(parser["val_part"])
         if part == "test":
             wanted = "the validation set: knobs chosen on the test cases are fitted to them"
-            raise UsageFault("TEST_PART", "--val_part", "the test set", wanted, "leave it out")
+            raise UsageError("TEST_PART", "--val_part", "the test set", wanted, "leave it out")
         for name in ("train::dataset::data", "validate::dataset::data"):
             build(parser, name, "the data set")
     for knob, choice in ((knob, each) for knob, each in dimensions.items() if each.kind == "choice"):
@@ -235,7 +235,7 @@ def _train(
     make_folder(trial)
     log_file = trial / _LOG
     words = monai_words("training", names, knobs)
-    fault = None
+    error = None
     with open(log_file, "a", encoding="utf-8") as log:
         log.write(f"$ python {shlex.join(words)}\n")
         log.flush()
@@ -254,8 +254,8 @@ def _train(
                 assert process.stdin is not None
                 for line in process.stdout:
                     message = json.loads(line)
-                    if "fault" in message:
-                        fault = Fault(*message["fault"])
+                    if "error" in message:
+                        error = UserError(*message["error"])
                         continue
                     go_on = report(message["epoch"], message["score"])
                     with contextlib.suppress(BrokenPipeError):  # it has died: its exit code says so
@@ -264,8 +264,8 @@ def _train(
             except BaseException:
                 process.kill()
                 raise
-    if fault is not None:
-        raise fault
+    if error is not None:
+        raise error
     if process.returncode:
-        raise Fault("RUN_FAILED", "training", f"exit code {process.returncode}", "0", f"read {log_end(log_file)}")
+        raise UserError("RUN_FAILED", "training", f"exit code {process.returncode}", "0", f"read {log_end(log_file)}")
     shutil.rmtree(trial / "checkpoints", ignore_errors=True)  # nothing is left to be resumed

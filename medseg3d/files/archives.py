@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from medseg3d.faults import Fault, UsageFault
+from medseg3d.errors import UsageError, UserError
 from medseg3d.files.disk_space import in_words
 
 
@@ -21,11 +21,11 @@ def download(url: str, archive: Path, by_hand: str, md5: str | None = None) -> N
     Args:
         url: what to download.
         archive: where to.
-        by_hand: what the user can do instead, for the faults.
+        by_hand: what the user can do instead, for the errors.
         md5: what the archive must have.
 
     Raises:
-        Fault: NO_NETWORK, CHECKSUM.
+        UserError: NO_NETWORK, CHECKSUM.
     """
     from monai.apps import download_url
     from monai.apps.utils import HashCheckError
@@ -36,34 +36,36 @@ def download(url: str, archive: Path, by_hand: str, md5: str | None = None) -> N
             warnings.filterwarnings("ignore", "No hash value provided")  # where no MD5 is known, the caller checks
             download_url(url, archive, hash_val=md5, hash_type="md5")
     except HashCheckError as error:
-        raise Fault(
+        raise UserError(
             "CHECKSUM", archive, "another file than the published one", f"md5 {md5}", f"delete it; {by_hand}"
         ) from error
     except (OSError, RuntimeError) as error:  # URLError, HTTPError and ContentTooShortError are OSErrors
-        raise Fault("NO_NETWORK", url, f"no download ({error})", "the archive", by_hand) from error
+        raise UserError("NO_NETWORK", url, f"no download ({error})", "the archive", by_hand) from error
     if not archive.is_file():  # MONAI passes over a PermissionError in silence
-        raise Fault("NO_NETWORK", url, f"nothing at {archive} after the download", "the archive", by_hand)
+        raise UserError("NO_NETWORK", url, f"nothing at {archive} after the download", "the archive", by_hand)
 
 
 def check_zip(archive: Path, most_bytes: int) -> None:
     """Compare every member of a ZIP with its CRC, after a look at the sizes.
 
     Raises:
-        Fault: CHECKSUM (no ZIP, or a damaged member), TOO_LARGE (more than `most_bytes` when unpacked).
+        UserError: CHECKSUM (no ZIP, or a damaged member), TOO_LARGE (more than `most_bytes` when unpacked).
     """
     remedy = "delete it and run the same command again"
     try:
         with zipfile.ZipFile(archive) as members:
             unpacked = sum(member.file_size for member in members.infolist())
             if unpacked > most_bytes:
-                raise Fault(
+                raise UserError(
                     "TOO_LARGE", archive, f"{in_words(unpacked)} unpacked", f"at most {in_words(most_bytes)}", remedy
                 )
             damaged = members.testzip()
     except (zipfile.BadZipFile, EOFError, OSError) as error:
-        raise Fault("CHECKSUM", archive, f"no whole ZIP archive ({error})", "the published archive", remedy) from error
+        raise UserError(
+            "CHECKSUM", archive, f"no whole ZIP archive ({error})", "the published archive", remedy
+        ) from error
     if damaged is not None:
-        raise Fault("CHECKSUM", archive, f"a damaged member, {damaged}", "the published archive", remedy)
+        raise UserError("CHECKSUM", archive, f"a damaged member, {damaged}", "the published archive", remedy)
 
 
 def unpack(archive: Path, folder: Path, find: Callable[[Path], Path | None], wanted: str) -> None:
@@ -75,10 +77,10 @@ def unpack(archive: Path, folder: Path, find: Callable[[Path], Path | None], wan
         archive: ZIP or tar.
         folder: the data set's folder.
         find: the data set's folder among what was unpacked, or None.
-        wanted: what the archive should hold, for the fault.
+        wanted: what the archive should hold, for the error.
 
     Raises:
-        Fault: CHECKSUM if `find` finds nothing.
+        UserError: CHECKSUM if `find` finds nothing.
     """
     from monai.apps import extractall
 
@@ -87,7 +89,7 @@ def unpack(archive: Path, folder: Path, find: Callable[[Path], Path | None], wan
         extractall(archive, partial)  # refuses links and paths that leave the folder
         found = find(partial)
         if found is None:
-            raise Fault(
+            raise UserError(
                 "CHECKSUM",
                 archive,
                 f"an archive without {wanted}",
@@ -102,7 +104,7 @@ def unpack(archive: Path, folder: Path, find: Callable[[Path], Path | None], wan
 def check_empty(folder: Path, what: str) -> None:
     """Refuse with NOT_EMPTY if something else than the data set is in its folder."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageFault(
+        raise UsageError(
             "NOT_EMPTY",
             folder,
             f"files but no {what}",

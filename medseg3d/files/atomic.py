@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from medseg3d.faults import Fault, causes
+from medseg3d.errors import UserError, causes
 
 try:
     import fcntl
@@ -45,7 +45,7 @@ def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO]:
         The file, open for writing; seekable.
 
     Raises:
-        Fault: NO_SPACE (disk full, quota or file size limit) or NOT_WRITABLE; `path` is as it was before.
+        UserError: NO_SPACE (disk full, quota or file size limit) or NOT_WRITABLE; `path` is as it was before.
 
     Example:
         >>> import tempfile
@@ -78,7 +78,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         The path to write to, in the same folder.
 
     Raises:
-        Fault: NO_SPACE or NOT_WRITABLE; `path` is as it was before.
+        UserError: NO_SPACE or NOT_WRITABLE; `path` is as it was before.
         RuntimeError: the block wrote nothing there.
 
     Example:
@@ -119,9 +119,9 @@ def make_folder(path: str | Path) -> None:
     """Make a folder, and those it lies in, where it is not there.
 
     Raises:
-        Fault: NO_SPACE or NOT_WRITABLE.
+        UserError: NO_SPACE or NOT_WRITABLE.
     """
-    with folder_faults(path):
+    with folder_errors(path):
         Path(path).mkdir(parents=True, exist_ok=True)
 
 
@@ -131,13 +131,13 @@ def check_folder(path: str | Path) -> None:
     Nothing is left behind: a folder that was not there is not there afterwards.
 
     Raises:
-        Fault: NO_SPACE or NOT_WRITABLE.
+        UserError: NO_SPACE or NOT_WRITABLE.
     """
     path = Path(path)
     made = [each for each in (path, *path.parents) if not os.path.lexists(each)]
     try:
         make_folder(path)
-        with folder_faults(path):
+        with folder_errors(path):
             probe = path / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
             probe.touch()
             probe.unlink()
@@ -148,11 +148,11 @@ def check_folder(path: str | Path) -> None:
 
 
 @contextmanager
-def folder_faults(path: str | Path) -> Iterator[None]:
+def folder_errors(path: str | Path) -> Iterator[None]:
     """Context for making a folder or something in it, whose errors of the system are those of the folder.
 
     Raises:
-        Fault: NO_SPACE or NOT_WRITABLE.
+        UserError: NO_SPACE or NOT_WRITABLE.
     """
     try:
         yield
@@ -203,10 +203,10 @@ def _renamed_at_the_end(path: Path) -> Iterator[Path]:
         if temporary is not None:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
-        fault = _fault_of(error, path)
-        if fault is None:
+        user_error = _error_of(error, path)
+        if user_error is None:
             raise
-        raise fault from error
+        raise user_error from error
     finally:
         if lock is not None:
             os.close(lock)  # only now, so that nobody takes the file for a leftover
@@ -243,24 +243,24 @@ def _flush_to_disk(path: Path) -> None:
         os.close(descriptor)
 
 
-def _fault_of(error: BaseException, path: Path) -> Fault | None:
-    if isinstance(error, Fault):
+def _error_of(error: BaseException, path: Path) -> UserError | None:
+    if isinstance(error, UserError):
         return None
     for cause in causes(error):  # torch.save covers the OSError of its file with a RuntimeError of its own
         if not isinstance(cause, OSError):
             continue
-        # an unreadable input met inside the block is no fault of the output
+        # an unreadable input met inside the block is no error of the output
         if cause.errno in _NO_SPACE or (cause.errno in _NOT_WRITABLE and _is_about(cause, path)):
             return _refusal(cause, path, "a file name in a folder that can be written to")
     return None
 
 
-def _refusal(error: OSError, path: str | Path, wanted: str) -> Fault:
+def _refusal(error: OSError, path: str | Path, wanted: str) -> UserError:
     found = (error.strerror or str(error)).lower()
     if error.errno in _NO_SPACE:
         remedy = "free some space there or choose another output folder"
-        return Fault("NO_SPACE", path, f"no space left for it ({found})", "room for the whole file", remedy)
-    return Fault("NOT_WRITABLE", path, found, wanted, "choose another output folder or correct its permissions")
+        return UserError("NO_SPACE", path, f"no space left for it ({found})", "room for the whole file", remedy)
+    return UserError("NOT_WRITABLE", path, found, wanted, "choose another output folder or correct its permissions")
 
 
 def _is_about(error: OSError, path: Path) -> bool:

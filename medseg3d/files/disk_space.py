@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 
 
 def check_space(needed: Mapping[Path, int], remedy: str) -> None:
@@ -17,7 +17,7 @@ def check_space(needed: Mapping[Path, int], remedy: str) -> None:
         remedy: what the user can do about it besides.
 
     Raises:
-        Fault: NO_SPACE.
+        UserError: NO_SPACE.
     """
     disks: dict[int, dict[Path, int]] = {}
     for folder, size in needed.items():
@@ -26,7 +26,9 @@ def check_space(needed: Mapping[Path, int], remedy: str) -> None:
         folder, size = next(iter(folders)), sum(folders.values())
         free = shutil.disk_usage(_existing(folder)).free
         if free < size:
-            raise Fault("NO_SPACE", folder, f"{in_words(free)} free", in_words(size), f"free some space or {remedy}")
+            raise UserError(
+                "NO_SPACE", folder, f"{in_words(free)} free", in_words(size), f"free some space or {remedy}"
+            )
 
 
 def _existing(folder: Path) -> Path:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from medseg3d.faults import Fault, UsageFault
+from medseg3d.errors import UsageError, UserError
 
 COMPANIONS = (
     *(".json", ".csv", ".tsv", ".txt", ".md", ".rst", ".html", ".xml", ".yaml", ".yml", ".toml", ".ini", ".log"),
@@ -40,7 +40,7 @@ def files_below(folder: str | Path, suffixes: Sequence[str]) -> FolderFiles:
         suffixes: how the names of the files to read end, in lower case.
 
     Raises:
-        Fault: MISSING_FILE, for what is no folder; UNREADABLE, for a sub-folder that cannot be listed.
+        UserError: MISSING_FILE, for what is no folder; UNREADABLE, for a sub-folder that cannot be listed.
 
     Example:
         >>> import tempfile
@@ -52,7 +52,7 @@ def files_below(folder: str | Path, suffixes: Sequence[str]) -> FolderFiles:
     """
     if not os.path.isdir(folder):
         what = "a file" if os.path.exists(folder) else "no such folder"
-        raise UsageFault("MISSING_FILE", folder, what, "a folder", "correct the path")
+        raise UsageError("MISSING_FILE", folder, what, "a folder", "correct the path")
     found = FolderFiles([], [])
     # the real folders on the way to each one: where one comes twice, the links are a circle
     way = {str(folder): {os.path.realpath(folder)}}
@@ -134,4 +134,6 @@ def not_read(folder: str | Path, unread: Iterable[str | Path], suffixes: Sequenc
 
 def _refuse(error: OSError) -> None:
     reason = (error.strerror or str(error)).lower()
-    raise Fault("UNREADABLE", str(error.filename), reason, "a folder that can be listed", "correct its mode") from error
+    raise UserError(
+        "UNREADABLE", str(error.filename), reason, "a folder that can be listed", "correct its mode"
+    ) from error

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.files.atomic import atomic_write
 from medseg3d.files.stream import check_regular
 
@@ -30,7 +30,7 @@ def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
     Raises:
         ValueError: a number is infinite.
         TypeError: a key is not str, or a value is nothing that JSON knows.
-        Fault: NO_SPACE or NOT_WRITABLE.
+        UserError: NO_SPACE or NOT_WRITABLE.
 
     Example:
         >>> import tempfile
@@ -48,7 +48,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
     """What a file of `write_json` holds; undefined numbers are None.
 
     Raises:
-        Fault: SCORE_FILE if the file is absent or not a JSON object.
+        UserError: SCORE_FILE if the file is absent or not a JSON object.
     """
     try:
         content = json.loads(read_bytes(path))
@@ -84,7 +84,7 @@ class CsvTable(NamedTuple):
         """Write the rows; an existing file is replaced.
 
         Raises:
-            Fault: NO_SPACE or NOT_WRITABLE.
+            UserError: NO_SPACE or NOT_WRITABLE.
         """
         columns = list(dict.fromkeys([*self.columns, *(rows[0] if rows else ())]))
         with atomic_write(path, "w") as file:
@@ -96,7 +96,7 @@ class CsvTable(NamedTuple):
         """The rows: names as str, counts as int, all else as float; an empty cell is NaN.
 
         Raises:
-            Fault: SCORE_FILE if the file is absent, lacks a column, or a cell cannot be read; the line is named.
+            UserError: SCORE_FILE if the file is absent, lacks a column, or a cell cannot be read; the line is named.
         """
         try:
             # utf-8-sig: spreadsheets put a byte order mark in front when they save
@@ -144,7 +144,7 @@ def read_bytes(path: str | Path) -> bytes:
     """The content of a regular file.
 
     Raises:
-        Fault: SCORE_FILE if it cannot be read; NOT_A_FILE.
+        UserError: SCORE_FILE if it cannot be read; NOT_A_FILE.
     """
     check_regular(path, f"a {Path(path).name}")
     try:
@@ -153,10 +153,10 @@ def read_bytes(path: str | Path) -> bytes:
         raise damaged(path, (error.strerror or str(error)).lower()) from error
 
 
-def damaged(path: str | Path, found: str, wanted: str = "") -> Fault:
-    """The fault of a file that is not as it was written."""
+def damaged(path: str | Path, found: str, wanted: str = "") -> UserError:
+    """The error of a file that is not as it was written."""
     wanted = wanted or f"a {Path(path).name} that medseg3d wrote"
-    return Fault("SCORE_FILE", path, found, wanted, "run the evaluation again to write it")
+    return UserError("SCORE_FILE", path, found, wanted, "run the evaluation again to write it")
 
 
 def _plain(value: Any, where: str) -> Any:

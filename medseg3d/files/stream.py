@@ -12,7 +12,7 @@ from typing import IO
 import numpy as np
 from isal import isal_zlib
 
-from medseg3d.faults import Fault, UsageFault
+from medseg3d.errors import UsageError, UserError
 
 REWRITE = "write the file again with the program it came from"
 
@@ -31,20 +31,22 @@ def opened(path: Path, wanted: str, code: str) -> Iterator[IO[bytes]]:
     Args:
         path: the file.
         wanted: what it should be, with its article, for the messages.
-        code: of the fault where a folder stands in its place.
+        code: of the error where a folder stands in its place.
 
     Raises:
-        Fault: MISSING_FILE, UNREADABLE, NOT_A_FILE, or `code`.
+        UserError: MISSING_FILE, UNREADABLE, NOT_A_FILE, or `code`.
     """
     check_regular(path, wanted)
     try:
         file = open(path, "rb")  # noqa: SIM115 - closed below; only opening is watched
     except FileNotFoundError:
-        raise UsageFault("MISSING_FILE", path, "no such file", wanted, "correct the path") from None
+        raise UsageError("MISSING_FILE", path, "no such file", wanted, "correct the path") from None
     except IsADirectoryError:
-        raise Fault(code, path, "a folder", wanted, "name the files in it") from None
+        raise UserError(code, path, "a folder", wanted, "name the files in it") from None
     except PermissionError:
-        raise Fault("UNREADABLE", path, "permission denied", "a file that can be read", "correct its mode") from None
+        raise UserError(
+            "UNREADABLE", path, "permission denied", "a file that can be read", "correct its mode"
+        ) from None
     with file:
         yield file
 
@@ -57,7 +59,7 @@ def check_regular(path: str | Path, wanted: str) -> None:
         wanted: what it should be, with its article.
 
     Raises:
-        Fault: NOT_A_FILE.
+        UserError: NOT_A_FILE.
     """
     try:
         mode = Path(path).stat().st_mode
@@ -65,14 +67,14 @@ def check_regular(path: str | Path, wanted: str) -> None:
         return  # whoever opens it has the words for that
     kinds = {stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket"}
     if found := kinds.get(stat.S_IFMT(mode)):
-        raise Fault("NOT_A_FILE", path, found, f"{wanted} in a file", "name a file, or copy its content into one")
+        raise UserError("NOT_A_FILE", path, found, f"{wanted} in a file", "name a file, or copy its content into one")
 
 
 def file_sha256(*paths: str | Path) -> str:
     """The SHA-256 of a file, or of several one after the other, as hexadecimal digits.
 
     Raises:
-        Fault: NOT_A_FILE for a pipe or a device.
+        UserError: NOT_A_FILE for a pipe or a device.
     """
     digest = hashlib.sha256()
     for path in paths:
@@ -128,11 +130,11 @@ class ByteStream:
         """Pass over the bytes before `position`.
 
         Raises:
-            Fault: HEADER, when the file ends before.
+            UserError: HEADER, when the file ends before.
         """
         while self.position < position:
             if not self.take(min(position - self.position, _CHUNK)):
-                raise Fault(
+                raise UserError(
                     "HEADER",
                     self.path,
                     f"voxels starting at byte {position} of a file of {self.position}",
@@ -144,7 +146,7 @@ class ByteStream:
         """Fill a uint8 array with the next bytes.
 
         Raises:
-            Fault: TRUNCATED.
+            UserError: TRUNCATED.
         """
         if self._copy(target.data) < target.size:
             raise truncated(self.path, self.position, self.expected)
@@ -153,12 +155,12 @@ class ByteStream:
         """The number of bytes up to the end of the file, which must stay below `limit`; the checksum is verified.
 
         Raises:
-            Fault: HEADER; a bomb is met without being inflated.
+            UserError: HEADER; a bomb is met without being inflated.
         """
         start = self.position
         while self.take(_CHUNK):
             if self.position - start >= limit:
-                raise Fault(
+                raise UserError(
                     "HEADER",
                     self.path,
                     f"at least {self.position - start} bytes after the {self.expected} that the header announces",
@@ -217,8 +219,8 @@ class ByteStream:
                 if not data and not chunk:
                     raise truncated(self.path, count, self.expected)
 
-    def _damaged(self, count: int, why: str) -> Fault:
-        return Fault(
+    def _damaged(self, count: int, why: str) -> UserError:
+        return UserError(
             "CHECKSUM",
             self.path,
             f"a damaged gzip stream after {count} uncompressed bytes ({why})",
@@ -227,9 +229,9 @@ class ByteStream:
         )
 
 
-def truncated(path: Path, actual: int, expected: int | None) -> Fault:
+def truncated(path: Path, actual: int, expected: int | None) -> UserError:
     """The refusal of a file that ends too early."""
     wanted = f"{expected} bytes (uncompressed)" if expected else "the rest of it"
-    return Fault(
+    return UserError(
         "TRUNCATED", path, f"the end of the file after {actual} bytes", wanted, "copy or download the file again"
     )

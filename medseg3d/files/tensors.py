@@ -13,7 +13,7 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.files.atomic import atomic_write
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "net", "network_weights")
@@ -34,7 +34,7 @@ def save_tensors(path: str | Path, state: Mapping[str, Any]) -> None:
         state: tensors, numbers, strings and nested dictionaries and lists of them.
 
     Raises:
-        Fault: `NO_SPACE` or `NOT_WRITABLE`; `path` then holds what it held before.
+        UserError: `NO_SPACE` or `NOT_WRITABLE`; `path` then holds what it held before.
     """
     path = Path(path)
     buffer = io.BytesIO()
@@ -58,12 +58,12 @@ def read_tensors_and_sum(path: str | Path) -> tuple[dict[str, Any], str]:
         path: the file; if `path.sha256` lies beside it, the content must have that sum.
 
     Raises:
-        Fault: `MISSING_WEIGHTS`, `CHECKSUM` (the sum is another one), `CHECKPOINT` (not a file of tensors, truncated,
-            or with more in it than tensors and numbers) or `NON_FINITE` (NaN or infinity in a tensor).
+        UserError: `MISSING_WEIGHTS`, `CHECKSUM` (the sum is another one), `CHECKPOINT` (not a file of tensors,
+            truncated, or with more in it than tensors and numbers) or `NON_FINITE` (NaN or infinity in a tensor).
     """
     path = Path(path)
     if not path.is_file():
-        raise Fault(
+        raise UserError(
             "MISSING_WEIGHTS",
             path.absolute(),
             "no such file",
@@ -75,19 +75,21 @@ def read_tensors_and_sum(path: str | Path) -> tuple[dict[str, Any], str]:
     _check_sum(path, digest)
     state = (_from_safetensors if path.suffix == ".safetensors" else _from_torch)(path, content)
     if not isinstance(state, dict):
-        raise Fault("CHECKPOINT", path, f"a {type(state).__name__}", "a state dict", "save network.state_dict()")
+        raise UserError("CHECKPOINT", path, f"a {type(state).__name__}", "a state dict", "save network.state_dict()")
     for name, tensor in _tensors(state):
         if tensor.is_complex() or (tensor.is_floating_point() and tensor.itemsize == 1):
-            raise Fault(
+            raise UserError(
                 "CHECKPOINT", path, f"{tensor.dtype} in {name}", "real numbers of 16 bits or more", "convert it"
             )
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise Fault("NON_FINITE", path, f"NaN or infinity in {name}", "finite weights", "use an earlier checkpoint")
+            raise UserError(
+                "NON_FINITE", path, f"NaN or infinity in {name}", "finite weights", "use an earlier checkpoint"
+            )
     return state, digest
 
 
 def read_tensors(path: str | Path) -> dict[str, Any]:
-    """What is in a file of tensors, without its sum; arguments and faults as of `read_tensors_and_sum`."""
+    """What is in a file of tensors, without its sum; arguments and errors as of `read_tensors_and_sum`."""
     return read_tensors_and_sum(path)[0]
 
 
@@ -120,14 +122,14 @@ def _from_torch(path: Path, content: bytes) -> Any:
     except (RuntimeError, EOFError, ValueError, KeyError, OSError, pickle.UnpicklingError) as error:
         strange = re.search(r"GLOBAL (\S+) was not an allowed global", str(error))
         if strange:
-            raise Fault(
+            raise UserError(
                 "CHECKPOINT",
                 path,
                 f"{strange[1]} in it, which is executed code and no tensor",
                 "a file that holds tensors only",
                 "where it was trained: torch.save(network.state_dict(), 'model.pt')",
             ) from error
-        raise Fault(
+        raise UserError(
             "CHECKPOINT",
             path,
             f"{len(content)} bytes that torch cannot load ({' '.join(str(error).split())[:120]})",
@@ -140,7 +142,7 @@ def _from_safetensors(path: Path, content: bytes) -> dict[str, torch.Tensor]:
     try:
         return safetensors.torch.load(content)
     except safetensors.SafetensorError as error:
-        raise Fault(
+        raise UserError(
             "CHECKPOINT",
             path,
             f"{len(content)} bytes that safetensors cannot load ({' '.join(str(error).split())[:120]})",
@@ -155,7 +157,7 @@ def _check_sum(path: Path, found: str) -> None:
         return
     wanted = (checksum.read_text(encoding="utf-8").split() or [""])[0]
     if found != wanted:
-        raise Fault(
+        raise UserError(
             "CHECKSUM",
             path,
             f"sha256 {found[:12]}",

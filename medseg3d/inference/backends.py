@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from medseg3d.faults import Fault, UsageFault
+from medseg3d.errors import UsageError, UserError
 from medseg3d.inference.exports import export_folder, exported
 from medseg3d.machine import cache_folder
 from medseg3d.networks.compiling import COMPILE_OPTIONS
@@ -59,25 +59,25 @@ class Engine:
         """Refuse an engine that is not there.
 
         Raises:
-            Fault: MISSING_PACKAGE.
+            UserError: MISSING_PACKAGE.
         """
         if not self.installed:
             missing = next(name for name in self.packages if importlib.util.find_spec(name) is None)
             remedy = f"pip install 'medseg3d[{self.name}]', or --engine torch"
-            raise Fault("MISSING_PACKAGE", f"--engine {self.name}", f"no package {missing}", "it", remedy)
+            raise UserError("MISSING_PACKAGE", f"--engine {self.name}", f"no package {missing}", "it", remedy)
 
     def check_able(self, precision: Precision, device: torch.device) -> None:
         """Refuse what it cannot do.
 
         Raises:
-            Fault: BAD_VALUE for a precision or a device.
+            UserError: BAD_VALUE for a precision or a device.
         """
         if self.devices and device.type not in self.devices:
-            raise UsageFault(
+            raise UsageError(
                 "BAD_VALUE", f"--engine {self.name}", f"--device {device}", "a CPU", "--device cpu or --engine torch"
             )
         if precision.name not in self.precisions or (self.name == "openvino" and not _openvino_has(precision)):
-            raise UsageFault(
+            raise UsageError(
                 "BAD_VALUE", f"--engine {self.name}", f"--precision {precision}", "float32 here", "--precision float32"
             )
 
@@ -92,7 +92,7 @@ def make_engine(name: str, network: nn.Module, windows: torch.Tensor, precision:
         precision: what it computes in.
 
     Raises:
-        Fault: as `Engine`; ENGINE where the network cannot be computed by it, or comes out as another one.
+        UserError: as `Engine`; ENGINE where the network cannot be computed by it, or comes out as another one.
     """
     engine = ENGINES[name]
     engine.check_installed()
@@ -102,7 +102,7 @@ def make_engine(name: str, network: nn.Module, windows: torch.Tensor, precision:
         if name == "torch":
             return forward
         error = difference(network, windows, forward)
-    except Fault:
+    except UserError:
         raise
     except Exception as cause:
         raise _refused(name, network, f"{type(cause).__name__}: {cause}") from cause
@@ -128,9 +128,9 @@ def difference(network: nn.Module, windows: torch.Tensor, forward: Forward) -> f
     return float((found - wanted).norm() / wanted.norm().clamp_min(1e-12)) if finite else 0.0
 
 
-def _refused(name: str, network: nn.Module, found: str) -> Fault:
+def _refused(name: str, network: nn.Module, found: str) -> UserError:
     first = found.strip().splitlines()[0][:200]
-    return Fault("ENGINE", f"--engine {name}", f"{type(network).__name__}: {first}", "its logits", "--engine torch")
+    return UserError("ENGINE", f"--engine {name}", f"{type(network).__name__}: {first}", "its logits", "--engine torch")
 
 
 def _torch(network: Callable[..., torch.Tensor], windows: torch.Tensor, precision: Precision) -> Forward:

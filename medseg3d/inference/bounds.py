@@ -18,7 +18,7 @@ import torch
 from monai.transforms import Compose, Orientationd, SpatialPadd
 from torch import nn
 
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.files.disk_space import check_space, in_words
 from medseg3d.inference.windows import SliceWindows, SlidingWindow
 from medseg3d.memory import available_memory
@@ -100,7 +100,7 @@ class CaseBounds:
         """Refuse a case for which there is not the memory, now.
 
         Raises:
-            Fault: OUT_OF_MEMORY, and whatever its header is refused for.
+            UserError: OUT_OF_MEMORY, and whatever its header is refused for.
         """
         if self.loader is None:
             return
@@ -112,7 +112,7 @@ class CaseBounds:
         """Refuse a batch for whose results a disk has no room; to be asked before any case is.
 
         Raises:
-            Fault: NO_SPACE.
+            UserError: NO_SPACE.
         """
         _ = items and self._window  # now, because no network may run in another thread meanwhile
         needed: dict[Path, int] = {}
@@ -133,7 +133,7 @@ class CaseBounds:
     def _refuse(self, item: Mapping[str, Any], needed: int, free: int, what: str) -> None:
         if needed > free:
             fewer = f", ask for --workers 1 instead of {self.workers}" if self.workers > 1 else ""
-            raise Fault(
+            raise UserError(
                 "OUT_OF_MEMORY",
                 str(item["image"]),
                 f"about {in_words(needed)} of {what} to segment it",
@@ -145,7 +145,7 @@ class CaseBounds:
         """About the bytes of this machine's memory that cases like this take: of their steps that one which needs most.
 
         Raises:
-            Fault: whatever its header is refused for.
+            UserError: whatever its header is refused for.
         """
         grid = self.grid(item)
         window, logits = self._window
@@ -169,7 +169,7 @@ class CaseBounds:
         """What the header of a case's image says.
 
         Raises:
-            Fault: what it is refused for.
+            UserError: what it is refused for.
         """
         if isinstance(self.loader, LoadPictured):
             return Grid(read_size(item["image"]), np.eye(4), 17, 12)
@@ -193,7 +193,7 @@ class CaseBounds:
             return sum(file.stat().st_size for file in files if file.is_file())
         try:
             return self.grid(item).size
-        except Fault:
+        except UserError:
             return 0  # which segmenting it says
 
     def prepared(self, grid: Grid) -> tuple[int, ...]:

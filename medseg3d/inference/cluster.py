@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from medseg3d.faults import Fault, UsageFault
+from medseg3d.errors import UsageError, UserError
 from medseg3d.inference.predictor import CasePredictor, Failure, Outcome, clear_leftovers
 from medseg3d.inference.records import case_name
 from medseg3d.limits import PIXELS, VOXELS
@@ -32,18 +32,18 @@ _OBJECT_STORE = 100 << 20  # nothing but items and records goes through it
 class Refusal(NamedTuple):
     """What was wrong in a worker, in values that say it in any process."""
 
-    fault: Fault
+    reason: UserError
     trace: str
 
     @classmethod
     def of(cls, failure: Failure) -> Refusal:
-        """The fault of a failure, and its traceback as text."""
-        return cls(failure.fault, "".join(traceback.format_exception(failure.error)))
+        """The error of a failure, and its traceback as text."""
+        return cls(failure.error, "".join(traceback.format_exception(failure.cause)))
 
-    def error(self) -> Fault:
-        """The fault, with its traceback in the worker as the cause."""
-        self.fault.__cause__ = RuntimeError(f"in a worker on another process:\n{self.trace}")
-        return self.fault
+    def error(self) -> UserError:
+        """The error, with its traceback in the worker as the cause."""
+        self.reason.__cause__ = RuntimeError(f"in a worker on another process:\n{self.trace}")
+        return self.reason
 
 
 class Worker:
@@ -68,7 +68,7 @@ class Worker:
         """Get ready, and say what the masks are made with: see `CasePredictor.made_with`."""
         try:
             if not Path(self.directory).is_dir():
-                raise UsageFault(
+                raise UsageError(
                     "MISSING_FILE",
                     self.directory,
                     f"no such folder on {platform.node()}",
@@ -108,7 +108,7 @@ class RayWorkers:
         gpus: whether the workers take GPUs where there are any.
 
     Raises:
-        Fault: MISSING_PACKAGE (Ray), BAD_VALUE (`address`), CLUSTER (nothing answers there).
+        UserError: MISSING_PACKAGE (Ray), BAD_VALUE (`address`), CLUSTER (nothing answers there).
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class RayWorkers:
         gpus: bool = True,
     ) -> None:
         if (address not in (_HERE, "auto") and ":" not in address) or "://" in address:
-            raise UsageFault("BAD_VALUE", "--cluster", repr(address), "ray, auto or HOST:6379")
+            raise UsageError("BAD_VALUE", "--cluster", repr(address), "ray, auto or HOST:6379")
         self.address = address
         self.build = build
         self.size = size
@@ -158,7 +158,7 @@ class RayWorkers:
         """What the workers make masks with, which may be otherwise than this machine would.
 
         Raises:
-            Fault: of the first worker that cannot get ready; WORKER_DIED where they die of it.
+            UserError: of the first worker that cannot get ready; WORKER_DIED where they die of it.
         """
         while self._made_with is None:
             worker, _, answer = self._wait()
@@ -169,7 +169,7 @@ class RayWorkers:
         """Position and outcome of every item, as they are done.
 
         Raises:
-            Fault: as `made_with`, of a worker that comes later or replaces another.
+            UserError: as `made_with`, of a worker that comes later or replaces another.
         """
         queue = deque(sorted(range(len(items)), key=lambda position: -self.size(items[position])))
         deaths: Counter[int] = Counter()
@@ -207,7 +207,7 @@ class RayWorkers:
         try:
             self._ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
         except (ConnectionError, ImportError, RuntimeError, ValueError) as error:
-            raise UsageFault(
+            raise UsageError(
                 "CLUSTER",
                 f"--cluster {address}",
                 " ".join(str(error).split())[:300],
@@ -228,7 +228,7 @@ class RayWorkers:
             return {"num_gpus": 1 / sharing, "num_cpus": share}, self.number or total
         if not cpus:
             remedy = "start nodes that have some (ray start --address HOST:6379)"
-            raise UsageFault("CLUSTER", f"--cluster {self.address}", "no CPU on any node", "one at least", remedy)
+            raise UsageError("CLUSTER", f"--cluster {self.address}", "no CPU on any node", "one at least", remedy)
         share = 1 if self.one_core else _CORES
         if self.number is not None:
             share = sum(cpus) // self.number or sum(cpus) / self.number
@@ -262,7 +262,7 @@ class RayWorkers:
         if isinstance(answer, Exception):
             self._stillborn += 1
             if self._stillborn == _TRIES:
-                raise Fault(
+                raise UserError(
                     "WORKER_DIED",
                     f"--cluster {self.address}",
                     f"{_TRIES} workers in a row, before their first case: {_last_line(answer)}",
@@ -274,7 +274,7 @@ class RayWorkers:
         if isinstance(answer, Refusal):
             raise answer.error()
         if self._made_with not in (None, answer):
-            raise UsageFault(
+            raise UsageError(
                 "CLUSTER",
                 f"--cluster {self.address}",
                 f"workers that would make other masks: {_differences(self._made_with, answer)}",
@@ -294,20 +294,20 @@ def _import_ray() -> ModuleType:
         import ray
     except ImportError as error:
         remedy = 'pip install "medseg3d[ray]"'
-        raise Fault("MISSING_PACKAGE", "--cluster", "no package to spread cases with", "ray", remedy) from error
+        raise UserError("MISSING_PACKAGE", "--cluster", "no package to spread cases with", "ray", remedy) from error
     return ray
 
 
-def _deadly(item: Mapping[str, Any], error: Exception) -> Fault:
-    fault = Fault(
+def _deadly(item: Mapping[str, Any], error: Exception) -> UserError:
+    user_error = UserError(
         "WORKER_DIED",
         item["image"],
         f"{_TRIES} workers died of it: {_last_line(error)}",
         "",
         "it may need more memory than there is: --workers 1, or segment it by itself",
     )
-    fault.__cause__ = error
-    return fault
+    user_error.__cause__ = error
+    return user_error
 
 
 def _last_line(error: Exception) -> str:

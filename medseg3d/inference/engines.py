@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from medseg3d.faults import UsageFault
+from medseg3d.errors import UsageError
 from medseg3d.inference.backends import ENGINES, Forward, make_engine
 from medseg3d.inference.fastest import fastest_engine
 from medseg3d.precision import Precision
@@ -39,7 +39,7 @@ class EngineOf:
             windows yet that is `auto`.
 
     Raises:
-        Fault: BAD_VALUE for another name, MISSING_PACKAGE.
+        UserError: BAD_VALUE for another name, MISSING_PACKAGE.
 
     Example:
         >>> network = nn.Conv2d(1, 2, 1).eval()
@@ -50,7 +50,7 @@ class EngineOf:
 
     def __init__(self, name: str) -> None:
         if name not in (AUTO, *ENGINES):
-            raise UsageFault("BAD_VALUE", "--engine", repr(name), f"one of {', '.join([AUTO, *ENGINES])}")
+            raise UsageError("BAD_VALUE", "--engine", repr(name), f"one of {', '.join([AUTO, *ENGINES])}")
         if name != AUTO:
             ENGINES[name].check_installed()
         self.used = name
@@ -61,12 +61,12 @@ class EngineOf:
         """Logits (B, C, *spatial) float32 of windows (B, channels, *spatial).
 
         Raises:
-            Fault: BAD_VALUE for what the engine cannot do and for what is no module, ENGINE where it cannot compute
+            UserError: BAD_VALUE for what the engine cannot do and for what is no module, ENGINE where it cannot compute
                 this network.
         """
         if not isinstance(network, nn.Module):
             given = getattr(network, "__name__", type(network).__name__)
-            raise UsageFault("BAD_VALUE", f"--engine {self._name}", given, "a torch.nn.Module", "--engine torch")
+            raise UsageError("BAD_VALUE", f"--engine {self._name}", given, "a torch.nn.Module", "--engine torch")
         idle = self._idle.setdefault((network, windows.shape[1:], precision.name, torch.get_num_threads()), [])
         try:
             made: _Made | None = idle.pop()

@@ -39,7 +39,7 @@ def exported(network: nn.Module, windows: torch.Tensor, engine: str) -> Path:
         engine: `openvino` (model.xml, model.bin) or `onnxruntime` (model.onnx); float32 in each.
 
     Raises:
-        Fault: NO_SPACE or NOT_WRITABLE, for the cache folder.
+        UserError: NO_SPACE or NOT_WRITABLE, for the cache folder.
         Exception: whatever an exporter raises for a network that it cannot export.
     """
     folder = export_folder(network, windows, engine)

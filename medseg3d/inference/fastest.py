@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.files.atomic import atomic_write
 from medseg3d.inference.backends import ENGINES, Forward, make_engine
 from medseg3d.inference.exports import digest_of, network_sha256, versions_of
@@ -37,7 +37,7 @@ def fastest_engine(network: nn.Module, windows: torch.Tensor, precision: Precisi
     because nothing else has been tried there.
 
     Raises:
-        Fault: NO_SPACE or NOT_WRITABLE, for the cache folder.
+        UserError: NO_SPACE or NOT_WRITABLE, for the cache folder.
     """
     if windows.device.type != "cpu":
         logger.info("engine torch: no other has been tried on %s", windows.device.type)
@@ -70,10 +70,10 @@ def measured(network: nn.Module, windows: torch.Tensor, precision: Precision) ->
     for name in _CANDIDATES:
         try:
             forwards[name] = make_engine(name, network, windows, precision)
-        except Fault as fault:
+        except UserError as error:
             if name == "torch":
                 raise
-            left_out[name] = str(fault)
+            left_out[name] = str(error)
     times = in_turns(forwards, windows, _ROUNDS)
     seconds = {name: round(statistics.median(values), 6) for name, values in times.items()}
     return {"fastest": min(seconds, key=lambda name: seconds[name]), "seconds": seconds, "left_out": left_out}

@@ -19,7 +19,7 @@ from medseg3d.data.ahead import map_ahead
 from medseg3d.data.manifests import Manifest
 from medseg3d.data.pseudonyms import hidden
 from medseg3d.data.records import standing
-from medseg3d.faults import Fault, UsageFault, causes, find_fault, internal_fault
+from medseg3d.errors import UsageError, UserError, causes, find_user_error, internal_error
 from medseg3d.files.atomic import remove_leftovers
 from medseg3d.inference.bounds import CaseBounds
 from medseg3d.inference.records import case_name, case_record, provenance, record_aside, record_of, write_record
@@ -37,17 +37,17 @@ class Failure:
     """A case that could not be segmented; as text one line that names the file and the reason."""
 
     item: Mapping[str, Any]
-    error: Exception
+    cause: Exception
 
     @property
-    def fault(self) -> Fault:
+    def error(self) -> UserError:
         """What was wrong; `INTERNAL` with the innermost cause where nobody foresaw it."""
         image = str(self.item.get("image") or case_name(self.item))
-        fault = find_fault(self.error) or internal_fault(self.error, image)
-        return hidden(fault, {image: self.item["pseudonym"]}) if "pseudonym" in self.item else fault
+        error = find_user_error(self.cause) or internal_error(self.cause, image)
+        return hidden(error, {image: self.item["pseudonym"]}) if "pseudonym" in self.item else error
 
     def __str__(self) -> str:
-        return str(self.fault)
+        return str(self.error)
 
 
 @dataclass
@@ -77,22 +77,22 @@ class PredictionResult:
         """The report itself, for the end of a run that has to fail when a case did.
 
         Raises:
-            Fault: CASES_FAILED, naming the first; or the only one's own fault.
+            UserError: CASES_FAILED, naming the first; or the only one's own error.
         """
         if not self.failed:
             return self
         total = len(self.done) + len(self.skipped) + len(self.failed)
-        first = self.failed[0].fault
+        first = self.failed[0].error
         if total == 1:
             first.said = True
-            raise first from self.failed[0].error
-        raise Fault(
+            raise first from self.failed[0].cause
+        raise UserError(
             "CASES_FAILED",
             f"{len(self.failed)} of {total} cases",
             f"first of all {first.code} {first.subject}",
             "a mask of each",
             "the log has a line on every one; fix those files and run the same command again",
-        ) from self.failed[0].error
+        ) from self.failed[0].cause
 
     def __str__(self) -> str:
         return f"{len(self.done)} segmented, {len(self.skipped)} skipped, {len(self.failed)} failed"
@@ -147,7 +147,7 @@ class CasePredictor:
         overwrite: whether to segment again what has a mask that stands.
 
     Raises:
-        Fault: BAD_VALUE for `precision` or `workers`; of `run`, NO_SPACE before the first case.
+        UserError: BAD_VALUE for `precision` or `workers`; of `run`, NO_SPACE before the first case.
 
     Example:
         >>> import tempfile
@@ -190,7 +190,7 @@ class CasePredictor:
         if workers is None:
             workers = min(torch.get_num_threads(), _MOST_WORKERS)
         if not isinstance(workers, int) or workers < 1:
-            raise UsageFault("BAD_VALUE", "--workers", repr(workers), "a number of cases, 1 or more, or none")
+            raise UsageError("BAD_VALUE", "--workers", repr(workers), "a number of cases, 1 or more, or none")
         preprocessing = preprocessing or getattr(dataset, "transform", None)
         if preprocessing is None:
             raise ValueError("preprocessing must be given with a plain list of items, found None")
@@ -217,7 +217,7 @@ class CasePredictor:
     ) -> PredictionResult:
         """Segment every case and say what became of each.
 
-        Faults of single cases are collected and logged, see `PredictionResult.check`; only an interrupt ends the run.
+        Errors of single cases are collected and logged, see `PredictionResult.check`; only an interrupt ends the run.
 
         Args:
             runner: who segments the cases; None for this predictor, in this process.
@@ -270,7 +270,7 @@ class CasePredictor:
         try:
             if self.manifest is not None:
                 self.manifest.check(item["image"])
-        except Fault:
+        except UserError:
             return False
         return True
 
@@ -344,7 +344,7 @@ def _say(outcome: Outcome, report: PredictionResult) -> None:
     if isinstance(outcome, Failure):
         logger.error("%s", outcome)
         if "pseudonym" not in outcome.item:
-            logger.debug("the same, in full", exc_info=outcome.error)
+            logger.debug("the same, in full", exc_info=outcome.cause)
         report.failed.append(outcome)
         return
     for warning in outcome["warnings"]:
@@ -365,10 +365,10 @@ class _Clock:
         self._last = now
 
 
-def _out_of_memory(error: BaseException, item: Mapping[str, Any]) -> Fault | None:
+def _out_of_memory(error: BaseException, item: Mapping[str, Any]) -> UserError | None:
     for cause in causes(error):
         if isinstance(cause, (MemoryError, torch.OutOfMemoryError)) or any(each in str(cause) for each in _NO_MEMORY):
-            return Fault(
+            return UserError(
                 "OUT_OF_MEMORY",
                 str(item.get("image")),
                 "more voxels than the memory holds",

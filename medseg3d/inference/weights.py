@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.files.tensors import read_tensors_and_sum, state_of_network
 from medseg3d.networks.memory_format import channels_last
 
@@ -27,7 +27,7 @@ def load_weights(network: nn.Module, path: str | Path, device: str | torch.devic
         `network`, with the file's SHA-256 in its attribute `weights_sha256`.
 
     Raises:
-        Fault: MISSING_WEIGHTS, CHECKSUM, NON_FINITE, or CHECKPOINT: not a file of tensors, or of another network.
+        UserError: MISSING_WEIGHTS, CHECKSUM, NON_FINITE, or CHECKPOINT: not a file of tensors, or of another network.
     """
     path = Path(path)
     content, digest = read_tensors_and_sum(path)
@@ -92,7 +92,7 @@ def _check_fit(network: nn.Module, state: Mapping[str, Any], path: Path) -> None
     fit = fit_of(network, state)
     if misfits := str(fit):
         known = len(fit.unexpected) < len(state)
-        raise Fault(
+        raise UserError(
             "CHECKPOINT",
             path,
             f"weights of another network: {misfits}",

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from monai.inferers import SlidingWindowInfererAdapt
 from monai.utils import convert_to_dst_type, ensure_tuple_rep, fall_back_tuple
 
-from medseg3d.faults import UsageFault
+from medseg3d.errors import UsageError
 from medseg3d.inference.engines import EngineOf
 from medseg3d.inference.region import SCALE, foreground_box, windows_over, with_background
 from medseg3d.networks.memory_format import channels_last
@@ -56,8 +56,8 @@ class SlidingWindow(SlidingWindowInfererAdapt):
         engine: what computes the windows instead of torch, as `with_engine` sets it; None for torch.
 
     Raises:
-        Fault: BAD_VALUE for axes that are not different ones of 0, 1 and 2, and for a `region_tau` outside of 0 to 1;
-            when called, for an axis that the windows have not, and as `EngineOf`.
+        UserError: BAD_VALUE for axes that are not different ones of 0, 1 and 2, and for a `region_tau` outside of 0 to
+            1; when called, for an axis that the windows have not, and as `EngineOf`.
 
     Example:
         >>> volume = torch.rand(1, 1, 10, 40, 24)
@@ -96,11 +96,11 @@ class SlidingWindow(SlidingWindowInfererAdapt):
         self.engine: EngineOf | None = None
         self.mirror_axes = list(mirror_axes)
         if len(set(self.mirror_axes)) < len(self.mirror_axes) or not {*self.mirror_axes} <= {0, 1, 2}:
-            raise UsageFault(
+            raise UsageError(
                 "BAD_VALUE", "--mirror_axes", repr(mirror_axes), "different spatial axes out of 0, 1 and 2"
             )
         if not 0 <= region_tau < 1:
-            raise UsageFault("BAD_VALUE", "--region_tau", repr(region_tau), "a share of the greatest weight, 0 to 1")
+            raise UsageError("BAD_VALUE", "--region_tau", repr(region_tau), "a share of the greatest weight, 0 to 1")
         self.region_tau = region_tau
         self.region_margin = region_margin
 
@@ -147,7 +147,7 @@ def with_engine(inferer: _Inferer, engine: str) -> _Inferer:
         engine: `torch`, or what `EngineOf` takes.
 
     Raises:
-        Fault: BAD_VALUE, MISSING_PACKAGE.
+        UserError: BAD_VALUE, MISSING_PACKAGE.
 
     Example:
         >>> with_engine(SlidingWindow((16, 16)), "torch").engine is None
@@ -156,7 +156,7 @@ def with_engine(inferer: _Inferer, engine: str) -> _Inferer:
     if engine == "torch":
         return inferer
     if not isinstance(inferer, SlidingWindow):
-        raise UsageFault("BAD_VALUE", f"--engine {engine}", type(inferer).__name__, "sliding windows", "--engine torch")
+        raise UsageError("BAD_VALUE", f"--engine {engine}", type(inferer).__name__, "sliding windows", "--engine torch")
     inferer.engine = EngineOf(engine)
     return inferer
 
@@ -169,7 +169,7 @@ def mirrored(network: Callable[..., torch.Tensor], axes: Sequence[int]) -> Calla
         axes: spatial axes; the images are mirrored along every combination of them, none of them included.
 
     Raises:
-        Fault: BAD_VALUE when called, for an axis that the batch has not.
+        UserError: BAD_VALUE when called, for an axis that the batch has not.
 
     Example:
         >>> network = mirrored(lambda batch: batch.cumsum(-1), axes=[1])
@@ -180,7 +180,7 @@ def mirrored(network: Callable[..., torch.Tensor], axes: Sequence[int]) -> Calla
 
     def mean(batch: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         if max(axes) >= batch.ndim - 2:
-            raise UsageFault("BAD_VALUE", "--mirror_axes", f"{list(axes)}", f"axes of windows {tuple(batch.shape[2:])}")
+            raise UsageError("BAD_VALUE", "--mirror_axes", f"{list(axes)}", f"axes of windows {tuple(batch.shape[2:])}")
         flips = [[axis + 2 for axis in combination] for combination in combinations]
         logits = network(torch.cat([batch.flip(dims) for dims in flips]), *args, **kwargs).chunk(len(flips))
         return torch.stack([part.flip(dims) for part, dims in zip(logits, flips, strict=True)]).mean(0)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 
 COMPILE_OPTIONS: dict[str, Any] = {"cpp.simdlen": 256, "fallback_random": True}
 """Of `torch.compile`. With vectors of 512 bits the code that torch 2.13 makes is wrong where several bfloat16 maps are
@@ -31,7 +31,7 @@ def compile_network(network: nn.Module) -> None:
         network: tensors, or a tuple of them, from a batch.
 
     Raises:
-        Fault: `ENGINE`, when the network is called.
+        UserError: `ENGINE`, when the network is called.
     """
     network.compile(dynamic=False, options=COMPILE_OPTIONS)
     compiled: Any = network._compiled_call_impl
@@ -49,7 +49,7 @@ def compile_network(network: nn.Module) -> None:
 
 
 def _compare(network: nn.Module, compiled: Any, inputs: tuple[Any, ...], arguments: dict[str, Any]) -> None:
-    """Raise a `Fault` where outputs or gradients are wrong; weights, buffers and random numbers stay as they are."""
+    """Raise a `UserError` where outputs or gradients are wrong; weights, buffers and random state stay as they are."""
     device = inputs[0].device.type
     with torch.autocast(device, enabled=False):
         wanted = _outputs_and_gradients(network, network._call_impl, inputs, arguments)
@@ -65,8 +65,8 @@ def _compare(network: nn.Module, compiled: Any, inputs: tuple[Any, ...], argumen
             raise _refused(network, f"{what} that differ from its own by {error:.2g} of their norm", most)
 
 
-def _refused(network: nn.Module, found: str, wanted: str = "its outputs and gradients") -> Fault:
-    return Fault("ENGINE", "--compile", f"{type(network).__name__}: {found}", wanted, "--compile false")
+def _refused(network: nn.Module, found: str, wanted: str = "its outputs and gradients") -> UserError:
+    return UserError("ENGINE", "--compile", f"{type(network).__name__}: {found}", wanted, "--compile false")
 
 
 def _outputs_and_gradients(

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 
 LEAST_MATCHED = 0.95
 """Share of the encoder's tensors that a file has to fill."""
@@ -73,14 +73,14 @@ def load_pretrained(
         encoder: a `DilatedResNet50` or `DilatedSEResNeXt50`.
         state_dict: what the file holds: names to tensors, or a checkpoint with these in `state_dict` or `model`.
             Prefixes (`backbone.`, `module.`) are found, other parts of a checkpoint passed over.
-        name: what the faults call the weights, for example the path of the file.
+        name: what the errors call the weights, for example the path of the file.
 
     Returns:
         The report; log it.
 
     Raises:
-        Fault: PRETRAINED if fewer than 95 % of the encoder's tensors match, if the weights are of a deep stem (three
-            3x3 convolutions, ResNet-50 V1c and D) or of another layout than the encoder's, or of two encoders.
+        UserError: PRETRAINED if fewer than 95 % of the encoder's tensors match, if the weights are of a deep stem
+            (three 3x3 convolutions, ResNet-50 V1c and D) or of another layout than the encoder's, or of two encoders.
 
     Example:
         >>> from medseg3d.networks.backbones import DilatedResNet50
@@ -158,8 +158,8 @@ def _fitted(tensor: torch.Tensor, own: torch.Tensor) -> torch.Tensor | None:
     return tensor if tensor.shape == own.shape else None
 
 
-def _refusal(name: str, found: str, wanted: str = "") -> Fault:
-    return Fault(
+def _refusal(name: str, found: str, wanted: str = "") -> UserError:
+    return UserError(
         "PRETRAINED",
         name,
         found,

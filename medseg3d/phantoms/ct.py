@@ -19,7 +19,7 @@ from typing import NamedTuple
 import nibabel as nib
 import numpy as np
 
-from medseg3d.faults import UsageFault
+from medseg3d.errors import UsageError
 from medseg3d.phantoms.anatomy import draw_abdomen
 from medseg3d.phantoms.canvas import Canvas
 
@@ -120,7 +120,7 @@ def write_phantom_dataset(
         overwrite: replace a data set of phantoms that is there already.
 
     Raises:
-        Fault: NOT_EMPTY if the folder holds anything (unless `overwrite` and it holds phantoms).
+        UserError: NOT_EMPTY if the folder holds anything (unless `overwrite` and it holds phantoms).
         ValueError: `cases` below 1 or `test_images` below 0.
     """
     if cases < 1 or test_images < 0:
@@ -178,7 +178,7 @@ def whole_data_set(folder: Path, overwrite: bool, marker: str, name: str) -> Ite
         name: the name there.
 
     Raises:
-        Fault: NOT_EMPTY for a folder that holds anything but phantoms of this name, and these unless `overwrite`.
+        UserError: NOT_EMPTY for a folder that holds anything but phantoms of this name, and these unless `overwrite`.
     """
     if folder.exists() and not (folder.is_dir() and next(folder.iterdir(), None) is None):
         try:
@@ -188,7 +188,7 @@ def whole_data_set(folder: Path, overwrite: bool, marker: str, name: str) -> Ite
         if not (ours and overwrite):
             what = "phantoms" if ours else "something other than phantoms"
             remedy = "pass --overwrite to replace them, or name another folder" if ours else "name another folder"
-            raise UsageFault("NOT_EMPTY", folder, what, "an empty or new folder", remedy)
+            raise UsageError("NOT_EMPTY", folder, what, "an empty or new folder", remedy)
     partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
     try:
         yield partial

@@ -108,7 +108,7 @@ def write_polyp_phantoms(
         overwrite: replace a data set of these phantoms that is there already.
 
     Raises:
-        Fault: NOT_EMPTY if the folder holds anything (unless `overwrite` and it holds phantoms).
+        UserError: NOT_EMPTY if the folder holds anything (unless `overwrite` and it holds phantoms).
         ValueError: `cases` below 1.
     """
     if cases < 1:

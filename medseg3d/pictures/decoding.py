@@ -12,7 +12,7 @@ from typing import IO
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.files.pillow import pillow_unbounded
 from medseg3d.files.stream import opened
 from medseg3d.limits import PIXELS
@@ -41,7 +41,7 @@ def read_size(path: str | Path) -> tuple[int, int]:
     """Rows and columns of a picture by its header; which of them is which an EXIF orientation may change.
 
     Raises:
-        Fault: MISSING_FILE, UNREADABLE, NOT_A_FILE, EMPTY, TOO_LARGE, DECODE, DIMENSIONS, BIT_DEPTH.
+        UserError: MISSING_FILE, UNREADABLE, NOT_A_FILE, EMPTY, TOO_LARGE, DECODE, DIMENSIONS, BIT_DEPTH.
     """
     path = Path(path)
     with _opened(path) as (image, _):
@@ -99,30 +99,30 @@ def as_rgb(image: Image.Image) -> Image.Image:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Image.Image, IO[bytes]]]:
-    """The one picture in a file, its header read and checked, and the file; what goes wrong in the context is a fault.
+    """The one picture in a file, its header read and checked, and the file; what goes wrong in the context is an error.
 
     Raises:
-        Fault: as `read_picture`.
+        UserError: as `read_picture`.
     """
     with opened(path, "a picture", "DECODE") as file:
         if path.stat().st_size == 0:
-            raise Fault("EMPTY", path, "0 bytes", "a picture", "copy the file again")
+            raise UserError("EMPTY", path, "0 bytes", "a picture", "copy the file again")
         try:
             with pillow_unbounded():
                 image: Image.Image = Image.open(file, formats=_FORMATS)
                 _check_header(path, image)
             yield image, file
-        except (Fault, MemoryError):
+        except (UserError, MemoryError):
             raise
         except Exception as error:  # a decoder raises anything when its bytes are bad
-            raise _decode_fault(path, error) from error
+            raise _decode_error(path, error) from error
 
 
 def _check_png(path: Path, file: IO[bytes]) -> None:
     """Refuse a PNG of which a chunk has not its checksum: Pillow decodes pixels without looking at theirs.
 
     Raises:
-        Fault: CHECKSUM, TRUNCATED.
+        UserError: CHECKSUM, TRUNCATED.
     """
     pillow_reads_from = file.tell()
     file.seek(len(_PNG))
@@ -136,9 +136,9 @@ def _check_png(path: Path, file: IO[bytes]) -> None:
             length -= len(part)
         stored = file.read(4)
         if length or len(stored) < 4:
-            raise _decode_fault(path, EOFError("the end of the file within a chunk"))
+            raise _decode_error(path, EOFError("the end of the file within a chunk"))
         if int.from_bytes(stored, "big") != checksum:
-            raise Fault(
+            raise UserError(
                 "CHECKSUM",
                 path,
                 f"a chunk {kind!r} that is damaged before byte {file.tell()}",
@@ -154,10 +154,10 @@ def _check_header(path: Path, image: Image.Image) -> None:
     # a photograph with a second picture in it (MPO) begins with the one that is meant
     pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
     if pages > 1:
-        raise Fault("DIMENSIONS", path, f"{pages} pages", "one picture", "split it into single pictures")
+        raise UserError("DIMENSIONS", path, f"{pages} pages", "one picture", "split it into single pictures")
     if image.mode not in _KNOWN_MODES and not is_sixteen_bit(image):
         kind = {"F": "floating-point pixels", "I": "32-bit pixels"}.get(image.mode)
-        raise Fault(
+        raise UserError(
             "BIT_DEPTH" if kind else "DECODE",
             path,
             kind or f"pixels of mode {image.mode}",
@@ -166,12 +166,12 @@ def _check_header(path: Path, image: Image.Image) -> None:
         )
 
 
-def _decode_fault(path: Path, error: Exception) -> Fault:
+def _decode_error(path: Path, error: Exception) -> UserError:
     if isinstance(error, UnidentifiedImageError):
         with open(path, "rb") as file:
             head = file.read(8)
         if not head.startswith(_BEGINNINGS):
-            return Fault(
+            return UserError(
                 "DECODE",
                 path,
                 f"no JPEG, PNG, TIFF or BMP (it begins with {head.hex(' ')})",
@@ -182,4 +182,4 @@ def _decode_fault(path: Path, error: Exception) -> Fault:
     else:
         found = str(error).partition("\n")[0] or type(error).__name__
     cut_off = isinstance(error, EOFError) or "truncated" in found.lower() or "cut off" in found
-    return Fault("TRUNCATED" if cut_off else "DECODE", path, found, "a whole picture", "copy the file again")
+    return UserError("TRUNCATED" if cut_off else "DECODE", path, found, "a whole picture", "copy the file again")

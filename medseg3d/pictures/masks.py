@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageChops
 
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.pictures.decoding import as_rgb, decoded, eight_bits, is_sixteen_bit, see_through, sixteen_bits
 
 MASK_THRESHOLD = 127
@@ -58,7 +58,7 @@ class GreyPicture:
         """The mask (H, W) bool and its warnings, `CODE: sentence` each; see `read_picture_mask`.
 
         Raises:
-            Fault: LABEL_SET.
+            UserError: LABEL_SET.
         """
         # 16 bits may hold the levels of 8
         levels = self.levels if self.levels.max() <= 255 else eight_bits(self.levels)
@@ -88,7 +88,7 @@ class GreyPicture:
             found = f"three levels, {', '.join(map(str, present))}, as of three classes"
         else:
             return
-        raise Fault(
+        raise UserError(
             "LABEL_SET",
             self.path,
             found,
@@ -111,7 +111,7 @@ def read_picture_mask(path: str | Path, upright: bool = False) -> np.ndarray:
         upright: as in `read_picture`; ask for the same there.
 
     Raises:
-        Fault: as `read_picture`, and LABEL_SET.
+        UserError: as `read_picture`, and LABEL_SET.
 
     Example:
         >>> import tempfile
@@ -133,7 +133,7 @@ def read_grey(path: str | Path) -> np.ndarray:
         path: a grey picture, or a colour picture of equal channels, in the grid of the file.
 
     Raises:
-        Fault: as `read_picture`, and LABEL_SET for colours or transparency.
+        UserError: as `read_picture`, and LABEL_SET for colours or transparency.
     """
     return read_levels(path).probabilities()
 
@@ -142,7 +142,7 @@ def read_levels(path: str | Path, upright: bool = False) -> GreyPicture:
     """A grey picture, for callers who look at its levels before they decide what it is.
 
     Raises:
-        Fault: as `read_picture`, and LABEL_SET for colours or transparency.
+        UserError: as `read_picture`, and LABEL_SET for colours or transparency.
     """
     path = Path(path)
     image, _ = decoded(path, upright)
@@ -150,7 +150,7 @@ def read_levels(path: str | Path, upright: bool = False) -> GreyPicture:
     if is_sixteen_bit(image):
         return GreyPicture(path, sixteen_bits(image), lossy)
     if see_through(image):
-        raise Fault(
+        raise UserError(
             "LABEL_SET",
             path,
             "transparent pixels: colour and transparency may each hold a mask",
@@ -161,7 +161,7 @@ def read_levels(path: str | Path, upright: bool = False) -> GreyPicture:
         image = as_rgb(image)
         spread = _channel_spread(image)
         if spread > _COLOURED:
-            raise Fault(
+            raise UserError(
                 "LABEL_SET",
                 path,
                 f"colours: channels that differ by up to {spread} levels",
@@ -181,12 +181,12 @@ def check_size(mask: str | Path, shape: Sequence[int], picture: str | Path, want
         wanted: the rows and columns of that.
 
     Raises:
-        Fault: PAIR_GEOMETRY.
+        UserError: PAIR_GEOMETRY.
     """
     if tuple(shape[:2]) != tuple(wanted[:2]):
         found, expected = (f"{rows} rows of {columns} pixels" for rows, columns, *_ in (shape, wanted))
         remedy = "a mask must be drawn on the grid of its picture"
-        raise Fault("PAIR_GEOMETRY", mask, found, f"{expected}, as in {picture}", remedy)
+        raise UserError("PAIR_GEOMETRY", mask, found, f"{expected}, as in {picture}", remedy)
 
 
 def _channel_spread(image: Image.Image) -> int:

@@ -105,6 +105,6 @@ def write_overlay(path: str | Path, picture: np.ndarray, mask: np.ndarray) -> st
 
     Raises:
         ValueError: not a picture and its mask, or not the name of a PNG.
-        Fault: NO_SPACE, NOT_WRITABLE.
+        UserError: NO_SPACE, NOT_WRITABLE.
     """
     return write_png(Path(path), draw_overlay(picture, mask))

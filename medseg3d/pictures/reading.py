@@ -47,7 +47,7 @@ def read_picture(path: str | Path, upright: bool = False) -> np.ndarray:
         upright: whether to turn it as its EXIF orientation asks, instead of keeping the grid of the file.
 
     Raises:
-        Fault: MISSING_FILE, UNREADABLE, NOT_A_FILE, EMPTY, TOO_LARGE (`medseg3d.limits.PIXELS`, before decoding),
+        UserError: MISSING_FILE, UNREADABLE, NOT_A_FILE, EMPTY, TOO_LARGE (`medseg3d.limits.PIXELS`, before decoding),
             TRUNCATED, DECODE, CHECKSUM (PNG), DIMENSIONS (several pages), BIT_DEPTH (float or 32-bit pixels).
 
     Example:
@@ -71,7 +71,7 @@ def read_with_remarks(path: str | Path, upright: bool = False) -> tuple[np.ndarr
     not followed, and a SIZE of a side below 8 pixels.
 
     Raises:
-        Fault: as `read_picture`.
+        UserError: as `read_picture`.
     """
     image, orientation = decoded(Path(path), upright)
     width, height = image.size

@@ -24,7 +24,7 @@ def write_picture_mask(path: str | Path, mask: np.ndarray) -> str:
 
     Raises:
         ValueError: not a mask, or not the name of a PNG.
-        Fault: NO_SPACE, NOT_WRITABLE.
+        UserError: NO_SPACE, NOT_WRITABLE.
 
     Example:
         >>> import tempfile
@@ -52,7 +52,7 @@ def write_grey(path: str | Path, prob: np.ndarray) -> str:
 
     Raises:
         ValueError: not probabilities, or not the name of a PNG.
-        Fault: NO_SPACE, NOT_WRITABLE.
+        UserError: NO_SPACE, NOT_WRITABLE.
 
     Example:
         >>> import tempfile
@@ -79,7 +79,7 @@ def write_png(path: Path, pixels: np.ndarray) -> str:
 
     Raises:
         ValueError: not the name of a PNG.
-        Fault: NO_SPACE, NOT_WRITABLE.
+        UserError: NO_SPACE, NOT_WRITABLE.
     """
     if path.suffix.lower() != ".png":
         raise ValueError(f"path must end in .png, so that every pixel is kept, found {path}")

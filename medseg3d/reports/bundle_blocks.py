@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from string import ascii_lowercase
 
+from medseg3d.errors import UserError
 from medseg3d.evaluation.records import Score
 from medseg3d.evaluation.wording import OVER
-from medseg3d.faults import Fault
 from medseg3d.reports.curves import save_figure
 from medseg3d.reports.document import Block, Bullets, Cell, ColumnKind, Picture, Table, Text
 from medseg3d.reports.network_points import Point, panels_of, run_points
@@ -114,8 +114,8 @@ def parameter_blocks(runs: Sequence[EvaluatedRun], figures: Path) -> list[Block]
             file = run.folder / "summary.json"
             own.append(recorded_row(run.summary.context, file, f"{run.name}: {run.bundle}", f"bundle {run.bundle}"))
             scored += [] if run.is_phantom else run_points(run, own[-1].costs.parameters)
-        except Fault as fault:
-            missing.append(f"{run.name}: its network was not counted: {fault}")
+        except UserError as error:
+            missing.append(f"{run.name}: its network was not counted: {error}")
     papers = list(dict.fromkeys(paper for run in runs if run.bundle for paper in papers_of_bundle(run.bundle)))
     of_papers = paper_report(papers) if papers else []
     rows = own + of_papers

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.reports.curves import save_figure
 from medseg3d.reports.document import Block, Picture, Subheading, Text
 from medseg3d.reports.overlays import draw_case, read_case
@@ -132,8 +132,8 @@ def _picture(run: EvaluatedRun, class_name: str, role: str, case: str, png: Path
         return Text(f"{heading}. This run {'has not scored it' if case not in rows else 'has no files of it'}.")
     try:
         title, on_disk = _draw(run, run.files[case], class_name, case, png)
-    except Fault as fault:
-        return Text(f"{heading}. Not drawn: {fault}")
+    except UserError as error:
+        return Text(f"{heading}. Not drawn: {error}")
     return Picture(
         png,
         alt=f"{title}. {_WHAT_IS_SEEN[run.files[case].is_picture]}",

@@ -264,7 +264,7 @@ def read_comparison(folder: str | Path, name: str) -> Comparison:
         name: of its record, NAME.json.
 
     Raises:
-        Fault: `SCORE_FILE` if there is none, or it is damaged.
+        UserError: `SCORE_FILE` if there is none, or it is damaged.
     """
     return Comparison(Path(folder), read_experiment(folder, name))
 

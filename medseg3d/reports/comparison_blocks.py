@@ -49,7 +49,7 @@ def write_comparison(folder: str | Path, name: str) -> str:
         name: of its record, NAME.json.
 
     Raises:
-        Fault: `SCORE_FILE` if there is no experiment, or a file of a finished run is absent or damaged.
+        UserError: `SCORE_FILE` if there is no experiment, or a file of a finished run is absent or damaged.
     """
     comparison = read_comparison(folder, name)
     folder, record = comparison.folder, comparison.record

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medseg3d.faults import Fault, UsageFault
+from medseg3d.errors import UsageError, UserError
 from medseg3d.reports.paper_networks import PAPER_NETWORKS, data_of
 from medseg3d.reports.paper_table import PaperTable
 from medseg3d.reports.papers import PAPERS, TABLES
@@ -71,7 +71,7 @@ def scored_runs(folders: Sequence[str | Path]) -> list[Point]:
         folders: of evaluations, or of runs that were evaluated.
 
     Raises:
-        Fault: as `medseg3d.reports.runs.read_runs`; `SCORE_FILE` without a mean Dice or a record of the network,
+        UserError: as `medseg3d.reports.runs.read_runs`; `SCORE_FILE` without a mean Dice or a record of the network,
             `BAD_VALUE` for a run of no paper's bundle.
     """
     found = []
@@ -79,11 +79,11 @@ def scored_runs(folders: Sequence[str | Path]) -> list[Point]:
         file = run.folder / "summary.json"
         if not papers_of_bundle(run.bundle):
             wanted = "a run of one of the papers' bundles"
-            raise UsageFault("BAD_VALUE", run.folder / "config.json", "no paper in the name of its bundle_root", wanted)
+            raise UsageError("BAD_VALUE", run.folder / "config.json", "no paper in the name of its bundle_root", wanted)
         parameters = recorded_row(run.summary.context, file, run.name, f"run {run.name}").costs.parameters
         points = run_points(run, parameters)
         if not points:
-            raise Fault(
+            raise UserError(
                 "SCORE_FILE", file, "no mean Dice with a value", "the scores of cases with foreground", "evaluate some"
             )
         found += points[:1]

@@ -130,7 +130,7 @@ def read_case(
         grid_tolerance: how far a corner of one may lie from that of the other, in voxels.
 
     Raises:
-        Fault: as `medseg3d.volumes.reading.read_volume`; PAIR_GEOMETRY, LABEL_SET.
+        UserError: as `medseg3d.volumes.reading.read_volume`; PAIR_GEOMETRY, LABEL_SET.
     """
     image, header = (None, read_volume(pred_file)[1]) if image_file is None else read_volume(image_file)
     to_ras = nib.orientations.io_orientation(header.affine)

@@ -12,7 +12,7 @@ from monai.bundle import ConfigParser
 
 from medseg3d.bundle import read_config
 from medseg3d.bundle_folders import CONFIGS, bundle_directory, bundle_folder, config_files
-from medseg3d.faults import Fault, UsageFault
+from medseg3d.errors import UsageError, UserError
 from medseg3d.networks.costs import NetworkCosts, network_costs
 from medseg3d.reports.paper_networks import PAPER_NETWORKS
 from medseg3d.reports.papers import PAPERS
@@ -59,7 +59,7 @@ def paper_report(papers: Sequence[str] = ()) -> list[ParameterRow]:
         papers: keys of `PAPERS`; none for all.
 
     Raises:
-        Fault: `BAD_VALUE` for a paper that there is not.
+        UserError: `BAD_VALUE` for a paper that there is not.
 
     Example:
         >>> [f"{row.costs.parameters / 1e6:.2f} M" for row in paper_report(["resunetpp"])]
@@ -67,7 +67,7 @@ def paper_report(papers: Sequence[str] = ()) -> list[ParameterRow]:
     """
     for paper in papers:
         if paper not in PAPERS:
-            raise UsageFault("BAD_VALUE", f"--paper {paper}", "no paper of that name", f"one of {', '.join(PAPERS)}")
+            raise UsageError("BAD_VALUE", f"--paper {paper}", "no paper of that name", f"one of {', '.join(PAPERS)}")
     return [_paper_row(place) for place, each in enumerate(PAPER_NETWORKS) if not papers or each.paper in papers]
 
 
@@ -86,7 +86,7 @@ def bundle_report(
         ablation: whether the network is counted with 0 to 4 non-local blocks too.
 
     Raises:
-        Fault: `MISSING_BUNDLE`, `UNKNOWN_KNOB` (for the ablation too, if the bundle has no `nonlocal_blocks`),
+        UserError: `MISSING_BUNDLE`, `UNKNOWN_KNOB` (for the ablation too, if the bundle has no `nonlocal_blocks`),
             `MISSING_OVERLAY` with the overlays there are, or `BAD_CONFIG` without a `network_def` or a `roi_size`.
     """
     folder, overrides = bundle_folder(bundle), dict(overrides or {})
@@ -116,21 +116,23 @@ def recorded_row(summary: Mapping[str, Any], file: Path, name: str, source: str)
         source: where it comes from.
 
     Raises:
-        Fault: `SCORE_FILE` without such a record, or with a value in it that is no number.
+        UserError: `SCORE_FILE` without such a record, or with a value in it that is no number.
     """
     record = summary.get("network")
     if not isinstance(record, Mapping):
-        raise Fault("SCORE_FILE", file, "no record of the network", "its size under network", "evaluate the run again")
+        raise UserError(
+            "SCORE_FILE", file, "no record of the network", "its size under network", "evaluate the run again"
+        )
     shape = record.get("input_shape")
     if not isinstance(shape, list) or not all(isinstance(size, int) for size in shape):
-        raise Fault(
+        raise UserError(
             "SCORE_FILE", f"{file}, network#input_shape", repr(shape), "a list of whole numbers", "evaluate again"
         )
     numbers: dict[str, int] = {}
     for key in (each.name for each in fields(NetworkCosts) if each.name != "modules"):
         value = record.get(key)
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise Fault(
+            raise UserError(
                 "SCORE_FILE", f"{file}, network#{key}", repr(value), "a whole number, not negative", "evaluate again"
             )
         numbers[key] = value
@@ -166,7 +168,7 @@ def _input_shape(parser: ConfigParser, config: Path) -> tuple[int, ...]:
         ("roi_size", "the spatial size of the network's input"),
     ):
         if key not in parser:
-            raise Fault("BAD_CONFIG", config, f"no {key}", wanted, "add it")
+            raise UserError("BAD_CONFIG", config, f"no {key}", wanted, "add it")
     if "in_channels" in parser["network_def"]:
         channels = parser.get_parsed_content("network_def::in_channels")
     elif "in_channels" in parser:

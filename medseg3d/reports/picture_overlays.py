@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.pictures.masks import read_levels, read_picture_mask
 from medseg3d.pictures.reading import read_picture
 from medseg3d.reports.overlays import ComparedMasks
@@ -64,14 +64,14 @@ def read_picture_case(
         threshold: probability from which a pixel of such a map counts as foreground.
 
     Raises:
-        Fault: as `medseg3d.pictures.reading.read_picture`; PAIR_GEOMETRY if the sizes differ.
+        UserError: as `medseg3d.pictures.reading.read_picture`; PAIR_GEOMETRY if the sizes differ.
     """
     levels = read_levels(pred_file)
     pred = levels.mask()[0] if levels.is_binary else levels.probabilities() >= threshold
 
     def of_one_size(array: np.ndarray, file: str | Path) -> np.ndarray:
         if array.shape[:2] != pred.shape:
-            raise Fault(
+            raise UserError(
                 "PAIR_GEOMETRY",
                 file,
                 f"{array.shape[1]} x {array.shape[0]} pixels",

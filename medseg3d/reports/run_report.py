@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from medseg3d.errors import UsageError
 from medseg3d.evaluation.experiment_files import find_record
-from medseg3d.faults import UsageFault
-from medseg3d.files.atomic import TEMPORARY_PREFIX, atomic_write, folder_faults
+from medseg3d.files.atomic import TEMPORARY_PREFIX, atomic_write, folder_errors
 from medseg3d.knobs import split_name
 from medseg3d.reports.bundle_blocks import paper_blocks, parameter_blocks
 from medseg3d.reports.comparison import Comparison, read_comparison
@@ -43,12 +43,12 @@ def report(
         class_name: class that the headline, the ranking and the pictures are about.
 
     Raises:
-        Fault: `NO_INPUT` without a path; `MISSING_FILE`, `NO_EVALUATION`, `SCORE_FILE` for what a path names;
+        UserError: `NO_INPUT` without a path; `MISSING_FILE`, `NO_EVALUATION`, `SCORE_FILE` for what a path names;
             `BAD_VALUE` for a class that no run has; `NOT_EMPTY` if `output_dir` has a folder `figures` that is no
             report's; `NOT_WRITABLE`, `NO_SPACE`.
     """
     if not paths:
-        raise UsageFault("NO_INPUT", "report", "no run", "the folder of a run or of an evaluation", "name one")
+        raise UsageError("NO_INPUT", "report", "no run", "the folder of a run or of an evaluation", "name one")
     runs = read_runs(paths, bundle)
     named = [split_name(path) for path in paths]
     folders = [(name, folder) for name, folder in named if find_record(folder)]
@@ -59,7 +59,7 @@ def report(
     ]
     known = list(dict.fromkeys(each for run in runs for each in run.classes))
     if class_name is not None and class_name not in known:
-        raise UsageFault("BAD_VALUE", f"--class {class_name}", "no class of these runs", f"one of {', '.join(known)}")
+        raise UsageError("BAD_VALUE", f"--class {class_name}", "no class of these runs", f"one of {', '.join(known)}")
     names = [run.name for run in runs] + [name for name, _ in experiments]
     return write_report(
         runs, output_dir, title=title or ", ".join(names), experiments=experiments, cases=cases, class_name=class_name
@@ -92,7 +92,7 @@ def write_report(
 
     Raises:
         ValueError: there is neither a run nor an experiment, or no run has that class.
-        Fault: as `report`.
+        UserError: as `report`.
     """
     if not runs and not experiments:
         raise ValueError("runs must hold at least one run where there is no experiment, found none")
@@ -125,14 +125,14 @@ def write_report(
 def _staging(output_dir: Path) -> Iterator[Path]:
     """A folder for what is being made, within the folder that it will lie in."""
     if (output_dir / FIGURES).exists() and not (output_dir / PAGE).exists():
-        raise UsageFault(
+        raise UsageError(
             "NOT_EMPTY",
             output_dir / FIGURES,
             f"a folder of that name without a {PAGE} beside it",
             "a new folder, or one that holds an older report",
             "-o for another folder",
         )
-    with folder_faults(output_dir):
+    with folder_errors(output_dir):
         output_dir.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=output_dir))
     try:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from medseg3d.data.mask_folders import is_volume
+from medseg3d.errors import UsageError, UserError
 from medseg3d.evaluation import FOREGROUND, Score, Summary
 from medseg3d.evaluation.experiment_files import find_record
 from medseg3d.evaluation.files import SCORES_CSV, THRESHOLDS_CSV, read_curve, read_files, read_summary
 from medseg3d.evaluation.wording import convention
-from medseg3d.faults import Fault, UsageFault
 from medseg3d.knobs import split_name
 from medseg3d.metrics import BinnedPRCurve, Strata, size_strata
 from medseg3d.phantoms.polyps import is_phantom_data
@@ -155,13 +155,13 @@ def read_run(folder: str | Path, name: str = "", bundle: str = "") -> EvaluatedR
         bundle: name of the bundle; by default what was recorded.
 
     Raises:
-        Fault: `SCORE_FILE` if a file is absent or damaged, or scores.csv has no case.
+        UserError: `SCORE_FILE` if a file is absent or damaged, or scores.csv has no case.
     """
     folder = Path(folder)
     summary, rows = read_summary(folder / "summary.json"), SCORES_CSV.read(folder / "scores.csv")
     if not rows:
         wanted = "the scores of each case"
-        raise Fault("SCORE_FILE", folder / "scores.csv", "no case in it", wanted, "evaluate some cases")
+        raise UserError("SCORE_FILE", folder / "scores.csv", "no case in it", wanted, "evaluate some cases")
     around = [folder, folder.resolve().parent] if folder.resolve().name.startswith(_PREFIX) else [folder]
     config = next((found for each in around if (found := read_json(each / "config.json"))), {})
     recorded = summary.context.get("bundle") or Path(str(config.get("bundle_root", ""))).name
@@ -183,18 +183,18 @@ def find_evaluations(path: str | Path) -> list[Path]:
     """The folders of the evaluations that a path names: itself, or the `evaluation_*` of a run.
 
     Raises:
-        Fault: `MISSING_FILE` if there is no such folder; `NO_EVALUATION` if there is none in it, with what to run.
+        UserError: `MISSING_FILE` if there is no such folder; `NO_EVALUATION` if there is none in it, with what to run.
     """
     folder = Path(path)
     if not folder.is_dir():
-        raise UsageFault(
+        raise UsageError(
             "MISSING_FILE", path, "no such folder", "the folder of a run or of an evaluation", "correct it"
         )
     if (folder / "summary.json").is_file():
         return [folder]
     found = sorted(each.parent for each in folder.glob(f"{_PREFIX}*/summary.json"))
     if not found and not find_record(folder):
-        raise UsageFault(
+        raise UsageError(
             "NO_EVALUATION",
             path,
             "neither summary.json nor evaluation_*/summary.json",
@@ -233,7 +233,7 @@ def read_runs(paths: Sequence[str | Path], bundle: str = "") -> list[EvaluatedRu
         bundle: name of their bundle; by default what was recorded.
 
     Raises:
-        Fault: as `find_evaluations` and `read_run`; `NAME_COLLISION` if one name was given to two runs.
+        UserError: as `find_evaluations` and `read_run`; `NAME_COLLISION` if one name was given to two runs.
     """
     found: dict[Path, str] = {}
     for path in paths:
@@ -246,7 +246,7 @@ def read_runs(paths: Sequence[str | Path], bundle: str = "") -> list[EvaluatedRu
     names = [given or other for given, other in zip(found.values(), short, strict=True)]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise UsageFault(
+        raise UsageError(
             "NAME_COLLISION", twice, "the name of two runs", "a name for each", "give others with NAME=RUN"
         )
     return [read_run(folder, name, bundle) for folder, name in zip(found, names, strict=True)]

@@ -30,7 +30,7 @@ from monai.utils import MAX_SEED
 from monai.utils.enums import CommonKeys as Keys
 
 from medseg3d.data.cache import Seeder
-from medseg3d.faults import UsageFault
+from medseg3d.errors import UsageError
 from medseg3d.knobs import choice
 from medseg3d.training.augmentation import Distortion, RandPhotometricd, distorted
 
@@ -49,7 +49,8 @@ class Augmentation:
         on_device: what is done to a batch of them on the device; None for nothing.
 
     Raises:
-        Fault: `BAD_VALUE` for another place, or for transforms that cannot be done to a batch (`BatchAugmentation`).
+        UserError: `BAD_VALUE` for another place, or for transforms that cannot be done to a batch
+            (`BatchAugmentation`).
     """
 
     def __init__(self, transforms: Sequence[Callable], augment_on: str = "loader") -> None:
@@ -75,7 +76,7 @@ class BatchAugmentation:
         transforms: in their order; `BATCHED` has their types.
 
     Raises:
-        Fault: `BAD_VALUE` for a transform of another type, or with arguments that a batch has no place for: another
+        UserError: `BAD_VALUE` for a transform of another type, or with arguments that a batch has no place for: another
             factor for each channel, another size, labels between labels, a normalisation by the picture's own mean.
 
     Example:
@@ -88,7 +89,7 @@ class BatchAugmentation:
     def __init__(self, transforms: Sequence[Callable]) -> None:
         for step in transforms:
             if type(step) not in BATCHED or not BATCHED[type(step)].admits(step):
-                raise UsageFault(
+                raise UsageError(
                     "BAD_VALUE",
                     "--augment_on",
                     f"device, with {type(step).__name__} among what follows the first random transform",

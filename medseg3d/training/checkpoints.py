@@ -18,7 +18,7 @@ from ignite.engine import Engine, Events
 from monai.engines import Evaluator
 from torch.optim.lr_scheduler import LambdaLR
 
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.files.atomic import remove_leftovers
 from medseg3d.files.tensors import read_tensors, save_tensors
 from medseg3d.knobs import as_flag
@@ -227,18 +227,18 @@ class RunCheckpoint:
             The number of completed epochs; 0 when there is no checkpoint.
 
         Raises:
-            Fault: `CHECKPOINT` when it belongs to another network or another epoch length, or when every checkpoint is
-                damaged.
+            UserError: `CHECKPOINT` when it belongs to another network or another epoch length, or when every checkpoint
+                is damaged.
         """
         remove_leftovers(self.folder)
         found = find_checkpoints(self.folder)
-        damaged: list[Fault] = []
+        damaged: list[UserError] = []
         for path in found:
             try:
                 state = read_tensors(path)
-            except Fault as fault:
-                logger.warning("%s; falling back to the checkpoint before it", fault)
-                damaged.append(fault)
+            except UserError as error:
+                logger.warning("%s; falling back to the checkpoint before it", error)
+                damaged.append(error)
                 continue
             self._restore(path, state)
             return int(state["epoch"])
@@ -250,7 +250,7 @@ class RunCheckpoint:
     def _restore(self, path: Path, state: Mapping[str, Any]) -> None:
         trainer = self.trainer
         if state["epoch_length"] != trainer.state.epoch_length:
-            raise Fault(
+            raise UserError(
                 "CHECKPOINT",
                 path,
                 f"{state['epoch_length']} iterations per epoch",
@@ -262,7 +262,7 @@ class RunCheckpoint:
             trainer.optimizer.load_state_dict(state["optimizer"])
             self.average.load_state_dict(state.get("average", {}))
         except (RuntimeError, ValueError) as error:
-            raise Fault(
+            raise UserError(
                 "CHECKPOINT",
                 path,
                 " ".join(str(error).split())[:300],
@@ -350,8 +350,8 @@ def claim_run_folder(
         overwrite: what is there is removed: checkpoints, weights and TensorBoard events.
 
     Raises:
-        Fault: `RUN_EXISTS` when there is a run and it shall neither be resumed nor overwritten. Of several processes
-            the first one looks.
+        UserError: `RUN_EXISTS` when there is a run and it shall neither be resumed nor overwritten. Of several
+            processes the first one looks.
     """
     if rank() > 0:
         return
@@ -365,7 +365,7 @@ def claim_run_folder(
             if checkpoints
             else "a model.pt"
         )
-        raise Fault(
+        raise UserError(
             "RUN_EXISTS",
             output_dir,
             f"a run with {state}",

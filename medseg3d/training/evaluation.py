@@ -19,8 +19,8 @@ from ignite.metrics import Metric
 
 from medseg3d import __version__, metrics
 from medseg3d.data.splits import split_record
+from medseg3d.errors import UserError
 from medseg3d.evaluation import Evaluation
-from medseg3d.faults import Fault
 from medseg3d.training.pretrained import initial_weights_record
 
 logger = logging.getLogger("medseg3d")
@@ -31,13 +31,13 @@ class CaseScores(Metric):
 
     Feeds an `medseg3d.evaluation.Evaluation`. Reads from each decollated item of the engine: `case` (name), `label` and
     `pred` (integer labels, (1, *spatial), on one grid) and, if there, `prob` (foreground probability, (1, *spatial)),
-    `group` (patient or sequence), `data_set` (of several) and `fault` (why there is no prediction), and of the files
+    `group` (patient or sequence), `data_set` (of several) and `error` (why there is no prediction), and of the files
     `image` (its meta), `label` (its meta) and `mask_file`.
 
     Nothing slow happens during a training: `compute` and what goes into the engine's metrics are sums of counts.
     Distances, maps of pictures and slices are only measured where an argument asks for them.
 
-    A case with a `fault` has no score, and an evaluation with such a case none either: it would be that of other cases.
+    A case with an `error` has no score, and an evaluation with such a case none either: it would be of other cases.
     The engine then gets NaN for the mean and nothing else, and the log says which cases failed.
 
     Args:
@@ -53,7 +53,7 @@ class CaseScores(Metric):
 
     Attributes:
         evaluation: what all cases since the last reset amount to.
-        faults: of the cases that failed since then.
+        errors: of the cases that failed since then.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class CaseScores(Metric):
     def reset(self) -> None:
         """Forget all cases."""
         self.evaluation = self._new_evaluation()
-        self.faults: list[Fault] = []
+        self.errors: list[UserError] = []
 
     def iteration_completed(self, engine: Engine) -> None:
         """Add the engine's current cases."""
@@ -93,8 +93,8 @@ class CaseScores(Metric):
 
     def update(self, output: Mapping[str, Any]) -> None:
         """Add one case."""
-        if "fault" in output:
-            self.faults.append(output["fault"])
+        if "error" in output:
+            self.errors.append(output["error"])
             return
         case, truth, pred = output["case"], output["label"], output["pred"]
         if truth.shape != pred.shape:
@@ -116,7 +116,7 @@ class CaseScores(Metric):
 
         NaN when no case has foreground in truth or pred, and when a case failed.
         """
-        if self.faults:
+        if self.errors:
             return math.nan
         means = [
             metrics.mean_score(metrics.dice(case.counts[name]) for case in self.evaluation.cases.values()).mean
@@ -130,9 +130,9 @@ class CaseScores(Metric):
         for label in self._labels:  # the engine of a training keeps the scores of its last validation
             engine.state.metrics.pop(label, None)
         self._labels.clear()
-        if self.faults:
-            failed = f"{len(self.faults)} case{'s' * (len(self.faults) > 1)}"
-            logger.warning("no score: %s failed, first of all %s", failed, self.faults[0])
+        if self.errors:
+            failed = f"{len(self.errors)} case{'s' * (len(self.errors) > 1)}"
+            logger.warning("no score: %s failed, first of all %s", failed, self.errors[0])
             return
         for class_name in self.evaluation.classes:
             of_class = f"_{class_name}" if len(self.class_names) > 1 else ""

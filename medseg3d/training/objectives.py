@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from medseg3d.faults import UsageFault
+from medseg3d.errors import UsageError
 from medseg3d.knobs import choice
 
 Loss = Callable[[Any, torch.Tensor], torch.Tensor]
@@ -43,7 +43,7 @@ class AlternatingObjectives:
 
     Raises:
         ValueError: no objective, or two of one name.
-        Fault: `BAD_VALUE` for another `interleave`.
+        UserError: `BAD_VALUE` for another `interleave`.
 
     References:
         CRIS, https://arxiv.org/abs/2405.19672: equation 3 alternates by the epoch, from 0; the sentence before it,
@@ -75,11 +75,11 @@ class AlternatingObjectives:
         """Refuse a number of epochs after which not every objective has had as many turns as the others.
 
         Raises:
-            Fault: `BAD_VALUE`.
+            UserError: `BAD_VALUE`.
         """
         n = len(self.objectives)
         if self.by_epoch and epochs % n:
-            raise UsageFault(
+            raise UsageError(
                 "BAD_VALUE",
                 f"--epochs {epochs}",
                 f"an end in a turn of {self.objectives[(epochs - 1) % n].name}",

@@ -10,7 +10,7 @@ from monai.utils import ensure_tuple
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from medseg3d.faults import Fault, UsageFault
+from medseg3d.errors import UsageError, UserError
 
 
 def freeze_parameters(network: nn.Module, patterns: str | Sequence[str]) -> list[str]:
@@ -24,7 +24,7 @@ def freeze_parameters(network: nn.Module, patterns: str | Sequence[str]) -> list
             dots too. A pattern that matches a module's name takes all that is in it: `encoder.0` is `encoder.0.*`.
 
     Raises:
-        Fault: `BAD_VALUE` for a pattern that matches nothing, or where all together leave nothing to learn.
+        UserError: `BAD_VALUE` for a pattern that matches nothing, or where all together leave nothing to learn.
 
     Example:
         >>> network = nn.ModuleDict({"encoder": nn.Linear(2, 1), "head": nn.Linear(1, 1)})
@@ -37,7 +37,7 @@ def freeze_parameters(network: nn.Module, patterns: str | Sequence[str]) -> list
             raise _without_match("--freeze", pattern, network)
     frozen = [name for name in learning if _first_match(name, patterns)]
     if len(frozen) == len(learning):
-        raise UsageFault(
+        raise UsageError(
             "BAD_VALUE", "--freeze", f"all {len(learning)} parameters", "some that learn", "freeze fewer parts"
         )
     for name in frozen:
@@ -80,7 +80,7 @@ def parameter_groups(
             bundle has: one that matches nothing makes no group.
 
     Raises:
-        Fault: `BAD_VALUE` for a pattern of `lr_factors` that none of the parameters that learn is left for.
+        UserError: `BAD_VALUE` for a pattern of `lr_factors` that none of the parameters that learn is left for.
 
     Example:
         >>> network = nn.ModuleDict({"encoder": nn.Linear(2, 1), "head": nn.Linear(1, 1)})
@@ -116,9 +116,9 @@ def _with_modules(name: str) -> Iterator[str]:
     return (".".join(parts[: n + 1]) for n in range(len(parts)))
 
 
-def _without_match(knob: str, pattern: str, network: nn.Module) -> Fault:
+def _without_match(knob: str, pattern: str, network: nn.Module) -> UserError:
     parts = ", ".join(f"{name}*" for name, child in network.named_children() if any(True for _ in child.parameters()))
-    return UsageFault(
+    return UsageError(
         "BAD_VALUE",
         knob,
         f"{pattern!r}, which matches no parameter of this {type(network).__name__} that is left to learn",

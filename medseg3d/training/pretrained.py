@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from medseg3d.bundle_folders import bundle_folder, bundle_names, shipped_weights, source_folder
-from medseg3d.faults import Fault, UsageFault
+from medseg3d.errors import UsageError, UserError
 from medseg3d.files.atomic import atomic_write
 from medseg3d.files.tensors import read_tensors, read_tensors_and_sum, state_of_network
 from medseg3d.inference.weights import Fit, fit_of
@@ -47,7 +47,7 @@ def with_pretrained_encoder(
             warns.
 
     Raises:
-        Fault: PRETRAINED, or as `find_weights` and `medseg3d.files.tensors.read_tensors`.
+        UserError: PRETRAINED, or as `find_weights` and `medseg3d.files.tensors.read_tensors`.
     """
     if weights is None:
         if init_from is None:
@@ -88,8 +88,8 @@ def with_initial_weights(
         device: where the network goes.
 
     Raises:
-        Fault: as `find_initial_weights`, `medseg3d.files.tensors.read_tensors` and `freeze_parameters`; CHECKPOINT if
-            less than 10 % of the network's kernels and matrices are in the file: it is another network's.
+        UserError: as `find_initial_weights`, `medseg3d.files.tensors.read_tensors` and `freeze_parameters`; CHECKPOINT
+            if less than 10 % of the network's kernels and matrices are in the file: it is another network's.
     """
     if init_from is not None:
         path = find_initial_weights(init_from)
@@ -110,19 +110,19 @@ def find_initial_weights(init_from: str | Path) -> Path:
     """The file of weights that a path or a bundle's name stands for: the bundle's shipped ones.
 
     Raises:
-        Fault: MISSING_WEIGHTS: neither a file nor a bundle with weights.
+        UserError: MISSING_WEIGHTS: neither a file nor a bundle with weights.
     """
     path = Path(init_from).expanduser()
     if path.is_file():
         return path
     try:
         shipped = shipped_weights(bundle_folder(path))
-    except UsageFault:
+    except UsageError:
         shipped = None
     if shipped is not None:
         return shipped.file
     ships = ", ".join(name for name in bundle_names() if shipped_weights(source_folder(name)))
-    raise Fault(
+    raise UserError(
         "MISSING_WEIGHTS",
         init_from,
         "neither a file nor a bundle with weights",
@@ -167,7 +167,7 @@ def _check_share(network: nn.Module, fit: Fit, path: Path) -> None:
     kernels = [name for name, value in network.state_dict().items() if value.ndim > 1]
     filled = len(set(kernels) & set(fit.fitting))
     if filled < LEAST_LOADED * len(kernels):
-        raise Fault(
+        raise UserError(
             "CHECKPOINT",
             path,
             f"{filled} of the {len(kernels)} kernels and matrices of this {type(network).__name__} in it; {fit}",
@@ -203,14 +203,14 @@ def find_weights(weights: str | Path) -> Path:
         weights: a path, or a name without a folder.
 
     Raises:
-        Fault: MISSING_WEIGHTS: no such file, and in that folder none of the name or several.
+        UserError: MISSING_WEIGHTS: no such file, and in that folder none of the name or several.
     """
     path = Path(weights).expanduser()
     if path.is_file():
         return path
     remedy = "name a file of ImageNet weights with --pretrained, or leave it out to train from scratch"
     if path.name != str(weights):
-        raise Fault("MISSING_WEIGHTS", path.absolute(), "no such file", "ImageNet weights", remedy)
+        raise UserError("MISSING_WEIGHTS", path.absolute(), "no such file", "ImageNet weights", remedy)
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     there = sorted(file for file in folder.glob("*") if file.suffix in SUFFIXES)
     exact = [file for file in there if path.name in (file.name, file.stem)]
@@ -218,7 +218,7 @@ def find_weights(weights: str | Path) -> Path:
     if len(found) == 1:
         return found[0]
     names = ", ".join(file.name for file in found or there) or "no weights"
-    raise Fault(
+    raise UserError(
         "MISSING_WEIGHTS",
         path,
         f"no such file here, and {len(found)} of that name among those in {folder}: {names}",

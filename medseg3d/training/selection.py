@@ -47,6 +47,6 @@ def kept_model(
         selection: `best` or `last`.
 
     Raises:
-        Fault: `BAD_VALUE` for another selection.
+        UserError: `BAD_VALUE` for another selection.
     """
     return choice("selection", selection, SELECTIONS)(network, model_file, metric_name)

@@ -17,7 +17,7 @@ from monai.handlers import MLFlowHandler
 from monai.utils.enums import CommonKeys as Keys
 from torch.nn.parallel import DistributedDataParallel
 
-from medseg3d.faults import Fault, UsageFault
+from medseg3d.errors import UsageError, UserError
 from medseg3d.knobs import as_flag
 from medseg3d.networks.compiling import compile_network
 from medseg3d.networks.memory_format import channels_last, contiguous_group_norms
@@ -76,7 +76,7 @@ class SegmentationTrainer(SupervisedTrainer):
         trackers: MONAI's handlers of MLflow runs that this training is logged to.
 
     Raises:
-        Fault: `BAD_VALUE` where the epochs end out of turn; from `run`, `BATCH_PART` as `part_of_batch` has it,
+        UserError: `BAD_VALUE` where the epochs end out of turn; from `run`, `BATCH_PART` as `part_of_batch` has it,
             `LOSS_NOT_FINITE`, and `ENGINE` where compiled code is wrong.
     """
 
@@ -236,12 +236,12 @@ class SegmentationTrainer(SupervisedTrainer):
         loss = objective.loss(heads[0] if len(heads) == 1 else heads, targets) * (len(inputs) / batch)
         if not loss.requires_grad:
             found = f"all that the objective {objective.name or 'of the training'} could move"
-            raise UsageFault("BAD_VALUE", "--freeze", found, "some parameters that learn", "freeze fewer parts")
+            raise UsageError("BAD_VALUE", "--freeze", found, "some parameters that learn", "freeze fewer parts")
         engine.scaler.scale(loss).backward()
         return heads[0].detach(), loss.detach()
 
     def _count(self, skipped: bool, loss: float, norm: float) -> None:
-        """Count and log a skipped step; a `Fault` where there are too many in a row."""
+        """Count and log a skipped step; a `UserError` where there are too many in a row."""
         if not skipped:
             self.skipped_in_row = 0
             return
@@ -255,8 +255,8 @@ class SegmentationTrainer(SupervisedTrainer):
         if self.skipped_in_row > self.max_skipped_steps:
             raise self._not_finite(f"no more than --max_skipped_steps {self.max_skipped_steps}")
 
-    def _not_finite(self, wanted: str) -> Fault:
-        return Fault(
+    def _not_finite(self, wanted: str) -> UserError:
+        return UserError(
             "LOSS_NOT_FINITE",
             f"iteration {self.state.iteration}",
             f"{self.skipped_in_row} steps in a row without a finite loss and gradient",
@@ -304,7 +304,8 @@ class Handlers:
 
 @contextmanager
 def part_of_batch(part: int, batch: int, at_a_time: int) -> Iterator[None]:
-    """While a part of a batch goes through a network in training: a `Fault` where BatchNorm has one value of a channel.
+    """While a part of a batch goes through a network in training: `UserError` where BatchNorm has one value of a
+    channel.
 
     A map that is pooled over the picture, as in DeepLabv3+, has one value of each channel for every picture, and a
     single picture no variance of them.
@@ -315,7 +316,7 @@ def part_of_batch(part: int, batch: int, at_a_time: int) -> Iterator[None]:
         at_a_time: the `micro_batch_size` that made the part, 0 for none.
 
     Raises:
-        Fault: `BATCH_PART`.
+        UserError: `BATCH_PART`.
     """
     try:
         yield
@@ -323,7 +324,7 @@ def part_of_batch(part: int, batch: int, at_a_time: int) -> Iterator[None]:
         if "more than 1 value per channel" not in str(error):
             raise
         whole = part == batch
-        raise Fault(
+        raise UserError(
             "BATCH_PART",
             f"--batch_size {batch}" if whole else f"--micro_batch_size {at_a_time}",
             f"{part} at a time of a batch of {batch}: {error}",

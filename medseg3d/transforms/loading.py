@@ -45,7 +45,8 @@ class LoadVolumed(MapTransform):
         allow_missing_keys: pass over keys that an item lacks.
 
     Raises:
-        Fault: as `read_volume`; PAIR_GEOMETRY, LABEL_SET. MONAI's Compose wraps it: see `medseg3d.faults.find_fault`.
+        UserError: as `read_volume`; PAIR_GEOMETRY, LABEL_SET. MONAI's Compose wraps it: see
+            `medseg3d.errors.find_user_error`.
     """
 
     def __init__(
@@ -106,8 +107,8 @@ class LoadPictured(MapTransform):
         allow_missing_keys: pass over keys that an item lacks.
 
     Raises:
-        Fault: as `read_picture` and `read_picture_mask`; PAIR_GEOMETRY. MONAI's Compose wraps it: see
-            `medseg3d.faults.find_fault`.
+        UserError: as `read_picture` and `read_picture_mask`; PAIR_GEOMETRY. MONAI's Compose wraps it: see
+            `medseg3d.errors.find_user_error`.
     """
 
     def __init__(

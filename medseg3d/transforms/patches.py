@@ -10,7 +10,7 @@ import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform, SpatialPadd
 
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 
 SMALLEST_FILL = 0.25
 """Part of the patch, along each axis, that a volume has to fill; MSD pancreas scans of 37 slices fill 0.48."""
@@ -54,7 +54,7 @@ class PadToPatchd(MapTransform):
         roi_size: voxels of the patch.
 
     Raises:
-        Fault: `PATCH_SIZE`, naming the file of the first key.
+        UserError: `PATCH_SIZE`, naming the file of the first key.
     """
 
     def __init__(self, keys: KeysCollection, roi_size: Sequence[int]) -> None:
@@ -70,7 +70,7 @@ class PadToPatchd(MapTransform):
 
 
 def check_patch_fill(shape: Sequence[int], roi_size: Sequence[int], path: str | Path) -> None:
-    """Raise `Fault` `PATCH_SIZE` if a volume fills less than a quarter of the patch along an axis.
+    """Raise `UserError` `PATCH_SIZE` if a volume fills less than a quarter of the patch along an axis.
 
     Args:
         shape: voxels of the resampled volume along R, A, S.
@@ -81,7 +81,7 @@ def check_patch_fill(shape: Sequence[int], roi_size: Sequence[int], path: str | 
         >>> check_patch_fill((200, 200, 46), (96, 96, 96), "ct.nii.gz")
     """
     if any(size < SMALLEST_FILL * wanted for size, wanted in zip(shape, roi_size, strict=True)):
-        raise Fault(
+        raise UserError(
             "PATCH_SIZE",
             path,
             f"{'x'.join(map(str, shape))} voxels on the resampled grid",

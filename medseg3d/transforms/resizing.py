@@ -16,7 +16,7 @@ from monai.networks.layers.convutils import gaussian_1d
 from monai.transforms import MapTransform
 from monai.transforms.utils import scale_affine
 
-from medseg3d.faults import UsageFault
+from medseg3d.errors import UsageError
 
 
 class ResizePictured(MapTransform):
@@ -85,7 +85,7 @@ class FitSlicesd(MapTransform):
         field_of_view_mm: shortest and longest of the longer side that are resized to it.
 
     Raises:
-        Fault: BAD_VALUE for bounds that are none.
+        UserError: BAD_VALUE for bounds that are none.
 
     Example:
         512 pixels of 0.8 mm are within the bounds, 250 of 0.8 mm are not: they are taken for a part of 320 mm.
@@ -100,7 +100,7 @@ class FitSlicesd(MapTransform):
         super().__init__(keys)
         least, most = field_of_view_mm
         if not 0 < least <= most:
-            raise UsageFault(
+            raise UsageError(
                 "BAD_VALUE", "--field_of_view_mm", str(list(field_of_view_mm)), "[shortest, longest] in mm"
             )
         self.picture_size = picture_size

@@ -11,7 +11,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.transforms.axis_maps import axis_maps, interpolate, slabs
 
 # resampling rounds the shape, so original voxels lie up to half a voxel beyond the network's grid
@@ -28,13 +28,13 @@ class LogitsToLabelsd(MapTransform):
 
     Args:
         keys: the logits.
-        image_key: the image, whose file a fault names.
-        fault_key: where to put a `Fault`, beside labels of background, instead of raising it: for a validation that
+        image_key: the image, whose file an error names.
+        error_key: where to put a `UserError`, beside labels of background, instead of raising it: for a validation that
             must not end a training. None to raise.
         allow_missing_keys: pass over keys that an item lacks.
 
     Raises:
-        Fault: `NON_FINITE`: a logit is NaN, infinite or about to overflow (2 ** 64).
+        UserError: `NON_FINITE`: a logit is NaN, infinite or about to overflow (2 ** 64).
 
     Example:
         >>> LogitsToLabelsd("pred")({"pred": torch.tensor([[-1.0, 0.0, 0.1]])})["pred"].tolist()
@@ -47,12 +47,12 @@ class LogitsToLabelsd(MapTransform):
         self,
         keys: KeysCollection,
         image_key: str = "image",
-        fault_key: str | None = None,
+        error_key: str | None = None,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.image_key = image_key
-        self.fault_key = fault_key
+        self.error_key = error_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """The item with labels in place of logits."""
@@ -62,10 +62,10 @@ class LogitsToLabelsd(MapTransform):
             labels = logits > 0 if len(logits) == 1 else logits.argmax(0, keepdim=True)
             try:
                 _refuse_non_finite(logits, item, self.image_key)
-            except Fault as fault:
-                if self.fault_key is None:
+            except UserError as error:
+                if self.error_key is None:
                     raise
-                item[self.fault_key] = fault
+                item[self.error_key] = error
                 labels = torch.zeros_like(labels)
             item[key] = labels.to(torch.uint8)
         return item
@@ -97,7 +97,7 @@ class InvertToOriginald(MapTransform):
         allow_missing_keys: pass over keys that an item lacks.
 
     Raises:
-        Fault: `NON_FINITE`: a logit is NaN, infinite or about to overflow (2 ** 64), and no mask comes of it.
+        UserError: `NON_FINITE`: a logit is NaN, infinite or about to overflow (2 ** 64), and no mask comes of it.
         ValueError: the two grids do not fit together; more than two classes and a threshold other than 0.5.
     """
 
@@ -212,7 +212,7 @@ def _refuse_non_finite(logits: torch.Tensor, item: Mapping[Hashable, Any], image
     if smallest > -_LARGEST_LOGIT and largest < _LARGEST_LOGIT:
         return
     strange = logits.numel() - int((logits.abs() < _LARGEST_LOGIT).sum())
-    raise Fault(
+    raise UserError(
         "NON_FINITE",
         str(getattr(item.get(image_key), "meta", {}).get("filename_or_obj") or item.get("case", "an image")),
         f"{strange} of {logits.numel()} logits that are NaN, infinite or overflowing",

@@ -60,7 +60,7 @@ class SaveMaskd(Saved):
         allow_missing_keys: pass over an item that lacks it.
 
     Raises:
-        Fault: NO_SPACE, NOT_WRITABLE.
+        UserError: NO_SPACE, NOT_WRITABLE.
     """
 
     path_key, sum_key = "mask_file", "mask_sha256"
@@ -83,7 +83,7 @@ class SavePictureMaskd(Saved):
 
     Raises:
         ValueError: more than one class of foreground, which a picture of black and white cannot hold.
-        Fault: NO_SPACE, NOT_WRITABLE.
+        UserError: NO_SPACE, NOT_WRITABLE.
     """
 
     path_key, sum_key = "mask_file", "mask_sha256"
@@ -104,7 +104,7 @@ class SaveOverlayd(Saved):
         upright: as `LoadPictured` had it.
 
     Raises:
-        Fault: NO_SPACE, NOT_WRITABLE.
+        UserError: NO_SPACE, NOT_WRITABLE.
     """
 
     path_key, sum_key = "overlay_file", "overlay_sha256"
@@ -134,7 +134,7 @@ class SaveProbabilityd(Saved):
         allow_missing_keys: pass over an item that lacks it.
 
     Raises:
-        Fault: NO_SPACE, NOT_WRITABLE.
+        UserError: NO_SPACE, NOT_WRITABLE.
     """
 
     path_key, sum_key = "prob_file", "prob_sha256"

@@ -29,7 +29,7 @@ def picture_page(picture: Path, masks: Mapping[str, Path], class_names: Sequence
         class_names: the name of what the masks show.
 
     Raises:
-        Fault: as `medseg3d.pictures.reading.read_picture`; PAIR_GEOMETRY; LABEL_SET.
+        UserError: as `medseg3d.pictures.reading.read_picture`; PAIR_GEOMETRY; LABEL_SET.
     """
     pixels = read_picture(picture)
     height, width = pixels.shape[:2]

@@ -15,7 +15,7 @@ from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from medseg3d.faults import UsageFault
+from medseg3d.errors import UsageError
 
 LOOPBACK = "127.0.0.1"
 
@@ -43,12 +43,12 @@ class PageServer:
         port: 0 for one that is free.
 
     Raises:
-        Fault: PORT_TAKEN; BAD_VALUE for what is no port.
+        UserError: PORT_TAKEN; BAD_VALUE for what is no port.
     """
 
     def __init__(self, files: Mapping[str, bytes], port: int = 0) -> None:
         if not 0 <= port <= 65535:
-            raise UsageFault("BAD_VALUE", "--port", str(port), "a port from 1 to 65535, or 0 for a free one")
+            raise UsageError("BAD_VALUE", "--port", str(port), "a port from 1 to 65535, or 0 for a free one")
         word = secrets.token_urlsafe(16)
         pages = {f"/{word}/{name}": content for name, content in files.items()}
         pages[f"/{word}/"] = files["index.html"]
@@ -58,7 +58,7 @@ class PageServer:
             if error.errno not in (errno.EADDRINUSE, errno.EACCES):
                 raise
             found = "another program has it" if error.errno == errno.EADDRINUSE else "not for this user"
-            raise UsageFault(
+            raise UsageError(
                 "PORT_TAKEN", f"--port {port}", found, "a free port", "choose another, or leave it out"
             ) from error
         self._server.daemon_threads = True

@@ -8,7 +8,7 @@ import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 
-from medseg3d.faults import UsageFault
+from medseg3d.errors import UsageError
 from medseg3d.files.atomic import atomic_write, make_folder
 from medseg3d.knobs import split_name
 from medseg3d.pictures.reading import PICTURE_SUFFIXES
@@ -77,7 +77,7 @@ def view(
         open_browser: None for yes, but in a notebook, where the page is shown below the cell.
 
     Raises:
-        Fault: as `medseg3d.viewer.volumes.volume_page` or `medseg3d.viewer.pictures.picture_page`; PORT_TAKEN.
+        UserError: as `medseg3d.viewer.volumes.volume_page` or `medseg3d.viewer.pictures.picture_page`; PORT_TAKEN.
 
     Example:
         >>> import tempfile
@@ -104,11 +104,11 @@ def write_page(
     """Write the page as a folder that any web server can serve, with the voxels in it, and return its index.html.
 
     Raises:
-        Fault: as `view`; NOT_WRITABLE, NO_SPACE, NOT_EMPTY.
+        UserError: as `view`; NOT_WRITABLE, NO_SPACE, NOT_EMPTY.
     """
     folder = Path(folder)
     if folder.is_dir() and any(folder.iterdir()):
-        raise UsageFault("NOT_EMPTY", folder, "files in it", "a new or empty folder", "name another one")
+        raise UsageError("NOT_EMPTY", folder, "files in it", "a new or empty folder", "name another one")
     files = page_files(scan, masks, class_names, series)
     make_folder(folder)
     for name, content in files.items():
@@ -127,11 +127,11 @@ def page_files(
         name, path = split_name(each)
         name = name or volume_stem(path.name).removesuffix(path.suffix)
         if name in named:
-            raise UsageFault("NAME_COLLISION", name, "the name of two masks", "a name for each", "NAME=FILE gives one")
+            raise UsageError("NAME_COLLISION", name, "the name of two masks", "a name for each", "NAME=FILE gives one")
         named[name] = path
     for path in (scan, *named.values()):
         if not path.exists():
-            raise UsageFault("MISSING_FILE", path, "no such file", "a scan, a picture or a mask", "correct the path")
+            raise UsageError("MISSING_FILE", path, "no such file", "a scan, a picture or a mask", "correct the path")
     if scan.is_file() and scan.name.lower().endswith(PICTURE_SUFFIXES):
         own = picture_page(scan, named, class_names)
     else:

@@ -39,7 +39,7 @@ def volume_page(
         series: of DICOM, the number or UID of the series.
 
     Raises:
-        Fault: as `medseg3d.volumes.reading.read_volume` or `medseg3d.dicom.series.read_series`; PAIR_GEOMETRY;
+        UserError: as `medseg3d.volumes.reading.read_volume` or `medseg3d.dicom.series.read_series`; PAIR_GEOMETRY;
             LABEL_SET.
     """
     array, header = _read_scan(scan, series)

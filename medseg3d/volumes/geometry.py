@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.volumes.grids import in_mm
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -34,13 +34,13 @@ def checked_affine(
         unit: that of the numbers by the header, where it is not the millimetre.
 
     Raises:
-        Fault: GEOMETRY (singular, not finite, sheared), SPACING_RANGE.
+        UserError: GEOMETRY (singular, not finite, sheared), SPACING_RANGE.
     """
     spacing = _spacing(path, affine, where, unit)
     direction = affine[:3, :3] / spacing
     cosine = float(np.abs(direction.T @ direction - np.eye(3)).max())
     if cosine > _SHEARED:
-        raise Fault(
+        raise UserError(
             "GEOMETRY",
             path,
             f"sheared axes in the {where} (cosine {cosine:.2g} between two of them)",
@@ -58,7 +58,7 @@ def _spacing(path: Path, affine: np.ndarray, where: str, unit: str | None) -> np
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     volume = abs(np.linalg.det(affine[:3, :3])) if np.isfinite(affine).all() else np.nan
     if not volume > 1e-6 * np.prod(spacing):  # also when NaN
-        raise Fault(
+        raise UserError(
             "GEOMETRY",
             path,
             f"an affine in the {where} that is {'not finite' if np.isnan(volume) else 'singular'}",
@@ -66,7 +66,7 @@ def _spacing(path: Path, affine: np.ndarray, where: str, unit: str | None) -> np
             "export the image again, or repair its header",
         )
     if spacing.min() < SPACING_MM[0] or spacing.max() > SPACING_MM[1]:
-        raise Fault(
+        raise UserError(
             "SPACING_RANGE",
             path,
             f"voxels of {in_mm(spacing)}" + (f" by the numbers, whose unit is the {unit}" if unit else ""),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import nibabel as nib
 import numpy as np
 
-from medseg3d.faults import Fault, UsageFault
+from medseg3d.errors import UsageError, UserError
 
 if TYPE_CHECKING:
     from medseg3d.volumes.header import VolumeHeader
@@ -78,11 +78,11 @@ def check_pair(
         A PAIR_GEOMETRY warning, if the grids differ by more than the rounding of a header but are taken for one.
 
     Raises:
-        Fault: PAIR_GEOMETRY, saying both shapes, or where both put the corner that is farthest off.
-        Fault: BAD_VALUE for a tolerance that is no number from 0.
+        UserError: PAIR_GEOMETRY, saying both shapes, or where both put the corner that is farthest off.
+        UserError: BAD_VALUE for a tolerance that is no number from 0.
     """
     if not 0 <= tolerance < np.inf:
-        raise UsageFault("BAD_VALUE", "--grid_tolerance", f"{tolerance}", "a number of voxels from 0")
+        raise UsageError("BAD_VALUE", "--grid_tolerance", f"{tolerance}", "a number of voxels from 0")
     shift = grid_shift(image.shape, image.affine, label.affine)
     if image.shape == label.shape and shift.voxels <= tolerance:
         return (f"PAIR_GEOMETRY: a corner lies {shift} off; taken for the same grid",) if shift.voxels > _EQUAL else ()
@@ -91,7 +91,7 @@ def check_pair(
         found = f"{shift.corner} at {_place(label, shift.corner)}, {shift} off: {_axes(label)}"
         wanted = f"{_place(image, shift.corner)} within {tolerance:g} voxels: {_axes(image)}"
         or_else = ", or raise --grid_tolerance where the difference is harmless"
-    raise Fault("PAIR_GEOMETRY", label.path, found, f"that of {whose} {image.path}: {wanted}", remedy + or_else)
+    raise UserError("PAIR_GEOMETRY", label.path, found, f"that of {whose} {image.path}: {wanted}", remedy + or_else)
 
 
 def in_mm(sizes: Any) -> str:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,13 @@ def three_axes(path: Path, sizes: Sequence[int]) -> tuple[int, int, int]:
     """The sizes of the axes of one volume; those of size 1 behind the third are dropped.
 
     Raises:
-        Fault: DIMENSIONS.
+        UserError: DIMENSIONS.
     """
     kept = list(sizes)
     while len(kept) > 3 and kept[-1] == 1:
         kept.pop()
     if len(kept) != 3 or min(kept) < 2:
-        raise Fault(
+        raise UserError(
             "DIMENSIONS",
             path,
             f"{len(kept)} axes of sizes {' x '.join(map(str, kept))}",

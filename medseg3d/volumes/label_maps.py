@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 
 if TYPE_CHECKING:
     from medseg3d.volumes.header import VolumeHeader
@@ -28,7 +28,7 @@ def check_labels(
         header: the file's, for the message.
 
     Raises:
-        Fault: LABEL_SET, naming the values found.
+        UserError: LABEL_SET, naming the values found.
 
     Example:
         >>> check_labels(np.array([0.0, 1.0, 1.0]), (0, 1), "label.nii.gz")
@@ -50,7 +50,7 @@ def check_labels(
     legal = integer & allowed[np.where(integer, found, 0).astype(np.uint8)]
     strange = found[~legal]
     values = ", ".join(f"{value:g}" for value in strange[:8]) + (", ..." if len(strange) > 8 else "")
-    raise Fault(
+    raise UserError(
         "LABEL_SET",
         path,
         f"the values {values}{stored_scaled(header)}",

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.files.stream import ZLIB, ByteStream
 from medseg3d.volumes.geometry import LPS_TO_RAS
 from medseg3d.volumes.header import VolumeHeader, Voxels, three_axes
 from medseg3d.volumes.text_header import (
     data_file,
-    header_fault,
+    header_error,
     header_lines,
     lps_columns,
     numbers,
@@ -43,7 +43,7 @@ def parsed_metaimage(path: Path, stream: ByteStream) -> tuple[VolumeHeader, Voxe
     """The checked header and where the voxels are; the stream stands right behind the header."""
     fields = _fields(header_lines(path, stream))
     if fields.get("ObjectType", "Image") != "Image":
-        raise header_fault(path, f"an object of type {fields['ObjectType'][:40]!r}", "an Image")
+        raise header_error(path, f"an object of type {fields['ObjectType'][:40]!r}", "an Image")
     dimension = whole_numbers(path, fields, "NDims", 1)[0]
     shape = three_axes(path, whole_numbers(path, fields, "DimSize", dimension))
     lps = np.eye(4)
@@ -90,22 +90,22 @@ def _dtype(path: Path, fields: Mapping[str, str]) -> np.dtype:
     kind, channels = fields.get("ElementType", ""), fields.get("ElementNumberOfChannels", "1")
     if channels != "1" or kind.endswith("_ARRAY"):
         found = f"voxels of {channels[:8]} channels ({kind[:40]})"
-        raise Fault("DTYPE", path, found, "one real number per voxel, up to 64 bits", "convert the image")
+        raise UserError("DTYPE", path, found, "one real number per voxel, up to 64 bits", "convert the image")
     if kind not in _TYPES:
-        raise header_fault(path, f"the type {kind[:40]!r}", "a type MetaImage has")
+        raise header_error(path, f"the type {kind[:40]!r}", "a type MetaImage has")
     is_big = fields.get("BinaryDataByteOrderMSB", "False").lower() == "true"
     return np.dtype(_TYPES[kind]).newbyteorder(">" if is_big else "<")
 
 
 def _voxels(path: Path, fields: Mapping[str, str], stream: ByteStream) -> Voxels:
     if fields.get("BinaryData", "False").lower() != "true":
-        raise header_fault(path, "voxels written as text", "BinaryData = True")
+        raise header_error(path, "voxels written as text", "BinaryData = True")
     for name, identity in (("ElementToIntensityFunctionSlope", 1), ("ElementToIntensityFunctionOffset", 0)):
         if name in fields and numbers(path, fields, name, 1) != [identity]:
-            raise header_fault(path, f"{name} {fields[name][:40]}, which ITK does not apply", f"{identity}")
+            raise header_error(path, f"{name} {fields[name][:40]}, which ITK does not apply", f"{identity}")
     file = fields.get("ElementDataFile", "")
     if not file or file.upper().startswith("LIST") or "%" in file:
-        raise header_fault(path, f"ElementDataFile {file[:80]!r}", "LOCAL, or the one file that holds the voxels")
+        raise header_error(path, f"ElementDataFile {file[:80]!r}", "LOCAL, or the one file that holds the voxels")
     skip = whole_numbers(path, {"HeaderSize": "0", **fields}, "HeaderSize", 1, least=-1)[0]
     inside = file.upper() == "LOCAL"
     compressed = fields.get("CompressedData", "False").lower() == "true"

@@ -8,7 +8,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.files.stream import REWRITE
 from medseg3d.volumes.geometry import checked_affine
 from medseg3d.volumes.grids import GRID_TOLERANCE, grid_shift, in_mm
@@ -67,7 +67,7 @@ def repaired(
         other = "qform" if name == "sform" else "sform"
         apart = grid_shift(shape, raw.get_sform(), _qform(raw)).voxels
         if int(raw[f"{other}_code"]) not in nib.nifti1.xform_codes.value_set() - {0} or not apart <= GRID_TOLERANCE:
-            raise Fault("HEADER", path, f"the {name} code {code}", "a code from 0 to 5", REWRITE)
+            raise UserError("HEADER", path, f"the {name} code {code}", "a code from 0 to 5", REWRITE)
         whole[f"{name}_code"] = 0
         repairs.append(f"{name} code {code} is none; the {other}, which agrees, is used")
     qfac = float(raw["pixdim"][0])

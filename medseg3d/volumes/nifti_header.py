@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.spatialimages import HeaderDataError
 
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.files.stream import REWRITE, ByteStream, truncated
 from medseg3d.limits import VOXELS
 from medseg3d.volumes.header import VolumeHeader, Voxels, three_axes
@@ -46,7 +46,9 @@ def _decoded(path: Path, stream: ByteStream) -> nib.Nifti1Header:
     version = next((number for number, size in _HEADER_BYTES.items() if size in sizes), None)
     if version is None:
         found = _kind(head)
-        raise Fault("NOT_NIFTI", path, found, "a volume in NIfTI, NRRD or MetaImage", "download or convert it again")
+        raise UserError(
+            "NOT_NIFTI", path, found, "a volume in NIfTI, NRRD or MetaImage", "download or convert it again"
+        )
     head += stream.take(_HEADER_BYTES[version] - _HEADER_BYTES[1])
     if len(head) < _HEADER_BYTES[version]:
         raise truncated(path, len(head), _HEADER_BYTES[version])
@@ -54,11 +56,11 @@ def _decoded(path: Path, stream: ByteStream) -> nib.Nifti1Header:
     raw = (nib.Nifti1Header if version == 1 else nib.Nifti2Header)(head, order, check=False)
     magic = bytes(raw["magic"])
     if magic.startswith(b"ni"):
-        raise Fault(
+        raise UserError(
             "NOT_NIFTI", path, "the header of a two-file NIfTI (.hdr and .img)", "one .nii or .nii.gz", "convert it"
         )
     if not magic.startswith(b"n+"):
-        raise Fault("NOT_NIFTI", path, f"an Analyze header (magic {magic!r})", "a NIfTI file", "convert it")
+        raise UserError("NOT_NIFTI", path, f"an Analyze header (magic {magic!r})", "a NIfTI file", "convert it")
     return raw
 
 
@@ -79,7 +81,7 @@ def _kind(head: bytes) -> str:
 def _shape(path: Path, raw: nib.Nifti1Header) -> tuple[int, int, int]:
     dim = [int(size) for size in raw["dim"]]
     if not 1 <= dim[0] <= 7 or min(dim[1 : dim[0] + 1]) < 1:
-        raise Fault("HEADER", path, f"the dimensions {dim}", "a count from 1 to 7, then positive sizes", REWRITE)
+        raise UserError("HEADER", path, f"the dimensions {dim}", "a count from 1 to 7, then positive sizes", REWRITE)
     return three_axes(path, dim[1 : dim[0] + 1])
 
 
@@ -87,12 +89,14 @@ def _dtype(path: Path, raw: nib.Nifti1Header) -> np.dtype:
     try:
         dtype = raw.get_data_dtype()
     except (HeaderDataError, KeyError):
-        raise Fault(
+        raise UserError(
             "HEADER", path, f"the unknown data type {int(raw['datatype'])}", "a type NIfTI has", REWRITE
         ) from None
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
         name = {"c": "complex", "V": "RGB or binary"}.get(dtype.kind, str(dtype))
-        raise Fault("DTYPE", path, f"{name} voxels", "one real number per voxel, up to 64 bits", "convert the image")
+        raise UserError(
+            "DTYPE", path, f"{name} voxels", "one real number per voxel, up to 64 bits", "convert the image"
+        )
     return np.dtype(dtype.str)
 
 
@@ -100,7 +104,7 @@ def _offset(path: Path, raw: nib.Nifti1Header, stream: ByteStream) -> int:
     least = raw.single_vox_offset
     offset = float(raw["vox_offset"]) or least  # 0 is what nibabel and others leave in place of the least
     if not least <= offset <= min(stream.most_bytes, _MAX_OFFSET) or offset != int(offset):
-        raise Fault("HEADER", path, f"voxels starting at byte {offset:g}", f"a whole number from {least}", REWRITE)
+        raise UserError("HEADER", path, f"voxels starting at byte {offset:g}", f"a whole number from {least}", REWRITE)
     return int(offset)
 
 
@@ -108,5 +112,5 @@ def _scaling(path: Path, raw: nib.Nifti1Header) -> tuple[float, float]:
     try:
         slope, intercept = raw.get_slope_inter()  # None, None: slope 0 or NaN asks for no scaling
     except HeaderDataError as error:
-        raise Fault("HEADER", path, str(error), "a finite slope and intercept", REWRITE) from None
+        raise UserError("HEADER", path, str(error), "a finite slope and intercept", REWRITE) from None
     return (1.0, 0.0) if slope is None else (float(slope), float(intercept))

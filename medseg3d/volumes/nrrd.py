@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.files.folders import harmless
 from medseg3d.files.stream import GZIP, ByteStream
 from medseg3d.volumes.geometry import LPS_TO_RAS
 from medseg3d.volumes.header import VolumeHeader, Voxels, three_axes
 from medseg3d.volumes.text_header import (
     data_file,
-    header_fault,
+    header_error,
     header_lines,
     lps_columns,
     numbers,
@@ -93,11 +93,11 @@ def _placed(
     """The affine to LPS mm, and what is odd about it."""
     space = fields.get("space", "").lower()
     if space.endswith("-time"):
-        raise header_fault(path, f"the space {space}", "one without time")
+        raise header_error(path, f"the space {space}", "one without time")
     lps = np.eye(4)
     if vectors is None:
         if space or "axis mins" in fields:
-            raise header_fault(path, "no space directions", "a direction for each axis")
+            raise header_error(path, "no space directions", "a direction for each axis")
         lps[:3, :3] = np.diag(numbers(path, fields, "spacings", dimension)[:3])
     else:
         origin = _vectors(path, fields, "space origin", 1) or [[0.0, 0.0, 0.0]]
@@ -105,7 +105,7 @@ def _placed(
             found = (
                 f"space directions {fields['space directions'][:80]!r}, origin {fields.get('space origin', '')[:40]!r}"
             )
-            raise header_fault(path, found, "three numbers each")
+            raise header_error(path, found, "three numbers each")
         lps[:3, :3], lps[:3, 3] = np.transpose(vectors), origin[0]
     warnings = []
     if space not in _SPACES:
@@ -140,17 +140,19 @@ def _vectors(path: Path, fields: Mapping[str, str], name: str, count: int) -> li
     except ValueError:
         vectors = []
     if len(vectors) != count:
-        raise header_fault(path, f"{name} {fields[name][:80]!r}", f"{count} vectors of numbers")
+        raise header_error(path, f"{name} {fields[name][:80]!r}", f"{count} vectors of numbers")
     return vectors
 
 
 def _dtype(path: Path, fields: Mapping[str, str]) -> np.dtype:
     kind = fields.get("type", "").lower()
     if kind == "block":
-        raise Fault("DTYPE", path, "blocks of bytes", "one real number per voxel, up to 64 bits", "convert the image")
+        raise UserError(
+            "DTYPE", path, "blocks of bytes", "one real number per voxel, up to 64 bits", "convert the image"
+        )
     dtype, is_big = np.dtype(_TYPES.get(kind, "V")), _BIG_ENDIAN.get(fields.get("endian", "").lower())
     if dtype.kind == "V" or (is_big is None and dtype.itemsize > 1):
-        raise header_fault(
+        raise header_error(
             path, f"the type {kind!r}, endian {fields.get('endian')!r}", "a type NRRD has, and its order"
         )
     return dtype.newbyteorder(">" if is_big else "<")
@@ -159,15 +161,15 @@ def _dtype(path: Path, fields: Mapping[str, str]) -> np.dtype:
 def _voxels(path: Path, fields: Mapping[str, str], stream: ByteStream) -> Voxels:
     encoding = fields.get("encoding", "").lower()
     if encoding not in _ENCODINGS:
-        raise header_fault(path, f"the encoding {encoding[:40]!r}", f"one of {', '.join(_ENCODINGS)}")
+        raise header_error(path, f"the encoding {encoding[:40]!r}", f"one of {', '.join(_ENCODINGS)}")
     skip = whole_numbers(path, {"byte skip": "0", **fields}, "byte skip", 1, least=0 if _ENCODINGS[encoding] else -1)[0]
     if fields.get("line skip", "0") != "0":
-        raise header_fault(path, f"line skip {fields['line skip'][:40]!r}", "voxels behind a number of bytes")
+        raise header_error(path, f"line skip {fields['line skip'][:40]!r}", "voxels behind a number of bytes")
     file = fields.get("data file")
     if file is None:
         return Voxels(None, None if skip < 0 else stream.position + skip, _ENCODINGS[encoding])
     if file.upper().startswith("LIST") or "%" in file:
-        raise header_fault(path, f"voxels in several files ({file[:80]!r})", "one data file")
+        raise header_error(path, f"voxels in several files ({file[:80]!r})", "one data file")
     return Voxels(data_file(path, file), None if skip < 0 else skip, _ENCODINGS[encoding])
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.files.stream import GZIP, GZIP_MAGIC, ByteStream, opened, truncated
 from medseg3d.volumes.grids import in_mm
 from medseg3d.volumes.header import VolumeHeader, Voxels
@@ -39,9 +39,9 @@ def read_header(path: str | Path) -> VolumeHeader:
             is the content. The voxels of the latter two may lie in a file of their own, in the folder of the header.
 
     Raises:
-        Fault: MISSING_FILE, UNREADABLE, NOT_A_FILE (a pipe, a device), EMPTY, NOT_NIFTI, TRUNCATED, CHECKSUM, HEADER,
-            DTYPE, DIMENSIONS, TOO_LARGE (`medseg3d.limits.VOXELS`, before anything is decompressed or allocated),
-            GEOMETRY, SPACING_RANGE, PATH_ESCAPE (voxels in a file of another folder).
+        UserError: MISSING_FILE, UNREADABLE, NOT_A_FILE (a pipe, a device), EMPTY, NOT_NIFTI, TRUNCATED, CHECKSUM,
+            HEADER, DTYPE, DIMENSIONS, TOO_LARGE (`medseg3d.limits.VOXELS`, before anything is decompressed or
+            allocated), GEOMETRY, SPACING_RANGE, PATH_ESCAPE (voxels in a file of another folder).
 
     Example:
         >>> import tempfile
@@ -69,7 +69,7 @@ def read_volume(path: str | Path, check_hu: bool = False) -> tuple[np.ndarray, V
         for no scaling, float32 where it does; and the header, with `sha256`.
 
     Raises:
-        Fault: as `read_header`, and CHECKSUM, TRUNCATED, NON_FINITE.
+        UserError: as `read_header`, and CHECKSUM, TRUNCATED, NON_FINITE.
 
     Example:
         >>> import tempfile
@@ -101,7 +101,7 @@ def volume_files(path: str | Path) -> list[Path]:
     try:
         with opened(path, _A_VOLUME, "NOT_NIFTI") as file:
             voxels = _parsed(path, ByteStream(file, path))[1]
-    except Fault:
+    except UserError:
         return [path]
     return [path] if voxels.file is None else [path, voxels.file]
 
@@ -134,7 +134,7 @@ def _opened_at_voxels(path: Path) -> Iterator[tuple[VolumeHeader, ByteStream, in
 
 def _parsed(path: Path, stream: ByteStream) -> tuple[VolumeHeader, Voxels]:
     if stream.size == 0:
-        raise Fault("EMPTY", path, "0 bytes", _A_VOLUME, "copy the file again")
+        raise UserError("EMPTY", path, "0 bytes", _A_VOLUME, "copy the file again")
     if stream.starts_with(MAGIC):
         return parsed_nrrd(path, stream)
     if any(map(stream.starts_with, MAGICS)):
@@ -148,7 +148,7 @@ def _offset(stream: ByteStream, header: VolumeHeader, voxels: Voxels) -> int:
     """The byte of the first voxel, uncompressed; the stream is told where the last one ends.
 
     Raises:
-        Fault: TRUNCATED, where that is beyond what the file can hold.
+        UserError: TRUNCATED, where that is beyond what the file can hold.
     """
     size = math.prod(header.shape) * header.dtype.itemsize
     if voxels.window_bits:
@@ -180,7 +180,7 @@ def _finite_range(array: np.ndarray, path: Path) -> tuple[float, float]:
     largest = float(np.finfo(np.float32).max)
     if not (-largest <= low and high <= largest):
         strange = array.size - int(np.count_nonzero(np.abs(array) <= largest))
-        raise Fault(
+        raise UserError(
             "NON_FINITE",
             path,
             f"{strange} of {array.size} voxels that are NaN or infinite in float32",

@@ -7,7 +7,7 @@ from pathlib import Path, PureWindowsPath
 
 import numpy as np
 
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.files.stream import REWRITE, ByteStream
 from medseg3d.limits import VOXELS
 from medseg3d.volumes.geometry import LPS_TO_RAS, checked_affine
@@ -21,29 +21,29 @@ def header_lines(path: Path, stream: ByteStream) -> list[str]:
     """The lines of a header up to an empty one, to one that says where the voxels are, or to the end of the file.
 
     Raises:
-        Fault: HEADER, for a header without end.
+        UserError: HEADER, for a header without end.
     """
     lines, left = [], _MOST
     while line := stream.line(left).decode("utf-8", "replace"):
         lines.append(line)
         left -= len(line)
         if left <= 0:
-            raise header_fault(path, f"a header of {_MOST} bytes or more", "a line that ends it")
+            raise header_error(path, f"a header of {_MOST} bytes or more", "a line that ends it")
         if line.startswith("ElementDataFile"):
             break
     return lines
 
 
-def header_fault(path: Path, found: str, wanted: str) -> Fault:
+def header_error(path: Path, found: str, wanted: str) -> UserError:
     """The refusal of what a header says."""
-    return Fault("HEADER", path, found, wanted, REWRITE)
+    return UserError("HEADER", path, found, wanted, REWRITE)
 
 
 def numbers(path: Path, fields: Mapping[str, str], name: str, count: int) -> list[float]:
     """The numbers of a field, so many of them.
 
     Raises:
-        Fault: HEADER.
+        UserError: HEADER.
     """
     said = fields.get(name)
     try:
@@ -52,7 +52,7 @@ def numbers(path: Path, fields: Mapping[str, str], name: str, count: int) -> lis
         found = []
     if len(found) != count:
         wanted = f"{count} numbers for it" if count > 1 else "a number for it"
-        raise header_fault(path, f"no {name}" if said is None else f"{name} {said[:80]!r}", wanted)
+        raise header_error(path, f"no {name}" if said is None else f"{name} {said[:80]!r}", wanted)
     return found
 
 
@@ -60,11 +60,11 @@ def whole_numbers(path: Path, fields: Mapping[str, str], name: str, count: int, 
     """The whole numbers of a field, so many of them, none below `least`.
 
     Raises:
-        Fault: HEADER.
+        UserError: HEADER.
     """
     found = numbers(path, fields, name, count)
     if not all(least <= number < 2**63 and number == number // 1 for number in found):
-        raise header_fault(path, f"{name} {fields[name][:80]!r}", f"whole numbers from {least}")
+        raise header_error(path, f"{name} {fields[name][:80]!r}", f"whole numbers from {least}")
     return [int(number) for number in found]
 
 
@@ -72,13 +72,13 @@ def data_file(path: Path, name: str) -> Path:
     """The file of the voxels that a header names, in its folder or below it.
 
     Raises:
-        Fault: PATH_ESCAPE; HEADER for what can be no name.
+        UserError: PATH_ESCAPE; HEADER for what can be no name.
     """
     if not name.isprintable() or len(name) > _LONGEST_NAME:
-        raise header_fault(path, f"voxels in {name[:80]!r}", "the name of a file")
+        raise header_error(path, f"voxels in {name[:80]!r}", "the name of a file")
     named = PureWindowsPath(name)  # it knows both kinds of slashes
     if named.drive or named.root or ".." in named.parts or not named.name:
-        raise Fault(
+        raise UserError(
             "PATH_ESCAPE",
             path,
             f"voxels in {name[:80]!r}",
@@ -107,7 +107,7 @@ def text_header(
         warnings: what is odd so far.
 
     Raises:
-        Fault: TOO_LARGE, GEOMETRY, SPACING_RANGE.
+        UserError: TOO_LARGE, GEOMETRY, SPACING_RANGE.
     """
     VOXELS.check(path, shape)
     # in float32, as NIfTI has it, so that one scan in two formats is one scan to the last bit

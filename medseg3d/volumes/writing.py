@@ -37,7 +37,7 @@ def write_mask(
 
     Raises:
         ValueError: not a uint8 volume, or not of the shape of `geometry`.
-        Fault: NO_SPACE, NOT_WRITABLE, or CHECKSUM and the like when the disk does not give back what was written.
+        UserError: NO_SPACE, NOT_WRITABLE, or CHECKSUM and the like when the disk does not give back what was written.
 
     Example:
         >>> import tempfile
@@ -64,7 +64,7 @@ def write_probabilities(
 
     Raises:
         ValueError: not such a volume, or not of the shape of `geometry`.
-        Fault: as `write_mask`.
+        UserError: as `write_mask`.
     """
     if prob.dtype != np.float32 or prob.ndim != 3 or not np.all((prob >= 0) & (prob <= 1)):
         raise ValueError(f"prob must be a float32 array of 3 axes in [0, 1], found {prob.dtype} of {prob.ndim}")

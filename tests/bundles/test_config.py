@@ -68,7 +68,7 @@ def test_no_validation_takes_logits_that_are_not_finite_for_a_mask(path):
     assert config["validate"]["evaluator"]["component"]["postprocessing"] == {
         "_target_": "medseg3d.transforms.LogitsToLabelsd",
         "keys": "pred",
-        "fault_key": "fault",
+        "error_key": "error",
     }
     assert config["train"]["trainer"]["component"]["max_skipped_steps"] == "@max_skipped_steps"
 

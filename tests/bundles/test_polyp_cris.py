@@ -25,8 +25,8 @@ from PIL import Image
 
 from medseg3d.cli import main
 from medseg3d.data.splits import PARTS, read_split
+from medseg3d.errors import find_user_error
 from medseg3d.evaluation.files import SCORES_CSV, read_summary
-from medseg3d.faults import find_fault
 from medseg3d.training import Objective
 
 STRATEGIES = ("backbone", "fcn", "crf", "cris")
@@ -138,7 +138,7 @@ def test_turns_by_the_step_may_end_anywhere(pictures, tmp_path):
 def test_an_end_in_the_backbones_turn_is_refused_before_anything_is_trained(pictures, tmp_path):
     with pytest.raises(Exception) as error:  # noqa: PT011 -- MONAI wraps it
         trained(tmp_path, pictures, epochs=3)
-    assert str(find_fault(error.value)).startswith("BAD_VALUE --epochs 3: ")
+    assert str(find_user_error(error.value)).startswith("BAD_VALUE --epochs 3: ")
     assert not (tmp_path / "checkpoints").exists()
 
 
@@ -157,7 +157,7 @@ def test_the_check_finds_an_end_in_the_backbones_turn(pictures, tmp_path, capsys
 def test_an_unknown_choice_is_refused_with_those_there_are(knob, known):
     with pytest.raises(Exception) as error:  # noqa: PT011 -- MONAI wraps it
         train_json(**{knob: "pspnet"})("network_def")
-    assert str(find_fault(error.value)) == f"BAD_VALUE --{knob}: 'pspnet', expected one of {known}"
+    assert str(find_user_error(error.value)) == f"BAD_VALUE --{knob}: 'pspnet', expected one of {known}"
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from medseg3d.bundle import read_config
 from medseg3d.cli import main
 from medseg3d.data.splits import read_split
+from medseg3d.errors import UserError, find_user_error
 from medseg3d.evaluation.files import SCORES_CSV, SLICES_CSV, read_curve, read_files, read_summary
-from medseg3d.faults import Fault, find_fault
 from medseg3d.networks import SegResNetNL
 
 TRAIN = ("training", "--config_file", "bundles/pancreas_nl/train.json")
@@ -37,13 +37,13 @@ def run(run_id: str, config: str, **options: object) -> None:
     run_bundle("pancreas_nl", run_id, config, **plain)
 
 
-def refused(run_id: str, config: str, **options: object) -> Fault:
-    """The fault that such a run ends with."""
+def refused(run_id: str, config: str, **options: object) -> UserError:
+    """The error that such a run ends with."""
     try:
         run(run_id, config, **options)
     except Exception as error:
-        if fault := find_fault(error):
-            return fault
+        if user_error := find_user_error(error):
+            return user_error
         raise
     raise AssertionError("the run came to its end")
 
@@ -149,9 +149,9 @@ class TestPrecision:
 
 def test_no_mask_is_made_of_logits_that_are_not_finite(trained, small_knobs, phantom_dir, tmp_path, capsys):
     model_file = overflowing(trained / "model.pt", tmp_path)
-    fault = refused("evaluating", "evaluate", **small_knobs, output_dir=tmp_path / "run", model_file=model_file)
+    error = refused("evaluating", "evaluate", **small_knobs, output_dir=tmp_path / "run", model_file=model_file)
     (case,) = read_split(small_knobs["split_file"]).test
-    assert str(fault).startswith(f"NON_FINITE {phantom_dir / 'imagesTr' / case}.nii.gz: ")
+    assert str(error).startswith(f"NON_FINITE {phantom_dir / 'imagesTr' / case}.nii.gz: ")
     assert not (tmp_path / "run/evaluation_test/summary.json").exists()
     extra = {key: small_knobs[key] for key in ("spacing", "roi_size", "init_filters")}
     scan = str(next((phantom_dir / "imagesTs").glob("*.nii.gz")))
@@ -305,10 +305,10 @@ class TestRefusals:
     def test_the_users_own_line_without_data_says_how_to_get_it(self):
         if (ROOT / "data" / "Task07_Pancreas").exists():
             pytest.skip("MSD Task07 is there")
-        fault = str(refused("training", "train"))
-        assert fault.startswith(f"MISSING_DATA {ROOT / 'data' / 'Task07_Pancreas'}")
+        error = str(refused("training", "train"))
+        assert error.startswith(f"MISSING_DATA {ROOT / 'data' / 'Task07_Pancreas'}")
         wanted = ("medseg3d data fetch pancreas", "11.4 GB", "CC BY-SA 4.0", "phantom")
-        assert [part for part in wanted if part not in fault] == []
+        assert [part for part in wanted if part not in error] == []
         assert not (ROOT / "runs" / "pancreas_nl" / "model.pt").exists()
 
     def test_a_run_is_not_written_over(self, small_knobs, trained):

@@ -25,7 +25,7 @@ from monai.transforms import (
 )
 
 from medseg3d.data.cache import CaseCache, CaseKey
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.training import EpochSampler
 
 DATA = [{"image": float(index)} for index in range(4)]
@@ -33,7 +33,7 @@ DATA = [{"image": float(index)} for index in range(4)]
 
 def prepare(value):
     if value < 0:
-        raise Fault("EMPTY", f"case_{value}.nii.gz", "0 bytes")
+        raise UserError("EMPTY", f"case_{value}.nii.gz", "0 bytes")
     return torch.full((1, 8, 8, 8), value)
 
 
@@ -129,7 +129,7 @@ def test_what_a_sample_raises_leaves_monais_tracking_on():
         raise OSError
 
     cache = CaseCache(DATA, [Lambdad("image", prepare), RandGaussianNoised("image", prob=1.0), Lambdad("image", fail)])
-    with pytest.raises(Fault, match=r"INTERNAL .*: OSError"):
+    with pytest.raises(UserError, match=r"INTERNAL .*: OSError"):
         cache[CaseKey(0, 0)]
     assert get_track_meta()
 
@@ -160,15 +160,15 @@ def test_a_cache_that_does_not_fit_is_filled_as_far_as_it_goes_and_says_so(monke
 
 
 def test_a_refusal_comes_out_of_the_cache_unwrapped():
-    with pytest.raises(Fault, match=r"EMPTY case_-1\.0\.nii\.gz: 0 bytes"):
+    with pytest.raises(UserError, match=r"EMPTY case_-1\.0\.nii\.gz: 0 bytes"):
         CaseCache([{"image": -1.0}], augmented())
     uncached = CaseCache([{"image": -1.0}], augmented(), memory_fraction=0.0)
-    with pytest.raises(Fault, match="EMPTY"):
+    with pytest.raises(UserError, match="EMPTY"):
         uncached[CaseKey(0, 0)]
 
 
 def test_no_case_is_an_error():
-    with pytest.raises(Fault, match="NO_CASES"):
+    with pytest.raises(UserError, match="NO_CASES"):
         CaseCache([], augmented())
 
 
@@ -176,5 +176,5 @@ def test_a_case_that_fails_in_a_transform_is_named_with_the_innermost_cause():
     def fail(item):
         raise ZeroDivisionError("by zero")
 
-    with pytest.raises(Fault, match=r"^INTERNAL scans/ct\.nii\.gz: ZeroDivisionError: by zero"):
+    with pytest.raises(UserError, match=r"^INTERNAL scans/ct\.nii\.gz: ZeroDivisionError: by zero"):
         CaseCache([{"image": "scans/ct.nii.gz"}], Compose([fail]))[0]

@@ -7,7 +7,7 @@ from PIL import Image
 from medseg3d.cli import main
 from medseg3d.data.channel_statistics import channel_statistics, training_statistics
 from medseg3d.data.splits import make_split, read_split, write_split
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_pictures_of_one_colour_deviate_by_nothing(tmp_path):
 
 def test_a_split_of_other_pictures_is_refused(folder, tmp_path):
     write_split(tmp_path / "other.json", make_split(["0", "x", "y"], 0, 0))
-    with pytest.raises(Fault, match=r"SPLIT_MISMATCH .*2 of 3 training cases that the data set lacks \(x, y\)"):
+    with pytest.raises(UserError, match=r"SPLIT_MISMATCH .*2 of 3 training cases that the data set lacks \(x, y\)"):
         training_statistics(folder, tmp_path / "other.json")
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from medseg3d.data.clinicdb import FIRST_FRAMES, FRAMES, clinicdb_sequence
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 
 
 def test_612_frames_are_of_29_sequences_of_6_to_26_frames():
@@ -34,7 +34,7 @@ def test_what_is_no_frame_is_a_group_of_its_own(case):
 
 @pytest.mark.parametrize("case", ["0", "613", "TrainDataset/1000"])
 def test_a_number_that_is_no_frame_is_refused(case):
-    with pytest.raises(Fault, match=r"GROUP_PATTERN .* expected frames 1 to 612 of CVC-ClinicDB"):
+    with pytest.raises(UserError, match=r"GROUP_PATTERN .* expected frames 1 to 612 of CVC-ClinicDB"):
         clinicdb_sequence(case)
 
 

@@ -15,7 +15,7 @@ import pytest
 from medseg3d.data import fetch
 from medseg3d.data.fetch import fetch_pancreas
 from medseg3d.data.verify import verify_msd
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 
 
 def write_volume(path: Path, array: np.ndarray, affine: np.ndarray | None = None) -> None:
@@ -49,10 +49,10 @@ def dataset(tmp_path) -> Path:
     return folder
 
 
-def test_sound_data_set_has_no_fault(dataset):
+def test_sound_data_set_has_no_error(dataset):
     calls = []
     report = verify_msd(dataset, expected_cases=3, progress=lambda done, total: calls.append((done, total)))
-    assert report.faults == []
+    assert report.errors == []
     assert (report.n_cases, report.n_test) == (3, 1)
     assert report.label_values == {0: 3, 1: 3, 2: 3}
     assert calls == [(1, 4), (2, 4), (3, 4), (4, 4)]
@@ -68,9 +68,9 @@ def test_every_problem_is_listed_and_not_only_the_first(dataset, workers):
     (dataset / "labelsTr" / "p_3.nii.gz").unlink()
     write_volume(dataset / "imagesTs" / "p_9.nii.gz", np.zeros((6, 7, 8, 2), np.int16))
     shutil.copy(dataset / "imagesTr" / "p_2.nii.gz", dataset / "imagesTr" / "p_7.nii.gz")
-    shutil.copy(dataset / "imagesTr" / "p_2.nii.gz", dataset / "imagesTr" / "._p_2.nii.gz")  # AppleDouble: no fault
+    shutil.copy(dataset / "imagesTr" / "p_2.nii.gz", dataset / "imagesTr" / "._p_2.nii.gz")  # AppleDouble: no error
     report = verify_msd(dataset, expected_cases=4, workers=workers)
-    found = [(fault.code, Path(fault.subject).relative_to(dataset).as_posix()) for fault in report.faults]
+    found = [(error.code, Path(error.subject).relative_to(dataset).as_posix()) for error in report.errors]
     assert found == [
         ("CASE_COUNT", "dataset.json"),
         ("MISSING_FILE", "labelsTr/p_3.nii.gz"),
@@ -90,17 +90,17 @@ def test_every_problem_is_listed_and_not_only_the_first(dataset, workers):
         (np.zeros((6, 7, 8), np.uint8), np.diag([800, 800, 2500, 1.0]), "SPACING_RANGE"),
     ],
 )
-def test_a_label_that_does_not_fit_its_image_is_a_fault(dataset, label, affine, code):
+def test_a_label_that_does_not_fit_its_image_is_an_error(dataset, label, affine, code):
     write_volume(dataset / "labelsTr" / "p_2.nii.gz", label, affine)
-    (fault,) = verify_msd(dataset).faults
-    assert fault.code == code
-    assert fault.subject.endswith("labelsTr/p_2.nii.gz")
+    (error,) = verify_msd(dataset).errors
+    assert error.code == code
+    assert error.subject.endswith("labelsTr/p_2.nii.gz")
 
 
 def test_a_windowed_image_is_a_warning(dataset):
     write_volume(dataset / "imagesTr" / "p_3.nii.gz", np.full((6, 7, 8), 30, np.int16))
     report = verify_msd(dataset)
-    assert report.faults == []
+    assert report.errors == []
     ((path, warning),) = report.warnings
     assert path.endswith("imagesTr/p_3.nii.gz")
     assert warning.startswith("HU_RANGE")
@@ -108,12 +108,12 @@ def test_a_windowed_image_is_a_warning(dataset):
 
 def test_msd_pancreas_must_have_281_cases(dataset):
     folder = dataset.rename(dataset.parent / "Task07_Pancreas")
-    (fault,) = verify_msd(folder).faults
-    assert (fault.code, fault.found, fault.wanted) == ("CASE_COUNT", "3 labelled cases", "281")
+    (error,) = verify_msd(folder).errors
+    assert (error.code, error.found, error.wanted) == ("CASE_COUNT", "3 labelled cases", "281")
 
 
 def test_a_folder_without_a_data_set_is_refused(tmp_path):
-    with pytest.raises(Fault, match="MISSING_DATA"):
+    with pytest.raises(UserError, match="MISSING_DATA"):
         verify_msd(tmp_path / "nothing")
 
 
@@ -139,7 +139,7 @@ def test_fetched_data_set_is_whole_and_passes_verification(server, tmp_path):
     said = []
     folder = fetch_pancreas(tmp_path / "data", say=said.append)
     assert folder == tmp_path / "data" / "Task07_Pancreas"
-    assert verify_msd(folder, expected_cases=3).faults == []
+    assert verify_msd(folder, expected_cases=3).errors == []
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["Task07_Pancreas"]  # no archive, no leftovers
     assert "11.4 GB" in said[0]
     assert "CC BY-SA 4.0" in said[0]
@@ -171,7 +171,7 @@ def test_archive_put_there_by_hand_is_used_and_may_be_kept(server, tmp_path):
 def test_another_archive_is_refused(server, tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "Task07_Pancreas.tar").write_bytes(b"<html>proxy</html>")
-    with pytest.raises(Fault, match=r"CHECKSUM .*Task07_Pancreas\.tar.*delete it"):
+    with pytest.raises(UserError, match=r"CHECKSUM .*Task07_Pancreas\.tar.*delete it"):
         fetch_pancreas(tmp_path / "data", say=lambda text: None)
     assert not (tmp_path / "data" / "Task07_Pancreas").exists()
 
@@ -182,7 +182,7 @@ def test_no_network_gives_the_steps_by_hand(server, tmp_path, monkeypatch, error
         raise error
 
     monkeypatch.setattr("monai.apps.utils.urlretrieve", fail)
-    with pytest.raises(Fault, match="NO_NETWORK") as caught:
+    with pytest.raises(UserError, match="NO_NETWORK") as caught:
         fetch_pancreas(tmp_path / "data", say=lambda text: None)
     archive = tmp_path / "data" / "Task07_Pancreas.tar"
     said = ("amazonaws.com/Task07_Pancreas.tar", fetch.PANCREAS_MD5, str(archive))
@@ -192,7 +192,7 @@ def test_no_network_gives_the_steps_by_hand(server, tmp_path, monkeypatch, error
 
 def test_a_full_disk_is_met_before_the_download(server, tmp_path, monkeypatch):
     monkeypatch.setattr(fetch, "ARCHIVE_BYTES", 10**18)
-    with pytest.raises(Fault, match=r"NO_SPACE.*--root"):
+    with pytest.raises(UserError, match=r"NO_SPACE.*--root"):
         fetch_pancreas(tmp_path / "data" / "deep", say=lambda text: None)
     assert server == []
 
@@ -201,7 +201,7 @@ def test_files_of_the_user_are_not_touched(server, tmp_path):
     folder = tmp_path / "data" / "Task07_Pancreas"
     folder.mkdir(parents=True)
     (folder / "mine.txt").write_text("mine")
-    with pytest.raises(Fault, match="NOT_EMPTY"):
+    with pytest.raises(UserError, match="NOT_EMPTY"):
         fetch_pancreas(tmp_path / "data", say=lambda text: None)
     assert (folder / "mine.txt").read_text() == "mine"
     assert server == []
@@ -217,7 +217,7 @@ def test_an_interrupted_unpacking_leaves_no_half_data_set(server, tmp_path, monk
         with pytest.raises(KeyboardInterrupt):
             fetch_pancreas(tmp_path / "data", say=lambda text: None)
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["Task07_Pancreas.tar"]
-    assert verify_msd(fetch_pancreas(tmp_path / "data", say=lambda text: None), expected_cases=3).faults == []
+    assert verify_msd(fetch_pancreas(tmp_path / "data", say=lambda text: None), expected_cases=3).errors == []
     assert len(server) == 1  # the archive was complete
 
 
@@ -228,7 +228,7 @@ def test_known_archive_is_that_of_monai():
     assert published == (fetch.PANCREAS_URL, fetch.PANCREAS_MD5)
 
 
-def test_a_real_case_has_no_fault_and_no_warning(real_data, tmp_path):
+def test_a_real_case_has_no_error_and_no_warning(real_data, tmp_path):
     names = {"image": "imagesTr", "label": "labelsTr"}
     for key, folder in names.items():
         (tmp_path / folder).mkdir()
@@ -238,4 +238,4 @@ def test_a_real_case_has_no_fault_and_no_warning(real_data, tmp_path):
     content = {"labels": {"0": "background", "1": "pancreas"}, "training": [entry]}
     (tmp_path / "dataset.json").write_text(json.dumps(content))
     report = verify_msd(tmp_path)
-    assert (report.faults, report.warnings, report.label_values) == ([], [], {0: 1, 1: 1})
+    assert (report.errors, report.warnings, report.label_values) == ([], [], {0: 1, 1: 1})

@@ -12,7 +12,7 @@ from PIL import Image
 from medseg3d.data import fetch
 from medseg3d.data.fetch import fetch_kvasir_seg, find_clinicdb
 from medseg3d.data.verify import verify_pictures
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 
 NAMES = ("cju0", "cju1", "cju2")
 
@@ -55,8 +55,8 @@ def test_fetched_data_set_is_whole_and_leaves_nothing_else(server, tmp_path):
     assert folder == tmp_path / "data" / "Kvasir-SEG"
     assert [path.name for path in folder.parent.iterdir()] == ["Kvasir-SEG"]
     assert sorted(path.stem for path in (folder / "masks").iterdir()) == list(NAMES)
-    (fault,) = verify_pictures(folder).faults  # three pictures are not Kvasir-SEG
-    assert (fault.code, fault.found, fault.wanted) == ("CASE_COUNT", "3 cases", "1000")
+    (error,) = verify_pictures(folder).errors  # three pictures are not Kvasir-SEG
+    assert (error.code, error.found, error.wanted) == ("CASE_COUNT", "3 cases", "1000")
     assert "46 MB" in said[0]
     assert "research and education" in said[0]
 
@@ -99,14 +99,14 @@ def flip_a_byte_of_a_picture(path: Path) -> None:
 )
 def test_another_or_damaged_archive_is_refused(server, tmp_path, damage, words):
     damage(tmp_path / "served.zip")
-    with pytest.raises(Fault, match=words):
+    with pytest.raises(UserError, match=words):
         fetch_kvasir_seg(tmp_path / "data", say=quiet)
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["kvasir-seg.zip"]
 
 
 def test_an_archive_that_unpacks_to_too_much_is_refused_before_it_does(server, tmp_path, monkeypatch):
     monkeypatch.setattr(fetch, "MOST_UNPACKED", 1000)
-    with pytest.raises(Fault, match="TOO_LARGE"):
+    with pytest.raises(UserError, match="TOO_LARGE"):
         fetch_kvasir_seg(tmp_path / "data", say=quiet)
 
 
@@ -115,7 +115,7 @@ def test_no_network_gives_the_steps_by_hand(server, tmp_path, monkeypatch):
         raise URLError("CERTIFICATE_VERIFY_FAILED")
 
     monkeypatch.setattr("monai.apps.utils.urlretrieve", fail)
-    with pytest.raises(Fault, match=r"NO_NETWORK .*CERTIFICATE_VERIFY_FAILED") as caught:
+    with pytest.raises(UserError, match=r"NO_NETWORK .*CERTIFICATE_VERIFY_FAILED") as caught:
         fetch_kvasir_seg(tmp_path / "data", say=quiet)
     assert "kvasir-seg.zip with a browser" in caught.value.remedy
     assert str(tmp_path / "data" / "kvasir-seg.zip") in caught.value.remedy
@@ -124,16 +124,16 @@ def test_no_network_gives_the_steps_by_hand(server, tmp_path, monkeypatch):
 def test_a_full_disk_and_files_of_the_user_are_met_before_the_download(server, tmp_path, monkeypatch):
     (tmp_path / "data" / "Kvasir-SEG").mkdir(parents=True)
     (tmp_path / "data" / "Kvasir-SEG" / "mine.txt").touch()
-    with pytest.raises(Fault, match="NOT_EMPTY"):
+    with pytest.raises(UserError, match="NOT_EMPTY"):
         fetch_kvasir_seg(tmp_path / "data", say=quiet)
     monkeypatch.setattr(fetch, "KVASIR_BYTES", 10**18)
-    with pytest.raises(Fault, match=r"NO_SPACE.*--root"):
+    with pytest.raises(UserError, match=r"NO_SPACE.*--root"):
         fetch_kvasir_seg(tmp_path / "other", say=quiet)
     assert server == []
 
 
 def test_clinicdb_is_asked_for_by_hand(tmp_path):
-    with pytest.raises(Fault, match=r"MISSING_DATA .*CVC-ClinicDB.*only its authors") as caught:
+    with pytest.raises(UserError, match=r"MISSING_DATA .*CVC-ClinicDB.*only its authors") as caught:
         find_clinicdb(tmp_path)
     steps = ("polyp.grand-challenge.org", "CVC-ClinicDB.rar", f"{tmp_path}/CVC-ClinicDB/Ground Truth/1.tif", "612")
     assert [part for part in steps if part not in caught.value.remedy] == []

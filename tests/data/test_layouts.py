@@ -15,7 +15,7 @@ from medseg3d.data.picture_folders import holds_pictures, read_picture_folder
 from medseg3d.data.splits import read_split
 from medseg3d.data.verify import verify_msd
 from medseg3d.data.volume_splits import split_cases
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.pictures.masks import read_picture_mask
 from medseg3d.volumes.writing import write_mask
 
@@ -51,8 +51,8 @@ def datalist(folder: Path, touched: bool = True, **content: object) -> Path:
     return write(folder, content, "list.json") / "list.json"
 
 
-def fault_of(path: Path) -> Fault:
-    with pytest.raises(Fault) as caught:
+def error_of(path: Path) -> UserError:
+    with pytest.raises(UserError) as caught:
         read_msd(path)
     return caught.value
 
@@ -74,16 +74,16 @@ def test_nnunets_folders_of_any_volumes_are_read(tmp_path: Path, ending: str) ->
     ],
 )
 def test_what_of_nnunets_layout_is_no_ct_is_named(tmp_path: Path, changes: dict, found: str) -> None:
-    fault = fault_of(nnunet(tmp_path, **changes))
-    assert fault.code == "DATASET_JSON"
-    assert found in fault.found
+    error = error_of(nnunet(tmp_path, **changes))
+    assert error.code == "DATASET_JSON"
+    assert found in error.found
 
 
 def test_label_without_its_image_is_named(tmp_path: Path) -> None:
     folder = nnunet(tmp_path)
     (folder / "imagesTr/p_1_0000.nrrd").unlink()
-    fault = fault_of(folder)
-    assert (fault.code, fault.subject) == ("MISSING_FILE", str(folder / "imagesTr/p_1_0000.nrrd"))
+    error = error_of(folder)
+    assert (error.code, error.subject) == ("MISSING_FILE", str(folder / "imagesTr/p_1_0000.nrrd"))
 
 
 def test_list_of_nnunets_first_version_leaves_the_channel_out(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_list_of_nnunets_first_version_leaves_the_channel_out(tmp_path: Path) ->
     (case,) = read_msd(tmp_path).cases
     assert (case["case"], Path(case["image"]).name) == ("p_1", "p_1_0000.nii.gz")
     touch(tmp_path, "imagesTr/p_1_0001.nii.gz")
-    assert fault_of(tmp_path).code == "DIMENSIONS"
+    assert error_of(tmp_path).code == "DIMENSIONS"
 
 
 def test_masks_of_nnunets_test_images_have_the_names_of_the_cases(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_masks_of_nnunets_test_images_have_the_names_of_the_cases(tmp_path: Path
 
 def test_further_channels_of_nnunet_are_no_images_of_their_own(tmp_path: Path) -> None:
     touch(tmp_path, "imagesTs/p_2_0000.nii.gz", "imagesTs/p_2_0001.nii.gz")
-    with pytest.raises(Fault, match=r"DIMENSIONS .*p_2_0001.nii.gz: a further channel of the case p_2"):
+    with pytest.raises(UserError, match=r"DIMENSIONS .*p_2_0001.nii.gz: a further channel of the case p_2"):
         input_items(tmp_path / "imagesTs", tmp_path / "out")
 
 
@@ -172,7 +172,7 @@ def test_without_such_lists_a_datalist_is_split_by_the_rule(tmp_path: Path) -> N
 
 def test_folds_are_chosen_by_their_reader(tmp_path: Path) -> None:
     path = datalist(tmp_path, training=[entry("a", fold=0), entry("b", fold=1)])
-    with pytest.raises(Fault, match=r"BAD_VALUE .*the folds 0, 1.*data split .* --fold 0"):
+    with pytest.raises(UserError, match=r"BAD_VALUE .*the folds 0, 1.*data split .* --fold 0"):
         split_cases(path, tmp_path / "split.json", "train")
 
 
@@ -195,9 +195,9 @@ def test_images_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> N
     ],
 )
 def test_a_datalist_that_cannot_be_used_is_refused(tmp_path: Path, content: dict, code: str) -> None:
-    fault = fault_of(datalist(tmp_path, touched=False, **content))
-    assert fault.code == code
-    assert "list.json" in str(fault)
+    error = error_of(datalist(tmp_path, touched=False, **content))
+    assert error.code == code
+    assert "list.json" in str(error)
 
 
 def test_a_datalist_is_verified_to_the_last_voxel(tmp_path: Path) -> None:
@@ -208,5 +208,5 @@ def test_a_datalist_is_verified_to_the_last_voxel(tmp_path: Path) -> None:
         affine[0, 3] = shift
         write_mask(tmp_path / f"seg/{name}.nii.gz", np.ones((4, 5, 6), np.uint8), affine=affine)
     report = verify_msd(path)
-    assert [fault.code for fault in report.faults] == ["PAIR_GEOMETRY"]
+    assert [error.code for error in report.errors] == ["PAIR_GEOMETRY"]
     assert (report.n_cases, report.label_values) == (2, {1: 2})

@@ -7,7 +7,7 @@ import pytest
 from medseg3d.cli import main
 from medseg3d.data.listed_splits import listed_split
 from medseg3d.data.splits import read_split
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 
 SIZES = {"p_1": 11, "p_2": 12, "p_3": 13, "p_4": 14, "p_5": 15}
 PARTS = {"train": ["p_1", "p_2"], "val": ["p_3"], "test": ["p_4", "p_5"]}
@@ -73,7 +73,7 @@ def test_a_fold_of_a_datalist_validates_and_the_others_train(tmp_path, cases):
 
 @pytest.mark.parametrize(("fold", "found"), [(None, "no --fold"), (2, "--fold 2"), (-1, "--fold -1")])
 def test_one_of_several_folds_must_be_named(tmp_path, cases, fold, found):
-    with pytest.raises(Fault, match=rf"BAD_VALUE {found} of .*lists.json: several folds, expected one of \[0, 1\]"):
+    with pytest.raises(UserError, match=rf"BAD_VALUE {found} of .*lists.json: several folds, expected one of \[0, 1\]"):
         split_of(tmp_path, cases, FOLDS, fold=fold)
 
 
@@ -97,24 +97,24 @@ def test_text_files_name_a_case_in_each_line(tmp_path, cases):
     ],
 )
 def test_lists_that_are_no_split_are_refused(tmp_path, cases, changed, message):
-    with pytest.raises(Fault, match=message):
+    with pytest.raises(UserError, match=message):
         split_of(tmp_path, cases, PARTS | changed)
 
 
 def test_a_patient_in_two_parts_is_refused(tmp_path, cases):
     patients = {"p_1": "a", "p_2": "b", "p_3": "b", "p_4": "c", "p_5": "d"}
-    with pytest.raises(Fault, match=r"LEAKAGE .*1 patients in train and in val \(b\)"):
+    with pytest.raises(UserError, match=r"LEAKAGE .*1 patients in train and in val \(b\)"):
         split_of(tmp_path, cases, PARTS, groups=patients)
 
 
 def test_an_image_in_two_parts_under_two_names_is_refused(tmp_path, cases):
     (tmp_path / "imagesTr" / "p_5.nii.gz").write_bytes(b"1" * SIZES["p_1"])
-    with pytest.raises(Fault, match=r"LEAKAGE .*one image as p_1 in train and p_5 in test"):
+    with pytest.raises(UserError, match=r"LEAKAGE .*one image as p_1 in train and p_5 in test"):
         split_of(tmp_path, cases, PARTS)
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path, cases):
-    with pytest.raises(Fault, match=r"MISSING_FILE .*absent.json"):
+    with pytest.raises(UserError, match=r"MISSING_FILE .*absent.json"):
         listed_split([tmp_path / "absent.json"], cases)
 
 

@@ -5,7 +5,7 @@ import subprocess
 import pytest
 
 from medseg3d.data.manifests import Manifest
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 
 
 @pytest.fixture
@@ -33,24 +33,24 @@ def test_one_flipped_bit_is_refused_by_name(folder, name):
     content[0] ^= 1
     (folder / name).write_bytes(content)
     with pytest.raises(
-        Fault, match=rf"CHECKSUM {folder / name}: sha256 \w{{12}}, expected \w{{12}} as in .*SHA256SUMS"
+        UserError, match=rf"CHECKSUM {folder / name}: sha256 \w{{12}}, expected \w{{12}} as in .*SHA256SUMS"
     ):
         Manifest(folder / "SHA256SUMS").check(folder / name.split("/")[0])
 
 
 def test_a_file_that_is_not_listed_is_refused(folder):
     (folder / "dicom" / "3").touch()
-    with pytest.raises(Fault, match=r"CHECKSUM .*dicom/3: no line of it in .*SHA256SUMS"):
+    with pytest.raises(UserError, match=r"CHECKSUM .*dicom/3: no line of it in .*SHA256SUMS"):
         Manifest(folder / "SHA256SUMS").check(folder / "dicom")
 
 
 @pytest.mark.parametrize("text", ["", "abc  a.jpg\n", "a.jpg\n"])
 def test_what_is_no_list_is_refused(tmp_path, text):
     (tmp_path / "sums").write_text(text)
-    with pytest.raises(Fault, match=r"BAD_VALUE --manifest .*sums: .*expected lines as"):
+    with pytest.raises(UserError, match=r"BAD_VALUE --manifest .*sums: .*expected lines as"):
         Manifest(tmp_path / "sums")
 
 
 def test_a_list_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(Fault, match=r"MISSING_FILE .*absent"):
+    with pytest.raises(UserError, match=r"MISSING_FILE .*absent"):
         Manifest(tmp_path / "absent")

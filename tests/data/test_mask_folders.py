@@ -10,7 +10,7 @@ from PIL import Image
 
 from medseg3d.data.loaded_pairs import prediction_kind, read_pair
 from medseg3d.data.mask_folders import MaskPair, paired_masks
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.pictures.writing import write_grey, write_picture_mask
 
 OBLIQUE = nib.affines.from_matvec(
@@ -34,8 +34,8 @@ def cases(pred: Path, truth: Path, **options: object) -> dict[str, tuple[str | N
     }
 
 
-def refusal(pred: Path, truth: Path, **options: object) -> Fault:
-    with pytest.raises(Fault) as caught:
+def refusal(pred: Path, truth: Path, **options: object) -> UserError:
+    with pytest.raises(UserError) as caught:
         paired_masks(pred, truth, **options)
     return caught.value
 
@@ -69,8 +69,8 @@ def pair_of(pred: Path | None, truth: Path) -> MaskPair:
     return MaskPair("case", pred, truth, None)
 
 
-def reading(pred: Path | None, truth: Path, *args: object) -> Fault:
-    with pytest.raises(Fault) as caught:
+def reading(pred: Path | None, truth: Path, *args: object) -> UserError:
+    with pytest.raises(UserError) as caught:
         read_pair(pair_of(pred, truth), *args)
     return caught.value
 
@@ -185,30 +185,30 @@ def test_ending_that_both_sides_have_is_kept(tmp_path: Path) -> None:
     ],
 )
 def test_ambiguous_ending_is_refused(tmp_path: Path, preds: list[str], truths: list[str]) -> None:
-    fault = refusal(fill(tmp_path / "pred", *preds), fill(tmp_path / "truth", *truths))
-    assert fault.code == "NAME_COLLISION"
-    assert "a_" in fault.found
+    error = refusal(fill(tmp_path / "pred", *preds), fill(tmp_path / "truth", *truths))
+    assert error.code == "NAME_COLLISION"
+    assert "a_" in error.found
 
 
 def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
-    fault = refusal(fill(tmp_path / "pred", "a.png", "a.jpg"), fill(tmp_path / "truth", "a.png"))
-    assert fault.code == "NAME_COLLISION"
-    assert {Path(fault.subject).name, Path(fault.found.split()[-1]).name} == {"a.png", "a.jpg"}
+    error = refusal(fill(tmp_path / "pred", "a.png", "a.jpg"), fill(tmp_path / "truth", "a.png"))
+    assert error.code == "NAME_COLLISION"
+    assert {Path(error.subject).name, Path(error.found.split()[-1]).name} == {"a.png", "a.jpg"}
 
 
 def test_unpaired_names_of_both_sides_are_listed_up_to_five(tmp_path: Path) -> None:
     pred = fill(tmp_path / "pred", "both.png", "extra.png")
     truth = fill(tmp_path / "truth", "both.png", *(f"t{number}.png" for number in range(7)))
-    fault = refusal(pred, truth)
-    assert fault.code == "UNPAIRED"
-    assert fault.found == "no prediction for 7 (t0, t1, t2, t3, t4, ...) and no ground truth for 1 (extra)"
-    assert fault.remedy
+    error = refusal(pred, truth)
+    assert error.code == "UNPAIRED"
+    assert error.found == "no prediction for 7 (t0, t1, t2, t3, t4, ...) and no ground truth for 1 (extra)"
+    assert error.remedy
 
 
 def test_missing_prediction_is_an_error_unless_said_to_be_empty(tmp_path: Path, caplog) -> None:
     pred, truth = fill(tmp_path / "pred", "a.png"), fill(tmp_path / "truth", "a.png", "b.png")
-    fault = refusal(pred, truth)
-    assert (fault.code, "--missing empty" in fault.remedy) == ("UNPAIRED", True)
+    error = refusal(pred, truth)
+    assert (error.code, "--missing empty" in error.remedy) == ("UNPAIRED", True)
     assert cases(pred, truth, missing="empty") == {"a": ("a.png", "a.png"), "b": (None, "b.png")}
     assert "1 (b) of 2 count as empty masks" in caplog.text
 
@@ -224,14 +224,14 @@ def test_truths_without_prediction_are_left_out_on_request_and_named(tmp_path: P
 
 def test_leaving_out_every_truth_is_refused(tmp_path: Path) -> None:
     pred, truth = fill(tmp_path / "pred", "a.png"), fill(tmp_path / "truth", "b.png")
-    with pytest.raises(Fault, match="UNPAIRED"):
+    with pytest.raises(UserError, match="UNPAIRED"):
         paired_masks(pred, truth, missing="leave-out")
 
 
 def test_prediction_without_truth_is_always_refused(tmp_path: Path) -> None:
     pred, truth = fill(tmp_path / "pred", "a.png", "b.png"), fill(tmp_path / "truth", "a.png")
-    fault = refusal(pred, truth, missing="empty")
-    assert (fault.code, "no ground truth for 1 (b)" in fault.found) == ("UNPAIRED", True)
+    error = refusal(pred, truth, missing="empty")
+    assert (error.code, "no ground truth for 1 (b)" in error.found) == ("UNPAIRED", True)
 
 
 def test_images_are_found_by_the_name_of_the_truth(tmp_path: Path) -> None:
@@ -241,8 +241,8 @@ def test_images_are_found_by_the_name_of_the_truth(tmp_path: Path) -> None:
     pairs = paired_masks(pred, truth, image)
     assert [(pair.case, pair.image.name) for pair in pairs] == [("a", "a.nii.gz"), ("b", "b_0000.nii.gz")]
     (image / "a.nii.gz").unlink()
-    fault = refusal(pred, truth, image_dir=image)
-    assert (fault.code, fault.found) == ("UNPAIRED", "no image for 1 (a_label)")
+    error = refusal(pred, truth, image_dir=image)
+    assert (error.code, error.found) == ("UNPAIRED", "no image for 1 (a_label)")
 
 
 @pytest.mark.parametrize("name", ["truth", "truth/pred", "link"])
@@ -355,9 +355,9 @@ def test_labels_stored_as_sixteen_bits_with_a_slope_are_the_integers_they_were(t
 def test_labels_that_a_slope_has_rounded_are_refused_by_naming_it(tmp_path: Path, swapped: bool) -> None:
     path = scaled(tmp_path / "s.nii.gz", np.array([0, 127, 255], np.uint8)[labels()], 2 / 255)
     plain = volume(tmp_path / "p.nii.gz", labels())
-    fault = reading(plain, path) if swapped else reading(path, plain)
-    assert (fault.code, fault.subject) == ("LABEL_SET", str(path))
-    assert "stored with slope 0.007843138" in fault.found
+    error = reading(plain, path) if swapped else reading(path, plain)
+    assert (error.code, error.subject) == ("LABEL_SET", str(path))
+    assert "stored with slope 0.007843138" in error.found
 
 
 def test_whole_probabilities_are_a_map_when_told_so(tmp_path: Path) -> None:
@@ -379,22 +379,22 @@ def test_logits_are_no_probabilities(tmp_path: Path, bad: float, kind: str) -> N
     prob = np.full((5, 6, 7), 0.25, np.float32)
     prob[1, 2, 3] = bad
     pred, truth = volume(tmp_path / "p.nii.gz", prob), volume(tmp_path / "t.nii.gz", labels())
-    fault = reading(pred, truth, kind)
-    assert (fault.code, fault.subject) == ("LABEL_SET", str(pred))
+    error = reading(pred, truth, kind)
+    assert (error.code, error.subject) == ("LABEL_SET", str(pred))
 
 
 def test_soft_truth_is_refused(tmp_path: Path) -> None:
     truth = volume(tmp_path / "t.nii.gz", np.full((5, 6, 7), 0.9999))
-    fault = reading(volume(tmp_path / "p.nii.gz", labels()), truth)
-    assert (fault.code, fault.subject) == ("LABEL_SET", str(truth))
+    error = reading(volume(tmp_path / "p.nii.gz", labels()), truth)
+    assert (error.code, error.subject) == ("LABEL_SET", str(truth))
 
 
 def test_other_shape_of_a_volume_names_both(tmp_path: Path) -> None:
     pred, truth = volume(tmp_path / "p.nii", labels((5, 6, 8))), volume(tmp_path / "t.nii", labels())
-    fault = reading(pred, truth)
-    assert (fault.code, fault.subject, fault.found) == ("PAIR_GEOMETRY", str(pred), "shape (5, 6, 8)")
-    assert fault.wanted == f"that of its ground truth {truth}: shape (5, 6, 7)"
-    assert "nothing is resized" in fault.remedy
+    error = reading(pred, truth)
+    assert (error.code, error.subject, error.found) == ("PAIR_GEOMETRY", str(pred), "shape (5, 6, 8)")
+    assert error.wanted == f"that of its ground truth {truth}: shape (5, 6, 7)"
+    assert "nothing is resized" in error.remedy
 
 
 @pytest.mark.parametrize(("voxels", "warned"), [(0.005, 0), (0.2, 1)])
@@ -409,12 +409,12 @@ def test_grid_may_differ_by_less_than_a_quarter_of_a_voxel(tmp_path: Path, voxel
 def test_grid_further_off_is_refused_unless_asked_for(tmp_path: Path) -> None:
     moved = OBLIQUE @ nib.affines.from_matvec(np.eye(3), [0, 0, 0.4])
     pred, truth = volume(tmp_path / "p.nii", labels(), moved), volume(tmp_path / "t.nii", labels())
-    fault = reading(pred, truth)
-    assert (fault.code, "0.4 voxels (1 mm) off" in fault.found) == ("PAIR_GEOMETRY", True)
-    assert fault.wanted.startswith(f"that of its ground truth {truth}")
-    assert "--grid_tolerance" in fault.remedy
+    error = reading(pred, truth)
+    assert (error.code, "0.4 voxels (1 mm) off" in error.found) == ("PAIR_GEOMETRY", True)
+    assert error.wanted.startswith(f"that of its ground truth {truth}")
+    assert "--grid_tolerance" in error.remedy
     assert np.array_equal(read_pair(pair_of(pred, truth), grid_tolerance=0.5).pred, labels())
-    with pytest.raises(Fault, match="BAD_VALUE --grid_tolerance"):
+    with pytest.raises(UserError, match="BAD_VALUE --grid_tolerance"):
         read_pair(pair_of(pred, truth), grid_tolerance=-1)
 
 
@@ -446,8 +446,8 @@ def test_missing_volume_is_empty_on_the_grid_of_its_truth(tmp_path: Path, kind: 
 def test_damaged_prediction_is_named(tmp_path: Path) -> None:
     pred = volume(tmp_path / "p.nii.gz", labels())
     pred.write_bytes(pred.read_bytes()[:-20])
-    fault = reading(pred, volume(tmp_path / "t.nii.gz", labels()))
-    assert (fault.code, fault.subject) == ("TRUNCATED", str(pred))
+    error = reading(pred, volume(tmp_path / "t.nii.gz", labels()))
+    assert (error.code, error.subject) == ("TRUNCATED", str(pred))
 
 
 # pictures
@@ -494,8 +494,8 @@ def test_jpeg_prediction_is_a_mask_unless_forced(tmp_path: Path) -> None:
 def test_map_forced_to_be_a_mask_is_refused_for_its_grey(tmp_path: Path) -> None:
     write_grey(tmp_path / "p.png", soft())
     write_picture_mask(tmp_path / "t.png", drawn())
-    fault = reading(tmp_path / "p.png", tmp_path / "t.png", "mask")
-    assert (fault.code, fault.subject) == ("LABEL_SET", str(tmp_path / "p.png"))
+    error = reading(tmp_path / "p.png", tmp_path / "t.png", "mask")
+    assert (error.code, error.subject) == ("LABEL_SET", str(tmp_path / "p.png"))
 
 
 @pytest.mark.parametrize("levels", [[0, 1, 2], [0, 128, 255], [0, 85, 170, 255]])
@@ -503,8 +503,8 @@ def test_labels_of_several_classes_are_not_guessed_at(tmp_path: Path, levels: li
     array = np.random.default_rng(0).choice(levels, drawn().shape).astype(np.uint8)
     write_picture_mask(tmp_path / "t.png", drawn())
     pred = picture(tmp_path / "p.png", array)
-    fault = reading(pred, tmp_path / "t.png")
-    assert (fault.code, str(levels)[1:-1] in fault.found) == ("LABEL_SET", True)
+    error = reading(pred, tmp_path / "t.png")
+    assert (error.code, str(levels)[1:-1] in error.found) == ("LABEL_SET", True)
     assert reading(pred, tmp_path / "t.png", "mask").code == "LABEL_SET"
     assert reading(tmp_path / "t.png", pred).code == "LABEL_SET"  # nor in a ground truth
     assert read_pair(pair_of(pred, tmp_path / "t.png"), "probability").kind == "probability"
@@ -513,10 +513,10 @@ def test_labels_of_several_classes_are_not_guessed_at(tmp_path: Path, levels: li
 def test_other_shape_of_a_picture_names_both(tmp_path: Path) -> None:
     write_picture_mask(tmp_path / "p.png", drawn((40, 30)))
     write_picture_mask(tmp_path / "t.png", drawn())
-    fault = reading(tmp_path / "p.png", tmp_path / "t.png")
-    assert (fault.code, fault.found) == ("PAIR_GEOMETRY", "shape (40, 30)")
-    assert fault.wanted.endswith("shape (30, 40)")
-    assert "nothing is resized" in fault.remedy
+    error = reading(tmp_path / "p.png", tmp_path / "t.png")
+    assert (error.code, error.found) == ("PAIR_GEOMETRY", "shape (40, 30)")
+    assert error.wanted.endswith("shape (30, 40)")
+    assert "nothing is resized" in error.remedy
 
 
 def test_missing_picture_is_empty(tmp_path: Path) -> None:
@@ -543,7 +543,7 @@ def test_coarse_map_is_settled_by_a_finer_one(tmp_path: Path) -> None:
     write_grey(tmp_path / "fine.png", soft())
     pairs = [pair_of(tmp_path / name, tmp_path / name) for name in ("coarse.png", "fine.png")]
     assert prediction_kind(pairs) == "probability"
-    with pytest.raises(Fault, match="3 levels, 0, 3, 9"):
+    with pytest.raises(UserError, match="3 levels, 0, 3, 9"):
         prediction_kind(pairs[:1])
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from medseg3d.data.msd import case_id, missing_files, read_msd
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 
 
 def entry(name: str) -> dict[str, str]:
@@ -81,7 +81,7 @@ def test_nnunets_layout_is_read(tmp_path):
     [{"channel_names": {"0": "T1", "1": "T2"}}, {"file_ending": ".png"}, {"labels": {"background": 0, "all": [1, 2]}}],
 )
 def test_what_of_nnunets_layout_cannot_be_read_is_named(tmp_path, changes):
-    with pytest.raises(Fault, match=r"DATASET_JSON .*nnU-Net v2"):
+    with pytest.raises(UserError, match=r"DATASET_JSON .*nnU-Net v2"):
         read_msd(nnunet(tmp_path, **changes))
 
 
@@ -102,7 +102,7 @@ def test_missing_data_says_where_and_how_to_get_or_do_without(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     if exists:
         (tmp_path / "Task07_Pancreas").mkdir()
-    with pytest.raises(Fault, match="MISSING_DATA") as caught:
+    with pytest.raises(UserError, match="MISSING_DATA") as caught:
         read_msd("Task07_Pancreas")
     text = str(caught.value)
     assert str(tmp_path / "Task07_Pancreas") in text
@@ -121,7 +121,7 @@ def test_paths_that_leave_the_folder_are_refused(tmp_path, path, place):
         write_dataset(tmp_path, test=[path])
     else:
         write_dataset(tmp_path, [{**entry("p_02"), place: path}])
-    with pytest.raises(Fault, match="PATH_ESCAPE"):
+    with pytest.raises(UserError, match="PATH_ESCAPE"):
         read_msd(tmp_path)
 
 
@@ -136,21 +136,21 @@ def test_a_linked_folder_of_images_is_followed(tmp_path):
 def test_a_missing_file_is_named(tmp_path, missing):
     write_dataset(tmp_path)
     (tmp_path / missing).unlink()
-    with pytest.raises(Fault, match="MISSING_FILE") as caught:
+    with pytest.raises(UserError, match="MISSING_FILE") as caught:
         read_msd(tmp_path)
     assert caught.value.subject == str(tmp_path / missing)
 
 
 def test_all_missing_files_can_be_listed(tmp_path):
     write_dataset(tmp_path, touch=False)
-    faults = missing_files(read_msd(tmp_path, require_files=False))
-    assert len(faults) == 6  # two images, two labels, two test images
-    assert "6 of 6 files are missing" in str(faults[0])
+    errors = missing_files(read_msd(tmp_path, require_files=False))
+    assert len(errors) == 6  # two images, two labels, two test images
+    assert "6 of 6 files are missing" in str(errors[0])
 
 
 def test_a_case_named_twice_is_refused(tmp_path):
     write_dataset(tmp_path, [entry("p_02"), entry("p_10"), entry("p_02")])
-    with pytest.raises(Fault, match=r"DUPLICATE_CASE.*p_02 more than once"):
+    with pytest.raises(UserError, match=r"DUPLICATE_CASE.*p_02 more than once"):
         read_msd(tmp_path)
 
 
@@ -170,14 +170,14 @@ def test_a_case_named_twice_is_refused(tmp_path):
 )
 def test_a_malformed_dataset_json_is_refused(tmp_path, changes):
     write_dataset(tmp_path, **changes)
-    with pytest.raises(Fault, match=r"DATASET_JSON .*dataset\.json: "):
+    with pytest.raises(UserError, match=r"DATASET_JSON .*dataset\.json: "):
         read_msd(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "[1, 2]", '{"training": ', "<html>not found</html>", "\xff\xfe"])
 def test_what_is_no_json_object_is_refused(tmp_path, text):
     (tmp_path / "dataset.json").write_bytes(text.encode("latin-1"))
-    with pytest.raises(Fault, match="DATASET_JSON"):
+    with pytest.raises(UserError, match="DATASET_JSON"):
         read_msd(tmp_path)
 
 

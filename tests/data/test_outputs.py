@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from medseg3d.data.outputs import input_items, record_file
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.pictures.writing import write_picture_mask, write_png
 from medseg3d.volumes.reading import read_header
 from medseg3d.volumes.writing import write_mask, write_probabilities
@@ -78,7 +78,7 @@ def test_pictures_get_masks_of_their_own_kind(tmp_path: Path) -> None:
 
 def test_a_jpeg_and_a_png_of_one_name_are_refused(tmp_path: Path) -> None:
     touch(tmp_path / "in", "a.jpg", "a.png")
-    with pytest.raises(Fault, match="NAME_COLLISION"):
+    with pytest.raises(UserError, match="NAME_COLLISION"):
         input_items(tmp_path / "in", tmp_path / "out", image_suffixes=[".jpg", ".png"], mask_suffix=".png")
 
 
@@ -98,34 +98,34 @@ def test_files_of_one_name_keep_their_folders(tmp_path: Path) -> None:
 @pytest.mark.parametrize("as_folder", [True, False])
 def test_two_images_for_one_mask_are_refused_and_named(tmp_path: Path, as_folder: bool) -> None:
     files = touch(tmp_path, "ct.nii", "ct.nii.gz")
-    with pytest.raises(Fault, match=r"NAME_COLLISION .*/ct\.nii(\.gz)?: the same name as .*/ct\.nii"):
+    with pytest.raises(UserError, match=r"NAME_COLLISION .*/ct\.nii(\.gz)?: the same name as .*/ct\.nii"):
         input_items([tmp_path] if as_folder else files, tmp_path / "out")
 
 
 def test_keeping_folders_never_makes_a_new_collision(tmp_path: Path) -> None:
     # the two ct become a/ct and b/ct, which is what the third one is called already
     files = touch(tmp_path, "in/a/ct.nii", "in/b/ct.nii", "more/a/ct.nii")
-    with pytest.raises(Fault, match="NAME_COLLISION"):
+    with pytest.raises(UserError, match="NAME_COLLISION"):
         input_items([*files[:2], tmp_path / "more"], tmp_path / "out")
 
 
 @pytest.mark.parametrize("inputs", [[], ["empty"], ["text"]])
-def test_nothing_to_do_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inputs: list[str]) -> None:
+def test_nothing_to_do_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inputs: list[str]) -> None:
     (tmp_path / "empty").mkdir()
     touch(tmp_path, "text/readme.md")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(Fault, match="NO_INPUT"):
+    with pytest.raises(UserError, match="NO_INPUT"):
         input_items(inputs, "out")
 
 
-def test_missing_input_is_a_fault(tmp_path: Path) -> None:
-    with pytest.raises(Fault, match=r"MISSING_FILE .*nowhere\.nii"):
+def test_missing_input_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"MISSING_FILE .*nowhere\.nii"):
         input_items([*touch(tmp_path, "ct.nii"), tmp_path / "nowhere.nii"], tmp_path / "out")
 
 
 def test_control_characters_are_refused_on_one_line(tmp_path: Path) -> None:
     touch(tmp_path, "in/a\nb.nii")
-    with pytest.raises(Fault, match="FILE_NAME") as caught:
+    with pytest.raises(UserError, match="FILE_NAME") as caught:
         input_items(tmp_path / "in", tmp_path / "out")
     assert "\n" not in str(caught.value)
 
@@ -146,7 +146,7 @@ def test_shell_glob_over_images_and_their_masks_is_harmless(tmp_path: Path) -> N
 
 def test_mask_never_replaces_an_input(tmp_path: Path) -> None:
     (image,) = touch(tmp_path, "ct.nii.gz")
-    with pytest.raises(Fault, match=r"NAME_COLLISION .* would replace the input"):
+    with pytest.raises(UserError, match=r"NAME_COLLISION .* would replace the input"):
         input_items(image, tmp_path, suffix="", overwrite=True)
     (image,) = touch(tmp_path, "mr.nii")
     assert len(input_items(image, tmp_path, suffix="")) == 1
@@ -163,7 +163,7 @@ def test_link_that_leads_out_of_the_output_folder_is_refused(tmp_path: Path) -> 
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "out").mkdir()
     (tmp_path / "out/sub").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(Fault, match="OUTSIDE_OUTPUT"):
+    with pytest.raises(UserError, match="OUTSIDE_OUTPUT"):
         input_items(tmp_path / "in", tmp_path / "out")
 
 
@@ -230,7 +230,7 @@ def test_an_overlay_of_ours_is_worked_on_and_a_foreign_one_left_alone(tmp_path: 
 
 def test_overlays_of_volumes_are_refused(tmp_path: Path) -> None:
     (image,) = touch(tmp_path, "ct.nii")
-    with pytest.raises(Fault, match=r"^BAD_VALUE --save-overlays: a bundle for volumes, expected one for pictures"):
+    with pytest.raises(UserError, match=r"^BAD_VALUE --save-overlays: a bundle for volumes, expected one for pictures"):
         input_items(image, tmp_path / "out", overlay_dir=tmp_path / "drawn")
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from medseg3d.data.picture_folders import read_picture_folder, split_files, split_pictures
 from medseg3d.data.splits import PARTS, read_split
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 
 PATTERN = r"^P_(\d+)-"
 
@@ -57,7 +57,7 @@ def test_the_pattern_finds_the_patient(tmp_path, pattern, group):
     ],
 )
 def test_what_is_no_data_set_is_refused(tmp_path, names, pattern, words):
-    with pytest.raises(Fault, match=words):
+    with pytest.raises(UserError, match=words):
         read_picture_folder(folder_of(tmp_path / "set", *names), pattern)
 
 
@@ -149,14 +149,14 @@ def test_one_data_set_in_two_formats_is_not_read_twice(tmp_path):
         *both("PNG/Original", "PNG/Ground Truth", "1", "2"),
         *both("TIF/Original", "TIF/Ground Truth", "1", "2", suffix="tif"),
     )
-    with pytest.raises(Fault, match=r"DUPLICATE_CASE .*TIF: the 2 names that .*PNG has too.*--dataset_dir"):
+    with pytest.raises(UserError, match=r"DUPLICATE_CASE .*TIF: the 2 names that .*PNG has too.*--dataset_dir"):
         read_picture_folder(folder)
     assert [case["case"] for case in read_picture_folder(folder / "TIF")] == ["1", "2"]
 
 
 def test_a_set_that_lacks_its_masks_is_not_passed_over(tmp_path):
     folder = folder_of(tmp_path, *PRANET, "TestDataset/Kvasir/images/cju9.png")
-    with pytest.raises(Fault, match=r"MISSING_DATA .*Kvasir: no folder masks/"):
+    with pytest.raises(UserError, match=r"MISSING_DATA .*Kvasir: no folder masks/"):
         read_picture_folder(folder)
 
 
@@ -183,9 +183,9 @@ def test_a_published_list_is_for_training_and_validation(tmp_path, lines):
 def test_a_list_of_other_cases_is_refused(tmp_path, lines, words):
     folder = folder_of(tmp_path / "set", *pairs("a", "b", "c"))
     (tmp_path / "train.txt").write_text(lines)
-    with pytest.raises(Fault, match=words):
+    with pytest.raises(UserError, match=words):
         split_pictures(folder, tmp_path / "split.json", "test", 1, 0, train_list=tmp_path / "train.txt")
-    with pytest.raises(Fault, match=r"MISSING_FILE .*other\.txt"):
+    with pytest.raises(UserError, match=r"MISSING_FILE .*other\.txt"):
         split_pictures(folder, tmp_path / "split.json", "test", 1, 0, train_list=tmp_path / "other.txt")
 
 
@@ -256,7 +256,7 @@ class TestSeveralDataSets:
     )
     def test_what_does_not_fit_together_is_refused(self, folders, manifests, change, words):
         arguments = {"dataset_dir": folders, "split_file": manifests, "test_cases": 1, "val_cases": 1, **change}
-        with pytest.raises(Fault, match=f"DATA_SETS.*{words}"):
+        with pytest.raises(UserError, match=f"DATA_SETS.*{words}"):
             split_pictures(part="train", **arguments)
 
     def test_manifests_have_the_names_of_their_data_sets(self):

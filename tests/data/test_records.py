@@ -13,7 +13,7 @@ import pytest
 from medseg3d.cli import main
 from medseg3d.data.outputs import record_file
 from medseg3d.data.records import Standing, read_record, standing
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.files.stream import file_sha256
 from medseg3d.volumes.writing import write_mask
 
@@ -169,5 +169,5 @@ def test_pipe_in_the_place_of_an_image_is_left_to_its_reader(item):
     Path(item["image"]).unlink()
     os.mkfifo(item["image"])
     assert standing(item, MADE_WITH) == Standing(False, "its image is no file")
-    with pytest.raises(Fault, match="NOT_A_FILE"):
+    with pytest.raises(UserError, match="NOT_A_FILE"):
         file_sha256(item["image"])

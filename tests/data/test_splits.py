@@ -17,7 +17,7 @@ from medseg3d.data.splits import (
     write_split,
 )
 from medseg3d.data.volume_splits import default_split_file, split_cases
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 
 IDS = [f"pancreas_{number:03d}" for number in range(1, 282)]
 FIVE = ["a", "b", "c", "d", "e"]
@@ -57,7 +57,7 @@ def test_test_part_does_not_depend_on_the_number_of_validation_cases():
 
 @pytest.mark.parametrize(("test_cases", "val_cases"), [(3, 2), (5, 0), (24, 26)])
 def test_too_few_cases_are_refused_with_a_remedy(test_cases, val_cases):
-    with pytest.raises(Fault, match=r"TOO_FEW_CASES task: 5 cases.*--test_cases 2 --val_cases 2"):
+    with pytest.raises(UserError, match=r"TOO_FEW_CASES task: 5 cases.*--test_cases 2 --val_cases 2"):
         make_split(FIVE, test_cases, val_cases, name="task")
 
 
@@ -117,7 +117,7 @@ def test_manifest_is_reused_and_not_rewritten(tmp_path):
 )
 def test_manifest_of_other_ids_is_refused(tmp_path, ids, message):
     load_or_make_split(tmp_path / "split.json", FIVE, 1, 1)
-    with pytest.raises(Fault, match=r"SPLIT_MISMATCH .*split\.json.*" + message):
+    with pytest.raises(UserError, match=r"SPLIT_MISMATCH .*split\.json.*" + message):
         load_or_make_split(tmp_path / "split.json", ids, 1, 1)
 
 
@@ -131,7 +131,7 @@ def test_manifest_of_other_ids_is_refused(tmp_path, ids, message):
 )
 def test_manifest_of_another_seed_or_count_is_refused(tmp_path, asked, message):
     load_or_make_split(tmp_path / "split.json", FIVE, 1, 1)
-    with pytest.raises(Fault, match=message):
+    with pytest.raises(UserError, match=message):
         load_or_make_split(tmp_path / "split.json", FIVE, **{"test_cases": 1, "val_cases": 1, **asked})
 
 
@@ -153,7 +153,7 @@ def test_edited_manifest_is_refused(tmp_path, edit):
     manifest = json.loads(path.read_text())
     edit(manifest)
     path.write_text(json.dumps(manifest))
-    with pytest.raises(Fault, match="SPLIT_MISMATCH"):
+    with pytest.raises(UserError, match="SPLIT_MISMATCH"):
         read_split(path)
 
 
@@ -161,7 +161,7 @@ def test_truncated_manifest_is_refused(tmp_path):
     path = tmp_path / "split.json"
     load_or_make_split(path, FIVE, 1, 1)
     path.write_text(path.read_text()[:100])
-    with pytest.raises(Fault, match="SPLIT_MISMATCH"):
+    with pytest.raises(UserError, match="SPLIT_MISMATCH"):
         load_or_make_split(path, FIVE, 1, 1)
 
 
@@ -172,7 +172,7 @@ def test_written_split_reads_back_equal(tmp_path):
 
 
 def test_missing_manifest_is_refused_where_it_must_exist(tmp_path):
-    with pytest.raises(Fault, match=r"MISSING_DATA.*medseg3d data split"):
+    with pytest.raises(UserError, match=r"MISSING_DATA.*medseg3d data split"):
         read_split(tmp_path / "split.json")
 
 
@@ -229,7 +229,7 @@ def test_groups_are_ranked_as_ids_are():
 
 
 def test_too_few_groups_are_refused_though_there_are_cases_enough():
-    with pytest.raises(Fault, match=r"TOO_FEW_CASES.*5 groups, expected more than 3 test \+ 2 val groups"):
+    with pytest.raises(UserError, match=r"TOO_FEW_CASES.*5 groups, expected more than 3 test \+ 2 val groups"):
         make_split(list(SLICES), test_cases=3, val_cases=2, groups=SLICES)
 
 
@@ -253,7 +253,7 @@ def test_manifest_of_groups_reads_back_equal_and_counts_both(tmp_path):
 @pytest.mark.parametrize("groups", [None, {**SLICES, "e-0": "d"}], ids=["none", "other"])
 def test_manifest_of_other_groups_is_refused(tmp_path, groups):
     load_or_make_split(tmp_path / "split.json", list(SLICES), 1, 1, groups=SLICES)
-    with pytest.raises(Fault, match=r"SPLIT_MISMATCH.*11 cases in 5 groups, expected"):
+    with pytest.raises(UserError, match=r"SPLIT_MISMATCH.*11 cases in 5 groups, expected"):
         load_or_make_split(tmp_path / "split.json", list(SLICES), 1, 1, groups=groups)
 
 
@@ -263,7 +263,7 @@ def test_a_patient_moved_in_the_manifest_is_refused(tmp_path):
     manifest = json.loads(path.read_text())
     manifest["groups"]["d-0"] = "b"
     path.write_text(json.dumps(manifest))
-    with pytest.raises(Fault, match="SPLIT_MISMATCH"):
+    with pytest.raises(UserError, match="SPLIT_MISMATCH"):
         read_split(path)
 
 
@@ -292,7 +292,7 @@ def test_a_manifest_of_shares_is_that_of_their_numbers(tmp_path):
     path = tmp_path / "split.json"
     split = load_or_make_split(path, FIVE, 0.2, 0.4)
     assert load_or_make_split(path, FIVE, 1, 2) == split
-    with pytest.raises(Fault, match="val_cases 2, expected val_cases 1 as asked for"):
+    with pytest.raises(UserError, match="val_cases 2, expected val_cases 1 as asked for"):
         load_or_make_split(path, FIVE, 0.2, 0.2)
 
 
@@ -314,38 +314,38 @@ def test_a_listed_manifest_reads_back_equal_and_is_no_drawn_one(tmp_path):
     split = load_or_make_split(path, FIVE, ["b", "d"], 1)
     assert json.loads(path.read_text())["rule"].startswith("test is listed; rank the others by")
     assert read_split(path) == split == load_or_make_split(path, FIVE, ("d", "b"), 0.2)
-    with pytest.raises(Fault, match=r"SPLIT_MISMATCH .*a listed test set, expected one drawn by the seed"):
+    with pytest.raises(UserError, match=r"SPLIT_MISMATCH .*a listed test set, expected one drawn by the seed"):
         load_or_make_split(path, FIVE, 2, 1)
     for listed in (["b"], ["b", "a"]):
-        with pytest.raises(Fault, match=f"another test set of 2 cases, expected the {len(listed)} listed"):
+        with pytest.raises(UserError, match=f"another test set of 2 cases, expected the {len(listed)} listed"):
             load_or_make_split(path, FIVE, listed, 1)
 
 
 def test_a_drawn_manifest_is_not_taken_for_a_listed_one(tmp_path):
     split = load_or_make_split(tmp_path / "split.json", FIVE, 1, 1)
-    with pytest.raises(Fault, match=r"SPLIT_MISMATCH .*listed test cases as asked for"):
+    with pytest.raises(UserError, match=r"SPLIT_MISMATCH .*listed test cases as asked for"):
         load_or_make_split(tmp_path / "split.json", FIVE, split.test, 1)
 
 
 def test_a_listed_case_that_is_not_there_is_refused():
-    with pytest.raises(Fault, match=r"SPLIT_MISMATCH polyps: 2 of 3 listed .* lacks \(x, y\).*every listed case"):
+    with pytest.raises(UserError, match=r"SPLIT_MISMATCH polyps: 2 of 3 listed .* lacks \(x, y\).*every listed case"):
         make_split(FIVE, ["x", "a", "y"], 1, name="polyps")
 
 
 def test_listing_all_cases_leaves_none_to_train_on():
-    with pytest.raises(Fault, match=r"TOO_FEW_CASES .*1 cases beside 4 listed test cases, expected more"):
+    with pytest.raises(UserError, match=r"TOO_FEW_CASES .*1 cases beside 4 listed test cases, expected more"):
         make_split(FIVE, FIVE[:4], 1)
 
 
 def test_a_manifest_may_be_taken_as_it_is_but_must_be_there(tmp_path):
     path = tmp_path / "split.json"
-    with pytest.raises(Fault, match="MISSING_DATA"):
+    with pytest.raises(UserError, match="MISSING_DATA"):
         load_or_make_split(path, FIVE, None, None)
     split = load_or_make_split(path, FIVE, ["b", "d"], 1)
     assert load_or_make_split(path, FIVE, None, None) == split
-    with pytest.raises(Fault, match="val_cases 1, expected val_cases 2"):
+    with pytest.raises(UserError, match="val_cases 1, expected val_cases 2"):
         load_or_make_split(path, FIVE, None, 2)
-    with pytest.raises(Fault, match=r"SPLIT_MISMATCH .*lacks"):
+    with pytest.raises(UserError, match=r"SPLIT_MISMATCH .*lacks"):
         load_or_make_split(path, FIVE[:4], None, None)
 
 
@@ -355,7 +355,7 @@ def test_a_split_file_with_a_case_in_two_parts_is_refused_though_its_hash_is_rig
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     path = tmp_path / "split.json"
     path.write_text(json.dumps(content | {"hash": hashlib.sha256(canonical.encode()).hexdigest()}))
-    with pytest.raises(Fault, match=r"LEAKAGE .*split.json: 1 cases in train and in test \(b\)"):
+    with pytest.raises(UserError, match=r"LEAKAGE .*split.json: 1 cases in train and in test \(b\)"):
         read_split(path)
 
 
@@ -375,11 +375,11 @@ def test_a_given_split_keeps_the_groups_together_that_a_training_asks_for(tmp_pa
     write_split(path, given_split(GIVEN, "lists"))
     apart = {"a": "p", "b": "q", "c": "r", "d": "p", "e": "r"}
     assert load_or_make_split(path, FIVE, groups=apart).test == ["c", "e"]
-    with pytest.raises(Fault, match=r"LEAKAGE .*1 patients in train and in test \(p\)"):
+    with pytest.raises(UserError, match=r"LEAKAGE .*1 patients in train and in test \(p\)"):
         load_or_make_split(path, FIVE, groups={**apart, "c": "p"})
 
 
 def test_a_given_split_of_another_data_set_is_refused(tmp_path):
     write_split(tmp_path / "split.json", given_split(GIVEN, "lists"))
-    with pytest.raises(Fault, match=r"SPLIT_MISMATCH .*1 ids that the data set lacks \(e\)"):
+    with pytest.raises(UserError, match=r"SPLIT_MISMATCH .*1 ids that the data set lacks \(e\)"):
         load_or_make_split(tmp_path / "split.json", FIVE[:4])

@@ -9,7 +9,7 @@ from PIL import Image
 
 from medseg3d.data.splits import make_split, write_split
 from medseg3d.data.verify import verify_pictures
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 
 
 def write(path: Path, array: np.ndarray) -> None:
@@ -32,10 +32,10 @@ def folder(tmp_path) -> Path:
     return tmp_path / "set"
 
 
-def test_sound_data_set_has_no_fault(folder):
+def test_sound_data_set_has_no_error(folder):
     calls = []
     report = verify_pictures(folder, expected_cases=10, progress=lambda done, total: calls.append((done, total)))
-    assert (report.faults, report.warnings, report.n_cases) == ([], [], 10)
+    assert (report.errors, report.warnings, report.n_cases) == ([], [], 10)
     assert report.label_values == {0: 10, 1: 10}
     assert calls == [(done, 10) for done in range(1, 11)]
 
@@ -51,7 +51,7 @@ def test_every_problem_is_listed_and_not_only_the_first(folder, workers):
     write(folder / "Ground Truth" / "25.tif", 255 - disc())
     write(folder / "Ground Truth" / "26.tif", np.zeros((24, 32), np.uint8))
     report = verify_pictures(folder, expected_cases=10, workers=workers)
-    found = [(fault.code, Path(fault.subject).relative_to(folder.parent).as_posix()) for fault in report.faults]
+    found = [(error.code, Path(error.subject).relative_to(folder.parent).as_posix()) for error in report.errors]
     assert found[:-1] == [
         ("MISSING_FILE", "set/Original/20.tif"),
         ("MISSING_FILE", "set/Ground Truth/21.tif"),
@@ -69,31 +69,31 @@ def test_every_problem_is_listed_and_not_only_the_first(folder, workers):
 
 def test_a_picture_of_another_shape_than_its_mask_names_both(folder):
     write(folder / "Ground Truth" / "22.tif", disc(32, 24))
-    (fault,) = verify_pictures(folder).faults
-    assert (fault.found, fault.wanted) == (
+    (error,) = verify_pictures(folder).errors
+    assert (error.found, error.wanted) == (
         "32 rows of 24 pixels",
         f"24 rows of 32 pixels, as in {folder}/Original/22.tif",
     )
 
 
-def test_a_picture_that_is_there_twice_is_a_warning_and_in_two_parts_a_fault(folder, tmp_path):
+def test_a_picture_that_is_there_twice_is_a_warning_and_in_two_parts_an_error(folder, tmp_path):
     # the same pixels in another format
     Image.open(folder / "Original" / "20.tif").save(folder / "Original" / "29.png")
     (folder / "Original" / "29.tif").unlink()
     report = verify_pictures(folder)
-    assert report.faults == []
+    assert report.errors == []
     assert report.warnings == [(str(folder), "DUPLICATE_PICTURE: 20, 29 are one picture")]
     split_file = tmp_path / "split.json"
     write_split(split_file, make_split([str(frame) for frame in range(20, 30)], ["29"], 0))
-    (fault,) = verify_pictures(folder, split_file).faults
-    assert str(fault).startswith(f"LEAKAGE {split_file}: one picture as 20 in train and 29 in test")
+    (error,) = verify_pictures(folder, split_file).errors
+    assert str(error).startswith(f"LEAKAGE {split_file}: one picture as 20 in train and 29 in test")
 
 
 def test_a_sequence_in_two_parts_is_a_warning_that_says_what_it_means(folder, tmp_path):
     ids = [str(frame) for frame in range(20, 30)]
     write_split(tmp_path / "frames.json", make_split(ids, ["22", "27"], 0))
     report = verify_pictures(folder, tmp_path / "frames.json", "clinicdb-sequence")
-    assert report.faults == []
+    assert report.errors == []
     ((path, warning),) = report.warnings
     assert path == str(tmp_path / "frames.json")
     assert warning.startswith(
@@ -113,26 +113,26 @@ def test_groups_of_the_manifest_itself_are_checked(folder, tmp_path):
     assert warning.startswith("LEAKAGE: 1 patients")
 
 
-def test_a_manifest_of_another_data_set_is_a_fault(folder, tmp_path):
+def test_a_manifest_of_another_data_set_is_an_error(folder, tmp_path):
     write_split(tmp_path / "split.json", make_split([*map(str, range(20, 30)), "cju1"], 1, 0))
-    (fault,) = verify_pictures(folder, tmp_path / "split.json").faults
-    assert (fault.code, fault.found) == ("SPLIT_MISMATCH", "1 cases that the data set lacks (cju1)")
+    (error,) = verify_pictures(folder, tmp_path / "split.json").errors
+    assert (error.code, error.found) == ("SPLIT_MISMATCH", "1 cases that the data set lacks (cju1)")
 
 
 def test_known_data_sets_are_known_by_their_folder(folder):
     shutil.move(folder, folder.with_name("CVC-ClinicDB"))
-    (fault,) = verify_pictures(folder.with_name("CVC-ClinicDB")).faults
-    assert (fault.code, fault.wanted) == ("CASE_COUNT", "612")
+    (error,) = verify_pictures(folder.with_name("CVC-ClinicDB")).errors
+    assert (error.code, error.wanted) == ("CASE_COUNT", "612")
 
 
 def test_no_data_set_is_refused(tmp_path):
-    with pytest.raises(Fault, match="MISSING_DATA"):
+    with pytest.raises(UserError, match="MISSING_DATA"):
         verify_pictures(tmp_path / "nothing")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "pattern"), [("kvasir-seg", None), ("cvc-clinicdb", "clinicdb-sequence")])
-def test_real_pictures_have_no_fault(real_data, name, pattern):
+def test_real_pictures_have_no_error(real_data, name, pattern):
     report = verify_pictures(real_data / name, group_pattern=pattern)
-    assert report.faults == []
+    assert report.errors == []
     assert {warning.split(":")[0] for _, warning in report.warnings} <= {"FOREGROUND"}

@@ -15,7 +15,7 @@ from dicom_series import OBLIQUE, PLANTED, stored_values, write_enhanced, write_
 from medseg3d import __version__
 from medseg3d.dicom.segmentation import check_referable, read_segmentation, write_segmentation
 from medseg3d.dicom.series import LoadedSeries, read_series
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.files.signature import is_ours
 
 NAMES = ["pancreas", "tumour"]
@@ -148,7 +148,7 @@ class TestWhatItSays:
 
 def test_images_without_their_uids_are_refused(tmp_path):
     write_series(tmp_path, change=lambda tags, index: setattr(tags, "StudyInstanceUID", ""))
-    with pytest.raises(Fault, match=r"MISSING_TAG .* no usable StudyInstanceUID"):
+    with pytest.raises(UserError, match=r"MISSING_TAG .* no usable StudyInstanceUID"):
         check_referable(tmp_path, read_series(tmp_path)[2])
 
 
@@ -161,7 +161,7 @@ def test_a_value_that_cannot_be_repeated_is_refused_without_being_quoted(keyword
         tags[keyword].value = value
 
     write_series(tmp_path, change=change)
-    with pytest.raises(Fault) as caught:
+    with pytest.raises(UserError) as caught:
         check_referable("scan", read_series(tmp_path)[2])
     assert caught.value.found == f"no usable {keyword} for a segmentation"
     assert value not in str(caught.value)
@@ -202,7 +202,7 @@ def test_a_series_of_several_multi_frame_files_makes_none(tmp_path):
         tags = pydicom.dcmread(path)
         tags.SOPInstanceUID = f"{tags.SOPInstanceUID[:-2]}.{part[0]}"
         tags.save_as(path)
-    with pytest.raises(Fault, match="DICOM_SEG"):
+    with pytest.raises(UserError, match="DICOM_SEG"):
         written(tmp_path / "in", tmp_path / "seg.dcm")
     assert not (tmp_path / "seg.dcm").exists()
 

@@ -29,7 +29,7 @@ from pydicom import uid as uids
 
 from medseg3d.data.outputs import input_items
 from medseg3d.dicom.series import all_series_sha256, read_series, series_sha256
-from medseg3d.faults import Fault, UsageFault
+from medseg3d.errors import UsageError, UserError
 from medseg3d.limits import limits
 from medseg3d.volumes.reading import read_volume
 from medseg3d.volumes.writing import write_mask
@@ -51,8 +51,8 @@ def by_simpleitk(folder: Path, tmp_path: Path, series_uid: str = "") -> tuple[np
     return sitk.GetArrayFromImage(image).T, nib.load(tmp_path / "by_simpleitk.nii.gz").affine
 
 
-def fault_of(source: Path, chosen: str = "", **options: int) -> Fault:
-    with pytest.raises(Fault) as caught:
+def error_of(source: Path, chosen: str = "", **options: int) -> UserError:
+    with pytest.raises(UserError) as caught:
         read_series(source, chosen, **options)
     assert "\n" not in str(caught.value)
     return caught.value
@@ -249,19 +249,19 @@ class TestTransferSyntaxes:
                 tags["PixelData"].is_undefined_length = True
 
         write_series(tmp_path, change=change)
-        fault = fault_of(tmp_path)
-        assert (fault.code, Path(fault.subject).name) == ("DECODE", "IM0003")
-        assert "High-Throughput JPEG 2000" in fault.found
-        assert "1.2.840.10008.1.2.4.201" in fault.found
-        assert 'pip install "medseg3d[dicom]"' in fault.remedy
+        error = error_of(tmp_path)
+        assert (error.code, Path(error.subject).name) == ("DECODE", "IM0003")
+        assert "High-Throughput JPEG 2000" in error.found
+        assert "1.2.840.10008.1.2.4.201" in error.found
+        assert 'pip install "medseg3d[dicom]"' in error.remedy
 
     @pytest.mark.parametrize("name", COMPRESSED)
     def test_a_truncated_file_is_refused(self, name, tmp_path):
         path = write_series(tmp_path, np.tile(stored_values(), (1, 8, 8)))[2]
         compress(path, COMPRESSED[name])
         path.write_bytes(path.read_bytes()[:-3000])
-        fault = fault_of(tmp_path)
-        assert (fault.code, fault.subject) == ("TRUNCATED", str(path))
+        error = error_of(tmp_path)
+        assert (error.code, error.subject) == ("TRUNCATED", str(path))
 
     @pytest.mark.parametrize("name", ["jpeg-ls", "jpeg 2000", "jpeg lossless"])
     def test_a_codestream_of_another_size_is_refused_before_it_is_decoded(self, name, tmp_path):
@@ -275,15 +275,15 @@ class TestTransferSyntaxes:
                 tags = pydicom.dcmread(other)
                 tags.Rows, tags.PixelData = 13, tags.PixelData[: 13 * 16 * 2]
                 tags.save_as(other)
-        fault = fault_of(tmp_path)
-        assert (fault.code, fault.found) == ("DECODE", "a compressed image of 14 x 16, 16 bits, 1 components")
+        error = error_of(tmp_path)
+        assert (error.code, error.found) == ("DECODE", "a compressed image of 14 x 16, 16 bits, 1 components")
 
-    def test_a_stream_that_crashes_its_codec_is_a_fault_of_its_file(self, tmp_path, monkeypatch):
+    def test_a_stream_that_crashes_its_codec_is_an_error_of_its_file(self, tmp_path, monkeypatch):
         path = write_series(tmp_path)[2]
         compress(path, uids.JPEGLosslessSV1)
         monkeypatch.setattr("sys.executable", "/bin/false")  # ends without an answer, as a crash does
-        fault = fault_of(tmp_path)
-        assert (fault.code, fault.subject) == ("DECODE", str(path))
+        error = error_of(tmp_path)
+        assert (error.code, error.subject) == ("DECODE", str(path))
 
     def test_a_deflate_bomb_is_refused_without_being_inflated(self, tmp_path):
         path = write_series(tmp_path)[2]
@@ -293,7 +293,7 @@ class TestTransferSyntaxes:
         packer = zlib.compressobj(9, wbits=-15)
         bomb = b"".join([*(packer.compress(bytes(1 << 20)) for _ in range(200)), packer.flush()])
         path.write_bytes(content[:start] + bomb)
-        assert fault_of(tmp_path).code == "TOO_LARGE"
+        assert error_of(tmp_path).code == "TOO_LARGE"
 
 
 class TestTheFolder:
@@ -338,15 +338,15 @@ class TestTheFolder:
         content = bytearray((tmp_path / "study.zip").read_bytes())
         content[len(content) // 2] ^= 255
         (tmp_path / "study.zip").write_bytes(content)
-        assert fault_of(tmp_path / "study.zip").code in ("CHECKSUM", "UNREADABLE")
+        assert error_of(tmp_path / "study.zip").code in ("CHECKSUM", "UNREADABLE")
 
     def test_a_zip_bomb_is_refused_by_the_sizes_it_states(self, tmp_path):
         with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("a", bytes(2 << 20))
         with limits(max_voxels=(2 << 20) // 16 - 1):
-            fault = fault_of(tmp_path / "bomb.zip")
-        assert fault.code == "TOO_LARGE"
-        assert "--max-voxels" in fault.remedy
+            error = error_of(tmp_path / "bomb.zip")
+        assert error.code == "TOO_LARGE"
+        assert "--max-voxels" in error.remedy
 
     def test_the_limit_of_voxels_is_that_of_the_whole_series(self, tmp_path):
         write_series(tmp_path)
@@ -354,36 +354,36 @@ class TestTheFolder:
         with limits(max_voxels=voxels):
             assert read_series(tmp_path)[0].size == voxels
         with limits(max_voxels=voxels - 1):
-            assert fault_of(tmp_path).code == "TOO_LARGE"
+            assert error_of(tmp_path).code == "TOO_LARGE"
 
     def test_a_volume_beyond_the_bound_is_refused_by_its_headers(self, tmp_path):
         def change(tags, index):
             tags.Rows, tags.Columns = 60000, 60000
 
         write_series(tmp_path, change=change)
-        fault = fault_of(tmp_path)
-        assert (fault.code, fault.found.split(" = ")[0]) == ("TOO_LARGE", "60000 x 60000 x 6")
+        error = error_of(tmp_path)
+        assert (error.code, error.found.split(" = ")[0]) == ("TOO_LARGE", "60000 x 60000 x 6")
 
     @pytest.mark.parametrize("name", ["IM0003", "1.2.840.1", "x.dcm"])
     def test_an_empty_file_is_refused(self, name, tmp_path):
         write_series(tmp_path, name=lambda index: name if index == 3 else str(index))
         (tmp_path / name).write_bytes(b"")
-        fault = fault_of(tmp_path)
-        assert (fault.code, fault.subject) == ("TRUNCATED", str(tmp_path / name))
+        error = error_of(tmp_path)
+        assert (error.code, error.subject) == ("TRUNCATED", str(tmp_path / name))
 
     @pytest.mark.parametrize("kept", [200, 420, 700, -1, -100])
     def test_a_truncated_file_is_refused(self, kept, tmp_path):
         path = write_series(tmp_path)[3]
         path.write_bytes(path.read_bytes()[:kept])
-        fault = fault_of(tmp_path)
-        assert (fault.code, fault.subject) == ("TRUNCATED", str(path))
+        error = error_of(tmp_path)
+        assert (error.code, error.subject) == ("TRUNCATED", str(path))
 
     def test_a_name_of_dicom_with_other_content_is_refused(self, tmp_path):
         write_series(tmp_path)
         (tmp_path / "a.dcm").write_bytes(b"<html>" + bytes(500))
-        assert fault_of(tmp_path).code == "NOT_DICOM"
+        assert error_of(tmp_path).code == "NOT_DICOM"
 
-    def test_damaged_bytes_raise_nothing_but_faults(self, tmp_path):
+    def test_damaged_bytes_raise_nothing_but_errors(self, tmp_path):
         path = write_series(tmp_path)[2]
         whole = path.read_bytes()
         chance = random.Random(0)
@@ -392,7 +392,7 @@ class TestTheFolder:
             for _ in range(3):
                 content[chance.randrange(132, len(content))] = chance.randrange(256)
             path.write_bytes(content)
-            with contextlib.suppress(Fault):
+            with contextlib.suppress(UserError):
                 read_series(tmp_path)
 
 
@@ -406,9 +406,9 @@ class TestTheSeries:
         return tmp_path / "in"
 
     def test_two_volumes_are_listed_and_refused(self, two):
-        fault = fault_of(two)
-        assert fault.code == "SERIES"
-        assert fault.found == (
+        error = error_of(two)
+        assert error.code == "SERIES"
+        assert error.found == (
             '2 CT volumes: 3 ("Abdomen 3", CT, 6 slices, 0.7 x 0.8 x 2.5 mm, kernel B30f), '
             '12 ("Abdomen 12", CT, 6 slices, 0.7 x 0.8 x 2.5 mm, kernel B30f)'
         )
@@ -420,9 +420,9 @@ class TestTheSeries:
         assert series.record() == {"series": {"number": "12", "chosen": f"--series {chosen}", "slices": 6}}
 
     def test_a_series_that_is_not_there_is_answered_with_those_that_are(self, two):
-        fault = fault_of(two, "7")
-        assert (fault.code, fault.found) == ("SERIES", "no series 7")
-        assert '3 ("Abdomen 3"' in fault.wanted
+        error = error_of(two, "7")
+        assert (error.code, error.found) == ("SERIES", "no series 7")
+        assert '3 ("Abdomen 3"' in error.wanted
 
     def test_one_number_twice_is_told_apart_by_uid(self, tmp_path):
         def change(tags, index):
@@ -430,9 +430,9 @@ class TestTheSeries:
 
         write_series(tmp_path)
         write_series(tmp_path, change=change, name="other{}".format)
-        fault = fault_of(tmp_path, "1")
-        assert f"1 = {uid('another')} (" in fault.found
-        assert f"1 = {uid('series', 1)} (" in fault.found
+        error = error_of(tmp_path, "1")
+        assert f"1 = {uid('another')} (" in error.found
+        assert f"1 = {uid('series', 1)} (" in error.found
 
     def test_two_patients_under_one_uid_are_two_series(self, tmp_path):
         def change(tags, index):
@@ -441,7 +441,7 @@ class TestTheSeries:
 
         write_series(tmp_path)
         write_series(tmp_path, change=change, name="other{}".format)
-        assert fault_of(tmp_path).code == "SERIES"
+        assert error_of(tmp_path).code == "SERIES"
 
     def test_the_only_volume_is_taken_beside_a_localizer_an_mr_and_a_report(self, tmp_path):
         def localizer(tags, index):
@@ -466,7 +466,7 @@ class TestTheSeries:
         array, _, series = read_series(tmp_path)
         assert np.array_equal(array, hounsfield(stored_values(1)))
         assert series.chosen == "the only CT volume of 3 series"
-        assert fault_of(tmp_path, "9").code == "MODALITY"
+        assert error_of(tmp_path, "9").code == "MODALITY"
 
     def test_bolus_tracking_at_one_place_is_no_volume(self, tmp_path):
         def tracking(tags, index):
@@ -475,13 +475,13 @@ class TestTheSeries:
         write_series(tmp_path)
         write_series(tmp_path, number=2, change=tracking, name="tracking{}".format)
         assert read_series(tmp_path)[2].number == "1"
-        assert fault_of(tmp_path, "2").code == "DUPLICATE_SLICE"
+        assert error_of(tmp_path, "2").code == "DUPLICATE_SLICE"
 
     def test_a_description_cannot_steer_the_terminal(self, two):
         tags = pydicom.dcmread(two / "IM0000")
         tags.SeriesDescription = "\x1b]0;planted\x07"
         tags.save_as(two / "IM0000")
-        assert '3 ("?]0;planted?", CT' in fault_of(two).found
+        assert '3 ("?]0;planted?", CT' in error_of(two).found
 
     def test_an_mr_alone_is_refused(self, tmp_path):
         def change(tags, index):
@@ -489,8 +489,8 @@ class TestTheSeries:
             tags.SOPClassUID = tags.file_meta.MediaStorageSOPClassUID = uids.MRImageStorage
 
         write_series(tmp_path, change=change)
-        fault = fault_of(tmp_path)
-        assert (fault.code, fault.found) == ("MODALITY", "MR")
+        error = error_of(tmp_path)
+        assert (error.code, error.found) == ("MODALITY", "MR")
 
 
 class TestTheGrid:
@@ -498,20 +498,20 @@ class TestTheGrid:
 
     def test_a_missing_slice_is_named_by_its_neighbours(self, tmp_path):
         write_series(tmp_path)[3].unlink()
-        fault = fault_of(tmp_path)
-        assert (fault.code, fault.found) == ("SLICE_GAP", "5 mm between IM0002 and IM0004")
+        error = error_of(tmp_path)
+        assert (error.code, error.found) == ("SLICE_GAP", "5 mm between IM0002 and IM0004")
 
     @pytest.mark.parametrize("missing", [1, 20, 38])
     def test_a_missing_slice_of_many_is_found_anywhere(self, missing, tmp_path):
         write_series(tmp_path, stored_values(shape=(40, 4, 4)))[missing].unlink()
-        assert fault_of(tmp_path).found == f"5 mm between IM{missing - 1:04} and IM{missing + 1:04}"
+        assert error_of(tmp_path).found == f"5 mm between IM{missing - 1:04} and IM{missing + 1:04}"
 
     def test_uneven_slices_are_refused(self, tmp_path):
         def change(tags, index):
             tags.ImagePositionPatient = [0, 0, 2.5 * index + (2.5 if index > 3 else 0)]
 
         write_series(tmp_path, change=change)
-        assert fault_of(tmp_path).found == "5 mm between IM0003 and IM0004"
+        assert error_of(tmp_path).found == "5 mm between IM0003 and IM0004"
 
     def test_a_copy_is_passed_over_with_a_warning(self, tmp_path):
         paths = write_series(tmp_path)
@@ -528,18 +528,18 @@ class TestTheGrid:
 
         write_series(tmp_path)
         write_series(tmp_path, change=change, name="second{}".format)
-        fault = fault_of(tmp_path)
-        assert (fault.code, Path(fault.subject).name) == ("DUPLICATE_SLICE", "second0")
-        assert "IM0000" in fault.found
+        error = error_of(tmp_path)
+        assert (error.code, Path(error.subject).name) == ("DUPLICATE_SLICE", "second0")
+        assert "IM0000" in error.found
 
     def test_a_tilted_gantry_is_refused_with_its_angle(self, tmp_path):
         def change(tags, index):
             tags.ImagePositionPatient = [0, -index * SPACING[0] * np.tan(np.radians(15)), index * SPACING[0]]
 
         write_series(tmp_path, change=change)
-        fault = fault_of(tmp_path)
-        assert fault.code == "GANTRY_TILT"
-        assert "3.3 mm beside the normal through IM0000, a tilt of 15.0 degrees" in fault.found
+        error = error_of(tmp_path)
+        assert error.code == "GANTRY_TILT"
+        assert "3.3 mm beside the normal through IM0000, a tilt of 15.0 degrees" in error.found
 
     @pytest.mark.parametrize(
         ("what", "change"),
@@ -551,8 +551,8 @@ class TestTheGrid:
     )
     def test_a_slice_of_another_kind_is_refused(self, what, change, tmp_path):
         write_series(tmp_path, change=lambda tags, index: change(tags) if index == 4 else None)
-        fault = fault_of(tmp_path)
-        assert (fault.code, Path(fault.subject).name, fault.found) == (
+        error = error_of(tmp_path)
+        assert (error.code, Path(error.subject).name, error.found) == (
             "DIMENSIONS",
             "IM0004",
             f"another {what} than IM0000",
@@ -560,7 +560,7 @@ class TestTheGrid:
 
     def test_a_single_slice_is_refused(self, tmp_path):
         path = write_series(tmp_path, stored_values()[:1])[0]
-        assert fault_of(path).code == fault_of(tmp_path).code == "DIMENSIONS"
+        assert error_of(path).code == error_of(tmp_path).code == "DIMENSIONS"
 
     @pytest.mark.parametrize(
         "keyword", ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "RescaleSlope"]
@@ -571,12 +571,12 @@ class TestTheGrid:
                 tags[keyword].value = 0 if keyword == "Rows" else "nan" if keyword == "RescaleSlope" else None
 
         write_series(tmp_path, change=change)
-        fault = fault_of(tmp_path)
-        assert (fault.code, Path(fault.subject).name, fault.found) == ("MISSING_TAG", "IM0002", f"no usable {keyword}")
+        error = error_of(tmp_path)
+        assert (error.code, Path(error.subject).name, error.found) == ("MISSING_TAG", "IM0002", f"no usable {keyword}")
 
     def test_colour_images_are_refused(self, tmp_path):
         write_series(tmp_path, change=lambda tags, index: setattr(tags, "SamplesPerPixel", 3))
-        assert fault_of(tmp_path).code == "DTYPE"
+        assert error_of(tmp_path).code == "DTYPE"
 
 
 class TestItems:
@@ -613,11 +613,11 @@ class TestItems:
 
     def test_a_series_without_dicom_is_a_wrong_call(self, tmp_path):
         nib.save(nib.Nifti1Image(np.zeros((4, 5, 6), np.int16), np.eye(4)), tmp_path / "scan.nii.gz")
-        with pytest.raises(UsageFault, match="BAD_VALUE --series 3: no DICOM among the inputs"):
+        with pytest.raises(UsageError, match="BAD_VALUE --series 3: no DICOM among the inputs"):
             input_items(tmp_path / "scan.nii.gz", tmp_path / "out", series=3)
 
     def test_without_the_extra_the_command_that_installs_it_is_said(self, tmp_path, monkeypatch):
         write_series(tmp_path / "in")
         monkeypatch.setattr("medseg3d.dicom.sources.find_spec", lambda name: None)
-        with pytest.raises(Fault, match=r'MISSING_PACKAGE .*pip install "medseg3d\[dicom\]"'):
+        with pytest.raises(UserError, match=r'MISSING_PACKAGE .*pip install "medseg3d\[dicom\]"'):
             input_items(tmp_path / "in", tmp_path / "out")

@@ -13,6 +13,7 @@ from monai.metrics import DiceMetric
 from sklearn import metrics as sk
 
 from medseg3d import metrics
+from medseg3d.errors import UserError
 from medseg3d.evaluation import Evaluation, Summary
 from medseg3d.evaluation.accumulate import THRESHOLDS
 from medseg3d.evaluation.files import (
@@ -26,7 +27,6 @@ from medseg3d.evaluation.files import (
     score_rows,
 )
 from medseg3d.evaluation.wording import WORDS, convention
-from medseg3d.faults import Fault
 from medseg3d.metrics import ConfusionCounts
 
 SPACING = np.diag([2.0, 2.0, 5.0, 1.0])
@@ -386,7 +386,7 @@ class TestFiles:
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(f"medseg3d.evaluation.files.{writer}", full)
-        with pytest.raises(Fault, match="NO_SPACE"):
+        with pytest.raises(UserError, match="NO_SPACE"):
             of_soft(soft_cases(1)).write(tmp_path)
         assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 

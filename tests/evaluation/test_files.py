@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from medseg3d.errors import UserError
 from medseg3d.evaluation import Evaluation, Summary
 from medseg3d.evaluation.files import (
     GROUPS_CSV,
@@ -22,7 +23,6 @@ from medseg3d.evaluation.files import (
     write_curve,
 )
 from medseg3d.evaluation.records import VERSION
-from medseg3d.faults import Fault
 from medseg3d.files.plain import write_json
 from medseg3d.metrics import BinnedPRCurve, ConfusionCounts
 
@@ -64,14 +64,14 @@ def test_a_summary_of_another_version_is_refused_with_what_to_do(version, found,
         del content["version"]
     write_json(tmp_path / "summary.json", content)
     said = f"SCORE_FILE .*scores in form {found}, expected form {VERSION}. Hint: evaluate again"
-    with pytest.raises(Fault, match=said):
+    with pytest.raises(UserError, match=said):
         read_summary(tmp_path / "summary.json")
 
 
 @pytest.mark.parametrize("change", [{"scores": [{"class_name": "pancreas"}]}, {"settings": {"grid": ""}}, {"cases": 3}])
 def test_a_summary_of_another_form_is_refused(change, tmp_path):
     write_json(tmp_path / "summary.json", {**summary().as_json(), **change})
-    with pytest.raises(Fault, match=r"SCORE_FILE .*summary\.json: scores of another form"):
+    with pytest.raises(UserError, match=r"SCORE_FILE .*summary\.json: scores of another form"):
         read_summary(tmp_path / "summary.json")
 
 
@@ -90,7 +90,7 @@ def test_the_other_tables_come_back_and_refuse_other_files(name, tmp_path):
     assert (tmp_path / "table.csv").read_text().splitlines()[0] == ",".join(table.columns)
     assert table.read(tmp_path / "table.csv") == [row]
     write_curve(tmp_path / "pr.npz", curve())
-    with pytest.raises(Fault, match=r"SCORE_FILE .*pr\.npz"):
+    with pytest.raises(UserError, match=r"SCORE_FILE .*pr\.npz"):
         table.read(tmp_path / "pr.npz")
 
 
@@ -114,7 +114,7 @@ def test_files_come_back_and_hold_paths_alone(tmp_path):
     write_json(tmp_path / "files.json", files)
     assert read_files(tmp_path / "files.json") == files
     (tmp_path / "files.json").write_text('{"a": ["a.png"]}')
-    with pytest.raises(Fault, match=r"SCORE_FILE .*files\.json: \['a\.png'\] for a"):
+    with pytest.raises(UserError, match=r"SCORE_FILE .*files\.json: \['a\.png'\] for a"):
         read_files(tmp_path / "files.json")
 
 
@@ -134,11 +134,11 @@ def test_equal_curves_are_equal_files(tmp_path):
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b[:-1], lambda b: b"<html>"])
-def test_truncated_curves_are_a_fault(tmp_path, damage):
+def test_truncated_curves_are_an_error(tmp_path, damage):
     path = tmp_path / "pr.npz"
     write_curve(path, curve())
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(Fault, match=r"SCORE_FILE .*pr\.npz: no curve in it"):
+    with pytest.raises(UserError, match=r"SCORE_FILE .*pr\.npz: no curve in it"):
         read_curve(path)
 
 
@@ -152,19 +152,19 @@ def test_a_flipped_byte_never_changes_a_curve_in_silence(tmp_path):
         path.write_bytes(content[:position] + bytes([content[position] ^ 0xFF]) + content[position + 1 :])
         try:
             changed += [position] if read_curve(path) != written else []  # dates and the like do not matter
-        except Fault:
+        except UserError:
             refused += 1
     assert changed == []
     assert refused > 100
 
 
-def test_archives_of_something_else_are_a_fault(tmp_path):
+def test_archives_of_something_else_are_an_error(tmp_path):
     path = tmp_path / "pr.npz"
     np.savez(path, weight=np.zeros(3))
-    with pytest.raises(Fault, match=r"no curve in it .*missing"):
+    with pytest.raises(UserError, match=r"no curve in it .*missing"):
         read_curve(path)
     np.savez(path, **{"foreground/bins": np.array([object()])})
-    with pytest.raises(Fault, match=r"no curve in it \(pickled objects\)"):
+    with pytest.raises(UserError, match=r"no curve in it \(pickled objects\)"):
         read_curve(path)
 
 
@@ -174,7 +174,7 @@ def test_a_bomb_is_not_unpacked(tmp_path, monkeypatch):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("foreground/bins.npy", bytes(2 * 10**6))
     assert path.stat().st_size < 10**4
-    with pytest.raises(Fault, match="2000000 bytes when unpacked, expected at most 1000000"):
+    with pytest.raises(UserError, match="2000000 bytes when unpacked, expected at most 1000000"):
         read_curve(path)
 
 

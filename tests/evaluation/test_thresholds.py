@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from medseg3d.cli import main
+from medseg3d.errors import UserError
 from medseg3d.evaluation import Evaluation
 from medseg3d.evaluation.thresholds import ThresholdChoice, choose_threshold, read_threshold, write_threshold
-from medseg3d.faults import Fault
 from medseg3d.metrics import ConfusionCounts, dice
 
 
@@ -78,7 +78,7 @@ def test_the_file_says_where_the_threshold_comes_from(tmp_path):
 
 def test_the_test_part_is_refused_unless_allowed(tmp_path):
     evaluated(tmp_path, part="test")
-    with pytest.raises(Fault, match=r"TEST_PART .*evaluate with --part val first"):
+    with pytest.raises(UserError, match=r"TEST_PART .*evaluate with --part val first"):
         choose_threshold(tmp_path)
     assert choose_threshold(tmp_path, allow_test=True).part == "test"
 
@@ -93,7 +93,7 @@ def test_an_evaluation_of_masks_has_no_threshold(tmp_path):
     evaluation.add("a", np.ones((2, 2)), np.ones((2, 2)))
     evaluation.write(tmp_path)
     for score in ("dice_pooled", "dice_mean"):
-        with pytest.raises(Fault, match="SCORE_FILE"):
+        with pytest.raises(UserError, match="SCORE_FILE"):
             choose_threshold(tmp_path, score)
 
 
@@ -101,13 +101,13 @@ def test_nothing_to_find_has_no_threshold(tmp_path):
     evaluation = Evaluation(["polyp"])
     evaluation.add("a", np.zeros((2, 2)), np.zeros((2, 2)), prob=np.zeros((2, 2)))
     evaluation.write(tmp_path)
-    with pytest.raises(Fault, match="SCORE_FILE"):
+    with pytest.raises(UserError, match="SCORE_FILE"):
         choose_threshold(tmp_path, "dice_mean")
 
 
 def test_no_file_is_argmax_and_more_classes_are_refused(tmp_path):
     assert read_threshold(None) == read_threshold(None, num_classes=3) == 0.5
-    with pytest.raises(Fault, match=r"THRESHOLD_CLASSES .* 3 classes"):
+    with pytest.raises(UserError, match=r"THRESHOLD_CLASSES .* 3 classes"):
         read_threshold(tmp_path / "threshold.json", num_classes=3)
 
 
@@ -122,10 +122,10 @@ def test_no_file_is_argmax_and_more_classes_are_refused(tmp_path):
         ('{"threshold": true}', "THRESHOLD_FILE .*the threshold True"),
     ],
 )
-def test_what_is_no_threshold_is_a_fault(content, message, tmp_path):
+def test_what_is_no_threshold_is_an_error(content, message, tmp_path):
     if content is not None:
         (tmp_path / "threshold.json").write_text(content)
-    with pytest.raises(Fault, match=message):
+    with pytest.raises(UserError, match=message):
         read_threshold(tmp_path / "threshold.json")
 
 

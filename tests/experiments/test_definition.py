@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 from commands import ROOT
 
+from medseg3d.errors import UserError
 from medseg3d.experiments.definition import parse_experiment, read_definition
-from medseg3d.faults import Fault
 
 BUNDLE = str(ROOT / "bundles" / "polyp_cris")
 SEARCH = {"learning_rate": "log:1e-6:1e-2"}
@@ -83,12 +83,12 @@ def test_no_trials_are_no_tuning():
     ],
 )
 def test_a_definition_that_cannot_be_meant_is_refused(content, message):
-    with pytest.raises(Fault, match=message):
+    with pytest.raises(UserError, match=message):
         parse_experiment({"bundle": BUNDLE, **content})
 
 
 def test_a_definition_names_its_bundle():
-    with pytest.raises(Fault, match="BAD_DEFINITION bundle: none"):
+    with pytest.raises(UserError, match="BAD_DEFINITION bundle: none"):
         parse_experiment({})
 
 
@@ -96,5 +96,5 @@ def test_a_definition_names_its_bundle():
 def test_what_is_no_json_object_is_refused(tmp_path, text):
     if text is not None:
         (tmp_path / "file.json").write_text(text)
-    with pytest.raises(Fault, match=r"BAD_DEFINITION .*file\.json"):
+    with pytest.raises(UserError, match=r"BAD_DEFINITION .*file\.json"):
         read_definition(tmp_path / "file.json")

@@ -8,11 +8,11 @@ from commands import ROOT, knobs
 from experiment_runs import SMALL, Commands, empty_pictures
 
 from medseg3d.cli import main
+from medseg3d.errors import UserError
 from medseg3d.evaluation import Score, Summary
 from medseg3d.evaluation.files import SCORES_CSV, score_row
 from medseg3d.experiments import runner
 from medseg3d.experiments.definition import packaged
-from medseg3d.faults import Fault
 from medseg3d.metrics import ConfusionCounts
 
 NL = str(ROOT / "bundles" / "pancreas_nl")
@@ -156,7 +156,7 @@ def test_a_wrong_study_is_refused_before_anything_runs(cris, words, message, tmp
 
 
 def test_a_failed_combination_ends_the_study_with_3(cris):
-    cris.commands.wrong = {"fcn": Fault("LOSS_NOT_FINITE", "epoch 1", "nan")}
+    cris.commands.wrong = {"fcn": UserError("LOSS_NOT_FINITE", "epoch 1", "nan")}
     assert cris("--backbones", "unet", "--strategies", "fcn", "cris", "--trials", "0").code == 3
 
 

@@ -7,10 +7,10 @@ from commands import ROOT
 from experiment_runs import SMALL, Commands, definition
 from picture_runs import polyp_folder
 
+from medseg3d.errors import UserError
 from medseg3d.evaluation import Summary
 from medseg3d.experiments.definition import parse_experiment
 from medseg3d.experiments.runner import run_experiment
-from medseg3d.faults import Fault
 from medseg3d.files.atomic import claimed
 from medseg3d.files.plain import read_json
 from medseg3d.files.tensors import read_tensors
@@ -108,7 +108,7 @@ def test_the_record_states_parameters_conditions_and_data(run, tmp_path):
 
 
 def test_a_failure_is_recorded_the_others_go_on_and_the_next_call_tries_again(run):
-    record = run(Commands({"backbone": Fault("LOSS_NOT_FINITE", "epoch 1", "nan")}))
+    record = run(Commands({"backbone": UserError("LOSS_NOT_FINITE", "epoch 1", "nan")}))
     assert [row["strategy"] for row in record["rows"]] == ["cris"]
     assert record["failures"] == {"backbone_seed_0": "LOSS_NOT_FINITE epoch 1: nan"}
     record = run(Commands())
@@ -146,13 +146,13 @@ def test_what_another_process_works_on_is_left_to_it(run, tmp_path):
 )
 def test_other_settings_are_refused_into_the_same_folder(run, changes, message):
     run(Commands(), factors={"strategy": ["backbone"]})
-    with pytest.raises(Fault, match=f"OTHER_EXPERIMENT.*{message}"):
+    with pytest.raises(UserError, match=f"OTHER_EXPERIMENT.*{message}"):
         run(Commands(), **{"factors": {"strategy": ["backbone"]}, **changes})
 
 
 def test_another_meaning_of_a_level_is_refused_into_the_same_folder(run):
     run(Commands(), factors={"how": {"a": {"strategy": "fcn"}}})
-    with pytest.raises(Fault, match=r"OTHER_EXPERIMENT.*a {'strategy': 'fcn'}, expected a {'strategy': 'cris'}"):
+    with pytest.raises(UserError, match=r"OTHER_EXPERIMENT.*a {'strategy': 'fcn'}, expected a {'strategy': 'cris'}"):
         run(Commands(), factors={"how": {"a": {"strategy": "cris"}}})
 
 
@@ -168,7 +168,7 @@ def test_another_split_is_refused_into_the_same_folder(run, tmp_path):
     (tmp_path / "split.json").unlink()
     for name in ("images/21.jpg", "masks/21.png"):
         (tmp_path / "data" / name).touch()
-    with pytest.raises(Fault, match=r"OTHER_EXPERIMENT.*split_hash"):
+    with pytest.raises(UserError, match=r"OTHER_EXPERIMENT.*split_hash"):
         run(Commands())
 
 
@@ -193,7 +193,7 @@ def test_one_data_set_is_split_in_one_way(run, tmp_path):
     }
     content = definition(tmp_path, factors={"split": splits})
     del content["knobs"]["split_file"]
-    with pytest.raises(Fault, match=r"BAD_VALUE split_file of b: .*Hint: give one for all"):
+    with pytest.raises(UserError, match=r"BAD_VALUE split_file of b: .*Hint: give one for all"):
         run_experiment(parse_experiment(content), tmp_path / "out", command=Commands(), say=lambda text: None)
 
 
@@ -223,7 +223,7 @@ def test_a_dry_run_lists_the_runs_and_begins_none(run, tmp_path):
 )
 def test_a_wrong_experiment_is_refused_before_anything_runs(run, tmp_path, wrong, code):
     commands = Commands()
-    with pytest.raises(Fault) as caught:
+    with pytest.raises(UserError) as caught:
         run(commands, **wrong)
     assert caught.value.code == code
     assert commands.calls == []
@@ -232,7 +232,7 @@ def test_a_wrong_experiment_is_refused_before_anything_runs(run, tmp_path, wrong
 
 def test_a_folder_that_cannot_be_made_is_refused(run, tmp_path):
     (tmp_path / "out").write_text("a file of somebody's")
-    with pytest.raises(Fault, match="NOT_WRITABLE"):
+    with pytest.raises(UserError, match="NOT_WRITABLE"):
         run(Commands())
     assert (tmp_path / "out").read_text() == "a file of somebody's"
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from medseg3d.errors import UserError
 from medseg3d.experiments.search import Dimension, parse_search
-from medseg3d.faults import Fault
 
 
 @pytest.mark.parametrize(
@@ -32,12 +32,12 @@ def test_a_range_is_read_and_written_back(text, expected):
     ],
 )
 def test_what_is_no_range_is_refused(text):
-    with pytest.raises(Fault, match=r"BAD_VALUE --search knob="):
+    with pytest.raises(UserError, match=r"BAD_VALUE --search knob="):
         parse_search({"knob": text})
 
 
 def test_a_search_of_nothing_is_refused():
-    with pytest.raises(Fault, match="BAD_VALUE --search: no knob"):
+    with pytest.raises(UserError, match="BAD_VALUE --search: no knob"):
         parse_search({})
 
 

@@ -13,9 +13,9 @@ import study_worker
 from commands import wait_until
 from study_worker import EPOCHS, SEARCH, score
 
+from medseg3d.errors import UserError
 from medseg3d.experiments import study as studies
 from medseg3d.experiments.study import run_study
-from medseg3d.faults import Fault
 
 SILENT = {"say": lambda text: None, "heartbeat_s": 1}
 
@@ -120,11 +120,11 @@ def test_scores_from_before_an_interruption_count(tmp_path):
     assert (record.score, record.best_epoch, record.last_epoch) == (0.75, 1, 2)
 
 
-def test_a_loss_that_is_not_finite_ranks_last_and_a_fault_is_kept_with_its_reason(tmp_path):
+def test_a_loss_that_is_not_finite_ranks_last_and_an_error_is_kept_with_its_reason(tmp_path):
     training = Training(
         {
-            ("trial_0000", 1): Fault("LOSS_NOT_FINITE", "iteration 1", "a loss of nan"),
-            ("trial_0001", 2): Fault("RUN_FAILED", "training", "exit code 1"),
+            ("trial_0000", 1): UserError("LOSS_NOT_FINITE", "iteration 1", "a loss of nan"),
+            ("trial_0001", 2): UserError("RUN_FAILED", "training", "exit code 1"),
         }
     )
     said: list[str] = []
@@ -143,15 +143,15 @@ def test_a_loss_that_is_not_finite_ranks_last_and_a_fault_is_kept_with_its_reaso
 
 
 def test_three_failures_in_a_row_end_the_worker_and_one_success_starts_the_count_anew(tmp_path):
-    failure = Fault("MISSING_FILE", "data", "nothing")
+    failure = UserError("MISSING_FILE", "data", "nothing")
     training = Training({(f"trial_{n:04d}", 1): failure for n in (0, 1, 3, 4, 5, 6)})
-    with pytest.raises(Fault, match=r"TRIALS_FAILED.*rerun the same command.*MISSING_FILE data: nothing"):
+    with pytest.raises(UserError, match=r"TRIALS_FAILED.*rerun the same command.*MISSING_FILE data: nothing"):
         study(tmp_path, training, n_trials=10)
     assert list(training.events) == [("trial_0006", 1)]
 
 
 def test_a_training_that_never_validates_fails(tmp_path):
-    with pytest.raises(Fault, match=r"TRIALS_FAILED.*no validation gave a score"):
+    with pytest.raises(UserError, match=r"TRIALS_FAILED.*no validation gave a score"):
         study(tmp_path, lambda values, folder, report: None, n_trials=1)
     (first, *_) = study(tmp_path, n_trials=1)
     assert (first.state, first.reason) == ("failed", "no validation gave a score")
@@ -166,7 +166,7 @@ def test_a_bug_ends_the_study_and_does_not_count(tmp_path):
 
 def test_a_study_keeps_its_settings_once_it_has_a_trial(tmp_path):
     study(tmp_path, Training(), n_trials=1, settings={"epochs": 3})
-    with pytest.raises(Fault, match=r"OTHER_STUDY .*: epochs 3, expected epochs 4"):
+    with pytest.raises(UserError, match=r"OTHER_STUDY .*: epochs 3, expected epochs 4"):
         study(tmp_path, settings={"epochs": 4})
     assert len(study(tmp_path, n_trials=2, settings={"epochs": 3})) == 2
     with pytest.raises(KeyboardInterrupt):
@@ -183,7 +183,7 @@ def test_two_studies_share_a_storage_under_their_names(tmp_path):
 def test_trials_of_another_study_are_not_written_over(tmp_path):
     for name in ("trial_notes", "trial_0000"):
         (tmp_path / name).mkdir()
-    with pytest.raises(Fault, match=r"NOT_EMPTY .*: trial_0000 of another study"):
+    with pytest.raises(UserError, match=r"NOT_EMPTY .*: trial_0000 of another study"):
         study(tmp_path)
     (tmp_path / "trial_0000").rmdir()
     assert len(study(tmp_path, n_trials=1)) == 1
@@ -192,7 +192,7 @@ def test_trials_of_another_study_are_not_written_over(tmp_path):
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").touch()
     for folder in ("file", "file/within"):
-        with pytest.raises(Fault, match=rf"NOT_WRITABLE {tmp_path / folder}: "):
+        with pytest.raises(UserError, match=rf"NOT_WRITABLE {tmp_path / folder}: "):
             study(tmp_path / folder)
 
 
@@ -219,7 +219,7 @@ def test_it_tells_of_what_has_begun_and_of_every_validation(tmp_path):
 
 @pytest.mark.parametrize("wrong", [{"n_trials": 0}, {"startup_trials": -1}, {"seed": -1}, {"pruner": "mean"}])
 def test_a_wrong_call_is_refused(tmp_path, wrong):
-    with pytest.raises(Fault, match="BAD_VALUE"):
+    with pytest.raises(UserError, match="BAD_VALUE"):
         study(tmp_path / "new", **wrong)
     assert not (tmp_path / "new").exists()
 
@@ -235,7 +235,7 @@ def test_a_wrong_call_is_refused(tmp_path, wrong):
     ],
 )
 def test_a_storage_that_cannot_be_used_is_named_without_its_password(tmp_path, url, code):
-    with pytest.raises(Fault) as caught:
+    with pytest.raises(UserError) as caught:
         study(tmp_path, storage=url)
     assert caught.value.code == code
     assert "secret" not in str(caught.value)

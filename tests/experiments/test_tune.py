@@ -13,10 +13,10 @@ from ignite.engine import Engine, Events
 from picture_runs import polyp_folder
 
 from medseg3d.cli import main
+from medseg3d.errors import UserError
 from medseg3d.experiments import tune as tuning
 from medseg3d.experiments.trial_process import ScoreReport
 from medseg3d.experiments.tune import tune
-from medseg3d.faults import Fault
 from medseg3d.files.tensors import read_tensors
 
 BUNDLE = ROOT / "bundles" / "polyp_resunetpp"
@@ -124,7 +124,7 @@ def test_volumes_are_tuned_as_pictures_are(recorder, tmp_path):
 )
 def test_a_wrong_call_is_refused_before_any_trial(recorder, tmp_path, wrong, code):
     call = {"bundle": BUNDLE, "output_dir": tmp_path / "new", "search": LOG, **wrong}
-    with pytest.raises(Fault) as caught:
+    with pytest.raises(UserError) as caught:
         tune(**call, **settings())
     assert caught.value.code == code
     assert recorder.calls == []
@@ -133,20 +133,20 @@ def test_a_wrong_call_is_refused_before_any_trial(recorder, tmp_path, wrong, cod
 
 def test_other_knobs_are_another_study(recorder, tmp_path):
     tune(BUNDLE, tmp_path, LOG, **settings(knobs={"epochs": 3, "amp": False}))
-    with pytest.raises(Fault, match=r"knobs epochs 3; knobs overlap not given, expected knobs epochs 4; knobs ov"):
+    with pytest.raises(UserError, match=r"knobs epochs 3; knobs overlap not given, expected knobs epochs 4; knobs ov"):
         tune(BUNDLE, tmp_path, LOG, **settings(knobs={"epochs": 4, "overlap": 0.25, "amp": False}))
-    with pytest.raises(Fault, match=r"OTHER_STUDY .*: knobs epochs 3, expected knobs epochs not given. Hint"):
+    with pytest.raises(UserError, match=r"OTHER_STUDY .*: knobs epochs 3, expected knobs epochs not given. Hint"):
         tune(BUNDLE, tmp_path, LOG, **settings(knobs={"amp": False}))
-    with pytest.raises(Fault, match=r"search learning_rate log:1e-06:0.01, expected search learning_rate uni"):
+    with pytest.raises(UserError, match=r"search learning_rate log:1e-06:0.01, expected search learning_rate uni"):
         tune(BUNDLE, tmp_path, {"learning_rate": "uniform:0:1"}, **settings(knobs={"epochs": 3, "amp": False}))
 
 
 def test_a_study_in_which_nothing_came_to_its_end_has_no_best(tmp_path, monkeypatch):
     def diverge(*args):
-        raise Fault("LOSS_NOT_FINITE", "iteration 1", "a loss of nan")
+        raise UserError("LOSS_NOT_FINITE", "iteration 1", "a loss of nan")
 
     replace_trainings(monkeypatch, diverge)
-    with pytest.raises(Fault, match=r"NO_TRIAL .*: 3 trials, all diverged, .*raise --trials"):
+    with pytest.raises(UserError, match=r"NO_TRIAL .*: 3 trials, all diverged, .*raise --trials"):
         tune(BUNDLE, tmp_path, LOG, **settings())
     assert (tmp_path / "trials.csv").exists()
 
@@ -179,7 +179,7 @@ def test_choices_that_cannot_be_built_and_data_that_is_missing_are_found_before_
         (BUNDLE, LOG, {**small, **missing}, r"MISSING_DATA .*nosuch: no such folder"),
         (ROOT / "bundles" / "pancreas_nl", LOG, missing, r"DATA.*nosuch"),
     ):
-        with pytest.raises(Fault, match=message):
+        with pytest.raises(UserError, match=message):
             tune(bundle, tmp_path / "new", search, **settings(knobs=knobs))
     assert not (tmp_path / "new").exists()
 
@@ -253,14 +253,14 @@ def test_scores_of_the_training_are_reported_until_the_answer_is_no(scripted, tm
     assert not (tmp_path / "checkpoints").exists()
 
 
-def test_a_fault_of_the_training_is_raised_as_it_was(scripted, tmp_path):
-    with pytest.raises(Fault) as caught:
-        scripted("0.5,fault", True)
+def test_an_error_of_the_training_is_raised_as_it_was(scripted, tmp_path):
+    with pytest.raises(UserError) as caught:
+        scripted("0.5,error", True)
     assert str(caught.value) == "LOSS_NOT_FINITE iteration 7: a loss of nan"
 
 
-def test_a_training_that_dies_is_a_fault_with_its_exit_code_and_log(scripted, tmp_path):
-    with pytest.raises(Fault, match=r"RUN_FAILED training: exit code 3, .* which ends: epoch 1 answer true"):
+def test_a_training_that_dies_is_an_error_with_its_exit_code_and_log(scripted, tmp_path):
+    with pytest.raises(UserError, match=r"RUN_FAILED training: exit code 3, .* which ends: epoch 1 answer true"):
         scripted("0.5,die", True)
     assert (tmp_path / "checkpoints").exists()
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.files.atomic import TEMPORARY_PREFIX, atomic_path, atomic_write, check_folder, remove_leftovers
 
 
@@ -96,32 +96,32 @@ def test_a_link_at_the_final_name_is_replaced_and_its_target_kept(tmp_path):
     assert (tmp_path / "a.txt").read_text() == "new"
 
 
-def test_disk_full_is_a_fault_and_keeps_the_old_file(tmp_path):
+def test_disk_full_is_an_error_and_keeps_the_old_file(tmp_path):
     path = tmp_path / "a.bin"
     path.write_bytes(b"old")
-    with pytest.raises(Fault, match=r"NO_SPACE .*a\.bin: no space left"), file_size_limit(1000):  # noqa: SIM117
+    with pytest.raises(UserError, match=r"NO_SPACE .*a\.bin: no space left"), file_size_limit(1000):  # noqa: SIM117
         with atomic_write(path) as file:
             file.write(bytes(100_000))
     assert path.read_bytes() == b"old"
     assert names(tmp_path) == ["a.bin"]
 
 
-def test_enospc_inside_the_block_is_a_fault(tmp_path):
-    with pytest.raises(Fault, match=r"NO_SPACE .*a\.bin"), atomic_path(tmp_path / "a.bin"):
+def test_enospc_inside_the_block_is_an_error(tmp_path):
+    with pytest.raises(UserError, match=r"NO_SPACE .*a\.bin"), atomic_path(tmp_path / "a.bin"):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert names(tmp_path) == []
 
 
-def test_disk_full_under_torch_save_is_a_fault(tmp_path):
-    with pytest.raises(Fault, match=r"NO_SPACE .*model\.pt"), file_size_limit(1000):  # noqa: SIM117
+def test_disk_full_under_torch_save_is_an_error(tmp_path):
+    with pytest.raises(UserError, match=r"NO_SPACE .*model\.pt"), file_size_limit(1000):  # noqa: SIM117
         with atomic_write(tmp_path / "model.pt") as file:
             torch.save({"weight": torch.zeros(100_000)}, file)
     assert names(tmp_path) == []
 
 
-def test_disk_full_under_nibabel_is_a_fault(tmp_path):
+def test_disk_full_under_nibabel_is_an_error(tmp_path):
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 32)).astype(np.uint8)
-    with pytest.raises(Fault, match=r"NO_SPACE .*mask\.nii\.gz"), file_size_limit(1000):  # noqa: SIM117
+    with pytest.raises(UserError, match=r"NO_SPACE .*mask\.nii\.gz"), file_size_limit(1000):  # noqa: SIM117
         with atomic_path(tmp_path / "mask.nii.gz") as temporary:
             nibabel.save(nibabel.Nifti1Image(noise, np.eye(4)), temporary)
     assert names(tmp_path) == []
@@ -145,15 +145,15 @@ def test_a_block_that_writes_elsewhere_is_told_so(tmp_path):
     assert names(tmp_path) == []
 
 
-def test_a_folder_at_the_final_name_is_a_fault(tmp_path):
+def test_a_folder_at_the_final_name_is_an_error(tmp_path):
     (tmp_path / "a.txt").mkdir()
-    with pytest.raises(Fault, match=r"NOT_WRITABLE .*a\.txt: is a directory"), atomic_write(tmp_path / "a.txt"):
+    with pytest.raises(UserError, match=r"NOT_WRITABLE .*a\.txt: is a directory"), atomic_write(tmp_path / "a.txt"):
         pass
 
 
-def test_a_file_where_a_folder_should_be_is_a_fault(tmp_path):
+def test_a_file_where_a_folder_should_be_is_an_error(tmp_path):
     (tmp_path / "run").write_text("I am a file")
-    with pytest.raises(Fault, match="NOT_WRITABLE"), atomic_write(tmp_path / "run" / "masks" / "a.txt"):
+    with pytest.raises(UserError, match="NOT_WRITABLE"), atomic_write(tmp_path / "run" / "masks" / "a.txt"):
         pass
 
 
@@ -216,9 +216,9 @@ def test_removing_leftovers_touches_nothing_else(tmp_path):
 @pytest.mark.parametrize("name", ["file", "file/below", "x" * 300])
 def test_a_folder_that_cannot_be_is_said_beforehand(tmp_path, name):
     (tmp_path / "file").write_text("kept")
-    with pytest.raises(Fault, match="NOT_WRITABLE"):
+    with pytest.raises(UserError, match="NOT_WRITABLE"):
         check_folder(tmp_path / name)
-    with pytest.raises(Fault, match="NOT_WRITABLE"), atomic_write(tmp_path / name / "result.txt", "w"):
+    with pytest.raises(UserError, match="NOT_WRITABLE"), atomic_write(tmp_path / name / "result.txt", "w"):
         pass
     assert [path.name for path in tmp_path.rglob("*")] == ["file"]
 

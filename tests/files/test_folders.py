@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.files.folders import files_below, not_read
 
 SUFFIXES = (".nii.gz", ".nii")
@@ -67,7 +67,7 @@ def test_folder_that_cannot_be_listed_is_refused(tmp_path: Path, monkeypatch: py
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refusing)
-    with pytest.raises(Fault, match=r"UNREADABLE .*sub: permission denied"):
+    with pytest.raises(UserError, match=r"UNREADABLE .*sub: permission denied"):
         files_below(tmp_path, SUFFIXES)
 
 

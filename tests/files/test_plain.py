@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medseg3d.errors import UserError
 from medseg3d.evaluation.files import SCORES_CSV, SLICES_CSV, read_curve, read_files, read_summary, score_row
-from medseg3d.faults import Fault
 from medseg3d.files.plain import read_json, write_json
 from medseg3d.metrics import ConfusionCounts
 
@@ -87,32 +87,32 @@ def test_scores_saved_by_a_spreadsheet_are_read(tmp_path):
         ("µ", "\udcff", "bytes that are no UTF-8 text"),
     ],
 )
-def test_damaged_scores_are_a_fault_that_names_the_place(tmp_path, old, new, found):
+def test_damaged_scores_are_an_error_that_names_the_place(tmp_path, old, new, found):
     path = tmp_path / "scores.csv"
     SCORES_CSV.write(path, rows())
     text = path.read_text(encoding="utf-8")
     assert old in text
     path.write_bytes(text.replace(old, new, 1).encode("utf-8", "surrogateescape"))
-    with pytest.raises(Fault, match=rf"SCORE_FILE .*scores\.csv: {found}"):
+    with pytest.raises(UserError, match=rf"SCORE_FILE .*scores\.csv: {found}"):
         SCORES_CSV.read(path)
 
 
 @pytest.mark.parametrize("read", [SCORES_CSV.read, read_json, read_summary, read_curve, read_files, SLICES_CSV.read])
-def test_absent_files_are_a_fault(tmp_path, read):
-    with pytest.raises(Fault, match=r"SCORE_FILE .*absent: no such file"):
+def test_absent_files_are_an_error(tmp_path, read):
+    with pytest.raises(UserError, match=r"SCORE_FILE .*absent: no such file"):
         read(tmp_path / "absent")
 
 
 @pytest.mark.parametrize("read", [SCORES_CSV.read, read_json, read_summary, read_curve, read_files, SLICES_CSV.read])
-def test_empty_files_are_a_fault(tmp_path, read):
+def test_empty_files_are_an_error(tmp_path, read):
     (tmp_path / "empty").touch()
-    with pytest.raises(Fault, match=r"SCORE_FILE .*empty: no"):
+    with pytest.raises(UserError, match=r"SCORE_FILE .*empty: no"):
         read(tmp_path / "empty")
 
 
 def test_pipe_in_the_place_of_scores_is_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "scores.csv")
-    with pytest.raises(Fault, match="NOT_A_FILE"):
+    with pytest.raises(UserError, match="NOT_A_FILE"):
         SCORES_CSV.read(tmp_path / "scores.csv")
 
 
@@ -164,9 +164,9 @@ def test_what_a_summary_must_not_hold_is_refused_and_nothing_is_written(tmp_path
 
 
 @pytest.mark.parametrize(("content", "found"), [(b"{half", "no JSON"), (b"\xff", "no JSON"), (b"[1]", "a JSON list")])
-def test_damaged_summaries_are_a_fault(tmp_path, content, found):
+def test_damaged_summaries_are_an_error(tmp_path, content, found):
     (tmp_path / "summary.json").write_bytes(content)
-    with pytest.raises(Fault, match=rf"SCORE_FILE .*summary\.json: {found}"):
+    with pytest.raises(UserError, match=rf"SCORE_FILE .*summary\.json: {found}"):
         read_json(tmp_path / "summary.json")
 
 

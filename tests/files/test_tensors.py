@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.files.tensors import read_tensors, save_tensors
 
 
@@ -25,7 +25,7 @@ def test_the_sum_is_in_the_form_of_sha256sum(tmp_path):
 
 def test_what_cannot_be_loaded_safely_is_not_saved(tmp_path):
     with pytest.raises(Exception, match=r"weights_only|WeightsUnpickler|allowlist"):
-        save_tensors(tmp_path / "model.pt", {"class": Fault})
+        save_tensors(tmp_path / "model.pt", {"class": UserError})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -47,7 +47,7 @@ def test_a_file_that_is_not_what_was_saved_is_refused_by_its_sum(tmp_path, damag
     path = tmp_path / "model.pt"
     save_tensors(path, {"weight": torch.ones(200)})
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(Fault, match=rf"{code} .*model\.pt: sha256"):
+    with pytest.raises(UserError, match=rf"{code} .*model\.pt: sha256"):
         read_tensors(path)
 
 
@@ -55,24 +55,24 @@ def test_a_file_that_is_not_what_was_saved_is_refused_by_its_sum(tmp_path, damag
 def test_what_torch_cannot_load_is_refused_by_name(tmp_path, content):
     path = tmp_path / "model.pt"
     path.write_bytes(content)
-    with pytest.raises(Fault, match=rf"CHECKPOINT .*model\.pt: {len(content)} bytes that torch cannot load"):
+    with pytest.raises(UserError, match=rf"CHECKPOINT .*model\.pt: {len(content)} bytes that torch cannot load"):
         read_tensors(path)
 
 
 def test_a_pickled_object_is_refused(tmp_path):
     torch.save({"network": torch.nn.Linear(1, 1)}, tmp_path / "model.pt")
-    with pytest.raises(Fault, match=r"CHECKPOINT .*tensors only"):
+    with pytest.raises(UserError, match=r"CHECKPOINT .*tensors only"):
         read_tensors(tmp_path / "model.pt")
 
 
 def test_weights_that_are_not_numbers_are_refused(tmp_path):
     torch.save({"conv": {"weight": torch.tensor([1.0, float("nan")])}}, tmp_path / "model.pt")
-    with pytest.raises(Fault, match=r"NON_FINITE .*NaN or infinity in conv\.weight"):
+    with pytest.raises(UserError, match=r"NON_FINITE .*NaN or infinity in conv\.weight"):
         read_tensors(tmp_path / "model.pt")
 
 
 def test_a_missing_file_is_refused_with_its_whole_path(tmp_path):
-    with pytest.raises(Fault, match=rf"MISSING_WEIGHTS {tmp_path}/model\.pt: no such file.*train first"):
+    with pytest.raises(UserError, match=rf"MISSING_WEIGHTS {tmp_path}/model\.pt: no such file.*train first"):
         read_tensors(tmp_path / "model.pt")
 
 
@@ -91,8 +91,8 @@ def test_safetensors_are_read_and_checked_as_well(tmp_path):
     content = path.read_bytes()
     for damaged in (b"", content[:-4], b"<html>404</html>"):
         path.write_bytes(damaged)
-        with pytest.raises(Fault, match=rf"CHECKPOINT .*{len(damaged)} bytes that safetensors cannot load"):
+        with pytest.raises(UserError, match=rf"CHECKPOINT .*{len(damaged)} bytes that safetensors cannot load"):
             read_tensors(path)
     save_file({"weight": torch.tensor([float("inf")])}, path)
-    with pytest.raises(Fault, match="NON_FINITE"):
+    with pytest.raises(UserError, match="NON_FINITE"):
         read_tensors(path)

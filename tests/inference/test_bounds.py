@@ -10,7 +10,7 @@ from monai.transforms import Compose, Orientationd, SpatialPadd
 from PIL import Image
 
 from medseg3d.data.outputs import input_items
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.inference import CasePredictor, SliceWindows, SlidingWindow
 from medseg3d.inference.bounds import CaseBounds
 from medseg3d.networks.costs import forward_bytes
@@ -107,12 +107,12 @@ def test_a_case_beyond_the_memory_is_refused_by_its_header_and_the_others_go_on(
     monkeypatch.setattr(CasePredictor, "_logits", lambda self, image: torch.zeros(2, *image.shape[1:]))
     report = predictor_of(tmp_path).run()
     assert [record["case"] for record in report.done] == ["small"]
-    fault = report.failed[0].fault
-    assert (fault.code, fault.subject) == ("OUT_OF_MEMORY", str(tmp_path / "huge.nii"))
-    assert fault.found.startswith("about 16.")  # image, logits of two classes and their weights
-    assert fault.wanted == "at most the 4.0 GB that are free"
-    assert "--roi_size" in fault.remedy
-    assert "--workers" not in fault.remedy
+    error = report.failed[0].error
+    assert (error.code, error.subject) == ("OUT_OF_MEMORY", str(tmp_path / "huge.nii"))
+    assert error.found.startswith("about 16.")  # image, logits of two classes and their weights
+    assert error.wanted == "at most the 4.0 GB that are free"
+    assert "--roi_size" in error.remedy
+    assert "--workers" not in error.remedy
     assert not (tmp_path / "masks/huge_seg.nii.gz").exists()
 
 
@@ -121,7 +121,7 @@ def test_cases_at_once_need_the_memory_of_all(tmp_path, monkeypatch):
     chain = Compose([LoadVolumed("image")])
     monkeypatch.setattr(FREE, lambda: bounds_of(chain).memory(item, 3))
     bounds_of(chain, workers=3).check_case(item)
-    with pytest.raises(Fault, match=r"OUT_OF_MEMORY .* ask for --workers 1 instead of 4"):
+    with pytest.raises(UserError, match=r"OUT_OF_MEMORY .* ask for --workers 1 instead of 4"):
         bounds_of(chain, workers=4).check_case(item)
 
 
@@ -129,7 +129,7 @@ def test_a_batch_without_room_for_its_masks_is_refused_before_the_first(tmp_path
     write_ct(tmp_path / "ct.nii.gz", (100, 100, 100))
     usage = type(shutil.disk_usage(tmp_path))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, 13_000))
-    with pytest.raises(Fault, match=r"NO_SPACE .*masks: 0 MB free") as refused:
+    with pytest.raises(UserError, match=r"NO_SPACE .*masks: 0 MB free") as refused:
         predictor_of(tmp_path).run()
     assert "--output" in refused.value.remedy
     assert not (tmp_path / "masks").exists()
@@ -150,7 +150,7 @@ def test_folders_of_one_disk_share_its_room(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 0, needed))
     bounds.check_batch(items)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 0, needed - 1))
-    with pytest.raises(Fault, match="NO_SPACE"):
+    with pytest.raises(UserError, match="NO_SPACE"):
         bounds.check_batch(items)
 
 

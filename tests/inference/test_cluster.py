@@ -18,7 +18,7 @@ from commands import ROOT
 from picture_runs import FEATURES, polyp_folder, tiny_weights
 from ray_runs import own_process, predicted, ray_processes
 
-from medseg3d.faults import Fault, UsageFault
+from medseg3d.errors import UsageError, UserError
 from medseg3d.inference import RayWorkers, cluster
 from medseg3d.inference.cluster import Refusal, Worker
 from medseg3d.inference.predictor import Failure
@@ -84,7 +84,7 @@ class Predictor:
         if item["image"] == "deadly" or (item["image"] == "deadly once" and self.begun.count(item["image"]) == 1):
             raise RayError("The actor died unexpectedly.\nThe reason: end of file")
         if item["image"] == "empty":
-            return Failure(item, Fault("EMPTY", "empty", "0 bytes"))
+            return Failure(item, UserError("EMPTY", "empty", "0 bytes"))
         return {"case": item["image"]}
 
 
@@ -111,7 +111,7 @@ def test_the_largest_begin_first_and_every_outcome_names_its_case(ray):
     assert done == {0: {"case": "a"}, 1: {"case": "b"}, 2: {"case": "c"}}
 
 
-def test_what_is_wrong_with_a_case_is_its_fault(ray):
+def test_what_is_wrong_with_a_case_is_its_error(ray):
     with RayWorkers("ray", lambda: Predictor([]), size) as workers:
         done = dict(workers.outcomes(cases("empty", "b")))
     assert str(done[0]) == "EMPTY empty: 0 bytes"
@@ -145,9 +145,9 @@ def test_all_workers_end_with_the_context(ray):
 
 def test_what_keeps_a_worker_from_getting_ready_ends_the_run(ray):
     def build() -> Any:
-        raise RuntimeError("instantiating") from UsageFault("DEVICE", "--device cuda", "no GPU")
+        raise RuntimeError("instantiating") from UsageError("DEVICE", "--device cuda", "no GPU")
 
-    with RayWorkers("ray", build, size) as workers, pytest.raises(UsageFault, match="DEVICE --device cuda") as caught:
+    with RayWorkers("ray", build, size) as workers, pytest.raises(UsageError, match="DEVICE --device cuda") as caught:
         workers.made_with()
     assert "RuntimeError: instantiating" in str(caught.value.__cause__)
 
@@ -157,7 +157,10 @@ def test_workers_that_die_before_they_begin_are_not_replaced_for_ever(ray):
         raise SystemExit
 
     ray.get = lambda call: (_ for _ in ()).throw(RayError("ModuleNotFoundError: no medseg3d"))
-    with RayWorkers("ray", build, size) as workers, pytest.raises(Fault, match="WORKER_DIED --cluster ray: 3 workers"):
+    with (
+        RayWorkers("ray", build, size) as workers,
+        pytest.raises(UserError, match="WORKER_DIED --cluster ray: 3 workers"),
+    ):
         workers.made_with()
     assert len(ray.started) == 3
 
@@ -166,7 +169,7 @@ def test_workers_that_would_make_other_masks_are_refused(ray):
     precisions = iter(["float32", "bfloat16"])
     workers = RayWorkers("ray", lambda: Predictor([], next(precisions)), size, number=2)
     message = "CLUSTER --cluster ray: workers that would make other masks: inference precision float32 and bfloat16"
-    with workers, pytest.raises(UsageFault, match=message):
+    with workers, pytest.raises(UsageError, match=message):
         list(workers.outcomes(cases("a", "b", "c")))
 
 
@@ -193,19 +196,19 @@ def test_a_worker_has_a_gpu_or_a_few_cores(ray, nodes, options, share, count):
 
 def test_a_cluster_without_a_cpu_is_refused(ray):
     ray.resources = [{"CPU": 0.0}]
-    with pytest.raises(UsageFault, match="no CPU on any node"), RayWorkers("ray", Predictor, size):
+    with pytest.raises(UsageError, match="no CPU on any node"), RayWorkers("ray", Predictor, size):
         pass
 
 
 @pytest.mark.parametrize("address", ["slurm", "ray://head:10001"])
 def test_an_address_is_one(address):
-    with pytest.raises(UsageFault, match=f"BAD_VALUE --cluster: '{address}'"):
+    with pytest.raises(UsageError, match=f"BAD_VALUE --cluster: '{address}'"):
         RayWorkers(address, Predictor, size)
 
 
 def test_without_ray_its_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(Fault, match=r'MISSING_PACKAGE --cluster: .* Hint: pip install "medseg3d\[ray\]"'):
+    with pytest.raises(UserError, match=r'MISSING_PACKAGE --cluster: .* Hint: pip install "medseg3d\[ray\]"'):
         RayWorkers("ray", Predictor, size)
 
 
@@ -217,14 +220,14 @@ def test_a_refusal_is_read_in_a_process_that_lacks_what_was_raised():
         raise OwnError("of a package that is only there")
     except OwnError as error:
         refusal = Refusal.of(Failure({"image": "ct.nii.gz"}, error))
-    fault = pickle.loads(pickle.dumps(refusal)).error()
-    assert (fault.code, fault.subject) == ("INTERNAL", "ct.nii.gz")
-    assert "raise OwnError(" in str(fault.__cause__)
+    user_error = pickle.loads(pickle.dumps(refusal)).error()
+    assert (user_error.code, user_error.subject) == ("INTERNAL", "ct.nii.gz")
+    assert "raise OwnError(" in str(user_error.__cause__)
 
 
 def test_a_worker_without_the_folder_says_so(tmp_path):
     answer = Worker(lambda: None, 1, str(tmp_path / "mine"), {}).made_with()
-    assert str(answer.fault).startswith(f"MISSING_FILE {tmp_path / 'mine'}: no such folder on ")
+    assert str(answer.reason).startswith(f"MISSING_FILE {tmp_path / 'mine'}: no such folder on ")
 
 
 # importing it here would set it up

@@ -17,7 +17,7 @@ from torch import nn
 
 from medseg3d.cli import main
 from medseg3d.data import read_picture
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.inference import SlidingWindow, backends, fastest, load_weights, with_engine
 from medseg3d.inference.backends import ENGINES, Engine
 from medseg3d.inference.engines import EngineOf
@@ -203,7 +203,7 @@ def test_changed_weights_are_another_network(fake: Fake) -> None:
 )
 def test_an_engine_that_computes_something_else_is_refused(fake: Fake, forward: Callable, found: str) -> None:
     fake.forward = forward
-    with pytest.raises(Fault, match=f"^ENGINE --engine fake: Conv2d: .*{found}"):
+    with pytest.raises(UserError, match=f"^ENGINE --engine fake: Conv2d: .*{found}"):
         EngineOf("fake")(doubling(), torch.ones(2, 1, 4, 4), FLOAT32)
 
 
@@ -211,56 +211,58 @@ def test_an_engine_that_hides_what_is_not_finite_is_refused(fake: Fake) -> None:
     windows = torch.full((1, 1, 4, 4), torch.inf)
     assert EngineOf("fake")(doubling(), windows, FLOAT32).isinf().all()
     fake.forward = torch.zeros_like
-    with pytest.raises(Fault, match="ENGINE"):
+    with pytest.raises(UserError, match="ENGINE"):
         EngineOf("fake")(doubling(), windows, FLOAT32)
 
 
-def test_a_fault_while_an_engine_is_made_stays_what_it_is(fake: Fake) -> None:
+def test_an_error_while_an_engine_is_made_stays_what_it_is(fake: Fake) -> None:
     def full(windows: torch.Tensor) -> torch.Tensor:
-        raise Fault("NO_SPACE", "cache", "the disk is full", "space", "free some")
+        raise UserError("NO_SPACE", "cache", "the disk is full", "space", "free some")
 
     fake.forward = full
-    with pytest.raises(Fault, match=r"^NO_SPACE"):
+    with pytest.raises(UserError, match=r"^NO_SPACE"):
         EngineOf("fake")(doubling(), torch.ones(1, 1, 4, 4), FLOAT32)
 
 
 def test_an_unknown_engine_is_refused_with_those_there_are() -> None:
-    with pytest.raises(Fault, match=r"^BAD_VALUE --engine: 'tpu', expected one of auto, torch, compile, openvino"):
+    with pytest.raises(UserError, match=r"^BAD_VALUE --engine: 'tpu', expected one of auto, torch, compile, openvino"):
         with_engine(SlidingWindow((8, 8)), "tpu")
 
 
 def test_an_engine_that_is_not_installed_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(Fault, match=r"^MISSING_PACKAGE --engine openvino: no package openvino.*medseg3d\[openvino\]"):
+    with pytest.raises(
+        UserError, match=r"^MISSING_PACKAGE --engine openvino: no package openvino.*medseg3d\[openvino\]"
+    ):
         with_engine(SlidingWindow((8, 8)), "openvino")
 
 
 def test_engines_are_for_windows_alone() -> None:
-    with pytest.raises(Fault, match=r"^BAD_VALUE --engine auto: SimpleInferer, expected sliding windows"):
+    with pytest.raises(UserError, match=r"^BAD_VALUE --engine auto: SimpleInferer, expected sliding windows"):
         with_engine(SimpleInferer(), "auto")
 
 
 def test_engines_are_for_modules_alone(fake: Fake) -> None:
-    with pytest.raises(Fault, match=r"^BAD_VALUE --engine fake: relu, expected a torch\.nn\.Module"):
+    with pytest.raises(UserError, match=r"^BAD_VALUE --engine fake: relu, expected a torch\.nn\.Module"):
         with_engine(SlidingWindow((8, 8)), "fake")(torch.rand(1, 1, 8, 8), torch.relu)
 
 
 @pytest.mark.parametrize("engine", ["compile", "openvino", "onnxruntime"])
 def test_other_engines_than_torchs_are_for_cpus(engine: str) -> None:
-    with pytest.raises(Fault, match=r"^BAD_VALUE .*--device cuda, expected a CPU"):
+    with pytest.raises(UserError, match=r"^BAD_VALUE .*--device cuda, expected a CPU"):
         ENGINES[engine].check_able(FLOAT32, torch.device("cuda"))
 
 
 @pytest.mark.parametrize(("engine", "precision"), [("onnxruntime", "bfloat16"), ("openvino", "float16")])
 def test_a_precision_that_an_engine_has_not_is_refused(engine: str, precision: str) -> None:
-    with pytest.raises(Fault, match=f"^BAD_VALUE --engine {engine}: --precision {precision}, expected float32"):
+    with pytest.raises(UserError, match=f"^BAD_VALUE --engine {engine}: --precision {precision}, expected float32"):
         ENGINES[engine].check_able(Precision(precision), torch.device("cpu"))
 
 
 def test_bfloat16_is_refused_where_openvino_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "_openvino_has", lambda precision: precision.dtype is None)
     ENGINES["openvino"].check_able(FLOAT32, torch.device("cpu"))
-    with pytest.raises(Fault, match=r"^BAD_VALUE --engine openvino: --precision bfloat16"):
+    with pytest.raises(UserError, match=r"^BAD_VALUE --engine openvino: --precision bfloat16"):
         ENGINES["openvino"].check_able(Precision("bfloat16"), torch.device("cpu"))
 
 
@@ -299,7 +301,7 @@ def test_a_stale_export_is_refused_and_gone(tmp_path: Path, monkeypatch: pytest.
     other = exported(picture_network(8), windows, "openvino")
     for name in ("model.xml", "model.bin"):
         (folder / name).write_bytes((other / name).read_bytes())
-    with pytest.raises(Fault, match=r"^ENGINE .*differ from torch's"):
+    with pytest.raises(UserError, match=r"^ENGINE .*differ from torch's"):
         EngineOf("openvino")(network, windows, FLOAT32)
     assert (EngineOf("openvino")(network, windows, FLOAT32) - network(windows)).abs().max() < 1e-4
 

@@ -18,7 +18,7 @@ from monai.transforms import Compose, Orientationd, Spacingd
 from torch import nn
 
 from medseg3d.data.outputs import input_items, record_file
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.files.tensors import save_tensors
 from medseg3d.inference import CasePredictor, PredictionResult, SliceWindows, SlidingWindow, load_weights, with_engine
 from medseg3d.inference.backends import ENGINES, Engine
@@ -130,15 +130,15 @@ def test_all_faulty_is_another_exit_code(tmp_path: Path) -> None:
         (tmp_path / f"in/{name}.nii.gz").write_bytes(b"")
     report = predictor(input_items(tmp_path / "in", tmp_path / "out")).run()
     assert report.exit_code == 1
-    with pytest.raises(Fault, match=r"CASES_FAILED 2 of 2 cases: first of all EMPTY .*a\.nii\.gz, expected"):
+    with pytest.raises(UserError, match=r"CASES_FAILED 2 of 2 cases: first of all EMPTY .*a\.nii\.gz, expected"):
         report.check()
 
 
-def test_only_case_fails_with_its_own_fault(tmp_path: Path) -> None:
+def test_only_case_fails_with_its_own_error(tmp_path: Path) -> None:
     write_ct(tmp_path / "ct.nii.gz")
     (tmp_path / "ct.nii.gz").write_bytes(b"")
     report = predictor(input_items(tmp_path / "ct.nii.gz", tmp_path / "out")).run()
-    with pytest.raises(Fault, match=r"^EMPTY "):
+    with pytest.raises(UserError, match=r"^EMPTY "):
         report.check()
 
 
@@ -151,7 +151,7 @@ def test_what_nobody_foresaw_is_one_line_with_the_innermost_cause_and_the_file(t
     report = predictor(input_items(tmp_path / "ct.nii.gz", tmp_path / "out"), **{where: Compose([fail])}).run()
     said = f"INTERNAL {tmp_path / 'ct.nii.gz'}: ZeroDivisionError: by zero. Hint: "
     assert str(report.failed[0]).startswith(said)
-    with pytest.raises(Fault, match="INTERNAL") as caught:
+    with pytest.raises(UserError, match="INTERNAL") as caught:
         report.check()
     assert isinstance(caught.value.__cause__, RuntimeError)
     assert names(tmp_path / "out") == []
@@ -179,7 +179,7 @@ def test_interrupted_run_is_taken_up_where_it_stood(tmp_path: Path) -> None:
     assert len(names(tmp_path / "out")) == 6
 
 
-def test_resumed_run_with_faults_ends_like_the_first(tmp_path: Path) -> None:
+def test_resumed_run_with_errors_ends_like_the_first(tmp_path: Path) -> None:
     for name in "ab":
         write_ct(tmp_path / f"in/{name}.nii.gz")
     (tmp_path / "in/b.nii.gz").write_bytes(b"")
@@ -428,7 +428,9 @@ class TestWorkers:
 
     @pytest.mark.parametrize("workers", [0, "many"])
     def test_what_is_no_number_of_cases_is_refused(self, workers: object) -> None:
-        with pytest.raises(Fault, match=f"^BAD_VALUE --workers: {workers!r}, expected a number of cases, 1 or more"):
+        with pytest.raises(
+            UserError, match=f"^BAD_VALUE --workers: {workers!r}, expected a number of cases, 1 or more"
+        ):
             predictor([], workers=workers)
 
 

@@ -8,7 +8,7 @@ from monai.data import MetaTensor
 from monai.inferers import SlidingWindowInferer
 from small_network import small_network
 
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.inference import SlidingWindow
 from medseg3d.inference.region import foreground_box, windows_over, with_background
 
@@ -130,5 +130,5 @@ def test_volumes_smaller_than_a_window_keep_their_shape_and_geometry(shape: tupl
 
 @pytest.mark.parametrize("tau", [-0.1, 1.0, 2.0])
 def test_weights_that_no_window_has_are_refused(tau: float) -> None:
-    with pytest.raises(Fault, match="region_tau"):
+    with pytest.raises(UserError, match="region_tau"):
         SlidingWindow((16, 16, 16), region_tau=tau)

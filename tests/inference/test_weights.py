@@ -11,7 +11,7 @@ import torch
 from small_network import small_network
 from torch import nn
 
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.files.tensors import save_tensors
 from medseg3d.inference import load_weights
 
@@ -46,7 +46,9 @@ def test_weights_of_another_network_are_refused_and_the_network_stays(tmp_path: 
     save_tensors(tmp_path / "model.pt", small_network(**other).state_dict())
     network = small_network()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    with pytest.raises(Fault, match=rf"CHECKPOINT .*model\.pt: weights of another network: .*{words}.*--init_filters"):
+    with pytest.raises(
+        UserError, match=rf"CHECKPOINT .*model\.pt: weights of another network: .*{words}.*--init_filters"
+    ):
         load_weights(network, tmp_path / "model.pt")
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
@@ -88,20 +90,20 @@ def test_weights_come_out_of_the_wrappers_of_other_trainers(tmp_path: Path, wrap
 )
 def test_what_is_no_tensor_is_named_with_how_to_save_tensors_only(tmp_path: Path, extra: dict, named: str) -> None:
     torch.save({"model": small_network().state_dict(), **extra}, tmp_path / "model.pt")
-    with pytest.raises(Fault, match=rf"CHECKPOINT .*: {named} in it, .*torch\.save\(network\.state_dict\(\)"):
+    with pytest.raises(UserError, match=rf"CHECKPOINT .*: {named} in it, .*torch\.save\(network\.state_dict\(\)"):
         load_weights(small_network(), tmp_path / "model.pt")
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.int32, torch.bool, torch.complex64, torch.float8_e4m3fn])
 def test_weights_of_other_kinds_of_numbers_are_refused(tmp_path: Path, dtype: torch.dtype) -> None:
     torch.save({name: value.to(dtype) for name, value in small_network().state_dict().items()}, tmp_path / "model.pt")
-    with pytest.raises(Fault, match=rf"CHECKPOINT .*{dtype}"):
+    with pytest.raises(UserError, match=rf"CHECKPOINT .*{dtype}"):
         load_weights(small_network(), tmp_path / "model.pt")
 
 
 def test_a_file_with_no_name_of_the_network_is_not_blamed_on_its_knobs(tmp_path: Path) -> None:
     torch.save({"other.weight": torch.ones(1)}, tmp_path / "model.pt")
-    with pytest.raises(Fault, match=r"Hint: no name is one of this network's"):
+    with pytest.raises(UserError, match=r"Hint: no name is one of this network's"):
         load_weights(small_network(), tmp_path / "model.pt")
 
 
@@ -109,5 +111,5 @@ def test_a_file_with_no_name_of_the_network_is_not_blamed_on_its_knobs(tmp_path:
 def test_what_holds_no_weights_is_refused(tmp_path: Path, content: bytes | None, code: str) -> None:
     if content is not None:
         (tmp_path / "model.pt").write_bytes(content)
-    with pytest.raises(Fault, match=code):
+    with pytest.raises(UserError, match=code):
         load_weights(small_network(), tmp_path / "model.pt")

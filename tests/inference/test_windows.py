@@ -6,7 +6,7 @@ from monai.data import MetaTensor
 from monai.inferers import SlidingWindowInferer
 from small_network import small_network
 
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.inference import SliceWindows, SlidingWindow
 
 
@@ -103,12 +103,12 @@ def test_windows_of_a_batch_are_mirrored_each() -> None:
 
 @pytest.mark.parametrize("axes", [[0, 0], [3], [-1], ["x"]])
 def test_axes_that_no_window_has_are_refused(axes: list) -> None:
-    with pytest.raises(Fault, match="mirror_axes"):
+    with pytest.raises(UserError, match="mirror_axes"):
         SlidingWindow((16, 16), mirror_axes=axes)
 
 
 def test_an_axis_that_pictures_have_not_is_refused() -> None:
-    with pytest.raises(Fault, match=r"mirror_axes.*\(16, 16\)"):
+    with pytest.raises(UserError, match=r"mirror_axes.*\(16, 16\)"):
         SlidingWindow((16, 16), mirror_axes=[2])(torch.rand(1, 1, 16, 16), lambda batch: batch)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.networks import NonLocalBlock
 from medseg3d.networks.compiling import compile_network
 from medseg3d.networks.memory_format import channels_last
@@ -57,14 +57,14 @@ def compiled_to(change, monkeypatch) -> nn.Module:
 )
 def test_compiled_code_that_is_wrong_is_refused(change, what, monkeypatch):
     own = compiled_to(change, monkeypatch)
-    with pytest.raises(Fault, match=f"ENGINE --compile: Sequential: {what}.*--compile false"):
+    with pytest.raises(UserError, match=f"ENGINE --compile: Sequential: {what}.*--compile false"):
         own(torch.rand(2, 1, 8, 8))
 
 
 def test_code_that_is_wrong_for_another_shape_is_refused_there(monkeypatch):
     own = compiled_to(lambda logits: logits + (logits.shape[-1] == 6), monkeypatch)
     own(torch.rand(2, 1, 8, 8))
-    with pytest.raises(Fault, match="ENGINE"):
+    with pytest.raises(UserError, match="ENGINE"):
         own(torch.rand(2, 1, 6, 6))
 
 

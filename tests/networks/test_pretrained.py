@@ -5,7 +5,7 @@ import torch
 from imagenet_weights import cadene_weights, torchvision_weights
 from monai.networks.nets import SEResNext50
 
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.networks.backbones import DilatedResNet50, DilatedSEResNeXt50
 from medseg3d.networks.pretrained import load_pretrained
 
@@ -129,28 +129,28 @@ def without(weights: dict[str, torch.Tensor], count: int) -> dict[str, torch.Ten
 def test_95_per_cent_are_the_limit(encoder, torchvision):
     # 5 % of 265 are 13.25
     assert load_pretrained(encoder, without(torchvision, 13)).matched == 252
-    with pytest.raises(Fault, match=r"PRETRAINED r50\.pth: 251 of 265 tensors .*expected at least 95%"):
+    with pytest.raises(UserError, match=r"PRETRAINED r50\.pth: 251 of 265 tensors .*expected at least 95%"):
         load_pretrained(encoder, without(torchvision, 14), "r50.pth")
 
 
 def test_a_deep_stem_is_refused_with_the_reason(encoder, torchvision):
     deep = {f"backbone.{key}": tensor for key, tensor in torchvision.items() if key != "conv1.weight"}
     for stem in ("stem.0.weight", "conv1.0.weight"):
-        with pytest.raises(Fault, match=r"PRETRAINED .*deep stem of three 3x3 convolutions .*V1c"):
+        with pytest.raises(UserError, match=r"PRETRAINED .*deep stem of three 3x3 convolutions .*V1c"):
             load_pretrained(encoder, {"state_dict": {**deep, f"backbone.{stem}": torch.ones(32, 3, 3, 3)}})
 
 
 def test_weights_of_the_other_encoder_are_refused(encoder, se_encoder, torchvision, cadene):
-    with pytest.raises(Fault, match=r"PRETRAINED .*the layout of cadene, expected that of torchvision"):
+    with pytest.raises(UserError, match=r"PRETRAINED .*the layout of cadene, expected that of torchvision"):
         load_pretrained(encoder, cadene)
-    with pytest.raises(Fault, match=r"PRETRAINED .*the layout of torchvision, expected that of cadene"):
+    with pytest.raises(UserError, match=r"PRETRAINED .*the layout of torchvision, expected that of cadene"):
         load_pretrained(se_encoder, torchvision)
 
 
 def test_a_smaller_resnet_is_refused_and_nothing_is_loaded(encoder, torchvision):
     shallow = {key: tensor[..., :1, :1] if tensor.ndim == 4 else tensor for key, tensor in torchvision.items()}
     del shallow["layer1.0.conv2.weight"]
-    with pytest.raises(Fault, match=r"PRETRAINED"):
+    with pytest.raises(UserError, match=r"PRETRAINED"):
         load_pretrained(encoder, {**shallow, **{k: t[:5] for k, t in torchvision.items() if ".bn" in k and t.ndim}})
     assert not any(tensor.any() for tensor in encoder.state_dict().values())
 
@@ -169,5 +169,5 @@ def test_a_smaller_resnet_is_refused_and_nothing_is_loaded(encoder, torchvision)
     ],
 )
 def test_what_is_no_encoder_is_refused(encoder, weights, words):
-    with pytest.raises(Fault, match=f"PRETRAINED .*{words}"):
+    with pytest.raises(UserError, match=f"PRETRAINED .*{words}"):
         load_pretrained(encoder, weights)

@@ -9,7 +9,7 @@ import pytest
 from scipy import ndimage
 
 from medseg3d.data.msd import read_msd
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.phantoms.ct import ORIENTATIONS, Phantom, make_phantom, write_phantom_dataset
 from medseg3d.volumes.grids import check_pair
 from medseg3d.volumes.label_maps import check_labels
@@ -217,14 +217,14 @@ def test_same_seed_writes_the_same_bytes(dataset_dir, tmp_path):
 
 def test_only_phantoms_are_overwritten_and_only_on_request(tmp_path):
     folder = write_phantom_dataset(tmp_path / "set", 1, test_images=0, spacing_mm=(9, 9, 12))
-    with pytest.raises(Fault, match=r"NOT_EMPTY.*--overwrite"):
+    with pytest.raises(UserError, match=r"NOT_EMPTY.*--overwrite"):
         write_phantom_dataset(folder, 1, spacing_mm=(9, 9, 12))
     write_phantom_dataset(folder, 2, test_images=0, spacing_mm=(9, 9, 12), overwrite=True)
     assert read_msd(folder).ids == ["phantom_001", "phantom_002"]
     precious = tmp_path / "precious"
     precious.mkdir()
     (precious / "thesis.txt").write_text("years of work")
-    with pytest.raises(Fault, match=r"NOT_EMPTY.*something other than phantoms"):
+    with pytest.raises(UserError, match=r"NOT_EMPTY.*something other than phantoms"):
         write_phantom_dataset(precious, 1, spacing_mm=(9, 9, 12), overwrite=True)
     assert (precious / "thesis.txt").read_text() == "years of work"
 

@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from medseg3d.data.picture_folders import read_picture_folder
 from medseg3d.data.verify import verify_pictures
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.phantoms.ct import case_seed
 from medseg3d.phantoms.polyps import PolypPhantom, make_polyp_phantom, write_polyp_phantoms
 from medseg3d.pictures.masks import read_picture_mask
@@ -92,7 +92,7 @@ def test_frames_are_written_in_the_layout_of_kvasir_and_read_back_as_drawn(tmp_p
     cases = read_picture_folder(folder)
     assert [case["case"] for case in cases] == [f"phantom_{number:03d}" for number in range(1, 11)]
     report = verify_pictures(folder)
-    assert report.faults == []
+    assert report.errors == []
     assert report.label_values[0] == 10
     assert not read_picture_mask(cases[9]["label"]).any()
     assert read_picture(cases[0]["image"]).shape == (*SMALL, 3)
@@ -111,12 +111,12 @@ def test_the_rims_of_a_jpeg_mask_do_not_move_its_border(tmp_path):
 def test_only_phantoms_are_overwritten_and_only_on_request(tmp_path):
     folder = write_polyp_phantoms(tmp_path / "polyps", cases=2, size=SMALL)
     assert json.loads((folder / "phantoms.json").read_text())["name"] == "PhantomPolyps"
-    with pytest.raises(Fault, match=r"NOT_EMPTY .*--overwrite"):
+    with pytest.raises(UserError, match=r"NOT_EMPTY .*--overwrite"):
         write_polyp_phantoms(folder, cases=1, size=SMALL)
     write_polyp_phantoms(folder, cases=1, size=SMALL, overwrite=True)
     assert len(list((folder / "images").iterdir())) == 1
     (folder / "phantoms.json").write_text("{}")
-    with pytest.raises(Fault, match=r"NOT_EMPTY .*something other than phantoms"):
+    with pytest.raises(UserError, match=r"NOT_EMPTY .*something other than phantoms"):
         write_polyp_phantoms(folder, cases=1, size=SMALL, overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["polyps"]
 

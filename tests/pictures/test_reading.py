@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.limits import PIXELS
 from medseg3d.pictures.masks import read_grey, read_levels, read_picture_mask
 from medseg3d.pictures.reading import read_picture, read_with_remarks
@@ -50,8 +50,8 @@ def write(path: Path, array: np.ndarray, **options: object) -> Path:
     return path
 
 
-def refusal(path: Path, read: object = read_picture) -> Fault:
-    with pytest.raises(Fault) as caught:
+def refusal(path: Path, read: object = read_picture) -> UserError:
+    with pytest.raises(UserError) as caught:
         read(path)
     assert caught.value.subject == str(path)
     return caught.value
@@ -231,9 +231,9 @@ def test_missing_file_and_folder_are_refused(tmp_path: Path) -> None:
 def test_other_content_is_named(tmp_path: Path, content: bytes, code: str, found: str) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(content)
-    fault = refusal(path)
-    assert fault.code == code
-    assert found in fault.found
+    error = refusal(path)
+    assert error.code == code
+    assert found in error.found
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif", "a.bmp"])
@@ -255,10 +255,10 @@ def test_no_flipped_byte_of_a_png_changes_pixels_in_silence(tmp_path: Path) -> N
         path.write_bytes(good[:position] + bytes([good[position] ^ 0x10]) + good[position + 1 :])
         try:
             outcomes.add("same" if np.array_equal(read_picture(path), photograph()) else "changed")
-        except Fault as fault:  # everything else escapes
-            outcomes.add(fault.code)
+        except UserError as error:  # everything else escapes
+            outcomes.add(error.code)
             if position in pixels:
-                outcomes_of_pixels.add(fault.code)
+                outcomes_of_pixels.add(error.code)
     assert outcomes == {"CHECKSUM", "DECODE", "TRUNCATED"}
     assert outcomes_of_pixels == {"CHECKSUM"}
 
@@ -276,7 +276,7 @@ def test_damaged_file_is_read_or_refused(tmp_path: Path, name: str) -> None:
     path = tmp_path / f"flipped_{name}"
     for position in range(0, min(len(good), 800), 2):
         path.write_bytes(good[:position] + bytes([good[position] ^ 0xFF]) + good[position + 1 :])
-        with suppress(Fault):  # everything else escapes
+        with suppress(UserError):  # everything else escapes
             read_picture(path)
 
 
@@ -295,9 +295,9 @@ def test_limit_of_pixels_is_inclusive_and_read_from_the_header(tmp_path: Path, h
     assert PIXELS.most == 10_000 * 5000
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # Pillow's DecompressionBombWarning is no message to a user
-        fault = refusal(claiming(tmp_path / "a.png", 10_000, height))
-    assert fault.code == code
-    assert (f"10000 x {height}" in fault.found) == (code == "TOO_LARGE")
+        error = refusal(claiming(tmp_path / "a.png", 10_000, height))
+    assert error.code == code
+    assert (f"10000 x {height}" in error.found) == (code == "TOO_LARGE")
 
 
 def test_reading_in_threads_leaves_pythons_warnings_as_they_were(
@@ -324,9 +324,9 @@ def test_reading_in_threads_leaves_pythons_warnings_as_they_were(
 
 
 def test_what_pillow_calls_a_bomb_is_too_large(tmp_path: Path) -> None:
-    fault = refusal(claiming(tmp_path / "a.png", 20_000, 20_000), read_picture_mask)
-    assert fault.code == "TOO_LARGE"
-    assert fault.found == "20000 x 20000 = 400000000 pixels by the header"
+    error = refusal(claiming(tmp_path / "a.png", 20_000, 20_000), read_picture_mask)
+    assert error.code == "TOO_LARGE"
+    assert error.found == "20000 x 20000 = 400000000 pixels by the header"
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif", "a.jpg"])
@@ -345,8 +345,8 @@ def test_pillows_own_bound_does_not_stand_in_the_way_of_a_raised_limit(
 def test_several_pages_are_refused(tmp_path: Path) -> None:
     pages = [Image.fromarray(photograph()) for _ in range(3)]
     pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
-    fault = refusal(tmp_path / "a.tif")
-    assert (fault.code, fault.found) == ("DIMENSIONS", "3 pages")
+    error = refusal(tmp_path / "a.tif")
+    assert (error.code, error.found) == ("DIMENSIONS", "3 pages")
 
 
 def test_second_picture_of_a_photograph_is_passed_over(tmp_path: Path) -> None:
@@ -437,9 +437,9 @@ def test_soft_edge_of_a_resized_mask_is_thresholded(tmp_path: Path) -> None:
 def test_label_maps_are_refused(tmp_path: Path, levels: list[int], found: str) -> None:
     array = np.zeros((50, 50), np.uint8)
     array[0, : len(levels)] = levels
-    fault = refusal(write(tmp_path / "m.png", array), read_picture_mask)
-    assert fault.code == "LABEL_SET"
-    assert found in fault.found
+    error = refusal(write(tmp_path / "m.png", array), read_picture_mask)
+    assert error.code == "LABEL_SET"
+    assert found in error.found
 
 
 def test_dark_jpeg_is_refused(tmp_path: Path) -> None:
@@ -465,8 +465,8 @@ def test_photograph_is_no_mask(tmp_path: Path) -> None:
 def test_coloured_classes_are_refused(tmp_path: Path) -> None:
     red = np.zeros((*disc().shape, 3), np.uint8)
     red[disc()] = (128, 0, 0)  # PASCAL VOC's first class; its grey level is 38
-    fault = refusal(write(tmp_path / "m.png", red), read_picture_mask)
-    assert (fault.code, "128" in fault.found) == ("LABEL_SET", True)
+    error = refusal(write(tmp_path / "m.png", red), read_picture_mask)
+    assert (error.code, "128" in error.found) == ("LABEL_SET", True)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
@@ -474,8 +474,8 @@ def test_alpha_coded_mask_is_refused(tmp_path: Path, mode: str) -> None:
     image = Image.new(mode[:-1], disc().shape[::-1], "white")
     image.putalpha(Image.fromarray(disc().astype(np.uint8) * 255))
     image.save(tmp_path / "m.png")
-    fault = refusal(tmp_path / "m.png", read_picture_mask)
-    assert (fault.code, "transparent" in fault.found) == ("LABEL_SET", True)
+    error = refusal(tmp_path / "m.png", read_picture_mask)
+    assert (error.code, "transparent" in error.found) == ("LABEL_SET", True)
 
 
 def test_see_through_palette_entry_is_refused(tmp_path: Path) -> None:

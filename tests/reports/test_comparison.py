@@ -7,10 +7,10 @@ import pytest
 from torch.utils.tensorboard import SummaryWriter
 
 from medseg3d.cli import main
+from medseg3d.errors import UserError
 from medseg3d.evaluation import Score, Summary
 from medseg3d.evaluation.files import SCORES_CSV, score_row, write_curve
 from medseg3d.evaluation.records import VERSION
-from medseg3d.faults import Fault
 from medseg3d.metrics import BinnedPRCurve, ConfusionCounts
 from medseg3d.reports.charts import draw_levels
 from medseg3d.reports.comparison import read_comparison
@@ -293,13 +293,13 @@ VERBS = {"study": "study cris", "ablation": "ablation", "mine": "experiment FILE
 
 @pytest.mark.parametrize(("name", "verb"), VERBS.items())
 def test_a_folder_without_an_experiment_says_what_to_run(name, verb, tmp_path):
-    with pytest.raises(Fault, match=rf"no {name}\.json, expected .*. Hint: run medseg3d {verb} first"):
+    with pytest.raises(UserError, match=rf"no {name}\.json, expected .*. Hint: run medseg3d {verb} first"):
         read_comparison(tmp_path, name)
 
 
-def test_an_experiment_of_an_earlier_version_is_a_fault(folder):
+def test_an_experiment_of_an_earlier_version_is_an_error(folder):
     (folder / "study.json").write_text('{"bundle": "polyp_cris", "budget": {}, "rows": [{}]}')
-    with pytest.raises(Fault, match=r"study\.json: scores in form 1 or older, expected form 2"):
+    with pytest.raises(UserError, match=r"study\.json: scores in form 1 or older, expected form 2"):
         read_comparison(folder, "study")
 
 

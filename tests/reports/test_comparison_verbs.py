@@ -9,10 +9,10 @@ from commands import ROOT
 from experiment_runs import PICTURES, Commands, definition, empty_pictures, picture
 
 from medseg3d.cli import main
+from medseg3d.errors import UserError
 from medseg3d.experiments import runner
 from medseg3d.experiments.definition import parse_experiment
 from medseg3d.experiments.runner import run_experiment
-from medseg3d.faults import Fault
 from medseg3d.reports.comparison_blocks import write_comparison
 
 # Dice 2/3 and 1 with half of the first polyp found, 1 and 1 with all of it
@@ -59,8 +59,8 @@ def test_a_reference_is_of_the_same_other_levels(tmp_path):
 
 
 def test_what_failed_and_what_is_missing_is_named(tmp_path):
-    fault = Fault("LOSS_NOT_FINITE", "epoch 1", "nan")
-    folder = run(tmp_path, Commands({"cris": fault}), **CHANGES)
+    error = UserError("LOSS_NOT_FINITE", "epoch 1", "nan")
+    folder = run(tmp_path, Commands({"cris": error}), **CHANGES)
     record = json.loads((folder / "experiment.json").read_text())
     record["asked"].append({"strategy": "fcn", "seed": 0, "run_dir": "fcn_seed_0"})
     (folder / "experiment.json").write_text(json.dumps(record))
@@ -72,7 +72,7 @@ def test_what_failed_and_what_is_missing_is_named(tmp_path):
 
 def test_the_verb_runs_a_file_prints_the_table_and_ends_with_3_after_a_failure(tmp_path, capsys, monkeypatch):
     real = runner.run_experiment
-    commands = Commands({"cris": Fault("LOSS_NOT_FINITE", "epoch 1", "nan")})
+    commands = Commands({"cris": UserError("LOSS_NOT_FINITE", "epoch 1", "nan")})
     monkeypatch.setattr(runner, "run_experiment", lambda *args, **how: real(*args, **{**how, "command": commands}))
     (tmp_path / "own.json").write_text(json.dumps(definition(tmp_path, **CHANGES)))
     words = ["experiment", str(tmp_path / "own.json"), "-o", str(tmp_path / "out"), "--batch_size", "2"]

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
+from medseg3d.errors import UserError
 from medseg3d.evaluation import Score, Summary
 from medseg3d.evaluation.files import SCORES_CSV, score_row
 from medseg3d.evaluation.wording import convention
-from medseg3d.faults import Fault
 from medseg3d.metrics import ConfusionCounts
 from medseg3d.reports.network_points import scored_runs
 from medseg3d.reports.paper_networks import CLINIC
@@ -69,10 +69,10 @@ def test_a_run_is_of_the_data_that_it_was_scored_on(tmp_path, where):
     ],
 )
 def test_a_run_that_cannot_be_placed_is_refused(tmp_path, config, summary, message):
-    with pytest.raises(Fault, match=message):
+    with pytest.raises(UserError, match=message):
         scored_runs([evaluation(tmp_path / "a", config, summary)])
 
 
 def test_a_folder_without_scores_is_refused(tmp_path):
-    with pytest.raises(Fault, match="NO_EVALUATION"):
+    with pytest.raises(UserError, match="NO_EVALUATION"):
         scored_runs([tmp_path])

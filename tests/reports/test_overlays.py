@@ -4,7 +4,7 @@ import pytest
 from matplotlib.colors import to_hex
 from report_runs import shown_masks
 
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.reports.curves import save_figure
 from medseg3d.reports.overlays import OverlayCase, draw_case, field_of_view_mm, read_case
 from medseg3d.reports.painter import ERROR_STYLES, PRED_STYLE, TRUTH_STYLE
@@ -170,7 +170,7 @@ def test_one_label_of_several_is_looked_at(tmp_path, files):
 
 def test_mask_of_another_grid_is_refused_by_name(files):
     save(files["pred_file"], PRED[:-1].astype(np.uint8))
-    with pytest.raises(Fault, match=r"PAIR_GEOMETRY .*pred\.nii\.gz"):
+    with pytest.raises(UserError, match=r"PAIR_GEOMETRY .*pred\.nii\.gz"):
         read_case(*files.values())
 
 
@@ -178,14 +178,14 @@ def test_mask_off_its_grid_is_drawn_where_the_evaluation_was_asked_to_take_it(fi
     half_a_voxel = nib.affines.from_matvec(np.eye(3), [0, 0, 0.5])
     pred = nib.load(files["pred_file"])
     nib.save(nib.Nifti1Image(pred.get_fdata().astype(np.uint8), pred.affine @ half_a_voxel), files["pred_file"])
-    with pytest.raises(Fault, match=r"PAIR_GEOMETRY .*pred\.nii\.gz"):
+    with pytest.raises(UserError, match=r"PAIR_GEOMETRY .*pred\.nii\.gz"):
         read_case(*files.values())
     assert read_case(*files.values(), grid_tolerance=0.6).pred.any()
 
 
 def test_mask_with_fractions_is_refused(files):
     save(files["pred_file"], PRED.astype(np.float32) * 0.5)
-    with pytest.raises(Fault, match=r"LABEL_SET .*pred\.nii\.gz"):
+    with pytest.raises(UserError, match=r"LABEL_SET .*pred\.nii\.gz"):
         read_case(*files.values())
 
 

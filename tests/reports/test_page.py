@@ -7,7 +7,7 @@ import pytest
 from report_runs import SHAPE, Page, make_pictures, make_run, save
 from torch.utils.tensorboard import SummaryWriter
 
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.reports.page import Goal, Remarks
 from medseg3d.reports.run_report import write_report
 from medseg3d.reports.runs import read_run, read_runs
@@ -249,11 +249,11 @@ def test_unknown_class_is_refused_with_the_known_ones(run):
         page_of(run, class_name="liver")
 
 
-def test_scores_without_cases_are_a_fault(tmp_path):
+def test_scores_without_cases_are_an_error(tmp_path):
     make_run(tmp_path / "run", {"ct_a": 1}, with_curves=False)
     header = (tmp_path / "run" / "scores.csv").read_text().splitlines()[0]
     (tmp_path / "run" / "scores.csv").write_text(header + "\n")
-    with pytest.raises(Fault, match=r"SCORE_FILE .*no case in it"):
+    with pytest.raises(UserError, match=r"SCORE_FILE .*no case in it"):
         page_of(tmp_path / "run")
 
 

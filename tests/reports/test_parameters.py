@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.networks import UMambaEnc
 from medseg3d.reports.parameters import bundle_report, paper_report, papers_of_bundle
 
@@ -94,7 +94,7 @@ def test_a_bundle_without_blocks_has_no_ablation(tmp_path):
     folder.mkdir()
     config = {"roi_size": [8, 6], "network_def": {"_target_": "torch.nn.Identity", "in_channels": 1}}
     (folder / "train.json").write_text(json.dumps(config))
-    with pytest.raises(Fault, match="UNKNOWN_KNOB --nonlocal_blocks"):
+    with pytest.raises(UserError, match="UNKNOWN_KNOB --nonlocal_blocks"):
         bundle_report(folder, ablation=True)
 
 
@@ -103,17 +103,17 @@ def test_a_config_without_a_network_or_its_input_is_refused(tmp_path, key):
     config = {"roi_size": [8, 6], "network_def": {"_target_": "torch.nn.Identity", "in_channels": 1}}
     del config[key]
     (tmp_path / "train.json").write_text(json.dumps(config))
-    with pytest.raises(Fault, match=f"BAD_CONFIG .*: no {key}"):
+    with pytest.raises(UserError, match=f"BAD_CONFIG .*: no {key}"):
         bundle_report(tmp_path)
 
 
 def test_an_overlay_that_is_not_there_is_refused_with_those_that_are():
-    with pytest.raises(Fault, match=r"MISSING_OVERLAY unet: .*swinunetr, .*unetr"):
+    with pytest.raises(UserError, match=r"MISSING_OVERLAY unet: .*swinunetr, .*unetr"):
         bundle_report(BUNDLE, ["unet"])
 
 
 def test_a_paper_that_is_not_there_is_refused_with_those_that_are():
-    with pytest.raises(Fault, match=r"BAD_VALUE --paper nature: .*pancreas, ann, resunetpp"):
+    with pytest.raises(UserError, match=r"BAD_VALUE --paper nature: .*pancreas, ann, resunetpp"):
         paper_report(["nature"])
 
 

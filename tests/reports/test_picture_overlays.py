@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 from report_runs import shown_masks
 
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.pictures.writing import write_grey, write_picture_mask
 from medseg3d.reports.painter import ERROR_STYLES
 from medseg3d.reports.picture_overlays import (
@@ -115,5 +115,5 @@ def test_map_of_probabilities_is_cut_at_the_threshold(files):
 
 def test_mask_of_another_size_is_refused_by_name(files):
     write_picture_mask(files[1], TRUTH[:-1])
-    with pytest.raises(Fault, match=r"PAIR_GEOMETRY .*truth\.png.*100 x 59 pixels"):
+    with pytest.raises(UserError, match=r"PAIR_GEOMETRY .*truth\.png.*100 x 59 pixels"):
         read_picture_case(*files)

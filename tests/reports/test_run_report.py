@@ -4,9 +4,9 @@ import pytest
 from report_runs import Page, make_pictures
 
 from medseg3d.cli import main
+from medseg3d.errors import UserError
 from medseg3d.evaluation import Score, Summary
 from medseg3d.evaluation.records import VERSION
-from medseg3d.faults import Fault
 from medseg3d.reports import run_report
 from medseg3d.reports.run_report import report, write_report
 from medseg3d.reports.runs import read_run
@@ -98,19 +98,19 @@ def test_report_that_fails_leaves_the_older_one(run, tmp_path, monkeypatch):
 def test_figures_of_somebody_else_are_not_touched(run, tmp_path):
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / "mine.png").write_bytes(b"mine")
-    with pytest.raises(Fault, match=r"NOT_EMPTY .*without a report\.html"):
+    with pytest.raises(UserError, match=r"NOT_EMPTY .*without a report\.html"):
         write_report([read_run(run)], tmp_path, title="T", with_networks=False)
     assert (tmp_path / "figures" / "mine.png").read_bytes() == b"mine"
 
 
-def test_output_that_is_a_file_is_a_fault(run, tmp_path):
+def test_output_that_is_a_file_is_an_error(run, tmp_path):
     (tmp_path / "out").write_text("")
-    with pytest.raises(Fault, match="NOT_WRITABLE"):
+    with pytest.raises(UserError, match="NOT_WRITABLE"):
         write_report([read_run(run)], tmp_path / "out", title="T", with_networks=False)
 
 
 def test_report_of_nothing_is_refused(tmp_path):
-    with pytest.raises(Fault, match="NO_INPUT"):
+    with pytest.raises(UserError, match="NO_INPUT"):
         report([], tmp_path)
     with pytest.raises(ValueError, match="at least one run"):
         write_report([], tmp_path, title="T")

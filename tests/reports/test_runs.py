@@ -3,7 +3,7 @@ import json
 import pytest
 from report_runs import make_pictures, make_run
 
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.phantoms.ct import write_phantom_dataset
 from medseg3d.phantoms.polyps import write_polyp_phantoms
 from medseg3d.reports.runs import find_evaluations, is_phantom_data, read_run, read_runs
@@ -19,12 +19,14 @@ def test_run_is_found_by_its_evaluations_and_an_evaluation_by_itself(tmp_path):
 
 def test_run_without_an_evaluation_is_refused_with_what_to_run(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"bundle_root": "bundles/polyp_ann"}))
-    with pytest.raises(Fault, match=r"NO_EVALUATION .*run evaluating --config_file bundles/polyp_ann/evaluate\.json"):
+    with pytest.raises(
+        UserError, match=r"NO_EVALUATION .*run evaluating --config_file bundles/polyp_ann/evaluate\.json"
+    ):
         find_evaluations(tmp_path)
 
 
 def test_folder_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(Fault, match=r"MISSING_FILE .*no such folder"):
+    with pytest.raises(UserError, match=r"MISSING_FILE .*no such folder"):
         read_runs([tmp_path / "nowhere"])
 
 
@@ -43,7 +45,7 @@ def test_names_are_given_or_made_and_differ(tmp_path):
     folders = [make_pictures(tmp_path / name / "run" / "evaluation_test", {"a": 1}) for name in "xy"]
     assert [run.name for run in read_runs(folders)] == ["x/run (test)", "y/run (test)"]
     assert [run.name for run in read_runs([f"ours={folders[0]}", folders[1]])] == ["ours", "y/run (test)"]
-    with pytest.raises(Fault, match=r"NAME_COLLISION .*ours"):
+    with pytest.raises(UserError, match=r"NAME_COLLISION .*ours"):
         read_runs([f"ours={folder}" for folder in folders])
 
 

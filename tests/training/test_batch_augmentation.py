@@ -20,7 +20,7 @@ from monai.transforms import (
 )
 from picture_runs import parsed
 
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.training import Augmentation, BatchAugmentation, RandPhotometricd
 from medseg3d.training.batch_augmentation import sample_seeds
 
@@ -204,7 +204,7 @@ def test_a_batch_is_a_function_of_seed_and_iteration_and_the_one_given_stays() -
 )
 def test_what_cannot_be_done_to_a_batch_is_refused_by_name(transform: Callable) -> None:
     words = rf"BAD_VALUE --augment_on: device, with {type(transform).__name__} among .*Hint: --augment_on loader"
-    with pytest.raises(Fault, match=words):
+    with pytest.raises(UserError, match=words):
         Augmentation([RandFlipd(BOTH), transform], "device")
 
 
@@ -220,5 +220,5 @@ def test_what_precedes_the_first_random_transform_stays_in_the_loader() -> None:
 
 
 def test_there_are_two_places() -> None:
-    with pytest.raises(Fault, match="BAD_VALUE --augment_on: 'gpu', expected one of loader, device"):
+    with pytest.raises(UserError, match="BAD_VALUE --augment_on: 'gpu', expected one of loader, device"):
         Augmentation([], "gpu")

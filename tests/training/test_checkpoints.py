@@ -14,7 +14,7 @@ from monai.transforms import Compose, EnsureTyped, RandAffined, RandFlipd, RandG
 from torch import nn
 
 from medseg3d.data.cache import CaseCache
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.files.tensors import read_tensors, save_tensors
 from medseg3d.inference import SlidingWindow
 from medseg3d.precision import Precision
@@ -47,7 +47,7 @@ def cases(spoiled: str = "") -> list[dict]:
     return items
 
 
-class Interrupted(Exception):
+class StoppedError(Exception):
     """Stands for kill -9: nothing after it runs."""
 
 
@@ -88,7 +88,7 @@ class SmallRun:
             val_data_loader=DataLoader(CaseCache(cases(spoiled_validation), Compose([tensors])), batch_size=1),
             network=self.average.network,
             inferer=SlidingWindow((8, 8, 8)),
-            postprocessing=LogitsToLabelsd("pred", fault_key="fault"),
+            postprocessing=LogitsToLabelsd("pred", error_key="error"),
             key_val_metric={"val_dice_mean": self.scores},
         )
         self.best = BestModel(self.average.network, folder / "model.pt")
@@ -118,10 +118,10 @@ class SmallRun:
 
         def interrupt(engine):
             if engine.state.iteration == interrupt_at:
-                raise Interrupted
+                raise StoppedError
 
         self.trainer.add_event_handler(Events.ITERATION_COMPLETED, interrupt)
-        with pytest.raises(Interrupted):
+        with pytest.raises(StoppedError):
             self.trainer.run()
         return self
 
@@ -215,7 +215,9 @@ def test_resuming_without_a_checkpoint_starts_from_the_first_epoch(tmp_path, who
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path):
     SmallRun(tmp_path).run(interrupt_at=5)
-    with pytest.raises(Fault, match=r"CHECKPOINT .*epoch_00001\.pt.*size mismatch.*resume with the same network knobs"):
+    with pytest.raises(
+        UserError, match=r"CHECKPOINT .*epoch_00001\.pt.*size mismatch.*resume with the same network knobs"
+    ):
         SmallRun(tmp_path, resume=True, channels=8)
 
 
@@ -250,13 +252,13 @@ def test_the_count_of_skipped_steps_in_a_row_goes_on(tmp_path):
     run().run(interrupt_at=4)
     resumed = run(resume=True)
     assert (resumed.trainer.skipped_steps, resumed.trainer.skipped_in_row) == (3, 3)
-    with pytest.raises(Fault, match=r"LOSS_NOT_FINITE iteration 5: 5 steps in a row"):
+    with pytest.raises(UserError, match=r"LOSS_NOT_FINITE iteration 5: 5 steps in a row"):
         resumed.run()
 
 
 def test_too_many_skipped_steps_name_the_checkpoint_and_the_line_to_go_on_with(tmp_path):
     SmallRun(tmp_path, epochs=2, precision="float16").run()
-    with pytest.raises(Fault, match=r"--resume true --precision float32 goes on from .*epoch_00003\.pt") as caught:
+    with pytest.raises(UserError, match=r"--resume true --precision float32 goes on from .*epoch_00003\.pt") as caught:
         SmallRun(tmp_path, epochs=9, resume=True, precision="float16", spoiled="abc", max_skipped_steps=4).run()
     path = find_checkpoints(tmp_path / "checkpoints")[0]
     assert str(path) in caught.value.remedy
@@ -326,7 +328,7 @@ def test_a_resumed_run_goes_on_with_the_average_of_weights_which_is_kept(tmp_pat
 @pytest.mark.parametrize(("before", "after"), [(0.9, 0.0), (0.0, 0.9)])
 def test_a_run_is_not_resumed_with_an_average_that_it_had_not(tmp_path, before, after):
     SmallRun(tmp_path, epochs=1, ema_decay=before).run()
-    with pytest.raises(Fault, match=r"CHECKPOINT.*--ema_decay"):
+    with pytest.raises(UserError, match=r"CHECKPOINT.*--ema_decay"):
         SmallRun(tmp_path, epochs=2, ema_decay=after, resume=True)
 
 
@@ -362,7 +364,7 @@ class TestRunFolder:
 
     def test_a_run_is_not_written_over(self, whole):
         folder = whole.best.model_file.parent
-        with pytest.raises(Fault, match=r"RUN_EXISTS .*checkpoints up to epoch 4.*--resume true"):
+        with pytest.raises(UserError, match=r"RUN_EXISTS .*checkpoints up to epoch 4.*--resume true"):
             claim_run_folder(folder, folder / "model.pt")
         claim_run_folder(folder, folder / "model.pt", resume=True)
 

@@ -15,7 +15,7 @@ from picture_runs import scalars
 from torch import nn
 
 from medseg3d.data.cache import CaseCache
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.networks import RefinedSegmenter, SegNet
 from medseg3d.training import (
     AlternatingObjectives,
@@ -174,14 +174,14 @@ def test_a_resumed_run_goes_on_in_turn(tmp_path, interleave, stopped_after):
 @pytest.mark.parametrize("epochs", [1, 3])
 def test_a_training_that_would_end_in_the_backbones_turn_is_refused(epochs):
     words = rf"BAD_VALUE --epochs {epochs}: .*turn of backbone.*multiple of 2.*of final.*--epochs {epochs + 1}"
-    with pytest.raises(Fault, match=words):
+    with pytest.raises(UserError, match=words):
         Run(epochs=epochs)
     Run(epochs=epochs, interleave="step")
     Run(FINAL, epochs=epochs)
 
 
 def test_another_interleave_is_refused_by_name():
-    with pytest.raises(Fault, match="BAD_VALUE --interleave: 'batch', expected one of epoch, step"):
+    with pytest.raises(UserError, match="BAD_VALUE --interleave: 'batch', expected one of epoch, step"):
         AlternatingObjectives([BACKBONE, FINAL], "batch")
 
 

@@ -12,8 +12,8 @@ from monai.networks.utils import one_hot
 
 import medseg3d
 from medseg3d.data.splits import make_split, write_split
+from medseg3d.errors import UserError
 from medseg3d.evaluation.files import SCORES_CSV, read_curve, read_files, read_summary, score_rows
-from medseg3d.faults import Fault
 from medseg3d.training import CaseScores, ScoreFiles
 from medseg3d.training.evaluation import versions
 
@@ -95,7 +95,7 @@ def test_an_evaluation_in_which_a_case_failed_has_no_score(others, caplog):
     scores.reset()
     for _ in range(others):
         scores.update(item("a", masks(0, 1), masks(0, 1)))
-    scores.update(item("b", masks(0, 1), masks(), fault=Fault("NON_FINITE", "b.nii.gz", "NaN")))
+    scores.update(item("b", masks(0, 1), masks(), error=UserError("NON_FINITE", "b.nii.gz", "NaN")))
     scores.completed(engine, "val_dice_mean")
     assert list(engine.state.metrics) == ["val_dice_mean"]
     assert math.isnan(engine.state.metrics["val_dice_mean"])

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from medseg3d.bundle_folders import shipped_weights
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.networks import ResUNetPlusPlus
 from medseg3d.training import with_initial_weights
 from medseg3d.training.pretrained import initial_weights_record, write_initial_weights
@@ -97,7 +97,9 @@ def test_the_log_says_what_was_loaded_and_what_was_not(file, caplog):
 def test_a_file_of_another_network_is_refused_and_leaves_the_network_as_it_was(state, tmp_path):
     torch.save(state, tmp_path / "other.pt")
     network = filled(0.25)
-    with pytest.raises(Fault, match=r"CHECKPOINT .*other\.pt: 0 of the 4 kernels and matrices of this Small in it; "):
+    with pytest.raises(
+        UserError, match=r"CHECKPOINT .*other\.pt: 0 of the 4 kernels and matrices of this Small in it; "
+    ):
         with_initial_weights(network, tmp_path / "other.pt")
     assert constant(network.norm.weight) == 0.25
 
@@ -133,7 +135,7 @@ def test_a_bundle_s_name_stands_for_the_weights_that_it_ships():
 
 @pytest.mark.parametrize("name", ["polyp_cris", "nowhere.pt"])
 def test_neither_a_file_nor_a_bundle_with_weights_is_refused_with_those_there_are(name):
-    with pytest.raises(Fault, match=r"MISSING_WEIGHTS .*: neither a file nor .* one of .*polyp_resunetpp"):
+    with pytest.raises(UserError, match=r"MISSING_WEIGHTS .*: neither a file nor .* one of .*polyp_resunetpp"):
         with_initial_weights(Small(), name)
 
 

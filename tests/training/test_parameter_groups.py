@@ -14,7 +14,7 @@ from monai.data import DataLoader, Dataset
 from monai.optimizers import WarmupCosineSchedule
 from torch import nn
 
-from medseg3d.faults import UsageFault
+from medseg3d.errors import UsageError
 from medseg3d.training import (
     AlternatingObjectives,
     BinaryCrossEntropy,
@@ -104,21 +104,21 @@ def test_a_pattern_is_of_a_parameter_s_name_or_of_a_module_s(patterns, names) ->
 def test_a_pattern_that_matches_nothing_is_refused_with_the_parts_there_are(pattern) -> None:
     parts = r"as encoder\*, decoder\*, head\*"
     words = f"'{re.escape(pattern)}', which matches no parameter of this Blocks that is left to learn, .* {parts}"
-    with pytest.raises(UsageFault, match=f"BAD_VALUE --freeze: {words}"):
+    with pytest.raises(UsageError, match=f"BAD_VALUE --freeze: {words}"):
         freeze_parameters(Blocks(), ["head", pattern])
-    with pytest.raises(UsageFault, match=f"BAD_VALUE --lr_factors: {words}"):
+    with pytest.raises(UsageError, match=f"BAD_VALUE --lr_factors: {words}"):
         parameter_groups(Blocks(), 0.1, {"head": 0.5, pattern: 0.5})
 
 
 def test_a_rate_of_what_is_frozen_is_refused() -> None:
     network = Blocks()
     freeze_parameters(network, "encoder")
-    with pytest.raises(UsageFault, match=r"BAD_VALUE --lr_factors: 'encoder\*', .* that is left to learn"):
+    with pytest.raises(UsageError, match=r"BAD_VALUE --lr_factors: 'encoder\*', .* that is left to learn"):
         parameter_groups(network, 0.1, {"encoder*": 0.5})
 
 
 def test_freezing_everything_is_refused() -> None:
-    with pytest.raises(UsageFault, match="BAD_VALUE --freeze: all 10 parameters"):
+    with pytest.raises(UsageError, match="BAD_VALUE --freeze: all 10 parameters"):
         freeze_parameters(Blocks(), ["*coder*", "head"])
 
 
@@ -133,7 +133,7 @@ def test_an_objective_that_nothing_is_left_to_learn_for_is_refused() -> None:
     )
     network = Coarse()
     freeze_parameters(network, "encoder")
-    with pytest.raises(UsageFault, match="BAD_VALUE --freeze: all that the objective coarse could move"):
+    with pytest.raises(UsageError, match="BAD_VALUE --freeze: all that the objective coarse could move"):
         train(network, torch.optim.SGD(parameter_groups(network, 0.1)), turns)
 
 

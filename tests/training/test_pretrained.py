@@ -11,7 +11,7 @@ from imagenet_weights import cadene_weights, torchvision_weights
 from safetensors.torch import save_file
 from torch import nn
 
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.networks.backbones import DilatedResNet50, DilatedSEResNeXt50
 from medseg3d.training import with_pretrained_encoder
 from medseg3d.training.pretrained import find_weights
@@ -99,13 +99,13 @@ def test_the_log_names_the_first_of_what_is_missing_and_unexpected(resnet, torch
 
 def test_a_file_that_fits_too_little_is_refused_by_its_path(resnet, torchvision, tmp_path):
     torch.save({key: tensor for key, tensor in torchvision.items() if "layer4" not in key}, tmp_path / "w.pth")
-    with pytest.raises(Fault, match=rf"PRETRAINED {tmp_path}/w\.pth: 215 of 265 tensors .*expected at least 95%"):
+    with pytest.raises(UserError, match=rf"PRETRAINED {tmp_path}/w\.pth: 215 of 265 tensors .*expected at least 95%"):
         with_pretrained_encoder(resnet, tmp_path / "w.pth")
 
 
 def test_a_pickled_object_is_not_loaded(resnet, tmp_path):
     torch.save({"state_dict": nn.Linear(1, 1)}, tmp_path / "w.pth")
-    with pytest.raises(Fault, match=r"CHECKPOINT .*w\.pth: .*tensors only"):
+    with pytest.raises(UserError, match=r"CHECKPOINT .*w\.pth: .*tensors only"):
         with_pretrained_encoder(resnet, tmp_path / "w.pth")
 
 
@@ -128,21 +128,21 @@ def test_a_name_that_two_files_have_is_refused_with_both(hub):
     for name in ("resnet50-0676ba61.pth", "resnet50-11ad3fa6.pth", "vgg16-397923af.pth"):
         (hub / name).touch()
     with pytest.raises(
-        Fault,
+        UserError,
         match=rf"MISSING_WEIGHTS resnet50: .* 2 of that name .*{hub}: resnet50-0676ba61\.pth, resnet50-11ad3fa6\.pth, ",
     ):
         find_weights("resnet50")
 
 
 def test_a_name_that_no_file_has_is_refused_with_what_is_there(hub):
-    with pytest.raises(Fault, match=rf"MISSING_WEIGHTS resnet50: .* 0 of that name .*{hub}: no weights, expected"):
+    with pytest.raises(UserError, match=rf"MISSING_WEIGHTS resnet50: .* 0 of that name .*{hub}: no weights, expected"):
         find_weights("resnet50")
     (hub / "vgg16-397923af.pth").touch()
-    with pytest.raises(Fault, match=r" 0 of that name .*: vgg16-397923af\.pth, .*--pretrained"):
+    with pytest.raises(UserError, match=r" 0 of that name .*: vgg16-397923af\.pth, .*--pretrained"):
         find_weights("resnet50")
 
 
 def test_a_path_is_looked_up_nowhere_else(hub):
     (hub / "resnet50.pth").touch()
-    with pytest.raises(Fault, match=r"MISSING_WEIGHTS .*/here/weights/resnet50\.pth: no such file,.*--pretrained"):
+    with pytest.raises(UserError, match=r"MISSING_WEIGHTS .*/here/weights/resnet50\.pth: no such file,.*--pretrained"):
         find_weights("weights/resnet50.pth")

@@ -11,7 +11,7 @@ from commands import ROOT, torchrun
 from several_processes import train
 
 from medseg3d import ranks
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.files.tensors import read_tensors
 from medseg3d.training import EpochSampler
 
@@ -118,18 +118,18 @@ def test_the_shares_of_the_processes_are_the_keys_of_the_batch(monkeypatch, size
 def test_a_batch_that_the_processes_cannot_share_is_refused(monkeypatch):
     monkeypatch.setattr("medseg3d.ranks.world_size", lambda: 2)
     with pytest.raises(
-        Fault, match=r"BAD_VALUE --batch_size: 3, expected a multiple of the 2 processes.*--batch_size 4"
+        UserError, match=r"BAD_VALUE --batch_size: 3, expected a multiple of the 2 processes.*--batch_size 4"
     ):
         ranks.share_of_batch(3)
 
 
 def test_processes_that_torchrun_did_not_start_are_refused():
-    with pytest.raises(Fault, match=r"TORCHRUN multi_gpu_train.json: one process alone.*torchrun --standalone"):
+    with pytest.raises(UserError, match=r"TORCHRUN multi_gpu_train.json: one process alone.*torchrun --standalone"):
         ranks.join_processes()
 
 
 def test_processes_that_do_not_know_of_each_other_are_refused(monkeypatch):
     for name, value in {"TORCHELASTIC_RUN_ID": "none", "RANK": "1", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(Fault, match=r"TORCHRUN process 1 of 2: .*multi_gpu_train.json"):
+    with pytest.raises(UserError, match=r"TORCHRUN process 1 of 2: .*multi_gpu_train.json"):
         ranks.refuse_stray_process()

@@ -5,7 +5,7 @@ import torch
 from ignite.engine import Engine
 from torch import nn
 
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.training import kept_model
 
 
@@ -40,5 +40,5 @@ def test_of_several_processes_the_first_alone_keeps_weights(tmp_path, monkeypatc
 
 
 def test_another_selection_is_refused(tmp_path):
-    with pytest.raises(Fault, match=r"BAD_VALUE --selection: 'latest', expected one of best, last"):
+    with pytest.raises(UserError, match=r"BAD_VALUE --selection: 'latest', expected one of best, last"):
         kept_model(nn.Linear(1, 1), tmp_path / "model.pt", selection="latest")

@@ -11,7 +11,7 @@ from monai.data import DataLoader, Dataset
 from monai.transforms import RandFlipd, RandGaussianNoised
 from torch import nn
 
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.training import AuxiliaryLoss, BatchAugmentation, BinaryCrossEntropy, Handlers, SegmentationTrainer
 
 
@@ -116,7 +116,7 @@ def test_a_part_that_cannot_be_normalised_is_refused_before_any_step(
 ) -> None:
     network, steps, step = PooledOverPicture(), [], torch.optim.SGD.step
     monkeypatch.setattr(torch.optim.SGD, "step", lambda self: steps.append(1) or step(self))
-    with pytest.raises(Fault, match=f"BATCH_PART {words}"):
+    with pytest.raises(UserError, match=f"BATCH_PART {words}"):
         trained(network, nn.BCEWithLogitsLoss(), batch_size, micro_batch_size=size)
     assert not steps
     trained(network, nn.BCEWithLogitsLoss(), micro_batch_size=3)  # of 3 and 2
@@ -211,7 +211,7 @@ def test_a_gradient_that_is_not_finite_is_as_bad_as_a_loss() -> None:
     before = copy.deepcopy(network)
     network.weight.register_hook(lambda gradient: gradient * float("inf"))
     trainer = training([picture()], network=network)
-    with pytest.raises(Fault, match="LOSS_NOT_FINITE"):
+    with pytest.raises(UserError, match="LOSS_NOT_FINITE"):
         trainer.run()
     assert torch.isfinite(trainer.outputs[0]["loss"])
     assert trainer.skipped_steps == 1
@@ -249,7 +249,7 @@ def test_many_skipped_steps_in_a_row_end_the_training_and_others_do_not() -> Non
     between.run()
     assert between.skipped_steps == 6
     in_a_row = training([good, bad, bad, bad, good], max_skipped_steps=2)
-    with pytest.raises(Fault, match="LOSS_NOT_FINITE iteration 4: 3 steps in a row without a finite loss"):
+    with pytest.raises(UserError, match="LOSS_NOT_FINITE iteration 4: 3 steps in a row without a finite loss"):
         in_a_row.run()
 
 
@@ -273,7 +273,7 @@ def test_many_skipped_steps_in_a_row_end_the_training_and_others_do_not() -> Non
 def test_its_end_says_how_to_go_on(precision: str, checkpoint: str | None, words: str) -> None:
     trainer = training([picture(float("nan"))], precision=precision, max_skipped_steps=0, seed=3)
     trainer.last_checkpoint = checkpoint and Path(checkpoint)
-    with pytest.raises(Fault, match=words):
+    with pytest.raises(UserError, match=words):
         trainer.run()
 
 
@@ -294,7 +294,7 @@ def test_the_gradients_norm_is_that_before_clipping_and_scaling(max_grad_norm: f
 
 def test_a_training_that_ends_in_an_epoch_of_skipped_steps_fails() -> None:
     with pytest.raises(
-        Fault, match=r"LOSS_NOT_FINITE iteration 2: 2 steps in a row .*expected a last epoch that trains"
+        UserError, match=r"LOSS_NOT_FINITE iteration 2: 2 steps in a row .*expected a last epoch that trains"
     ):
         training([picture(float("nan"))] * 2).run()
     training([picture(), picture(float("nan"))]).run()

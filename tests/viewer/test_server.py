@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.viewer.server import PageServer
 
 FILES = {"index.html": b"<p>page", "scan.nii.gz": b"voxels"}
@@ -90,7 +90,7 @@ def test_a_closed_page_is_gone():
 
 
 @pytest.mark.parametrize(("port", "code"), [(70000, "BAD_VALUE"), (-1, "BAD_VALUE"), (None, "PORT_TAKEN")])
-def test_a_port_that_cannot_be_had_is_a_fault(server, port, code):
-    with pytest.raises(Fault) as caught:
+def test_a_port_that_cannot_be_had_is_an_error(server, port, code):
+    with pytest.raises(UserError) as caught:
         PageServer(FILES, urlsplit(server.url).port if port is None else port)
     assert (caught.value.code, caught.value.exit_code) == (code, 2)

@@ -19,7 +19,7 @@ from PIL import Image
 
 import medseg3d
 from medseg3d.cli import main
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.pictures.colours import LABEL_COLOURS
 from medseg3d.viewer.show import page_files
 
@@ -135,18 +135,18 @@ def test_a_mask_of_another_grid_is_refused(scan, picture, tmp_path, which):
     else:
         image, mask = picture[0], tmp_path / "mask.png"
         Image.new("L", (40, 60)).save(mask)
-    with pytest.raises(Fault, match="PAIR_GEOMETRY"):
+    with pytest.raises(UserError, match="PAIR_GEOMETRY"):
         page_files(image, [mask])
 
 
 def test_two_masks_of_one_name_need_names(scan, tmp_path):
     (tmp_path / "truth.nii.gz").write_bytes(scan.truth.read_bytes())
-    with pytest.raises(Fault, match="NAME_COLLISION truth"):
+    with pytest.raises(UserError, match="NAME_COLLISION truth"):
         page_files(scan.ct, [scan.truth, tmp_path / "truth.nii.gz"])
 
 
 @pytest.mark.parametrize("missing", ["scan", "mask"])
-def test_a_file_that_is_not_there_is_a_fault(scan, capsys, missing):
+def test_a_file_that_is_not_there_is_an_error(scan, capsys, missing):
     words = ["no.nii.gz", str(scan.truth)] if missing == "scan" else [str(scan.ct), "no.nii.gz"]
     assert main(["view", *words, "--no-browser"]) == 2
     assert capsys.readouterr().err.startswith("error: MISSING_FILE no.nii.gz: no such file")

@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.limits import limits
 from medseg3d.volumes.grids import GridShift, check_pair, grid_shift
 from medseg3d.volumes.label_maps import check_labels
@@ -50,19 +50,19 @@ def patch(path: Path, name: str, value: object, index: int | None = None) -> Pat
     return path
 
 
-def refusal(path: Path, **options: object) -> Fault:
-    with pytest.raises(Fault) as caught:
+def refusal(path: Path, **options: object) -> UserError:
+    with pytest.raises(UserError) as caught:
         read_volume(path, **options)
     assert caught.value.subject == str(path)
     return caught.value
 
 
 def code_of_reading(path: Path) -> str:
-    """The fault's code, or "changed" or "same" compared with the volume of ct()."""
+    """The error's code, or "changed" or "same" compared with the volume of ct()."""
     try:
         array, _ = read_volume(path)
-    except Fault as fault:
-        return fault.code
+    except UserError as error:
+        return error.code
     return "same" if np.array_equal(array, ct()) else "changed"
 
 
@@ -160,10 +160,10 @@ def test_no_flipped_byte_of_a_gzip_changes_voxels_in_silence(tmp_path: Path) -> 
 def test_truncated_file_tells_both_lengths(tmp_path: Path, suffix: str, share: float) -> None:
     path = write(tmp_path / f"ct{suffix}", ct((20, 20, 20)))
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    fault = refusal(path)
-    assert fault.code == "TRUNCATED"
+    error = refusal(path)
+    assert error.code == "TRUNCATED"
     if share > 0.1:
-        assert str(352 + 2 * 20**3) in fault.wanted
+        assert str(352 + 2 * 20**3) in error.wanted
 
 
 def test_gzip_that_misses_its_last_bytes_is_truncated(tmp_path: Path) -> None:
@@ -191,9 +191,9 @@ def test_garbage_after_the_gzip_is_refused(tmp_path: Path) -> None:
 def test_other_content_is_named(tmp_path: Path, content: bytes, code: str, found: str) -> None:
     path = tmp_path / "ct.nii.gz"
     path.write_bytes(content)
-    fault = refusal(path)
-    assert fault.code == code
-    assert found in fault.found
+    error = refusal(path)
+    assert error.code == code
+    assert found in error.found
 
 
 def test_missing_file_and_folder_are_refused(tmp_path: Path) -> None:
@@ -249,14 +249,14 @@ def test_any_byte_of_the_header_is_read_or_refused(tmp_path: Path, image: type) 
     for position in range(548):
         for mask in (0x80, 0xFF):
             path.write_bytes(good[:position] + bytes([good[position] ^ mask]) + good[position + 1 :])
-            read += code_of_reading(path) in ("same", "changed")  # everything but a Fault escapes
+            read += code_of_reading(path) in ("same", "changed")  # everything but a UserError escapes
     assert 0 < read < 2 * 548
 
 
 def test_two_phases_are_refused(tmp_path: Path) -> None:
-    fault = refusal(write(tmp_path / "ct.nii.gz", ct((*SHAPE, 2))))
-    assert fault.code == "DIMENSIONS"
-    assert "7 x 6 x 5 x 2" in fault.found
+    error = refusal(write(tmp_path / "ct.nii.gz", ct((*SHAPE, 2))))
+    assert error.code == "DIMENSIONS"
+    assert "7 x 6 x 5 x 2" in error.found
 
 
 @pytest.mark.parametrize(("voxels", "code"), [(7 * 6 * 5, None), (7 * 6 * 5 - 1, "TOO_LARGE")])
@@ -289,9 +289,9 @@ def test_bomb_behind_a_modest_header_is_not_inflated(tmp_path: Path) -> None:
     raw = write(tmp_path / "ct.nii", ct()).read_bytes()
     path = tmp_path / "ct.nii.gz"
     path.write_bytes(gzip.compress(raw + bytes(50_000_000)))
-    fault = refusal(path)
-    assert fault.code == "HEADER"
-    assert int(fault.found.split()[2]) < 5_000_000
+    error = refusal(path)
+    assert error.code == "HEADER"
+    assert int(error.found.split()[2]) < 5_000_000
 
 
 def test_few_trailing_bytes_are_a_warning(tmp_path: Path) -> None:
@@ -306,9 +306,9 @@ def test_few_trailing_bytes_are_a_warning(tmp_path: Path) -> None:
 def test_non_finite_voxels_are_counted(tmp_path: Path, bad: float) -> None:
     values = ct(dtype=np.float32)
     values[1, 2, 3] = values[3, 2, 1] = bad
-    fault = refusal(write(tmp_path / "ct.nii.gz", values))
-    assert fault.code == "NON_FINITE"
-    assert fault.found.startswith("2 of 210 voxels")
+    error = refusal(write(tmp_path / "ct.nii.gz", values))
+    assert error.code == "NON_FINITE"
+    assert error.found.startswith("2 of 210 voxels")
 
 
 def test_value_beyond_float32_counts_as_infinite(tmp_path: Path) -> None:
@@ -323,18 +323,18 @@ def test_value_beyond_float32_counts_as_infinite(tmp_path: Path) -> None:
 )
 def test_other_units_are_refused(tmp_path: Path, scale: float, unit: int, code: str, word: str) -> None:
     path = write(tmp_path / "ct.nii", ct(), OBLIQUE * scale + np.diag([0, 0, 0, 1 - scale]))
-    fault = refusal(patch(path, "xyzt_units", unit))
-    assert fault.code == code
-    assert word in str(fault)
+    error = refusal(patch(path, "xyzt_units", unit))
+    assert error.code == code
+    assert word in str(error)
 
 
 def test_singular_affine_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "ct.nii", ct())
     for name in ("srow_x", "srow_y", "srow_z"):
         patch(path, name, 0.0, 1)
-    fault = refusal(path)
-    assert fault.code == "GEOMETRY"
-    assert "singular" in fault.found
+    error = refusal(path)
+    assert error.code == "GEOMETRY"
+    assert "singular" in error.found
 
 
 def test_slightly_sheared_axes_are_straightened_about_the_centre(tmp_path: Path) -> None:
@@ -441,7 +441,7 @@ def test_label_a_fifth_of_a_voxel_off_is_a_warning_and_can_be_refused(tmp_path: 
     assert check_pair(image, label) == (
         "PAIR_GEOMETRY: a corner lies 0.2 voxels (0.5 mm) off; taken for the same grid",
     )
-    with pytest.raises(Fault, match="PAIR_GEOMETRY"):
+    with pytest.raises(UserError, match="PAIR_GEOMETRY"):
         check_pair(image, label, tolerance=0.19)
 
 
@@ -463,7 +463,9 @@ def test_nearly_half_a_turn_is_one_grid_for_two_writers(tmp_path: Path, degrees:
 
 
 def test_label_of_another_shape_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(Fault, match=r"PAIR_GEOMETRY .*label.nii: shape \(7, 6, 4\), .*image.nii: shape \(7, 6, 5\)"):
+    with pytest.raises(
+        UserError, match=r"PAIR_GEOMETRY .*label.nii: shape \(7, 6, 4\), .*image.nii: shape \(7, 6, 5\)"
+    ):
         check_pair(*pair(tmp_path, shape=(7, 6, 4)))
 
 
@@ -476,7 +478,7 @@ def test_label_of_another_shape_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_label_of_another_geometry_is_refused(tmp_path: Path, change: np.ndarray) -> None:
-    with pytest.raises(Fault, match=r"PAIR_GEOMETRY .* mm\) off: .* origin"):
+    with pytest.raises(UserError, match=r"PAIR_GEOMETRY .* mm\) off: .* origin"):
         check_pair(*pair(tmp_path, affine=OBLIQUE @ change))
 
 
@@ -489,7 +491,7 @@ def test_shift_of_a_rotated_grid_by_hand() -> None:
 
 
 def test_refused_pair_is_told_by_numbers_that_differ(tmp_path: Path) -> None:
-    with pytest.raises(Fault) as caught:
+    with pytest.raises(UserError) as caught:
         check_pair(*pair(tmp_path, affine=OBLIQUE @ nib.affines.from_matvec(np.eye(3), [0, 0, 0.3])))
     found, wanted = caught.value.found.split(" mm,")[0].partition(" at ")[2], caught.value.wanted.partition("(")[2]
     assert found.strip("()").split(", ") != wanted.split(")")[0].split(", ")
@@ -548,7 +550,7 @@ def test_mask_can_be_written_for_every_header_that_is_read(tmp_path: Path) -> No
         path.write_bytes(good[:position] + bytes([good[position] ^ 0xC1]) + good[position + 1 :])
         try:
             header = read_header(path)
-        except Fault:
+        except UserError:
             continue
         write_mask(tmp_path / "mask.nii", np.ones(SHAPE, np.uint8), header.geometry)
         written += 1
@@ -592,12 +594,12 @@ def test_legal_labels_come_back_as_uint8(dtype: type) -> None:
     ],
 )
 def test_illegal_labels_are_named(value: float, labels: tuple | None, words: str) -> None:
-    with pytest.raises(Fault, match=rf"LABEL_SET label.nii: .*{words}"):
+    with pytest.raises(UserError, match=rf"LABEL_SET label.nii: .*{words}"):
         check_labels(np.array([0, 1, value]), labels, "label.nii")
 
 
 def test_illegal_labels_beside_legal_ones_are_named_alone() -> None:
-    with pytest.raises(Fault) as caught:
+    with pytest.raises(UserError) as caught:
         check_labels(np.array([0, 1, 2, 7, 9]), (0, 1), "label.nii")
     assert caught.value.found == "the values 2, 7, 9"
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 
-from medseg3d.faults import Fault
+from medseg3d.errors import UserError
 from medseg3d.limits import limits
 from medseg3d.volumes.reading import read_header, read_volume, volume_files
 
@@ -45,8 +45,8 @@ def nrrd(path: Path, fields: str, voxels: bytes | None = None) -> Path:
     return path
 
 
-def refusal(path: Path) -> Fault:
-    with pytest.raises(Fault) as caught:
+def refusal(path: Path) -> UserError:
+    with pytest.raises(UserError) as caught:
         read_volume(path)
     return caught.value
 
@@ -167,7 +167,7 @@ def test_any_byte_of_the_header_is_read_or_refused(tmp_path: Path, suffix: str) 
     whole = path.read_bytes()
     for at in range(min(len(whole), 520)):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 21]) + whole[at + 1 :])
-        with contextlib.suppress(Fault):  # and nothing else
+        with contextlib.suppress(UserError):  # and nothing else
             read_volume(path)
 
 
@@ -177,9 +177,9 @@ def test_missing_and_cut_voxels_of_a_detached_header_are_refused(tmp_path: Path,
     raw.write_bytes(raw.read_bytes()[:-1])
     assert refusal(path).code == "TRUNCATED"
     raw.unlink()
-    fault = refusal(path)
-    assert (fault.code, fault.subject) == ("MISSING_FILE", str(raw))
-    assert f"the voxels of ct{suffix}" in fault.wanted
+    error = refusal(path)
+    assert (error.code, error.subject) == ("MISSING_FILE", str(raw))
+    assert f"the voxels of ct{suffix}" in error.wanted
     os.mkfifo(raw)
     assert refusal(path).code == "NOT_A_FILE"
 
@@ -236,8 +236,8 @@ def test_bomb_behind_a_modest_header_is_not_inflated(tmp_path: Path) -> None:
     ],
 )
 def test_bad_nrrd_field_is_refused(tmp_path: Path, old: str, new: str, code: str) -> None:
-    fault = refusal(nrrd(tmp_path / "ct.nrrd", (RAW + PLACED).replace(old, new)))
-    assert (fault.code, fault.subject) == (code, str(tmp_path / "ct.nrrd"))
+    error = refusal(nrrd(tmp_path / "ct.nrrd", (RAW + PLACED).replace(old, new)))
+    assert (error.code, error.subject) == (code, str(tmp_path / "ct.nrrd"))
 
 
 @pytest.mark.parametrize(
@@ -259,8 +259,8 @@ def test_bad_nrrd_field_is_refused(tmp_path: Path, old: str, new: str, code: str
 )
 def test_bad_metaimage_field_is_refused(tmp_path: Path, old: str, new: str, code: str) -> None:
     path = changed(write(tmp_path / "ct.mha", ct()), old.encode(), new.encode())
-    fault = refusal(path)
-    assert (fault.code, fault.subject) == (code, str(path))
+    error = refusal(path)
+    assert (error.code, error.subject) == (code, str(path))
 
 
 @pytest.mark.parametrize("suffix", ALONE)

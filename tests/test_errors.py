@@ -10,36 +10,36 @@ from collections import defaultdict
 import pytest
 from commands import ROOT
 
-from medseg3d.faults import Fault, UsageFault, escape_names, fault_hook, find_fault
+from medseg3d.errors import UsageError, UserError, error_hook, escape_names, find_user_error
 
 
-def test_a_fault_is_one_line_even_with_a_newline_in_the_file_name():
-    fault = Fault("EMPTY", "a\nb.nii.gz", "0 bytes", "a volume", "copy it again")
-    assert str(fault) == "EMPTY a\\nb.nii.gz: 0 bytes, expected a volume. Hint: copy it again"
+def test_an_error_is_one_line_even_with_a_newline_in_the_file_name():
+    error = UserError("EMPTY", "a\nb.nii.gz", "0 bytes", "a volume", "copy it again")
+    assert str(error) == "EMPTY a\\nb.nii.gz: 0 bytes, expected a volume. Hint: copy it again"
 
 
-def test_a_fault_survives_the_way_between_processes():
-    fault = Fault("EMPTY", "a.nii.gz", "0 bytes")
-    copy = pickle.loads(pickle.dumps(fault))
-    assert (copy.code, copy.subject, str(copy)) == ("EMPTY", "a.nii.gz", str(fault))
+def test_an_error_survives_the_way_between_processes():
+    error = UserError("EMPTY", "a.nii.gz", "0 bytes")
+    copy = pickle.loads(pickle.dumps(error))
+    assert (copy.code, copy.subject, str(copy)) == ("EMPTY", "a.nii.gz", str(error))
 
 
-def test_the_fault_behind_wrapped_errors_is_found():
-    fault, middle, outer = (
-        Fault("EMPTY", "a.nii.gz", "0 bytes"),
+def test_the_error_behind_wrapped_errors_is_found():
+    error, middle, outer = (
+        UserError("EMPTY", "a.nii.gz", "0 bytes"),
         RuntimeError("applying"),
         RuntimeError("instantiating"),
     )
-    middle.__cause__, outer.__cause__ = fault, middle
-    assert find_fault(outer) is fault
-    assert find_fault(RuntimeError("a bug")) is None
+    middle.__cause__, outer.__cause__ = error, middle
+    assert find_user_error(outer) is error
+    assert find_user_error(RuntimeError("a bug")) is None
 
 
-def test_the_hook_prints_faults_and_interruptions_in_one_line_and_leaves_bugs_alone(capsys):
+def test_the_hook_prints_errors_and_interruptions_in_one_line_and_leaves_bugs_alone(capsys):
     left_alone = []
-    hook = fault_hook(lambda *args: left_alone.append(args))
+    hook = error_hook(lambda *args: left_alone.append(args))
     with pytest.raises(SystemExit, match="1"):
-        hook(Fault, Fault("EMPTY", "a.nii.gz", "0 bytes"), None)
+        hook(UserError, UserError("EMPTY", "a.nii.gz", "0 bytes"), None)
     hook(KeyboardInterrupt, KeyboardInterrupt(), None)
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "error: EMPTY a.nii.gz: 0 bytes"
@@ -52,25 +52,25 @@ def test_the_hook_prints_faults_and_interruptions_in_one_line_and_leaves_bugs_al
     assert sys.excepthook is not hook
 
 
-@pytest.mark.parametrize(("kind", "code"), [(Fault, 1), (UsageFault, 2)])
-def test_the_class_of_a_fault_is_the_exit_code_of_the_process(kind, code):
-    words = f"import sys; from medseg3d.faults import *; sys.excepthook = fault_hook(None); raise {kind.__name__}"
+@pytest.mark.parametrize(("kind", "code"), [(UserError, 1), (UsageError, 2)])
+def test_the_class_of_an_error_is_the_exit_code_of_the_process(kind, code):
+    words = f"import sys; from medseg3d.errors import *; sys.excepthook = error_hook(None); raise {kind.__name__}"
     ended = subprocess.run([sys.executable, "-c", f"{words}('CODE', 'a', 'b')"], capture_output=True, text=True)
     assert (ended.returncode, ended.stderr) == (code, "error: CODE a: b\n")
 
 
-def faults_of_the_package():
-    """Every call of a `Fault` whose code is written there, with the file and the line of it."""
+def errors_of_the_package():
+    """Every call of a `UserError` whose code is written there, with the file and the line of it."""
     for path in (ROOT / "medseg3d").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             called = node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else ""
-            if called in ("Fault", "UsageFault") and node.args and isinstance(node.args[0], ast.Constant):
+            if called in ("UserError", "UsageError") and node.args and isinstance(node.args[0], ast.Constant):
                 yield f"{path.relative_to(ROOT)}:{node.lineno}", node
 
 
-def test_every_code_belongs_to_one_class_of_faults():
+def test_every_code_belongs_to_one_class_of_errors():
     classes = defaultdict(set)
-    for _, node in faults_of_the_package():
+    for _, node in errors_of_the_package():
         classes[node.args[0].value].add(node.func.id)
     assert len(classes) > 50
     assert [code for code, names in classes.items() if len(names) > 1] == []
@@ -79,16 +79,16 @@ def test_every_code_belongs_to_one_class_of_faults():
 def test_a_refusal_says_what_to_do_next():
     # of a value out of its range the range says it
     without = [
-        where for where, node in faults_of_the_package() if len(node.args) < 5 and node.args[0].value != "BAD_VALUE"
+        where for where, node in errors_of_the_package() if len(node.args) < 5 and node.args[0].value != "BAD_VALUE"
     ]
     assert without == []
 
 
 def test_what_the_log_has_said_is_not_said_again(capsys):
-    fault = Fault("EMPTY", "a.nii.gz", "0 bytes")
-    fault.said = True
+    error = UserError("EMPTY", "a.nii.gz", "0 bytes")
+    error.said = True
     with pytest.raises(SystemExit, match="1"):
-        fault_hook(lambda *args: None)(Fault, fault, None)
+        error_hook(lambda *args: None)(UserError, error, None)
     assert capsys.readouterr().err == ""
 
 

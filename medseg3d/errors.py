@@ -1,7 +1,7 @@
 """The one exception that tells a user what is wrong with what they handed in.
 
-A `Fault` is a refusal the user can act on: bad input, a missing folder, a wrong knob. Everything else that is raised
-is a bug or a broken machine and keeps its traceback.
+A `UserError` is a refusal the user can act on: bad input, a missing folder, a wrong knob. Everything else that is
+raised is a bug or a broken machine and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 
-class Fault(Exception):
+class UserError(Exception):
     """One line: the code, the file or knob, what was found, what was wanted, what to do next.
 
     Args:
-        code: stable name of the fault in capitals (`TRUNCATED`, `PAIR_GEOMETRY`, `UNKNOWN_KNOB`, ...).
+        code: stable name of the error in capitals (`TRUNCATED`, `PAIR_GEOMETRY`, `UNKNOWN_KNOB`, ...).
         subject: the file, folder or knob at fault.
         found: what was found there.
         wanted: what was wanted instead.
         remedy: what the user can do about it.
 
     Example:
-        >>> print(Fault("EMPTY", "ct.nii.gz", "0 bytes", "a NIfTI volume", "copy the file again"))
+        >>> print(UserError("EMPTY", "ct.nii.gz", "0 bytes", "a NIfTI volume", "copy the file again"))
         EMPTY ct.nii.gz: 0 bytes, expected a NIfTI volume. Hint: copy the file again
     """
 
@@ -51,26 +51,26 @@ class Fault(Exception):
         return line.replace("\r", "\\r").replace("\n", "\\n")
 
 
-class UsageFault(Fault):
-    """A `Fault` of the call rather than of the data: an option, a value, a device, a path that was named."""
+class UsageError(UserError):
+    """A `UserError` of the call rather than of the data: an option, a value, a device, a path that was named."""
 
     exit_code = 2
 
 
-def find_fault(error: BaseException | None) -> Fault | None:
-    """The `Fault` behind an exception, or None: MONAI wraps what a transform raises in RuntimeErrors.
+def find_user_error(error: BaseException | None) -> UserError | None:
+    """The `UserError` behind an exception, or None: MONAI wraps what a transform raises in RuntimeErrors.
 
     Example:
         >>> try:
         ...     try:
-        ...         raise Fault("EMPTY", "ct.nii.gz", "0 bytes")
-        ...     except Fault as fault:
-        ...         raise RuntimeError("applying transform") from fault
+        ...         raise UserError("EMPTY", "ct.nii.gz", "0 bytes")
+        ...     except UserError as error:
+        ...         raise RuntimeError("applying transform") from error
         ... except RuntimeError as error:
-        ...     find_fault(error).code
+        ...     find_user_error(error).code
         'EMPTY'
     """
-    return next((each for each in causes(error) if isinstance(each, Fault)), None)
+    return next((each for each in causes(error) if isinstance(each, UserError)), None)
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -92,8 +92,8 @@ def escape_names() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def internal_fault(error: BaseException, subject: str | Path) -> Fault:
-    """A `Fault` `INTERNAL` of what nobody foresaw: the innermost cause, without the layers around it, and its file.
+def internal_error(error: BaseException, subject: str | Path) -> UserError:
+    """A `UserError` `INTERNAL` of what nobody foresaw: the innermost cause, without the layers around it, and its file.
 
     Example:
         >>> try:
@@ -102,28 +102,28 @@ def internal_fault(error: BaseException, subject: str | Path) -> Fault:
         ...     except ZeroDivisionError as error:
         ...         raise RuntimeError("applying transform <object at 0x7f>") from error
         ... except RuntimeError as error:
-        ...     print(internal_fault(error, "ct.nii.gz"))
+        ...     print(internal_error(error, "ct.nii.gz"))
         INTERNAL ct.nii.gz: ZeroDivisionError: by zero. Hint: report it with the traceback, and use another file
     """
     *_, error = causes(error)
     found = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(": ")[:500]
-    return Fault("INTERNAL", subject, found, "", "report it with the traceback, and use another file")
+    return UserError("INTERNAL", subject, found, "", "report it with the traceback, and use another file")
 
 
-def fault_hook(previous: Callable) -> Callable:
-    """An excepthook that prints a `Fault`, or an interruption, as one line and leaves everything else to `previous`.
+def error_hook(previous: Callable) -> Callable:
+    """An excepthook that prints a `UserError` or an interruption as one line and leaves everything else to `previous`.
 
-    The process ends with the fault's exit code.
+    The process ends with the error's exit code.
     """
 
     def hook(exception_type: type[BaseException], error: BaseException, trace: object) -> None:
-        fault = find_fault(error)
-        if fault is not None:
-            if fault.code == "INTERNAL":  # a bug of ours keeps its traceback
+        user_error = find_user_error(error)
+        if user_error is not None:
+            if user_error.code == "INTERNAL":  # a bug of ours keeps its traceback
                 previous(exception_type, error, trace)
-            if not fault.said:
-                sys.stderr.write(f"error: {fault}\n")
-            raise SystemExit(fault.exit_code)  # what a hook raises is what Python ends with
+            if not user_error.said:
+                sys.stderr.write(f"error: {user_error}\n")
+            raise SystemExit(user_error.exit_code)  # what a hook raises is what Python ends with
         elif isinstance(error, KeyboardInterrupt):
             sys.stderr.write("interrupted; the same command with --resume true goes on after the last whole epoch\n")
         else:
