@@ -40,8 +40,11 @@ _FREE_TO_CHANGE = {
 }
 """Knobs that a training may change when it is resumed: how long, how fast and where, not what is learnt from what."""
 
-_RENAMED = {"pictures": "tensorboard_images", "patient_pattern": "group_pattern"}
-"""Knobs that had another name before, to be named to whoever still gives that."""
+_RENAMED = {
+    **{"pictures": "tensorboard_images", "patient_pattern": "group_pattern"},
+    "selection": "checkpoint_selection",
+}
+"""Earlier names of knobs -> today's, for the hint to whoever still uses them."""
 
 
 def complete_config(bundle_root: str | Path) -> None:
@@ -184,9 +187,9 @@ def refuse_absent_device(parser: ConfigParser) -> None:
 
 
 def refuse_unknown_knobs(parser: ConfigParser, config_files: Sequence[str], overrides: Mapping[str, Any]) -> None:
-    """Raise `UserError` `UNKNOWN_KNOB` if an override names a key that the config does not have."""
-    known = set(parser.get().keys())
-    for name in overrides:
+    """Raise `UserError` `UNKNOWN_KNOB` for a key that the config lacks, or for one under its earlier name."""
+    known = set(parser.get().keys()) - _RENAMED.keys()
+    for name in [*overrides, *(_RENAMED.keys() & parser.get().keys())]:
         deep = name.replace("#", "::")
         top = deep.split("::")[0].lstrip("+%")
         if top not in known or ("::" in deep and top in parser and not _has(parser, deep)):
@@ -195,9 +198,9 @@ def refuse_unknown_knobs(parser: ConfigParser, config_files: Sequence[str], over
             raise UsageError(
                 "UNKNOWN_KNOB",
                 f"--{name}",
-                "a knob that no config of this run has",
+                "unknown option",
                 f"one of {', '.join('--' + knob for knob in close)}" if close else "a key of the config files",
-                f"correct the name; the knobs are the keys of {config_files[0]}",
+                f"correct the name; the options are the top-level keys of {config_files[0]}",
             )
 
 
@@ -355,7 +358,8 @@ def _resumed(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
     Raises:
         UserError: `RESUME` for a knob that a run cannot change on its way.
     """
-    now, before = json.loads(json.dumps(config, default=str)), read_json(path)
+    now = json.loads(json.dumps(config, default=str))
+    before = {_RENAMED.get(name, name): value for name, value in read_json(path).items()}
     other = {name: before[name] for name in before.keys() & now.keys() if before[name] != now[name]}
     changes = {}
     for name, value in sorted(other.items()):

@@ -176,7 +176,7 @@ BOUNDS: dict[str, Bounds] = {
             isinstance(value, dict) and all(map(_PATTERN.admit, value)) and all(map(_STEP.admit, value.values()))
         ),
     ),
-    "selection": Bounds("best or last", lambda value: value in ("best", "last")),
+    "checkpoint_selection": Bounds("best or last", lambda value: value in ("best", "last")),
     "augment_on": Bounds("loader or device", lambda value: value in ("loader", "device")),
     "lr_step": Bounds(
         "epoch, iteration, validation or never", lambda value: value in ("epoch", "iteration", "validation", "never")

@@ -47,7 +47,7 @@ def test_a_later_file_wins():
     ("knob", "suggestion"),
     [
         *(("epochz", "--epochs"), ("learning-rate", "--learning_rate"), ("roi", "")),
-        ("pictures", "one of --tensorboard_images"),
+        *(("pictures", "one of --tensorboard_images"), ("selection", "one of --checkpoint_selection")),
     ],
 )
 @pytest.mark.parametrize("config", ["train.json", "evaluate.json", "inference.json"])
@@ -60,6 +60,12 @@ def test_a_misspelt_knob_is_refused_and_the_right_one_suggested(config, knob, su
 @pytest.mark.parametrize("knob", ["epochs", "init_filters", "val_interval"])
 def test_a_knob_of_the_training_is_known_to_all_three(config, knob):
     assert read_config([f"bundles/pancreas_nl/{config}"], {knob: 8})[knob] == 8
+
+
+def test_a_renamed_knob_in_an_overlay_is_refused_with_its_name_of_today(tmp_path):
+    (tmp_path / "own.json").write_text('{"selection": "last"}')
+    with pytest.raises(UserError, match=r"UNKNOWN_KNOB --selection: .*one of --checkpoint_selection"):
+        read_config(["bundles/pancreas_nl/train.json", tmp_path / "own.json"])
 
 
 @pytest.mark.parametrize("knob", ["network_def#act", "train::trainer::max_epochs"])
@@ -338,6 +344,13 @@ class TestResume:
         with pytest.raises(UsageError, match=rf"RESUME {words[0]}: .*, expected .*, with which this run began"):
             self.start(tmp_path, monkeypatch, "--epochs", "8", "--resume", "true", *words)
         assert json.loads((tmp_path / "config.json").read_text()) == before
+
+    def test_a_knob_that_was_renamed_since_the_run_began_cannot_change_either(self, tmp_path, monkeypatch):
+        before = self.start(tmp_path, monkeypatch)
+        before["selection"] = before.pop("checkpoint_selection")
+        (tmp_path / "config.json").write_text(json.dumps(before))
+        with pytest.raises(UsageError, match=r"RESUME --checkpoint_selection: 'last', expected 'best'"):
+            self.start(tmp_path, monkeypatch, "--resume", "true", "--checkpoint_selection", "last")
 
     def test_how_long_and_where_may_change_and_both_are_recorded(self, tmp_path, monkeypatch, caplog):
         self.start(tmp_path, monkeypatch, "--epochs", "4")

@@ -39,7 +39,7 @@ _CLAIM = ".claim"
 _CONDITIONS = (
     *("epochs", "iterations_per_epoch", "batch_size", "crops_per_case", "roi_size", "spacing", "picture_size"),
     *("init_filters", "learning_rate", "crf_learning_rate", "weight_decay", "warmup_epochs", "refinement_init"),
-    *("interleave", "val_interval", "selection", "patience", "flip_prob", "affine_prob", "intensity_prob"),
+    *("interleave", "val_interval", "checkpoint_selection", "patience", "flip_prob", "affine_prob", "intensity_prob"),
     *("noise_prob", "split_seed", "group_pattern", "chosen_precision"),
 )
 """Knobs worth printing beside the results, where a bundle uses them."""

@@ -233,6 +233,12 @@ class Comparison:
                 found.append(statistics.fmean(one) - statistics.fmean(other))
         return found
 
+    @property
+    def keeps_last(self) -> bool:
+        """Whether each run keeps the weights of its last epoch, whatever its validation Dice."""
+        conditions = self.record["conditions"]  # records of earlier versions say `selection`
+        return conditions.get("checkpoint_selection", conditions.get("selection")) == "last"
+
     @cached_property
     def kept(self) -> dict[str, tuple[int, float]]:
         """Folder of each finished run to the epoch whose weights it has kept, and its validation Dice.
@@ -245,8 +251,7 @@ class Comparison:
             nothing = (np.array([]), np.array([]))
             (steps, scores), (iterations, _) = (logged.get(tag, nothing) for tag in ("val_dice_mean", "train_loss"))
             if row["epochs"] and len(iterations) and not np.isnan(scores).all():
-                last = self.record["conditions"].get("selection") == "last"
-                place = len(scores) - 1 if last else int(np.nanargmax(scores))
+                place = len(scores) - 1 if self.keeps_last else int(np.nanargmax(scores))
                 found[row["run_dir"]] = (round(steps[place] * row["epochs"] / iterations[-1]), float(scores[place]))
         return found
 

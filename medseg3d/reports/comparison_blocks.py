@@ -382,7 +382,7 @@ def _conditions(comparison: Comparison) -> list[str]:
         lines.append(f"{Path(folder).name}: {cases}; {split}{generated}.")
     kept = [(comparison.kept[row["run_dir"]][0], row["epochs"]) for row in rows if row["run_dir"] in comparison.kept]
     last = sum(epoch == epochs for epoch, epochs in kept)
-    if last and record["conditions"].get("selection") != "last":
+    if last and not comparison.keeps_last:
         lines.append(
             f"{last} of {len(kept)} trainings were best in their last epoch: longer ones may go on rising, and change "
             "the order."

@@ -25,7 +25,7 @@ from medseg3d.training.pretrained import with_initial_weights, with_pretrained_e
 from medseg3d.training.progress import attach_progress_bar, attach_tensorboard
 from medseg3d.training.sampler import EpochSampler
 from medseg3d.training.schedules import learning_rate_factor
-from medseg3d.training.selection import LastModel, kept_model
+from medseg3d.training.selection import LastModel, model_saver
 from medseg3d.training.trainer import Handlers, SegmentationTrainer
 
 __all__ = [
@@ -56,8 +56,8 @@ __all__ = [
     "attach_tensorboard",
     "claim_run_folder",
     "freeze_parameters",
-    "kept_model",
     "learning_rate_factor",
+    "model_saver",
     "parameter_groups",
     "with_initial_weights",
     "with_pretrained_encoder",

@@ -1,4 +1,4 @@
-"""Which weights of a training are kept."""
+"""Which weights of a training are saved as its model: those of the best or of the last validation."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ logger = logging.getLogger("medseg3d")
 
 
 class LastModel(BestModel):
-    """`BestModel` that keeps the weights of the last validation whatever its score, so that no score selects anything.
+    """Handler like `BestModel` that saves the weights at every validation, whatever the score.
 
-    For protocols without a validation set, which look at the test set while they train. A training is validated after
-    its last epoch, so what stays is that epoch's. `EarlyStop` never stops it.
+    For protocols without a validation set, which look at the test set during training: no score selects a checkpoint.
+    A training is validated after its last epoch, so the weights of that epoch remain. `EarlyStop` never stops it.
     """
 
     def __call__(self, engine: Engine) -> None:
@@ -29,24 +29,29 @@ class LastModel(BestModel):
         self.best_epoch = self.last_epoch = engine.state.epoch
         if rank() == 0:
             save_tensors(self.model_file, cpu_state_dict(self.network))
-        logger.info("epoch %d: %s %.4f (saved, as any)", self.last_epoch, self.metric_name, self.best)
+        logger.info(
+            "epoch %d: %s %.4f (saved: checkpoint_selection is last)", self.last_epoch, self.metric_name, self.best
+        )
 
 
-SELECTIONS = {"best": BestModel, "last": LastModel}
+CHECKPOINT_SELECTIONS = {"best": BestModel, "last": LastModel}
 
 
-def kept_model(
-    network: torch.nn.Module, model_file: str | Path, metric_name: str = "val_dice_mean", selection: str = "best"
+def model_saver(
+    network: torch.nn.Module,
+    model_file: str | Path,
+    metric_name: str = "val_dice_mean",
+    checkpoint_selection: str = "best",
 ) -> BestModel:
-    """The handler that keeps the weights of the best or of the last validation.
+    """The handler that saves the weights of the best or of the last validation.
 
     Args:
-        network: as `BestModel` has it.
-        model_file: as `BestModel` has it.
-        metric_name: as `BestModel` has it.
-        selection: `best` or `last`.
+        network: as in `BestModel`.
+        model_file: as in `BestModel`.
+        metric_name: as in `BestModel`.
+        checkpoint_selection: `best` or `last`.
 
     Raises:
-        UserError: `BAD_VALUE` for another selection.
+        UserError: `BAD_VALUE` for any other `checkpoint_selection`.
     """
-    return choice("selection", selection, SELECTIONS)(network, model_file, metric_name)
+    return choice("checkpoint_selection", checkpoint_selection, CHECKPOINT_SELECTIONS)(network, model_file, metric_name)

@@ -153,10 +153,11 @@ def test_every_training_says_what_it_kept_and_what_chose_the_threshold(folder):
     assert trained.endswith("| 0 | 0.00123 | complete 15, pruned 5 | 80 | 3 | 75.00 | 87.50 | 600 | 61 | 0 |")
 
 
+@pytest.mark.parametrize("knob", ["checkpoint_selection", "selection"])
 @pytest.mark.parametrize(("selection", "kept"), [("best", (1, 0.75)), ("last", (80, 0.5))])
-def test_the_selection_decides_what_was_kept(folder, selection, kept):
+def test_the_checkpoint_selection_decides_what_was_kept(folder, knob, selection, kept):
     log(folder / "kvasir-seg_segnet_cris_seed_0", {1: 0.75, 80: 0.5}, 80)
-    write_record(folder, conditions={"selection": selection})
+    write_record(folder, conditions={knob: selection})
     assert read_comparison(folder, "study").kept == {"kvasir-seg_segnet_cris_seed_0": kept}
 
 
