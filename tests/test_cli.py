@@ -7,7 +7,7 @@ import pytest
 from commands import ROOT
 
 from medseg3d import __version__
-from medseg3d.cli import VERBS, build_parser, main, parse_overrides, split_knobs
+from medseg3d.cli import RENAMED_VERBS, VERBS, build_parser, main, parse_overrides, split_knobs
 from medseg3d.errors import UserError
 
 
@@ -37,6 +37,14 @@ def test_the_package_runs_as_a_module_too():
     assert subprocess.run([*command, "predict"], capture_output=True, check=False).returncode == 2
     helped = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True)
     assert helped.stdout == build_parser().format_help()
+
+
+def test_an_earlier_name_of_a_verb_is_not_shown():
+    assert (build_parser().parse_args(["study", "cris", "-o", "a"]).paper, RENAMED_VERBS["study"]) == (
+        "cris",
+        "reproduce",
+    )
+    assert "study" not in build_parser().format_help()
 
 
 def test_the_help_says_what_it_is_not_for(capsys):

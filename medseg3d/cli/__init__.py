@@ -16,9 +16,12 @@ from medseg3d.limits import limits
 
 VERBS = (
     *("demo", "phantom", "data", "predict", "verify", "evaluate", "threshold", "report", "view"),
-    *("params", "experiment", "ablation", "tune", "study", "bundles", "package", "export"),
+    *("params", "experiment", "ablation", "tune", "reproduce", "bundles", "package", "export"),
     *("check", "bench", "doctor", "docs", "version"),
 )
+
+RENAMED_VERBS = {"study": "reproduce"}
+"""Earlier names of verbs, accepted for one version more and not shown."""
 
 EPILOG = """\
 Training is MONAI's own command:
@@ -57,6 +60,8 @@ def build_parser() -> argparse.ArgumentParser:
         )
         _add_arguments(module, verb)
         verb.set_defaults(run=module.run)
+    for old, new in RENAMED_VERBS.items():
+        verbs.choices[old] = verbs.choices[new]
     return parser
 
 
@@ -106,7 +111,7 @@ def split_knobs(argv: Sequence[str]) -> tuple[list[str], list[str]]:
         >>> split_knobs(["params", "--init_filters", "32", "bundles/pancreas_nl", "--compare", "unetr"])
         (['params', 'bundles/pancreas_nl', '--compare', 'unetr'], ['--init_filters', '32'])
     """
-    verb = next((word for word in argv if word in VERBS), None)
+    verb = next((word for word in argv if word in VERBS or word in RENAMED_VERBS), None)
     if verb is None or not getattr(_verb_module(verb), "TAKES_KNOBS", False):
         return list(argv), []
     options = argparse.ArgumentParser()
@@ -130,7 +135,7 @@ def split_knobs(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _verb_module(name: str) -> ModuleType:
-    return importlib.import_module(f"medseg3d.cli.{name}")
+    return importlib.import_module(f"medseg3d.cli.{RENAMED_VERBS.get(name, name)}")
 
 
 def parse_overrides(tokens: Sequence[str]) -> dict[str, object]:

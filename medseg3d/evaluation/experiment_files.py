@@ -13,8 +13,8 @@ from medseg3d.files.plain import read_json, write_json
 ROW, FAILURE = "row.json", "failure.json"
 """What came of a run, or why nothing did, in the folder of the run."""
 
-VERBS = {"experiment": "experiment FILE", "ablation": "ablation", "study": "study cris"}
-"""Name of a record to the verb that makes it."""
+VERBS = {"experiment": "experiment FILE", "ablation": "ablation", "cris": "reproduce cris", "study": "reproduce cris"}
+"""Name of a record to the verb that makes it; `study` is what an earlier version called `cris`."""
 
 
 def write_experiment(folder: Path, name: str, content: Mapping[str, Any] | None = None) -> None:

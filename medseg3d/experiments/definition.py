@@ -125,7 +125,7 @@ class Experiment:
         return Run(levels, seed, bundle, tuple(overlays), knobs)
 
 
-def packaged(name: str, factors: Mapping[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
+def packaged(name: str, factors: Mapping[str, Any] | None = None, /, **changes: Any) -> dict[str, Any]:
     """A definition that comes with the package, `ablation`, `cris` or `demo`, with changes; None leaves what it has.
 
     Example:

@@ -81,7 +81,7 @@ def test_a_bundle_without_blocks_has_no_ablation(commands, tmp_path, capsys):
     assert "UNKNOWN_KNOB --nonlocal_blocks" in capsys.readouterr().err
 
 
-CRIS = ["study", "cris", "--bundle", str(ROOT / "bundles" / "polyp_cris")]
+CRIS = ["reproduce", "cris", "--bundle", str(ROOT / "bundles" / "polyp_cris")]
 SMALL_WORDS = knobs(**SMALL)
 
 
@@ -108,7 +108,7 @@ def cris(monkeypatch, tmp_path):
     return call
 
 
-def test_the_study_runs_its_grid_on_one_split_with_the_tuned_rate(cris, tmp_path, capsys):
+def test_reproducing_cris_runs_its_grid_on_one_split_with_the_tuned_rate(cris, tmp_path, capsys):
     words = ["--backbones", "unet", "segnet", "--strategies", "fcn", "cris", "--trials", "3", "--tune-epochs", "2"]
     commands = cris(*words, "--storage", "sqlite:///x.db", "--threshold-part", "val")
     assert commands.code == 0
@@ -120,7 +120,7 @@ def test_the_study_runs_its_grid_on_one_split_with_the_tuned_rate(cris, tmp_path
     (tune, *others) = commands.tuned
     assert (tune["trials"], tune["knobs"], tune["storage"], len(others)) == (3, {"epochs": 2}, "sqlite:///x.db", 3)
     assert [knobs["part"] for run_id, knobs in commands.calls[:3] if run_id == "evaluating"] == ["val", "test"]
-    text = (tmp_path / "out" / "study.md").read_text()
+    text = (tmp_path / "out" / "cris.md").read_text()
     assert "4 of 4 runs" in text
     assert "Tuned: learning_rate log:1e-6:1e-2, 3 trials, of epochs 2, on the validation set." in text
     assert text in capsys.readouterr().out
@@ -148,14 +148,14 @@ def test_the_paper_s_defaults_are_the_paper_s():
         (["--dataset_dir", "elsewhere"], "BAD_VALUE --dataset_dir"),
     ],
 )
-def test_a_wrong_study_is_refused_before_anything_runs(cris, words, message, tmp_path, capsys):
+def test_a_wrong_call_is_refused_before_anything_runs(cris, words, message, tmp_path, capsys):
     commands = cris(*words)
     assert (commands.code, commands.calls) == (2, [])
     assert message in capsys.readouterr().err
-    assert not (tmp_path / "out" / "study.json").exists()
+    assert not (tmp_path / "out" / "cris.json").exists()
 
 
-def test_a_failed_combination_ends_the_study_with_3(cris):
+def test_a_failed_combination_ends_the_verb_with_3(cris):
     cris.commands.wrong = {"fcn": UserError("LOSS_NOT_FINITE", "epoch 1", "nan")}
     assert cris("--backbones", "unet", "--strategies", "fcn", "cris", "--trials", "0").code == 3
 

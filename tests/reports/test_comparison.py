@@ -71,17 +71,17 @@ def asked(data, *grid):
 def write_record(folder, data=None, **changes):
     grid = [(b, s) for b in ("unet", "segnet") for s in ("backbone", "fcn", "crf", "cris")]
     record = {
-        **{"version": VERSION, "name": "study", "bundle": "polyp_cris", "overlays": [], "knobs": {}, "part": "test"},
+        **{"version": VERSION, "name": "cris", "bundle": "polyp_cris", "overlays": [], "knobs": {}, "part": "test"},
         "tune": {"search": {"learning_rate": "log:1e-6:1e-2"}, "trials": 20, "knobs": {}},
         "threshold": {"part": "train", "score": "dice_mean"},
         "factors": {"data": {KVASIR: {"dataset_dir": "/data/Kvasir-SEG"}}, "backbone": {}, "strategy": {}},
         "reference": {"strategy": ["backbone", "fcn", "crf"]},
         "data": {"/data/Kvasir-SEG": {**DATA, **(data or {})}},
         "conditions": {"picture_size": [128, 128], "epochs": 80, "batch_size": 4},
-        "command": ["/venv/bin/medseg3d", "study", "cris", "-o", "runs/my study"],
+        "command": ["/venv/bin/medseg3d", "reproduce", "cris", "-o", "runs/my cris"],
         **{"jobs": 2, "machine": "a machine without a GPU", "asked": asked(KVASIR, *grid)},
     }
-    (folder / "study.json").write_text(json.dumps({**record, **changes}))
+    (folder / "cris.json").write_text(json.dumps({**record, **changes}))
 
 
 @pytest.fixture
@@ -97,13 +97,13 @@ def folder(tmp_path):
 
 
 def cells(folder, over):
-    comparison = read_comparison(folder, "study")
+    comparison = read_comparison(folder, "cris")
     (table,) = paper_tables(comparison, KVASIR)
     return ours(comparison, KVASIR, table, over)
 
 
 def rows_of(folder, *begin):
-    lines = write_comparison(folder, "study").splitlines()
+    lines = write_comparison(folder, "cris").splitlines()
     return [line for line in lines if line.startswith(f"| {' | '.join(begin)} |")]
 
 
@@ -122,7 +122,7 @@ def test_the_pooled_error_weighs_a_picture_by_its_pixels(folder):
 def test_what_has_failed_says_so_in_the_table_and_why_below_it(folder):
     found = cells(folder, "cases")
     assert (found["Backbone"]["unet_dice"], found["Backbone+FCN"]["unet_dice"]) == ("failed", "–")
-    text = write_comparison(folder, "study")
+    text = write_comparison(folder, "cris")
     assert "- kvasir-seg_unet_backbone_seed_0 failed: LOSS: nan" in text
     assert "- Not finished: kvasir-seg_unet_fcn_seed_0, kvasir-seg_unet_crf_seed_0, kvasir-seg_segnet_backbone" in text
 
@@ -158,20 +158,20 @@ def test_every_training_says_what_it_kept_and_what_chose_the_threshold(folder):
 def test_the_checkpoint_selection_decides_what_was_kept(folder, knob, selection, kept):
     log(folder / "kvasir-seg_segnet_cris_seed_0", {1: 0.75, 80: 0.5}, 80)
     write_record(folder, conditions={knob: selection})
-    assert read_comparison(folder, "study").kept == {"kvasir-seg_segnet_cris_seed_0": kept}
+    assert read_comparison(folder, "cris").kept == {"kvasir-seg_segnet_cris_seed_0": kept}
 
 
 def test_trainings_that_were_still_rising_are_counted(folder):
     log(folder / "kvasir-seg_segnet_cris_seed_0", {80: 0.5}, 80)
     log(folder / "kvasir-seg_unet_cris_seed_0", {40: 0.5, 80: 0.25}, 80)
-    assert "- 1 of 2 trainings were best in their last epoch" in write_comparison(folder, "study")
+    assert "- 1 of 2 trainings were best in their last epoch" in write_comparison(folder, "cris")
 
 
 def test_differences_are_taken_picture_by_picture_and_seed_by_seed(folder):
     write_row(folder, "unet", "fcn", 0, 0.7, 0.05)
     write_row(folder, "unet", "fcn", 1, 0.73, 0.05)
     write_row(folder, "segnet", "fcn", 0, 0.75, 0.05)
-    unet, _, both = read_comparison(folder, "study").gains(KVASIR)
+    unet, _, both = read_comparison(folder, "cris").gains(KVASIR)
     assert unet.pairs == [((KVASIR, "unet", "cris"), (KVASIR, "unet", "fcn"))]
     assert unet.scores["dice"].pairs == pytest.approx([0.1, 0.09])
     assert unet.by_seed["pooled"] == pytest.approx([0.1, 0.09])
@@ -189,18 +189,18 @@ def test_differences_are_taken_picture_by_picture_and_seed_by_seed(folder):
 def test_the_later_of_two_references_is_compared_with_the_earlier(folder):
     write_row(folder, "segnet", "fcn", 0, 0.75, 0.05)
     write_row(folder, "segnet", "crf", 0, 0.5, 0.05)
-    names = [(gain.pairs[0][0][2], gain.pairs[0][1][2]) for gain in read_comparison(folder, "study").gains(KVASIR)]
+    names = [(gain.pairs[0][0][2], gain.pairs[0][1][2]) for gain in read_comparison(folder, "cris").gains(KVASIR)]
     assert names == [("crf", "fcn"), ("cris", "fcn"), ("cris", "crf")]
 
 
 def test_the_record_alone_has_means_and_differences_by_seed(folder, tmp_path_factory):
     write_row(folder, "unet", "fcn", 0, 0.7, 0.05)
     write_row(folder, "unet", "fcn", 1, 0.73, 0.05)
-    record = read_comparison(folder, "study").record
+    record = read_comparison(folder, "cris").record
     rows = [{**row, "evaluation": row["evaluation"].as_json()} for row in record["rows"]]
     alone = tmp_path_factory.mktemp("alone")
-    (alone / "study.json").write_text(json.dumps({**record, "rows": rows}))
-    (gain,) = read_comparison(alone, "study").gains(KVASIR)
+    (alone / "cris.json").write_text(json.dumps({**record, "rows": rows}))
+    (gain,) = read_comparison(alone, "cris").gains(KVASIR)
     assert gain.scores["dice"].value == pytest.approx(0.095)
     assert gain.scores["dice"].verdict == "higher for every seed; no cases are here"
     (line,) = [line for line in rows_of(alone, "unet") if "cris − fcn" in line]
@@ -208,22 +208,22 @@ def test_the_record_alone_has_means_and_differences_by_seed(folder, tmp_path_fac
 
 
 def test_the_conditions_name_split_time_versions_and_command(folder):
-    text = write_comparison(folder, "study")
+    text = write_comparison(folder, "cris")
     assert "- Kvasir-SEG: 700 train, 150 val, 150 test; split 0123456789abcdef, split.json" in text
     assert "summed over 3 runs: training 3 min 3 s, tuning 30 min 0 s; 2 at a time, on a machine without a GPU." in text
     assert "Versions: torch 2.13.0." in text
-    assert "- Last called as: medseg3d study cris -o 'runs/my study'\n" in text
+    assert "- Last called as: medseg3d reproduce cris -o 'runs/my cris'\n" in text
 
 
 def test_what_is_tuned_is_not_called_equal_for_all(folder):
     write_record(folder, conditions={"epochs": 80, "batch_size": 4, "learning_rate": 0.001})
-    text = write_comparison(folder, "study")
+    text = write_comparison(folder, "cris")
     assert "Equal for all: epochs 80, batch_size 4.\n" in text
     assert "Tuned: learning_rate log:1e-6:1e-2, 20 trials, on the validation set." in text
 
 
 def test_nothing_is_said_of_the_papers_conditions_where_they_are_ours(folder):
-    assert "Not the paper's conditions" not in write_comparison(folder, "study")
+    assert "Not the paper's conditions" not in write_comparison(folder, "cris")
 
 
 @pytest.mark.parametrize(
@@ -238,12 +238,12 @@ def test_nothing_is_said_of_the_papers_conditions_where_they_are_ours(folder):
 )
 def test_other_conditions_than_the_papers_are_named(folder, data, changes, said):
     write_record(folder, data, **changes)
-    assert f"**Not the paper's conditions:** {said}." in write_comparison(folder, "study")
+    assert f"**Not the paper's conditions:** {said}." in write_comparison(folder, "cris")
 
 
 def test_scores_on_phantoms_do_not_stand_beside_published_ones(folder):
     write_record(folder, {"phantom": True})
-    text = write_comparison(folder, "study")
+    text = write_comparison(folder, "cris")
     assert "85.99" not in text
     assert "| unet | cris | 81.00 ± 1.41 | 91.00 ± 1.41 | 2 | 29,519,778 |" in text
     assert "which say nothing about patients" in text
@@ -253,7 +253,7 @@ def test_the_curves_have_a_panel_for_each_backbone_and_a_line_for_each_strategy(
     drawn = []
     monkeypatch.setattr("medseg3d.reports.comparison_blocks.draw_pr_panels", lambda *args: drawn.append(args))
     monkeypatch.setattr("medseg3d.reports.comparison_blocks.save_figure", lambda figure, path: path)
-    write_comparison(folder, "study")
+    write_comparison(folder, "cris")
     ((panels, title),) = drawn
     assert title == "Precision and recall, kvasir-seg, part test"
     assert {name: [[each.name for each in line] for line in lines] for name, lines in panels.items()} == {
@@ -265,7 +265,7 @@ def test_the_curves_have_a_panel_for_each_backbone_and_a_line_for_each_strategy(
 
 def test_the_figure_has_a_point_for_every_run_and_a_line_for_every_combination(folder):
     write_row(folder, "unet", "fcn", 1, 0.73, 0.05)
-    (axes,) = draw_levels(read_comparison(folder, "study"), KVASIR).axes
+    (axes,) = draw_levels(read_comparison(folder, "cris"), KVASIR).axes
     lines = {line.get_label(): line.get_data() for line in axes.get_lines()}
     assert {name: [list(each) for each in data] for name, data in lines.items()} == {
         "unet": [[0, 1], pytest.approx([73, 81])],
@@ -277,19 +277,25 @@ def test_the_figure_has_a_point_for_every_run_and_a_line_for_every_combination(f
 
 
 def test_the_verb_writes_tables_and_figures_and_ends_with_3_after_a_failure(folder, capsys):
-    assert main(["study", "cris", "-o", str(folder), "--table"]) == 3
-    assert (folder / "study.md").read_text() in capsys.readouterr().out
+    assert main(["reproduce", "cris", "-o", str(folder), "--table"]) == 3
+    assert (folder / "cris.md").read_text() in capsys.readouterr().out
     assert (folder / "pr_kvasir-seg.png").stat().st_size > 10_000
     assert (folder / "scores_kvasir-seg.png").stat().st_size > 10_000
 
 
+def test_the_earlier_name_of_the_verb_and_of_its_record_are_accepted(folder, capsys):
+    (folder / "cris.json").rename(folder / "study.json")
+    assert main(["study", "cris", "-o", str(folder), "--table"]) == 3
+    assert (folder / "study.md").read_text() in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("words", [["kvasir-seg"], ["a=b", "a=c"], ["=b"]])
 def test_data_without_a_name_is_refused(words, tmp_path, capsys):
-    assert main(["study", "cris", "-o", str(tmp_path), "--data", *words]) == 2
+    assert main(["reproduce", "cris", "-o", str(tmp_path), "--data", *words]) == 2
     assert "BAD_VALUE --data" in capsys.readouterr().err
 
 
-VERBS = {"study": "study cris", "ablation": "ablation", "mine": "experiment FILE"}
+VERBS = {"cris": "reproduce cris", "study": "reproduce cris", "ablation": "ablation", "mine": "experiment FILE"}
 
 
 @pytest.mark.parametrize(("name", "verb"), VERBS.items())
@@ -299,14 +305,14 @@ def test_a_folder_without_an_experiment_says_what_to_run(name, verb, tmp_path):
 
 
 def test_an_experiment_of_an_earlier_version_is_an_error(folder):
-    (folder / "study.json").write_text('{"bundle": "polyp_cris", "budget": {}, "rows": [{}]}')
-    with pytest.raises(UserError, match=r"study\.json: scores in form 1 or older, expected form 2"):
-        read_comparison(folder, "study")
+    (folder / "cris.json").write_text('{"bundle": "polyp_cris", "budget": {}, "rows": [{}]}')
+    with pytest.raises(UserError, match=r"cris\.json: scores in form 1 or older, expected form 2"):
+        read_comparison(folder, "cris")
 
 
 def test_an_experiment_that_has_only_begun_has_no_table_and_says_what_is_missing(tmp_path, capsys):
     write_record(tmp_path)
-    assert main(["study", "cris", "-o", str(tmp_path), "--table"]) == 0
+    assert main(["reproduce", "cris", "-o", str(tmp_path), "--table"]) == 0
     text = capsys.readouterr().out
     assert "0 of 16 runs" in text
     assert "No run is finished." in text
@@ -314,13 +320,13 @@ def test_an_experiment_that_has_only_begun_has_no_table_and_says_what_is_missing
 
 
 def test_every_data_set_has_its_own_tables_and_picture(folder):
-    record = json.loads((folder / "study.json").read_text())
+    record = json.loads((folder / "cris.json").read_text())
     record["factors"]["data"]["my polyps"] = {"dataset_dir": "/data/own"}
     record["data"]["/data/own"] = DATA
     record["asked"] += asked("my polyps", ("unet", "cris"))
-    (folder / "study.json").write_text(json.dumps(record))
+    (folder / "cris.json").write_text(json.dumps(record))
     write_row(folder, "unet", "cris", 0, 0.6, 0.1, data="my polyps")
-    text = write_comparison(folder, "study")
+    text = write_comparison(folder, "cris")
     first, own = text.split("## my polyps")
     assert "Table 1" in first
     assert "Table" not in own

@@ -30,7 +30,7 @@ def test_folder_that_is_not_there_is_refused(tmp_path):
         read_runs([tmp_path / "nowhere"])
 
 
-@pytest.mark.parametrize("name", ["ablation", "study", "experiment"])
+@pytest.mark.parametrize("name", ["ablation", "cris", "study", "experiment"])
 def test_an_experiment_is_no_run_without_an_evaluation(name, tmp_path):
     (tmp_path / f"{name}.json").write_text("{}")
     assert find_evaluations(tmp_path) == []

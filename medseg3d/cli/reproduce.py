@@ -1,4 +1,4 @@
-"""`medseg3d study`: a paper's whole grid of trainings under equal conditions."""
+"""`medseg3d reproduce`: a paper's whole grid of trainings under equal conditions."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-HELP = "tune, train and score every data set, backbone and strategy of a paper alike, and print its tables with ours"
+HELP = "rerun a paper's experiment (data sets x backbones x strategies) and print its tables next to ours"
 TAKES_KNOBS = True
 EPILOG = """\
-  medseg3d study cris -o runs/study_cris --data kvasir-seg=data/Kvasir-SEG clinicdb=data/CVC-ClinicDB
-Further --key value pairs are knobs of polyp_cris, the same for all: --picture_size [128,128] --epochs 40
+  medseg3d reproduce cris -o runs/cris --data kvasir-seg=data/Kvasir-SEG clinicdb=data/CVC-ClinicDB
+Other --key value pairs set options of polyp_cris for all runs: --picture_size [128,128] --epochs 40
 Interrupted? Rerun the same command to resume: what is finished stays, what was begun resumes, what failed is tried
 again. The same command in another terminal takes other combinations.
 """
@@ -19,8 +19,8 @@ again. The same command in another terminal takes other combinations.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The paper, its data, what of the grid, how it is tuned and scored."""
-    parser.add_argument("paper", choices=("cris",), help="whose grid: the bundle polyp_cris")
-    parser.add_argument("-o", "--output", required=True, help="folder for the runs, study.json, study.md and figures")
+    parser.add_argument("paper", choices=("cris",), help="the paper, by the name of its bundle polyp_cris")
+    parser.add_argument("-o", "--output", required=True, help="folder for the runs, cris.json, cris.md and figures")
     parser.add_argument("--bundle", default="polyp_cris", help="folder or name (default: %(default)s)")
     parser.add_argument(
         "--data",
@@ -61,7 +61,11 @@ def run(args: argparse.Namespace) -> int:
     from medseg3d.cli.experiment import compare
 
     definition = None if args.table else _definition(args)
-    return compare(definition, args.output, "study", jobs=args.jobs, storage=args.storage)
+    return compare(definition, args.output, _record_name(args.output), jobs=args.jobs, storage=args.storage)
+
+
+def _record_name(folder: str) -> str:
+    return "study" if (Path(folder) / "study.json").is_file() else "cris"  # as an earlier version called it
 
 
 def _definition(args: argparse.Namespace) -> dict[str, Any]:
@@ -81,7 +85,13 @@ def _definition(args: argparse.Namespace) -> dict[str, Any]:
         file = root / known[name]["split_file"] if name in known else Path(args.output) / f"split_{name}.json"
         data[name] = {"dataset_dir": data[name], "split_file": splits.get(name, str(file))}
     factors = {"data": data, "backbone": args.backbones, "strategy": args.strategies}
-    own = {"bundle": args.bundle, "seeds": args.seeds, "part": args.part, "knobs": args.knobs}
+    own = {
+        "name": _record_name(args.output),
+        "bundle": args.bundle,
+        "seeds": args.seeds,
+        "part": args.part,
+        "knobs": args.knobs,
+    }
     definition = packaged("cris", factors, **own)
     definition["tune"] |= {"trials": args.trials}
     definition["tune"] |= {} if args.tune_epochs is None else {"knobs": {"epochs": args.tune_epochs}}
