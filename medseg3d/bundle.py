@@ -6,22 +6,25 @@ directory, and prints tracebacks at users. What is here fixes these three.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import inspect
 import json
 import logging
 import os
+import pydoc
 import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from logging.config import fileConfig
 from pathlib import Path
 from typing import Any, TypeVar
 
-from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle import ComponentLocator, ConfigComponent, ConfigParser, ConfigWorkflow
 
-from medseg3d.bundle_folders import CONFIGS, log_format, on_top, on_training, read_json
+from medseg3d.bundle_folders import completed, log_format, read_json
 from medseg3d.child import run_child
 from medseg3d.errors import UsageError, UserError, error_hook, escape_names
 from medseg3d.files.atomic import atomic_write
@@ -47,19 +50,30 @@ _RENAMED = {
 """Earlier names of knobs -> today's, for the hint to whoever still uses them."""
 
 
-def complete_config(bundle_root: str | Path) -> None:
-    """Put a bundle's train.json under the config that MONAI is running.
+def complete_config() -> None:
+    """Put under the config that MONAI is running what it stands on: the files that it names under `base`.
 
-    An evaluate.json and an inference.json say what they do otherwise than the training, so MONAI reads them after it:
-    `--config_file "['bundles/X/train.json','bundles/X/evaluate.json']"`. First in their `initialize`, this makes
-    `--config_file bundles/X/evaluate.json` the same. MONAI sets a deep override (`--network_def#act relu`) before
-    anything of a config is run, so these files have an empty `network_def` for it, which is filled here.
+    Its `initialize` is this and `@begin`. MONAI sets a deep override (`--train#trainer#compile true`) before anything
+    of a config is run, so a config has an empty object where one may go, and what is below fills it here.
 
-    Args:
-        bundle_root: the bundle's folder.
+    Raises:
+        UserError: `BAD_CONFIG` for a file that cannot be read or has no such part.
     """
     parser = _running(ConfigParser)
-    parser.set(on_top(ConfigParser.load_config_file(Path(bundle_root) / "train.json"), parser.get()))
+    try:
+        parser.set(completed(parser.get(), _running(ConfigWorkflow).config_root_path))
+    except (OSError, KeyError, ValueError) as error:
+        raise _unreadable(parser["base"], error) from error
+
+
+def _unreadable(files: Sequence[str], error: Exception) -> UserError:
+    return UserError(
+        "BAD_CONFIG",
+        ", ".join(files),
+        " ".join(str(error).split()),
+        "JSON whose every base and % leads to a file and a key",
+        "run from the root of the repository; an overlay comes after the file it overlays",
+    )
 
 
 def running_root() -> str:
@@ -85,33 +99,6 @@ def _running(kind: type[_Built]) -> _Built:
     raise RuntimeError(f"this is called by a config that a {kind.__name__} of MONAI's runs, and by nothing else")
 
 
-def build(component: Callable[..., _Built], **arguments: Any) -> _Built:
-    """What a component of `bundles/_shared` makes, with a bundle's own arguments on top of it.
-
-    `{"_target_": "medseg3d.bundle.build", "component": "%bundles/_shared/engine.json::train::trainer"}` is a place for
-    deep overrides (`--train#trainer#compile true`), which MONAI sets before it follows a `%`.
-
-    Args:
-        component: a class or function with the arguments that all bundles share, as `"_mode_": "callable"` makes it.
-        arguments: others, and other values for those.
-
-    Raises:
-        UserError: `BAD_ARGUMENT` for one that it does not take.
-    """
-    try:
-        inspect.signature(component).bind(**arguments)
-    except TypeError as error:
-        name = getattr(getattr(component, "func", component), "__name__", str(component))
-        raise UserError(
-            "BAD_ARGUMENT",
-            name,
-            str(error),
-            f"one of {', '.join(inspect.signature(component).parameters)}",
-            "correct the name",
-        ) from error
-    return component(**arguments)
-
-
 def absolute_paths(knobs: Mapping[str, Any]) -> dict[str, Any]:
     """The knobs with every file and folder among them made absolute, so that they hold in another directory.
 
@@ -133,34 +120,29 @@ def read_config(config_files: Sequence[str | Path], overrides: Mapping[str, Any]
     """The merged config of `config_files` (later ones win) with `overrides` set; nothing is instantiated.
 
     Args:
-        config_files: JSON files; `%` paths in them start from the current directory. An evaluate.json or inference.json
-            is read on top of the train.json beside it.
+        config_files: JSON files; `%` paths in them start from the current directory, those of `base` from the folder of
+            the first.
         overrides: knob -> value, as on MONAI's command line; `a::b` and `a#b` go deep.
 
     Raises:
-        UserError: `UNKNOWN_KNOB` for an override that no config knows; `BAD_VALUE` for a knob that is set to what it
-            cannot be, in a file too; `BAD_CONFIG` for a file that cannot be read or a `%` that leads nowhere.
+        UserError: `UNKNOWN_KNOB` for an override that no config knows, `BAD_ARGUMENT` for a deep one that its component
+            does not take; `BAD_VALUE` for a knob that is set to what it cannot be, in a file too; `BAD_CONFIG` for a
+            file that cannot be read or a `base` or `%` that leads nowhere.
     """
-    files = [str(path) for path in on_training([Path(path) for path in config_files])]
+    files = [str(path) for path in config_files]
     overrides = dict(overrides or {})
     parser = ConfigParser()
     try:
         parser.read_config(files)
-        refuse_unknown_knobs(parser, files, overrides)
+        whole = completed(parser.get(), Path(files[0]).parent)
+        refuse_unknown_knobs(parser, whole, overrides)
         parser.update(pairs={name: spelt_for_monai(value) for name, value in overrides.items()})
-        if any(Path(file).name in CONFIGS[1:] for file in files[1:]):
-            parser.set(on_top(ConfigParser.load_config_file(files[0]), parser.get()))
+        parser.set(completed(parser.get(), Path(files[0]).parent))
         parser.resolve_macro_and_relative_ids()
         if isinstance(parser.get("bundle_root"), dict):  # that of a bundle that lies anywhere
             parser["bundle_root"] = str(Path(files[0]).absolute().parent)
     except (OSError, KeyError, ValueError) as error:
-        raise UserError(
-            "BAD_CONFIG",
-            ", ".join(files),
-            " ".join(str(error).split()),
-            "JSON whose every % leads to a file and a key",
-            "run from the root of the repository; an overlay comes after the file it overlays",
-        ) from error
+        raise _unreadable(files, error) from error
     refuse_impossible(parser.get())
     return parser
 
@@ -186,13 +168,24 @@ def refuse_absent_device(parser: ConfigParser) -> None:
         check_device(device)
 
 
-def refuse_unknown_knobs(parser: ConfigParser, config_files: Sequence[str], overrides: Mapping[str, Any]) -> None:
-    """Raise `UserError` `UNKNOWN_KNOB` for a key that the config lacks, or for one under its earlier name."""
-    known = set(parser.get().keys()) - _RENAMED.keys()
-    for name in [*overrides, *(_RENAMED.keys() & parser.get().keys())]:
-        deep = name.replace("#", "::")
-        top = deep.split("::")[0].lstrip("+%")
-        if top not in known or ("::" in deep and top in parser and not _has(parser, deep)):
+def refuse_unknown_knobs(parser: ConfigParser, whole: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:
+    """Raise a `UserError` for an override that MONAI would take without a word, or stumble over.
+
+    Args:
+        parser: of the config files, without what they stand on.
+        whole: their content with it.
+        overrides: what is to be set.
+
+    Raises:
+        UserError: `UNKNOWN_KNOB` for a key that the config lacks, one under its earlier name, in a file too, or a place
+            that MONAI cannot reach;
+            `BAD_ARGUMENT` for an argument that the component at that place does not take.
+    """
+    known = whole.keys() - _RENAMED.keys()
+    for name in [*overrides, *(whole.keys() & _RENAMED.keys())]:
+        deep = name.lstrip("+%").replace("#", "::")
+        top, _, path = deep.partition("::")
+        if top not in known or (path and not _has(parser, deep)):
             close = difflib.get_close_matches(top if top not in known else name, sorted(known), n=3)
             close = [_RENAMED[name]] if _RENAMED.get(name) in known else close
             raise UsageError(
@@ -200,17 +193,60 @@ def refuse_unknown_knobs(parser: ConfigParser, config_files: Sequence[str], over
                 f"--{name}",
                 "unknown option",
                 f"one of {', '.join('--' + knob for knob in close)}" if close else "a key of the config files",
-                f"correct the name; the options are the top-level keys of {config_files[0]}",
+                "correct the name; the options are the top-level keys of train.json and of what is under its base",
             )
+        if path:
+            place, _, argument = deep.rpartition("::")
+            component = _at(whole, place)
+            if isinstance(component, dict) and "_target_" in component:
+                error = argument_error(component, argument, f"--{name}")
+                if error is not None:
+                    raise error
 
 
 def _has(parser: ConfigParser, key: str) -> bool:
     try:
-        branch = parser[key.lstrip("+%").rsplit("::", 1)[0]]
+        branch = parser[key.rsplit("::", 1)[0]]
     except (KeyError, IndexError, ValueError):
         return False
-    # a new leaf is legal, a new branch is not; what a `%` brings in is not there yet when MONAI sets overrides
+    # a new leaf is legal, a new branch is not; what a `base` or `%` brings in is not there when MONAI sets overrides
     return isinstance(branch, (dict, list))
+
+
+def _at(config: Any, place: str) -> Any:
+    for name in place.split("::"):
+        config = config[int(name) if isinstance(config, list) else name]
+    return config
+
+
+def target_of(component: Mapping[str, Any]) -> tuple[str, Callable[..., Any] | None]:
+    """The full name behind a component's `_target_`, which may be MONAI's short one, and what it is of, if anything."""
+    name = str(component["_target_"])
+    with contextlib.suppress(ImportError, ValueError, KeyError):
+        resolved = ConfigComponent(config=dict(component), id=name, locator=_locator()).resolve_module_name()
+        name = resolved if isinstance(resolved, str) else name
+    found = pydoc.locate(name) if "." in name else None
+    return name, found if callable(found) else None
+
+
+@cache
+def _locator() -> ComponentLocator:
+    return ComponentLocator()
+
+
+def argument_error(component: Mapping[str, Any], argument: str, where: str) -> UserError | None:
+    """`BAD_ARGUMENT` if a component of a config does not take an argument; None if it does, or cannot be asked."""
+    _, target = target_of(component)
+    if target is None or argument.startswith("_"):
+        return None
+    try:
+        parameters = inspect.signature(target).parameters
+    except (TypeError, ValueError):
+        return None  # written in C: no signature to compare with
+    if argument in parameters or any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
+        return None
+    found = f"argument {argument} of {component['_target_']}"
+    return UserError("BAD_ARGUMENT", where, found, f"one of {', '.join(parameters)}", "correct it")
 
 
 def monai_command_line(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]] | None:

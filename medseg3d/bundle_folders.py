@@ -1,8 +1,8 @@
 """Where bundles are: by path or by name, in a clone or installed, their config files and the weights they ship.
 
-In the repository a bundle takes from `bundles/_shared` what all have in common, by `%` paths that MONAI follows from
-the current directory; so it runs from the repository's root alone. A bundle that is installed, copied or found by its
-name is self-contained: every `%` is replaced by what it leads to, and it runs from any folder.
+In the repository a bundle stands on what all have in common, the files of `bundles/_shared` that its configs name under
+`base`, and its data lies below the repository's root, which it is run from. A bundle that is installed, copied or found
+by its name is self-contained: what its configs stand on is in them, and it runs from any folder.
 
 Imports nothing but the standard library: setup.py writes the bundles of the wheel with it.
 """
@@ -32,7 +32,6 @@ REPOSITORY = Path(__file__).parent.parent
 """The root of the clone that an editable install, or a program run from it, belongs to."""
 
 _SHARED = "_shared"
-_COMPLETE = "medseg3d.bundle.complete_config"
 RUNNING_ROOT = {"_target_": "medseg3d.bundle.running_root"}
 
 
@@ -111,8 +110,7 @@ def _sum_of(*folders: Path) -> str:
 def write_self_contained(source: Path, target: Path) -> None:
     """Copy a bundle so that it needs nothing beside it and runs from any folder.
 
-    Its configs are whole: every `%` is replaced by what it leads to, evaluate.json and inference.json hold what they
-    would take from train.json, and `bundle_root` is found out when a run begins.
+    Its configs hold what they stand on and what each `%` leads to, and `bundle_root` is found out when a run begins.
 
     Args:
         source: the bundle's folder, in a repository or self-contained already.
@@ -129,20 +127,18 @@ def write_self_contained(source: Path, target: Path) -> None:
 
 def self_contained(file: Path) -> dict[str, Any]:
     """A config or an overlay of a bundle that needs no other file; see `write_self_contained`."""
-    config = read_json(file)
-    if file.name in CONFIGS[1:]:
-        config = on_top(read_json(file.with_name("train.json")), config)
+    config = completed(read_json(file), file.parent)
     config = _without_paths(config, config, bundle_root(file.parent))
     if "_desc_" in config:
         config["_desc_"] = _described(config["_desc_"], file.parent.name)
-    if "initialize" in config:
-        config["initialize"] = [step for step in config["initialize"] if step.get("_target_") != _COMPLETE]
+    if "begin" in config:
+        config["initialize"] = config.pop("begin")
     return {**config, "bundle_root": RUNNING_ROOT} if "bundle_root" in config else config
 
 
 def _described(text: str | list[str], name: str) -> str | list[str]:
     if isinstance(text, list):
-        return [str(_described(line, name)) for line in text]
+        return [str(_described(line, name)) for line in text if "`base`" not in line]
     return text.replace("From the root of the repository: ", "").replace(f"bundles/{name}/", f"{name}/")
 
 
@@ -161,13 +157,34 @@ def _without_paths(value: Any, config: Mapping[str, Any], root: Path) -> Any:
     return _without_paths(found, config, root)
 
 
-def on_top(training: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config on top of a train.json; a component without a `_target_` only adds to the training's of that name."""
-    whole = {**training, **config}
-    for name, component in config.items():
-        below = training.get(name)
-        if isinstance(component, dict) and isinstance(below, dict) and "_target_" in below.keys() - component.keys():
-            whole[name] = {**below, **component}
+def completed(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """A config on top of what it names under `base`: files, or `FILE::NAME` for a part of one, later ones on top.
+
+    A component, which has a `_target_`, replaces what is below it; any other object adds to it, as deep as it goes.
+
+    Args:
+        config: the content of a file.
+        folder: where the paths under its `base` start from.
+
+    Raises:
+        OSError: a file cannot be read.
+        ValueError: it holds no JSON.
+        KeyError: it has no such part.
+    """
+    below: dict[str, Any] = {}
+    for name in config.get("base", []):
+        file, _, part = name.partition("::")
+        path = folder / file
+        content = read_json(path)
+        below = _on_top(below, completed(content[part] if part else content, path.parent))
+    return _on_top(below, {name: value for name, value in config.items() if name != "base"})
+
+
+def _on_top(below: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    whole = {**below, **config}
+    for name, value in config.items():
+        if isinstance(value, dict) and isinstance(below.get(name), dict) and "_target_" not in value:
+            whole[name] = _on_top(below[name], value)
     return whole
 
 
@@ -189,7 +206,7 @@ def copy_bundle(bundle: str | Path, folder: str | Path) -> Path:
 
 
 def config_files(folder: Path, name: str, overlays: Sequence[str] = ()) -> list[Path]:
-    """The config `name` of a bundle, on top of its train.json, and its overlays: in order, later ones winning.
+    """The config `name` of a bundle and its overlays: in order, later ones winning.
 
     Args:
         folder: the bundle's folder.
@@ -207,13 +224,7 @@ def config_files(folder: Path, name: str, overlays: Sequence[str] = ()) -> list[
             raise UsageError(
                 "MISSING_OVERLAY", path.stem, f"no {path.name} in {folder}", f"one of {known}", "correct the name"
             )
-    return on_training([folder / name, *files])
-
-
-def on_training(files: Sequence[Path]) -> list[Path]:
-    """Config files with the train.json that an evaluate.json or inference.json says the differences from."""
-    train = files[0].with_name("train.json")
-    return [train, *files] if files[0].name in CONFIGS[1:] and train.is_file() else list(files)
+    return [folder / name, *files]
 
 
 def bundle_root(folder: Path) -> Path:

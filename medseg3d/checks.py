@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-import pydoc
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from monai.bundle import ComponentLocator, ConfigComponent, ConfigParser
+from monai.bundle import ConfigParser
 
-from medseg3d.bundle import read_config, refuse_absent_device
+from medseg3d.bundle import argument_error, read_config, refuse_absent_device, target_of
 from medseg3d.bundle_folders import CONFIGS, bundle_directory, bundle_folder, config_files
 from medseg3d.data.msd import read_msd
 from medseg3d.data.picture_folders import data_sets, split_pictures
@@ -133,7 +131,6 @@ def check_config(parser: ConfigParser, name: str, allow: Sequence[str] = ()) -> 
     Yields:
         `BAD_REFERENCE`, `BAD_TARGET` and `BAD_ARGUMENT` errors.
     """
-    locator = ComponentLocator()
     allowed = (*ALLOWED_TARGETS, *(f"{package.rstrip('.')}." for package in allow))
     for key, value in _leaves(parser.get()):
         if isinstance(value, str):
@@ -152,21 +149,13 @@ def check_config(parser: ConfigParser, name: str, allow: Sequence[str] = ()) -> 
                             "correct it",
                         )
         elif isinstance(value, Mapping) and "_target_" in value:
-            yield from _target_problems(allowed, locator, f"{name} {key}", value)
+            yield from _target_problems(allowed, f"{name} {key}", value)
 
 
-def _target_problems(
-    allowed: tuple[str, ...], locator: ComponentLocator, where: str, config: Mapping[str, Any]
-) -> Iterator[UserError]:
+def _target_problems(allowed: tuple[str, ...], where: str, config: Mapping[str, Any]) -> Iterator[UserError]:
     target = str(config["_target_"])
-    component = ConfigComponent(config=dict(config), id=where, locator=locator)
-    try:
-        resolved = component.resolve_module_name()
-    except (ImportError, ValueError, KeyError):
-        resolved = None
-    dotted = resolved if isinstance(resolved, str) else target
-    function = pydoc.locate(dotted) if "." in dotted else None
-    if function is None or not callable(function):
+    dotted, function = target_of(config)
+    if function is None:
         yield UserError(
             "BAD_TARGET", where, f"_target_ {target}", "a class or function that can be imported", "correct it"
         )
@@ -176,22 +165,8 @@ def _target_problems(
         wanted = f"something of {', '.join(prefix.rstrip('.') for prefix in allowed)}"
         yield UserError("BAD_TARGET", where, f"_target_ {target}", wanted, "if you trust its package: --allow PACKAGE")
         return
-    arguments = [argument for argument in config if not argument.startswith("_")]
-    try:
-        parameters = inspect.signature(function).parameters
-    except (TypeError, ValueError):
-        return  # written in C: no signature to compare with
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return
-    for argument in arguments:
-        if argument not in parameters:
-            yield UserError(
-                "BAD_ARGUMENT",
-                where,
-                f"argument {argument} of {target}",
-                f"one of {', '.join(parameters)}",
-                "correct it",
-            )
+    errors = (argument_error(config, argument, where) for argument in config)
+    yield from (error for error in errors if error is not None)
 
 
 def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:

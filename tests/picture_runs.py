@@ -20,7 +20,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from medseg3d.bundle import read_config
-from medseg3d.bundle_folders import bundle_directory
+from medseg3d.bundle_folders import bundle_directory, completed, read_json
 from medseg3d.networks import ResUNetPlusPlus, asymmetric_nonlocal, deeplabv3plus
 from medseg3d.networks.backbones import DilatedResNet50
 
@@ -91,10 +91,10 @@ def parameters_of(bundle: str, *overlays: str) -> int:
 
 
 def anonymous_config(bundle: str, name: str) -> dict:
-    """A config of a polyp bundle without its own name and the list of its knobs, to be compared with another's."""
-    config = json.loads((ROOT / "bundles" / bundle / f"{name}.json").read_text().replace(bundle, "polyp"))
-    config.pop("network_settings", None)
-    return config
+    """A config of a polyp bundle with what it stands on, without its own name, to be compared with another's."""
+    folder = ROOT / "bundles" / bundle
+    config = json.dumps(completed(read_json(folder / f"{name}.json"), folder))
+    return json.loads(config.replace(bundle, "polyp"))
 
 
 def overflowing(model_file: Path, folder: Path) -> Path:

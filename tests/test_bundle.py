@@ -4,16 +4,15 @@ import json
 import os
 import re
 import sys
-from functools import partial
 from pathlib import Path
 
 import pytest
 from monai.bundle import ConfigWorkflow
 
-from medseg3d.bundle import build, complete_config, monai_command_line, monai_words, read_config, run_monai, start_run
-from medseg3d.bundle_folders import bundle_directory, bundle_folder
+from medseg3d.bundle import complete_config, monai_command_line, monai_words, read_config, run_monai, start_run
+from medseg3d.bundle_folders import bundle_directory, bundle_folder, completed
 from medseg3d.cli import main
-from medseg3d.errors import UsageError, UserError
+from medseg3d.errors import UsageError, UserError, find_user_error
 from medseg3d.knobs import BOUNDS, refuse_impossible
 from medseg3d.precision import check_device
 
@@ -101,25 +100,17 @@ def test_monai_itself_takes_a_deep_override_of_what_bundles_share(knob, value):
     assert workflow.parser[parent][argument] == value
 
 
-class TestBuild:
-    """The place where a bundle adds to the arguments of what all share."""
-
-    def test_arguments_win_over_those_of_the_component(self):
-        def trainer(epochs, seed):
-            return epochs, seed
-
-        assert build(partial(trainer, epochs=1, seed=0), epochs=2) == (2, 0)
-
-    def test_an_argument_that_is_not_taken_is_refused_in_one_line(self):
-        with pytest.raises(UserError, match=r"BAD_ARGUMENT check_device: .*'devic'.*device"):
-            build(partial(check_device, device="cpu"), devic="gpu")
+@pytest.mark.parametrize("knob", ["train#dataset#fraction", "inferer#overlapp", "network_def#acti"])
+def test_a_deep_override_that_its_component_does_not_take_is_refused(knob):
+    with pytest.raises(UserError, match=f"^BAD_ARGUMENT --{knob}: argument .*, expected one of "):
+        read_config(["bundles/pancreas_nl/train.json"], {knob: 1})
 
 
-class TestAlone:
-    """An evaluate.json or inference.json without the train.json that it is the differences from."""
+class TestBase:
+    """A config that MONAI runs, with what it stands on."""
 
     @pytest.mark.parametrize("name", ["evaluate", "inference"])
-    def test_a_run_of_it_reads_the_training_first_and_keeps_what_is_overridden(self, name):
+    def test_a_run_of_it_reads_what_is_below_and_keeps_what_is_overridden(self, name):
         files = [f"bundles/pancreas_nl/{name}.json", "bundles/pancreas_nl/phantom.json"]
         knobs = {"overlap": 0.125, "network_def#act": "LEAKYRELU"}
         workflow = ConfigWorkflow(files, logging_file=False, **knobs)
@@ -135,9 +126,36 @@ class TestAlone:
         )
         assert (config["overlap"], config["epochs"]) == (0.125, json.loads(Path(files[1]).read_text())["epochs"])
 
+    def test_a_component_replaces_and_any_other_object_adds_as_deep_as_it_goes(self, tmp_path):
+        below = {"a": {"b": {"_target_": "x", "c": 1}, "d": [1]}, "e": 1}
+        (tmp_path / "below.json").write_text(json.dumps({"part": below, "other": 1}))
+        config = {"base": ["below.json::part"], "a": {"b": {"f": 2}, "d": [2]}, "e": {}}
+        assert completed(config, tmp_path) == {"a": {"b": {"_target_": "x", "c": 1, "f": 2}, "d": [2]}, "e": {}}
+        config["a"] = {"b": {"_target_": "y"}}
+        assert completed(config, tmp_path)["a"] == {"b": {"_target_": "y"}, "d": [1]}
+
+    def test_a_base_may_have_one_itself_and_a_later_one_wins(self, tmp_path):
+        (tmp_path / "shared").mkdir()
+        files = {"shared/engine.json": {"a": 1, "b": 1}, "shared/ct.json": {"base": ["engine.json"], "b": 2, "c": 2}}
+        for name, content in files.items():
+            (tmp_path / name).write_text(json.dumps(content))
+        assert completed({"base": ["shared/ct.json"], "c": 3}, tmp_path) == {"a": 1, "b": 2, "c": 3}
+        assert completed({"base": ["shared/ct.json", "shared/engine.json"]}, tmp_path) == {"a": 1, "b": 1, "c": 2}
+
+    @pytest.mark.parametrize(("base", "found"), [("lost.json", "lost.json"), ("below.json::lost", "lost")])
+    def test_a_base_that_leads_nowhere_is_one_line(self, base, found, tmp_path, monkeypatch):
+        (tmp_path / "below.json").write_text("{}")
+        steps = [{"_target_": "medseg3d.bundle.complete_config"}]
+        (tmp_path / "train.json").write_text(json.dumps({"base": [base], "initialize": steps}))
+        with pytest.raises(UserError, match=f"^BAD_CONFIG .*{found}"):
+            read_config([tmp_path / "train.json"])
+        with pytest.raises(RuntimeError) as error:
+            ConfigWorkflow(str(tmp_path / "train.json"), logging_file=False).initialize()
+        assert find_user_error(error.value).code == "BAD_CONFIG"
+
     def test_nothing_else_can_be_completed(self):
         with pytest.raises(RuntimeError, match="called by a config"):
-            complete_config("bundles/pancreas_nl")
+            complete_config()
 
 
 def test_a_branch_that_is_not_there_is_refused():
@@ -154,10 +172,13 @@ def test_a_config_that_cannot_be_read_is_named(tmp_path):
         read_config([tmp_path / "lost.json"])
 
 
-def test_away_from_the_root_the_error_says_where_to_go(monkeypatch, tmp_path):
+def test_away_from_the_root_a_config_is_the_same_and_the_error_of_a_macro_says_where_to_go(monkeypatch, tmp_path):
+    config = read_config(["bundles/pancreas_nl_2d/evaluate.json"]).get()
     monkeypatch.chdir(tmp_path)
+    folder = ROOT / "bundles/pancreas_nl_2d"
+    assert read_config([folder / "evaluate.json"]).get() == config
     with pytest.raises(UserError, match=r"BAD_CONFIG .*run from the root of the repository"):
-        read_config([ROOT / "bundles/pancreas_nl/evaluate.json"])
+        read_config([folder / "evaluate.json", folder / "pictures.json"])
 
 
 def test_a_folder_that_is_no_bundle_is_refused_with_those_that_are():

@@ -68,7 +68,7 @@ def test_at_the_root_of_the_clone_a_name_is_the_bundle_of_the_clone(monkeypatch)
     monkeypatch.chdir(ROOT)
     assert bundle_folder("polyp_ann") == ROOT / "bundles" / "polyp_ann"
     assert names_from_root(config_files(bundle_folder("polyp_ann"), "evaluate.json", ["phantom"])) == [
-        *("bundles/polyp_ann/train.json", "bundles/polyp_ann/evaluate.json", "bundles/polyp_ann/phantom.json")
+        *("bundles/polyp_ann/evaluate.json", "bundles/polyp_ann/phantom.json")
     ]
 
 
@@ -92,8 +92,8 @@ def test_what_is_no_name_is_answered_with_all_names(name, elsewhere):
 def test_a_self_contained_config_is_what_monai_makes_of_the_one_in_the_repository(name, config, overlays, elsewhere):
     def content(folder: Path) -> dict[str, object]:
         config_of = read_config(config_files(folder, config, overlays)).get()
-        steps = [step for step in config_of["initialize"] if not step["_target_"].endswith("complete_config")]
-        text = json.dumps({**config_of, "initialize": steps, "bundle_root": None, "_desc_": None})
+        begin = config_of.pop("begin", config_of["initialize"])
+        text = json.dumps({**config_of, "initialize": begin, "bundle_root": None, "_desc_": None})
         return json.loads(text.replace("#", "::"))  # MONAI spells them alike in what it reads, not behind a `%`
 
     with bundle_directory(source_folder(name)):
@@ -150,6 +150,14 @@ def test_the_list_names_task_data_weights_and_dice(capsys):
     weights = [line.strip() for line in out.splitlines() if line.strip().startswith("weights  ")]
     assert {f"weights  {name}" for name in ("nih_slices, 3.1 MB", "kvasir_clinicdb128, 7.8 MB")} <= set(weights)
     assert "scores   0.815 Dice, mean over 88 test pictures of Kvasir-SEG; " in out
+
+
+@pytest.mark.parametrize("folder", ["pancreas_nl", str(ROOT / "bundles" / "pancreas_nl")])
+def test_the_options_of_a_training_are_its_own_and_those_of_what_it_stands_on(folder, elsewhere, capsys):
+    assert main(["bundles", "options", folder]) == 0
+    options = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert (options["nonlocal_blocks"], options["grid_tolerance"], options["num_workers"]) == ("2", "0.25", "2")
+    assert options.keys().isdisjoint({"train", "loss", "run", "begin", "base"})
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if shipped_weights(source_folder(name))])

@@ -40,7 +40,7 @@ def bundle(tmp_path_factory) -> Path:
         "picture_size": [32, 32],
         "features": FEATURES,
         "roi_size": "$@picture_size",
-        "clean": "%bundles/_shared/polyp.json::clean",
+        "clean": "%bundles/_shared/polyp.json::train::clean",
     }
     (folder / "tiny.json").write_text(json.dumps(overlay))
     metadata = json.loads((folder / "metadata.json").read_text())
@@ -328,7 +328,7 @@ def test_a_record_has_every_setting_that_shapes_a_mask(path, monkeypatch):
         "threshold_file",  # what it holds is recorded
     }
     config = read_config([path]).get()
-    settings = {**config["settings"], **config["network_settings"]}
+    settings = config["settings"]
     assert all(value == f"@{name}" for name, value in settings.items())
     behind = names_behind(config, "evaluator")
     knobs = {name for name in behind if not isinstance(config[name], dict) and not str(config[name]).startswith("$")}

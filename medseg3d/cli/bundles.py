@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
+from typing import Any
 
-HELP = "list the bundles that come with medseg3d, copy one to edit it, or print the path of one"
+HELP = "list the bundles that come with medseg3d, copy one to edit it, or print the options or the path of one"
 EPILOG = """\
 Every verb that takes a bundle takes the name of one of these too, in any folder.
   medseg3d bundles copy pancreas_nl .
@@ -14,11 +16,13 @@ Every verb that takes a bundle takes the name of one of these too, in any folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Nothing, or one of two actions."""
+    """Nothing, or one of three actions."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION")
     copy = actions.add_parser("copy", help="copy a bundle, whole and by itself, to edit it")
     copy.add_argument("name", help="name, or folder, of the bundle")
     copy.add_argument("folder", nargs="?", default=".", metavar="DIR", help="where to, as DIR/NAME (default: here)")
+    options = actions.add_parser("options", help="print every option of a bundle's training with its default")
+    options.add_argument("name", help="name, or folder, of the bundle")
     path = actions.add_parser("path", help="print the folder of a bundle, for MONAI's own commands")
     path.add_argument("name", help="name of the bundle")
 
@@ -30,6 +34,9 @@ def run(args: argparse.Namespace) -> int:
     if args.action == "path":
         print(bundle_folder(args.name))
         return 0
+    if args.action == "options":
+        print("\n".join(f"{name:24} {json.dumps(value)}" for name, value in _options(bundle_folder(args.name)).items()))
+        return 0
     if args.action == "copy":
         copied = copy_bundle(args.name, args.folder)
         print(f"{copied}, which runs from any folder:")
@@ -37,6 +44,14 @@ def run(args: argparse.Namespace) -> int:
         return 0
     print("\n\n".join(_described(source_folder(name)) for name in bundle_names()))
     return 0
+
+
+def _options(folder: Path) -> dict[str, Any]:
+    from medseg3d.bundle_folders import completed, read_json
+
+    steps = {"_desc_", "imports", "bundle_root", "initialize", "begin", "training", "run"}
+    config = completed(read_json(folder / "train.json"), folder)
+    return {name: value for name, value in config.items() if not isinstance(value, dict) and name not in steps}
 
 
 def _described(folder: Path) -> str:

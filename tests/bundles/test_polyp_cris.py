@@ -227,7 +227,7 @@ OWN = {
     *("flip_prob", "affine_prob", "intensity_prob", "noise_prob"),
     *("batch_size", "epochs", "learning_rate", "plateau_patience", "patience"),
     *("network", "weight_decay", "lr_schedule", "lr_schedules", "lr_power", "lr_step"),
-    *("min_learning_rate", "lr_drop_epochs", "context"),
+    *("min_learning_rate", "lr_drop_epochs", "power_schedule", "context", "settings"),
     *("backbones", "chosen_backbone", "backbone_def", "refined", "with_crf", "networks", "network_def"),
     *("final_loss", "turns", "losses", "loss", "parameters", "optimizer", "lr_scheduler"),
 }
