@@ -139,7 +139,7 @@ def test_split_goes_to_data_splits_by_default(folder, tmp_path, monkeypatch):
 
 def test_fetch_hands_its_arguments_on(monkeypatch, tmp_path):
     calls = []
-    monkeypatch.setattr("medseg3d.data.fetch.fetch_pancreas", lambda *args, **kwargs: calls.append((args, kwargs)))
+    monkeypatch.setattr("medseg3d.cli.data.fetch_pancreas", lambda *args, **kwargs: calls.append((args, kwargs)))
     assert main(["data", "fetch", "pancreas", "--root", str(tmp_path), "--keep-archive"]) == 0
     assert calls == [((str(tmp_path),), {"keep_archive": True})]
 
@@ -201,7 +201,7 @@ def test_clinicdb_is_not_downloaded_but_explained(tmp_path, capsys):
 
 def test_fetch_of_kvasir_hands_its_arguments_on(monkeypatch, tmp_path):
     calls = []
-    monkeypatch.setattr("medseg3d.data.fetch.fetch_kvasir_seg", lambda *args, **kwargs: calls.append((args, kwargs)))
+    monkeypatch.setattr("medseg3d.cli.data.fetch_kvasir_seg", lambda *args, **kwargs: calls.append((args, kwargs)))
     assert main(["data", "fetch", "kvasir-seg", "--root", str(tmp_path)]) == 0
     assert calls == [((str(tmp_path),), {"keep_archive": False})]
 
@@ -210,7 +210,7 @@ def test_phantom_writes_frames_with_polyps(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     calls = []
     monkeypatch.setattr(
-        "medseg3d.phantoms.polyps.write_polyp_phantoms",
+        "medseg3d.cli.phantom.write_polyp_phantoms",
         lambda *args, **kwargs: calls.append((args, kwargs)) or tmp_path / "p q",
     )
     assert main(["phantom", "p q", "--kind", "polyp", "--seed", "3"]) == 0

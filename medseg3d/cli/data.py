@@ -4,87 +4,18 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from medseg3d.cli.progress import progress_bar
-from medseg3d.cli.size_limits import add_limits
+from medseg3d.data.channel_statistics import training_statistics
+from medseg3d.data.fetch import fetch_kvasir_seg, fetch_pancreas, find_clinicdb
+from medseg3d.data.listed_splits import listed_split
+from medseg3d.data.msd import read_msd
+from medseg3d.data.picture_folders import data_set_name, holds_pictures, read_picture_folder, split_of_pictures
+from medseg3d.data.splits import PARTS, Split, read_split, write_split
+from medseg3d.data.verify import verify_msd, verify_pictures
+from medseg3d.data.volume_splits import default_split_file, split_of_volumes
 from medseg3d.errors import UsageError, UserError
-
-if TYPE_CHECKING:
-    from medseg3d.data.splits import Split
-
-HELP = "download a dataset, verify it, split it into train, val and test, or compute its channel statistics"
-RENAMED = {"--cases": "--expect-cases", "--split_file": "--output"}
-
-_LAYOUTS = "dataset folder: MSD layout, or 2-D images as images/ + masks/, Original/ + 'Ground Truth'/, or PraNet's"
-_GROUPS = "2-D images: regular expression that finds the patient or sequence in a file name, or clinicdb-sequence"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """One subcommand each."""
-    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-
-    fetch = actions.add_parser("fetch", help="download a dataset and check it, or say how to get it")
-    fetch.add_argument(
-        "name",
-        choices=["pancreas", "kvasir-seg", "cvc-clinicdb"],
-        help="MSD Task07_Pancreas (11.4 GB, CC BY-SA 4.0), Kvasir-SEG (46 MB), or CVC-ClinicDB (no open link)",
-    )
-    fetch.add_argument("--root", default="data", help="folder to put it in (default: %(default)s)")
-    fetch.add_argument("--keep-archive", action="store_true", help="keep the archive after unpacking")
-
-    verify = actions.add_parser("verify", help="read every file of a dataset and list everything that is wrong")
-    verify.add_argument("dataset_dir", help=_LAYOUTS)
-    verify.add_argument(
-        "--expect-cases",
-        type=int,
-        metavar="N",
-        help="number of labelled cases that must be there (Task07_Pancreas: 281, Kvasir-SEG: 1000, CVC-ClinicDB: 612)",
-    )
-    verify.add_argument("--workers", type=int, default=1, help="number of threads (default: %(default)s)")
-    verify.add_argument("--split-file", help="2-D images: split file to check for train/val/test leakage")
-    verify.add_argument("--group-pattern", help=_GROUPS)
-    verify.add_argument(
-        "--grid-tolerance",
-        type=float,
-        metavar="VOXELS",
-        help="volumes: how far a corner of a label may be from that of its image, in voxels (default: 0.25)",
-    )
-    add_limits(verify)
-
-    split = actions.add_parser("split", help="write a split file, or show the one that exists")
-    split.add_argument("dataset_dir", help=_LAYOUTS)
-    for part, default in (("test", "24 volumes"), ("val", "26 volumes")):
-        split.add_argument(
-            f"--{part}-cases",
-            type=_number,
-            metavar="N",
-            help=f"number of cases, or a fraction such as 0.1 (default: {default}, 0.1 of 2-D images)",
-        )
-    split.add_argument("--seed", type=int, default=0, help="default: %(default)s")
-    split.add_argument("--group-pattern", help=_GROUPS)
-    split.add_argument(
-        "--train-list",
-        help="2-D images: text file of the cases to train and validate with, or a wildcard ('TrainDataset/*'); all "
-        "others are the test split",
-    )
-    split.add_argument(
-        "--from",
-        dest="lists",
-        nargs="+",
-        metavar="FILE",
-        help="your own split: JSON with lists train, val and test, nnU-Net's splits_final.json, a MONAI datalist, or "
-        "text files with the training, validation and test cases",
-    )
-    split.add_argument("--fold", type=int, help="of such a file with several folds the one that validates, from 0")
-    split.add_argument("--output", help="split file (default: data/splits/<folder>_seed<seed>.json)")
-
-    statistics = actions.add_parser(
-        "statistics", help="2-D images: mean and standard deviation of each channel, as options to paste"
-    )
-    statistics.add_argument("dataset_dir", help="folder of pictures")
-    statistics.add_argument("--split-file", help="split file whose training set is used (default: every image)")
-    add_limits(statistics, volumes=False)
+from medseg3d.volumes.grids import GRID_TOLERANCE
 
 
 def run(args: argparse.Namespace) -> int:
@@ -93,8 +24,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _fetch(args: argparse.Namespace) -> int:
-    from medseg3d.data.fetch import fetch_kvasir_seg, fetch_pancreas, find_clinicdb
-
     if args.name == "cvc-clinicdb":
         find_clinicdb(args.root)
     else:
@@ -104,9 +33,6 @@ def _fetch(args: argparse.Namespace) -> int:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from medseg3d.data.verify import verify_msd, verify_pictures
-    from medseg3d.volumes.grids import GRID_TOLERANCE
-
     tolerance = GRID_TOLERANCE if args.grid_tolerance is None else args.grid_tolerance
     with progress_bar("case") as progress:
         if _holds_pictures(args):
@@ -128,11 +54,6 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _split(args: argparse.Namespace) -> int:
-    from medseg3d.data.msd import read_msd
-    from medseg3d.data.picture_folders import split_of_pictures
-    from medseg3d.data.splits import PARTS
-    from medseg3d.data.volume_splits import default_split_file, split_of_volumes
-
     path = args.output or default_split_file(args.dataset_dir, args.seed)
     test, val = args.test_cases, args.val_cases
     of_pictures = _holds_pictures(args)
@@ -152,11 +73,6 @@ def _split(args: argparse.Namespace) -> int:
 
 def _listed_split(args: argparse.Namespace, path: str | Path, of_pictures: bool) -> Split:
     """The split that the user's lists say, written unless it is there already."""
-    from medseg3d.data.listed_splits import listed_split
-    from medseg3d.data.msd import read_msd
-    from medseg3d.data.picture_folders import data_set_name, read_picture_folder
-    from medseg3d.data.splits import read_split, write_split
-
     drawn = [name for name in ("test_cases", "val_cases", "train_list") if getattr(args, name) is not None]
     if drawn:
         found = "it together with --from, which lists every part"
@@ -180,8 +96,6 @@ def _listed_split(args: argparse.Namespace, path: str | Path, of_pictures: bool)
 
 
 def _statistics(args: argparse.Namespace) -> int:
-    from medseg3d.data.channel_statistics import training_statistics
-
     found = training_statistics(args.dataset_dir, args.split_file)
     part = f"the training set of {args.split_file}" if args.split_file else "all pictures; --split_file for a part"
     print(f"{found.pictures} pictures, {found.pixels:,} pixels in [0, 1] ({part})")
@@ -195,8 +109,6 @@ def _statistics(args: argparse.Namespace) -> int:
 
 def _holds_pictures(args: argparse.Namespace) -> bool:
     """Whether the data set is of pictures; options that only pictures have are not passed over."""
-    from medseg3d.data.picture_folders import holds_pictures
-
     if holds_pictures(args.dataset_dir):
         return True
     given = [name for name in ("split_file", "group_pattern", "train_list") if getattr(args, name, None) is not None]
@@ -206,10 +118,3 @@ def _holds_pictures(args: argparse.Namespace) -> bool:
             "BAD_VALUE", option, "a dataset of volumes", "2-D images, to which alone it applies", "leave it out"
         )
     return False
-
-
-def _number(text: str) -> int | float:
-    value = int(text) if text.lstrip("-").isdigit() else float(text)
-    if value < 0 or (isinstance(value, float) and not value < 1):
-        raise argparse.ArgumentTypeError(f"must be >= 0, or a share below 1.0, got {value}")
-    return value

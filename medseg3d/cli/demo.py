@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
+import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-HELP = "train, evaluate and segment on generated phantoms, and write a report (minutes on two CPU cores; --quick: one)"
+from tqdm import tqdm
+
+import medseg3d
+from medseg3d.data.volume_splits import split_cases
+from medseg3d.errors import UsageError, UserError
+from medseg3d.experiments.definition import packaged, parse_experiment
+from medseg3d.experiments.runner import run_experiment
+from medseg3d.phantoms.ct import write_phantom_dataset
+from medseg3d.phantoms.polyps import write_polyp_phantoms
+from medseg3d.reports.baselines import interval_baseline, mean_mask_baseline
+from medseg3d.reports.page import Goal, Remarks
+from medseg3d.reports.run_report import write_report
+from medseg3d.reports.runs import read_run
+from medseg3d.reports.tables import Baseline
+from medseg3d.workflows import evaluate, predict
 
 DICE_TO_REACH = 0.6
 """Mean Dice over the test phantoms, on their original grids, for the pancreas to count as found."""
@@ -20,21 +37,6 @@ WHY = (
     "the organ from other phantoms; and the masks must have come back to each volume's own grid, spacing and "
     "orientation, because a mirrored or shifted mask scores near 0."
 )
-RENAMED = {"--cases": "--num-cases"}
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where to, and how much."""
-    parser.add_argument("-o", "--output", default="runs/demo", help="new folder for everything (default: %(default)s)")
-    parser.add_argument(
-        "--quick",
-        action="store_true",
-        help="train nothing: find polyps in generated frames with the weights that come along, under a minute",
-    )
-    parser.add_argument("--num-cases", type=int, help="labelled phantoms (default: 26; --quick: 12)")
-    parser.add_argument("--epochs", type=int, help="length of the training (default: the overlay's)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--overwrite", action="store_true", help="replace an earlier demo in that folder")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -43,14 +45,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run_whole(args: argparse.Namespace) -> int:
-    import time
-
-    from medseg3d.errors import UserError
-    from medseg3d.experiments.definition import packaged, parse_experiment
-    from medseg3d.experiments.runner import run_experiment
-    from medseg3d.phantoms.ct import write_phantom_dataset
-    from medseg3d.reports.runs import read_run
-
     def say(text: str) -> None:
         print(text, flush=True)
 
@@ -90,17 +84,6 @@ def _run_whole(args: argparse.Namespace) -> int:
 
 def _run_quick(args: argparse.Namespace) -> int:
     """Masks, scores and a page of generated frames, by the weights that polyp_resunetpp ships."""
-    import time
-
-    from tqdm import tqdm
-
-    from medseg3d.errors import UsageError
-    from medseg3d.phantoms.polyps import write_polyp_phantoms
-    from medseg3d.reports.page import Remarks
-    from medseg3d.reports.run_report import write_report
-    from medseg3d.reports.runs import read_run
-    from medseg3d.workflows import evaluate, predict
-
     if args.epochs is not None:
         raise UsageError("BAD_VALUE", "--epochs", "it with --quick, which trains nothing", "one of the two")
     started = time.perf_counter()
@@ -141,13 +124,6 @@ def _without_warnings() -> Iterator[None]:
 
 def _report(record: Mapping[str, Any], evaluation: Path, folder: Path, seconds: Mapping[str, float]) -> Path:
     """The path of a page with the scores beside those of something simple on the same cases."""
-    from medseg3d.data.volume_splits import split_cases
-    from medseg3d.reports.baselines import interval_baseline, mean_mask_baseline
-    from medseg3d.reports.page import Goal, Remarks
-    from medseg3d.reports.run_report import write_report
-    from medseg3d.reports.runs import read_run
-    from medseg3d.reports.tables import Baseline
-
     ((data, about),) = record["data"].items()
     numbers = {f"{part}_cases": about["cases"][part] for part in ("test", "val")}
     train, test = (split_cases(data, about["split_file"], part=part, **numbers) for part in ("train", "test"))
@@ -180,12 +156,6 @@ def _report(record: Mapping[str, Any], evaluation: Path, folder: Path, seconds: 
 
 def _claim(folder: Path, overwrite: bool) -> None:
     """Begin a folder with what tells a demo's from others, or refuse it."""
-    import json
-    import shutil
-
-    import medseg3d
-    from medseg3d.errors import UsageError
-
     marker = folder / "demo.json"
     if folder.exists() and any(folder.iterdir()):
         if not (overwrite and marker.is_file()):

@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
+from pathlib import Path
 
-HELP = "serve the documentation as a site on this machine, or build it into a folder"
-EPILOG = 'It needs a clone and pip install -e ".[docs]". Nothing is loaded from a network.'
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where to, or at which port."""
-    parser.add_argument("--build", metavar="DIR", help="write the pages to DIR in place of serving them")
-    parser.add_argument("--port", type=int, default=8000, help="port on 127.0.0.1 (default: %(default)s)")
+from medseg3d.errors import UsageError, UserError
 
 
 def run(args: argparse.Namespace) -> int:
     """Build, and serve until Ctrl-C."""
-    import os
-    from pathlib import Path
-
-    from medseg3d.errors import UsageError, UserError
-
     config = Path(__file__).parent.parent.parent / "mkdocs.yml"
     if not config.is_file():
         raise UsageError("MISSING_FILE", config, "no such file", "a clone of the repository", "run it in a clone")

@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-HELP = "print what a bug report needs: versions, processor, GPU, memory, disk, extras, bundles, variables; no paths"
-EPILOG = "exit codes: 0, or 1 when the weights of a bundle are damaged or missing"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """How to print it."""
-    parser.add_argument("--json", action="store_true", help="as JSON")
+from medseg3d.doctor import SOUND, examine
 
 
 def run(args: argparse.Namespace) -> int:
     """Print it; 1 if weights are damaged."""
-    import json
-
-    from medseg3d.doctor import SOUND, examine
-
     found = examine()
     if args.json:
         print(json.dumps(found, indent=2))

@@ -6,25 +6,16 @@ import argparse
 import shlex
 from pathlib import Path
 
-HELP = "write a dataset of generated abdominal CTs (MSD layout) or colonoscopy frames (Kvasir-SEG layout)"
-RENAMED = {"--cases": "--num-cases"}
+import numpy as np
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The folder and what varies; the size can be lowered for tests."""
-    parser.add_argument("output", metavar="OUT", help="folder to write, for example data/phantom_pancreas")
-    parser.add_argument("--kind", choices=["pancreas", "polyp"], default="pancreas", help="default: %(default)s")
-    parser.add_argument("--num-cases", type=_positive, help="labelled volumes (default: 12) or frames (default: 60)")
-    parser.add_argument("--test-images", type=_count, help="pancreas: unlabelled volumes (default: 2)")
-    parser.add_argument("--seed", type=_count, default=0, help="random seed (default: %(default)s)")
-    parser.add_argument(
-        "--spacing",
-        type=_millimetres,
-        nargs=3,
-        metavar="MM",
-        help="pancreas: voxel size left-right, back-front, feet-head; by default about 2.6 2.6 5, by case",
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace the phantoms that are there")
+from medseg3d.bundle_folders import bundle_folder, config_files, names_from_root
+from medseg3d.data.msd import read_msd
+from medseg3d.errors import UsageError
+from medseg3d.phantoms.ct import write_phantom_dataset
+from medseg3d.phantoms.polyps import write_polyp_phantoms
+from medseg3d.reports.curves import save_figure
+from medseg3d.reports.overlays import draw_labels
+from medseg3d.volumes.reading import read_volume
 
 
 def run(args: argparse.Namespace) -> int:
@@ -33,9 +24,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _write_polyps(args: argparse.Namespace) -> int:
-    from medseg3d.errors import UsageError
-    from medseg3d.phantoms.polyps import write_polyp_phantoms
-
     for option in ("test_images", "spacing"):
         if getattr(args, option) is not None:
             raise UsageError("BAD_VALUE", f"--{option}", "it with --kind polyp", "--kind pancreas", "leave it out")
@@ -47,14 +35,6 @@ def _write_polyps(args: argparse.Namespace) -> int:
 
 
 def _write_abdomens(args: argparse.Namespace) -> int:
-    import numpy as np
-
-    from medseg3d.data.msd import read_msd
-    from medseg3d.phantoms.ct import write_phantom_dataset
-    from medseg3d.reports.curves import save_figure
-    from medseg3d.reports.overlays import draw_labels
-    from medseg3d.volumes.reading import read_volume
-
     cases = args.num_cases or 12
     test_images = 2 if args.test_images is None else args.test_images
     folder = write_phantom_dataset(
@@ -80,29 +60,6 @@ def _write_abdomens(args: argparse.Namespace) -> int:
 
 def _training_line(bundle: str, home: str, output: str) -> str:
     """The command that trains a bundle on the phantoms; `home` is where its overlay looks for them."""
-    from medseg3d.bundle_folders import bundle_folder, config_files, names_from_root
-
     files = names_from_root(config_files(bundle_folder(bundle), "train.json", ["phantom"]))
     line = f'python -m monai.bundle run training --config_file "[{",".join(map(repr, files))}]"'
     return line if Path(output) == Path(home) else f"{line} --dataset_dir {shlex.quote(output)}"
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"must be >= 0, got {value}")
-    return value
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be >= 1, got {value}")
-    return value
-
-
-def _millimetres(text: str) -> float:
-    value = float(text)
-    if not 0.5 <= value <= 20:  # finer ones take minutes and gigabytes
-        raise argparse.ArgumentTypeError(f"must be 0.5 to 20 mm, got {value}")
-    return value

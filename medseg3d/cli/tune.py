@@ -7,62 +7,16 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-HELP = "choose knobs of a bundle (the learning rate, ...) by their validation scores over many trainings, with Optuna"
-TAKES_KNOBS = True
-RENAMED = {"--overlay": "--config-overlay"}
-EPILOG = """\
-  medseg3d tune bundles/polyp_resunetpp -o runs/tune --search learning_rate=log:1e-6:1e-2 --epochs 10
-Further --key value pairs are knobs of the bundle, the same for all trials.
-The same command in another terminal, or on another machine with the same --storage, shares the trials. Interrupted?
-Rerun the same command to resume. Only the validation set of the split is ever looked at.
-Each trial tells of its training in OUTPUT/trial_NNNN/run.log.
-"""
+from tqdm import tqdm
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """A bundle, what is searched, how long, with whom."""
-    parser.add_argument("bundle", help="folder or name of the bundle, for instance polyp_resunetpp")
-    parser.add_argument("-o", "--output", required=True, help="folder for the trials, trials.csv and best.json")
-    parser.add_argument(
-        "--search",
-        action="append",
-        required=True,
-        metavar="KNOB=RANGE",
-        help="log:LOW:HIGH, uniform:LOW:HIGH, int:LOW:HIGH or choice:A,B,C; may be given several times",
-    )
-    parser.add_argument("--trials", type=int, default=20, metavar="N", help="of all workers (default: %(default)s)")
-    parser.add_argument(
-        "--config-overlay", nargs="+", default=[], metavar="NAME", help="overlays of the bundle, for example phantom"
-    )
-    parser.add_argument(
-        "--storage", metavar="URL", help="database, as postgresql+psycopg://USER@HOST/DB (default: study.db in OUTPUT)"
-    )
-    parser.add_argument("--study", metavar="NAME", help="name of the study in it (default: the name of OUTPUT)")
-    parser.add_argument("--seed", type=int, default=0, help="of the draws and of every training (default: %(default)s)")
-    parser.add_argument(
-        "--pruner",
-        default="median",
-        choices=("median", "none"),
-        help="stop trials whose best score is below the median at that epoch (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--startup-trials",
-        type=int,
-        default=5,
-        metavar="N",
-        help="complete trials before the first is pruned (default: %(default)s)",
-    )
+from medseg3d.errors import UsageError
+from medseg3d.experiments.trials import trials_markdown
+from medseg3d.experiments.tune import tune
+from medseg3d.reports.wording import command_line
 
 
 def run(args: argparse.Namespace) -> int:
     """Work on the study until it is complete, then print its trials and the command that trains with the best."""
-    from tqdm import tqdm
-
-    from medseg3d.errors import UsageError
-    from medseg3d.experiments.trials import trials_markdown
-    from medseg3d.experiments.tune import tune
-    from medseg3d.reports.wording import command_line
-
     search: dict[str, str] = {}
     for text in args.search:
         knob, _, values = text.partition("=")

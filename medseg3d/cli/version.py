@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import platform
 
-HELP = "print the versions of medseg3d and of everything its numbers depend on"
+import torch
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """No arguments."""
+from medseg3d.training.evaluation import versions
 
 
 def run(args: argparse.Namespace) -> int:
     """Print one `name version` per line, then the machine."""
-    import platform
-
-    import torch
-
-    from medseg3d.training.evaluation import versions
-
     for name, version in versions().items():
         print(f"{name:16} {version}")
     print(f"{'machine':16} {platform.platform()}")

@@ -7,11 +7,11 @@ import pytest
 from commands import ROOT, knobs
 from experiment_runs import SMALL, Commands, empty_pictures
 
+from medseg3d.cli import experiment as verb
 from medseg3d.cli import main
 from medseg3d.errors import UserError
 from medseg3d.evaluation import Score, Summary
 from medseg3d.evaluation.files import SCORES_CSV, score_row
-from medseg3d.experiments import runner
 from medseg3d.experiments.definition import packaged
 from medseg3d.metrics import ConfusionCounts
 
@@ -34,7 +34,7 @@ def phantoms(tmp_path):
 @pytest.fixture
 def commands(monkeypatch):
     """What MONAI's command is called with; an evaluation gives more blocks and higher seeds a higher Dice."""
-    calls, real = [], runner.run_experiment
+    calls, real = [], verb.run_experiment
 
     def command(run_id, bundle, overlays, words, run, show):
         calls.append((run_id, bundle.name, tuple(overlays), dict(words)))
@@ -53,7 +53,7 @@ def commands(monkeypatch):
     def run_experiment(*args, **how):
         return real(*args, **{**how, "command": command})
 
-    monkeypatch.setattr(runner, "run_experiment", run_experiment)
+    monkeypatch.setattr(verb, "run_experiment", run_experiment)
     return calls
 
 
@@ -88,7 +88,7 @@ SMALL_WORDS = knobs(**SMALL)
 @pytest.fixture
 def cris(monkeypatch, tmp_path):
     """The verb on pictures that hold nothing, and the commands that it gives."""
-    commands, tuned, real = Commands(), [], runner.run_experiment
+    commands, tuned, real = Commands(), [], verb.run_experiment
 
     def tune(plan, run):
         tuned.append({**plan.experiment.tune, "storage": plan.storage})
@@ -97,7 +97,7 @@ def cris(monkeypatch, tmp_path):
     def run_experiment(*args, **how):
         return real(*args, **{**how, "command": commands, "tune": tune})
 
-    monkeypatch.setattr(runner, "run_experiment", run_experiment)
+    monkeypatch.setattr(verb, "run_experiment", run_experiment)
     data = str(empty_pictures(tmp_path / "data"))
 
     def call(*words):

@@ -8,9 +8,9 @@ import pytest
 from commands import ROOT
 from experiment_runs import PICTURES, Commands, definition, empty_pictures, picture
 
+from medseg3d.cli import experiment as verb
 from medseg3d.cli import main
 from medseg3d.errors import UserError
-from medseg3d.experiments import runner
 from medseg3d.experiments.definition import parse_experiment
 from medseg3d.experiments.runner import run_experiment
 from medseg3d.reports.comparison_blocks import write_comparison
@@ -71,9 +71,9 @@ def test_what_failed_and_what_is_missing_is_named(tmp_path):
 
 
 def test_the_verb_runs_a_file_prints_the_table_and_ends_with_3_after_a_failure(tmp_path, capsys, monkeypatch):
-    real = runner.run_experiment
+    real = verb.run_experiment
     commands = Commands({"cris": UserError("LOSS_NOT_FINITE", "epoch 1", "nan")})
-    monkeypatch.setattr(runner, "run_experiment", lambda *args, **how: real(*args, **{**how, "command": commands}))
+    monkeypatch.setattr(verb, "run_experiment", lambda *args, **how: real(*args, **{**how, "command": commands}))
     (tmp_path / "own.json").write_text(json.dumps(definition(tmp_path, **CHANGES)))
     words = ["experiment", str(tmp_path / "own.json"), "-o", str(tmp_path / "out"), "--batch_size", "2"]
     assert main([*words, "--dry-run"]) == 0
@@ -98,8 +98,8 @@ def test_the_example_of_the_documentation_is_one(tmp_path, monkeypatch, capsys):
 
 
 def test_a_definition_with_a_name_has_its_report_under_it(tmp_path, capsys, monkeypatch):
-    real, commands = runner.run_experiment, Commands()
-    monkeypatch.setattr(runner, "run_experiment", lambda *args, **how: real(*args, **{**how, "command": commands}))
+    real, commands = verb.run_experiment, Commands()
+    monkeypatch.setattr(verb, "run_experiment", lambda *args, **how: real(*args, **{**how, "command": commands}))
     (tmp_path / "own.json").write_text(json.dumps(definition(tmp_path, name="mine", title="Two strategies")))
     assert main(["experiment", str(tmp_path / "own.json"), "-o", str(tmp_path / "out")]) == 0
     text = (tmp_path / "out" / "mine.md").read_text()
