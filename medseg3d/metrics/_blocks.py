@@ -13,8 +13,8 @@ BLOCK = 2**18
 ArrayLike = torch.Tensor | np.ndarray
 
 
-def blocks(**arrays: ArrayLike | None) -> Iterator[list[np.ndarray]]:
-    """Pieces of at most `BLOCK` voxels, flat, the same voxels of every array; None is left out.
+def blocks(**arrays: ArrayLike) -> Iterator[list[np.ndarray]]:
+    """Pieces of at most `BLOCK` voxels, flat, the same voxels of every array.
 
     Args:
         arrays: tensors on any device or arrays, all of one shape; their names are for the error message.
@@ -22,7 +22,7 @@ def blocks(**arrays: ArrayLike | None) -> Iterator[list[np.ndarray]]:
     Raises:
         ValueError: shapes differ.
     """
-    present = {name: _plain(array) for name, array in arrays.items() if array is not None}
+    present = {name: _plain(array) for name, array in arrays.items()}
     shapes = {name: tuple(array.shape) for name, array in present.items()}
     if len(set(shapes.values())) > 1:
         raise ValueError(f"{', '.join(shapes)} must have the same shape, found {shapes}")

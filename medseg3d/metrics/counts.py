@@ -47,26 +47,20 @@ class ConfusionCounts:
             object.__setattr__(self, field.name, count)
 
     @classmethod
-    def from_masks(cls, pred: ArrayLike, truth: ArrayLike, mask: ArrayLike | None = None) -> ConfusionCounts:
+    def from_masks(cls, pred: ArrayLike, truth: ArrayLike) -> ConfusionCounts:
         """The counts of a predicted mask against the true one.
 
         Args:
             pred: (*spatial), tensor or array of any numeric type, 0 or 1.
             truth: as `pred`.
-            mask: as `pred`; where it is 0 nothing is counted.
 
         Raises:
             ValueError: shapes differ, or a value is neither 0 nor 1; it is named.
         """
         tp = predicted = true = counted = 0
-        for pieces in blocks(truth=truth, pred=pred, mask=mask):
-            t, p = binary(pieces[0], "truth"), binary(pieces[1], "pred")
-            if mask is None:
-                counted += t.size
-            else:
-                inside = binary(pieces[2], "mask")
-                t, p = t & inside, p & inside
-                counted += int(np.count_nonzero(inside))
+        for truths, preds in blocks(truth=truth, pred=pred):
+            t, p = binary(truths, "truth"), binary(preds, "pred")
+            counted += t.size
             tp += int(np.count_nonzero(t & p))
             true += int(np.count_nonzero(t))
             predicted += int(np.count_nonzero(p))

@@ -63,21 +63,20 @@ class BinnedPRCurve:
     def __init__(self) -> None:
         self.histogram = np.zeros((2 * _HALF, 2), dtype=np.int64)
 
-    def update(self, score: ArrayLike, truth: ArrayLike, mask: ArrayLike | None = None) -> None:
+    def update(self, score: ArrayLike, truth: ArrayLike) -> None:
         """Count the voxels of an image.
 
         Args:
             score: (*spatial), logit of the foreground, tensor or array.
             truth: (*spatial), 0 or 1.
-            mask: (*spatial), 0 or 1; where it is 0 nothing is counted.
 
         Raises:
             ValueError: shapes differ, a score is not finite, or a ground truth is neither 0 nor 1. What was seen of
                 this image is then not counted.
         """
-        self._update(score, truth, mask, as_logit=_checked_logit)
+        self._update(score, truth, _checked_logit)
 
-    def update_prob(self, prob: ArrayLike, truth: ArrayLike, mask: ArrayLike | None = None) -> None:
+    def update_prob(self, prob: ArrayLike, truth: ArrayLike) -> None:
         """Count the voxels of an image given as probabilities.
 
         The logit is better where it can be had: a float32 probability is exactly 1 for every logit above 17.
@@ -85,12 +84,11 @@ class BinnedPRCurve:
         Args:
             prob: (*spatial), probability of the foreground, 0 to 1, tensor or array.
             truth: (*spatial), 0 or 1.
-            mask: (*spatial), 0 or 1; where it is 0 nothing is counted.
 
         Raises:
             ValueError: as for `update`, or a probability is outside [0, 1].
         """
-        self._update(prob, truth, mask, as_logit=_logit_of_prob)
+        self._update(prob, truth, _logit_of_prob)
 
     def __add__(self, other: BinnedPRCurve) -> BinnedPRCurve:
         if not isinstance(other, BinnedPRCurve):
@@ -223,15 +221,15 @@ class BinnedPRCurve:
             curve.histogram[bins, column] = count
         return curve
 
-    def _update(self, score: ArrayLike, truth: ArrayLike, mask: ArrayLike | None, as_logit: _AsLogit) -> None:
+    def _update(self, score: ArrayLike, truth: ArrayLike, as_logit: _AsLogit) -> None:
         flat = self.histogram.reshape(-1)
         done = 0
         try:
-            for cells in _cells(score, truth, mask, as_logit):
+            for cells in _cells(score, truth, as_logit):
                 np.add.at(flat, cells, 1)
                 done += 1
         except ValueError:
-            for cells in islice(_cells(score, truth, mask, as_logit), done):
+            for cells in islice(_cells(score, truth, as_logit), done):
                 np.add.at(flat, cells, -1)
             raise
 
@@ -243,11 +241,10 @@ class BinnedPRCurve:
         return bins, (tp, fp, positives.sum() - tp, negatives.sum() - fp)
 
 
-def _cells(score: ArrayLike, truth: ArrayLike, mask: ArrayLike | None, as_logit: _AsLogit) -> Iterator[np.ndarray]:
+def _cells(score: ArrayLike, truth: ArrayLike, as_logit: _AsLogit) -> Iterator[np.ndarray]:
     """Where each voxel counts in the flat histogram, piece by piece."""
-    for pieces in blocks(score=score, truth=truth, mask=mask):
-        cells = 2 * _bin_of(as_logit(pieces[0])) + binary(pieces[1], "truth")
-        yield cells if mask is None else cells[binary(pieces[2], "mask")]
+    for scores, truths in blocks(score=score, truth=truth):
+        yield 2 * _bin_of(as_logit(scores)) + binary(truths, "truth")
 
 
 def _checked_logit(score: np.ndarray) -> np.ndarray:

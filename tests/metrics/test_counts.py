@@ -54,11 +54,6 @@ def test_a_tensor_that_needs_gradients_is_counted():
     assert ConfusionCounts.from_masks(pred, TRUTH_3X3) == COUNTS_3X3
 
 
-def test_mask_leaves_out_what_is_outside():
-    mask = np.array([[1, 1, 1], [1, 1, 1], [0, 0, 0]])  # the false positive at the corner is outside
-    assert ConfusionCounts.from_masks(PRED_3X3, TRUTH_3X3, mask) == ConfusionCounts(tp=2, fp=1, fn=1, tn=2)
-
-
 # larger than one block in one row, in many rows, behind leading ones; not a multiple of a block
 @pytest.mark.parametrize("shape", [(BLOCK + 7,), (3, BLOCK + 1), (1, 1, 90, 70, 50), (2, 3, 400, 300)])
 @pytest.mark.parametrize("layout", ["C", "F", "flipped", "mixed"])
@@ -84,9 +79,9 @@ def test_permuted_tensors_are_paired_voxel_by_voxel(rng):
 @pytest.mark.parametrize(
     ("bad", "named"), [([0, 255], "255"), ([0, -1], "-1"), ([0.0, 0.5], "0.5"), ([0.0, float("nan")], "nan")]
 )
-@pytest.mark.parametrize("argument", ["pred", "truth", "mask"])
+@pytest.mark.parametrize("argument", ["pred", "truth"])
 def test_values_other_than_0_and_1_are_refused_by_name(bad, named, argument):
-    masks = {"pred": np.array([0, 1]), "truth": np.array([0, 1]), "mask": np.array([1, 1]), argument: np.array(bad)}
+    masks = {"pred": np.array([0, 1]), "truth": np.array([0, 1]), argument: np.array(bad)}
     with pytest.raises(ValueError, match=rf"{argument} must hold 0 and 1 only, found also {named}"):
         ConfusionCounts.from_masks(**masks)
 

@@ -64,9 +64,9 @@ REGIMES = [
 ]
 
 
-def curve_of(logit, truth, mask=None) -> BinnedPRCurve:
+def curve_of(logit, truth) -> BinnedPRCurve:
     curve = BinnedPRCurve()
-    curve.update(logit, truth, mask)
+    curve.update(logit, truth)
     return curve
 
 
@@ -278,12 +278,6 @@ def test_all_float_types_are_taken(dtype):
 def test_logits_beyond_the_last_bin_fall_into_it():
     curve = curve_of(np.array([-1e30, -7e4, 7e4, 1e30, 1e300]), np.array([0, 0, 1, 1, 1]))
     assert curve.state()["bins"].tolist() == [0, len(curve.histogram) - 1]
-
-
-def test_mask_leaves_out_what_is_outside():
-    logit, truth = make("trained")
-    mask = np.arange(N) % 3 == 0
-    assert curve_of(logit, truth, mask.astype(np.uint8)) == curve_of(logit[mask], truth[mask])
 
 
 def test_probabilities_give_the_curve_of_their_logits():
