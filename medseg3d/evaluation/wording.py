@@ -1,8 +1,10 @@
-"""Scores in words: what each is called, and how it was taken; the only place that says so."""
+"""Scores in words: what each is called, and how it was taken; words.json and this are the only place that says so."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from medseg3d.evaluation.records import Score, Settings, Summary
@@ -19,76 +21,21 @@ class Words:
         taken: how it is taken of one case.
         family: of what it is a score, where it is not one of counts.
         decimals: of its value in a table.
+        left_out: of what a score of counts is undefined.
     """
 
     label: str
     taken: str = ""
     family: Family = ""
     decimals: int = 3
+    left_out: str = ""
 
-
-_ZERO = "0 where nothing true is found"
-_MEAN_256 = f"mean over the 256 levels, {_ZERO}"
-_HD95 = "95th percentile of the distances between the borders, the larger of both directions, in mm"
-_BEST_256 = f"maximum over the 256 levels, {_ZERO}"
 
 WORDS: dict[str, Words] = {
-    "dice": Words("Dice"),
-    "iou": Words("IoU"),
-    "recall": Words("Recall"),
-    "specificity": Words("Specificity"),
-    "precision": Words("Precision"),
-    "accuracy": Words("Accuracy"),
-    "hd95_mm": Words("HD95, mm", _HD95, "surface", decimals=1),
-    "mean_surface_distance_mm": Words(
-        "Mean surface distance, mm", "mean distance between the borders, both directions, in mm", "surface", decimals=1
-    ),
-    "surface_dice": Words("Surface Dice", "share of the borders within {tolerance:g} mm of each other", "surface"),
-    "mse": Words("MSE", "mean squared error", "probability"),
-    "mae": Words("MAE", "mean absolute error", "probability"),
-    "average_precision": Words("Average precision", "", "probability"),
-    "dice_background": Words("Dice of the background"),
-    "iou_background": Words("IoU of the background"),
-    "mdice": Words("mDice"),
-    "miou": Words("mIoU"),
-    "mrecall": Words("mRecall (its “mAcc”)"),
-    "mprecision": Words("mPrecision"),
-    "aacc": Words("aAcc"),
-    "dice_pranet256": Words("Dice", f"PraNet-256: {_MEAN_256}", "saliency"),
-    "iou_pranet256": Words("IoU", f"PraNet-256: {_MEAN_256}", "saliency"),
-    "recall_pranet256": Words("Recall", f"PraNet-256: {_MEAN_256}", "saliency"),
-    "specificity_pranet256": Words("Specificity", f"PraNet-256: {_MEAN_256}", "saliency"),
-    "e_measure_mean": Words(
-        "E-measure, mean over thresholds",
-        "PraNet-256: enhanced alignment (Fan 2018), mean over the 256 levels",
-        "saliency",
-    ),
-    "e_measure_adaptive": Words(
-        "E-measure, adaptive threshold",
-        "PraNet-256: enhanced alignment (Fan 2018) at twice the mean level",
-        "saliency",
-    ),
-    "weighted_f": Words(
-        "Weighted F-measure", "weighted F-measure (Margolin 2014, beta 1), 0 where ground truth is empty", "saliency"
-    ),
-    "s_measure": Words("S-measure", "structure measure (Fan 2017, alpha 0.5)", "saliency"),
-    "max_dice_pranet256": Words("Dice, best threshold", _BEST_256),
-    "max_iou_pranet256": Words("IoU, best threshold", _BEST_256),
-    "max_recall_pranet256": Words("Recall, best threshold", _BEST_256),
-    "max_specificity_pranet256": Words("Specificity, best threshold", _BEST_256),
-    "e_measure_max": Words("E-measure, best threshold", "enhanced alignment (Fan 2018), maximum over the 256 levels"),
+    name: Words(**words)
+    for name, words in json.loads(Path(__file__).with_name("words.json").read_text(encoding="utf-8")).items()
 }
 """Every score that an evaluation makes."""
-
-LEFT_OUT = {
-    "dice": "empty in truth and prediction",
-    "iou": "empty in truth and prediction",
-    "recall": "empty in the ground truth",
-    "specificity": "without background in the ground truth",
-    "precision": "empty in the prediction",
-    "accuracy": "without voxels",
-}
-"""Of what a score of counts is undefined."""
 
 OVER: dict[str, str] = {
     "cases": "mean over cases",
@@ -136,7 +83,7 @@ def taken_of(summary: Summary, class_name: str, score: str, over: str = "cases")
 
 
 def _taken(score: Score, settings: Settings) -> str:
-    left_out = f"{LEFT_OUT.get(score.score)} is left out"
+    left_out = f"{WORDS[score.score].left_out} is left out"
     match score.over:
         case "cases":
             return f"mean over cases; {_of_one_case(score.score, settings)}"
@@ -178,7 +125,7 @@ def _of_one_case(name: str, settings: Settings) -> str:
         return f"{words.taken}; {_taken_from('masks as maps of 0 and 1', settings)}; {_stretching(settings)}"
     if words.family == "saliency":
         return f"{words.taken}; {_levels_of(settings)}"
-    return f"a case {LEFT_OUT[name]} is left out"
+    return f"a case {words.left_out} is left out"
 
 
 def _levels_of(settings: Settings) -> str:

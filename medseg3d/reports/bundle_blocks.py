@@ -11,7 +11,7 @@ from medseg3d.errors import UserError
 from medseg3d.evaluation.records import Score
 from medseg3d.evaluation.wording import OVER
 from medseg3d.reports.curves import save_figure
-from medseg3d.reports.document import Block, Bullets, Cell, ColumnKind, Picture, Table, Text
+from medseg3d.reports.document import Block, Bullets, Cell, Picture, Table, Text
 from medseg3d.reports.network_points import Point, panels_of, run_points
 from medseg3d.reports.paper_table import Column, PaperTable, as_block
 from medseg3d.reports.papers import PAPERS, TABLES
@@ -126,7 +126,6 @@ def parameter_blocks(runs: Sequence[EvaluatedRun], figures: Path) -> list[Block]
         png = save_figure(draw_parameters(panels), figures / "parameters.png")
         blocks.append(Picture(png, alt=words, caption=words, wide=True))
     if rows:
-        columns: list[tuple[str, ColumnKind]] = [("network", "text"), *((name, "number") for name, _ in COLUMNS)]
         notes = dict.fromkeys(row.note for row in rows if row.note)
         marks = dict(zip(notes, ascii_lowercase, strict=False))
         cells: list[list[Cell | str]] = [
@@ -135,7 +134,7 @@ def parameter_blocks(runs: Sequence[EvaluatedRun], figures: Path) -> list[Block]
         blocks += [
             Table(
                 "Networks of these runs and of the papers, each for one input of the size in the last column.",
-                columns,
+                ["network", *(name for name, _ in COLUMNS)],
                 cells,
                 marks={mark: note for note, mark in marks.items()},
             ),

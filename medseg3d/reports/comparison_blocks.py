@@ -145,6 +145,10 @@ def _data_blocks(comparison: Comparison, data: str, figures: Path, prefix: str) 
     return [*blocks, *_run_tables(comparison, data)]
 
 
+def _heads(words: Sequence[str], numbers: Sequence[str]) -> list[tuple[str, ColumnKind]]:
+    return [*((name, "text") for name in words), *((name, "number") for name in numbers)]
+
+
 def _label(comparison: Comparison) -> str:
     return WORDS[comparison.score].label
 
@@ -159,13 +163,11 @@ def _condition_table(comparison: Comparison, data: str) -> Table:
         cells = [_cell(comparison, levels, score, over, 100) for over in overs]
         parameters = f"{runs[0]['parameters']:,}" if runs else ""
         rows.append([*words, *cells, str(len(runs)), parameters])
-    columns: list[tuple[str, ColumnKind]] = [(name, "text") for name in comparison.varied]
-    columns += [(head, "number") for head in (*(OVER[over] for over in overs), "seeds", "parameters")]
     taken = (taken_of(first["evaluation"], comparison.class_name, score, over) for over in overs)
     return Table(
         f"{_label(comparison)} of {comparison.class_name} on the part {comparison.record['part']}, in %; mean ± "
         "standard deviation over seeds.",
-        columns,
+        _heads(comparison.varied, [*(OVER[over] for over in overs), "seeds", "parameters"]),
         rows,
         note=" ".join(f"{each[:1].upper()}{each[1:]}." for each in taken),
     )
@@ -305,9 +307,7 @@ def _run_tables(comparison: Comparison, data: str) -> list[Table]:
         cells = {head: [text(comparison, row) for row in rows] for head, text in columns.items()}
         shown = {head: column for head, column in cells.items() if any(column)}
         lines = zip(*([str(row[name]) for row in rows] for name in names), *shown.values(), strict=True)
-        heads: list[tuple[str, ColumnKind]] = [(name, "text") for name in names]
-        heads += [(head, "number") for head in shown]
-        tables.append(Table(caption, heads, [list(line) for line in lines]))
+        tables.append(Table(caption, _heads(names, list(shown)), [list(line) for line in lines]))
     return tables
 
 

@@ -89,7 +89,7 @@ class Table:
     Args:
         caption: the words above.
         lead: words in bold before them.
-        columns: name and kind of each; the first names the row.
+        columns: the name of each, with its kind where the first, which names the row, is no text or another no number.
         rows: a cell, or its text, for each column.
         note: a sentence below.
         marks: letter of a marked cell to what must be known of it.
@@ -97,11 +97,19 @@ class Table:
 
     kind: ClassVar[str] = "table"
     caption: str
-    columns: Sequence[tuple[str, ColumnKind]]
+    columns: Sequence[str | tuple[str, ColumnKind]]
     rows: Sequence[Sequence[Cell | str]]
     note: str = ""
     marks: Mapping[str, str] = field(default_factory=dict)
     lead: str = ""
+
+    @property
+    def heads(self) -> list[tuple[str, ColumnKind]]:
+        """Name and kind of each column."""
+        return [
+            each if isinstance(each, tuple) else (each, "number" if place else "text")
+            for place, each in enumerate(self.columns)
+        ]
 
     @property
     def cells(self) -> list[list[Cell]]:
@@ -153,7 +161,7 @@ def as_markdown(document: Document, folder: Path) -> str:
     r"""The report in GitHub's Markdown, its pictures as paths from `folder`.
 
     Example:
-        >>> table = Table("Scores", [("score", "text"), ("value", "number")], [["a|b", Cell("0.5", small="n 3")]])
+        >>> table = Table("Scores", ["score", "value"], [["a|b", Cell("0.5", small="n 3")]])
         >>> print(as_markdown(Document("Run", [], [Section("s", "Scores", [table])], "made"), Path(".")))
         # Run
         <BLANKLINE>
@@ -217,8 +225,8 @@ def _markdown(block: Block, folder: Path) -> str:
 
 
 def _markdown_table(table: Table) -> str:
-    shown = [index for index, (_, kind) in enumerate(table.columns) if kind != "bar"]
-    columns = [table.columns[index] for index in shown]
+    shown = [index for index, (_, kind) in enumerate(table.heads) if kind != "bar"]
+    columns = [table.heads[index] for index in shown]
     lines = [
         "| " + " | ".join(_escaped(name) for name, _ in columns) + " |",
         "|" + "|".join("---:" if kind == "number" else "---" for _, kind in columns) + "|",

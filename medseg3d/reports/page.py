@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -42,60 +43,8 @@ from medseg3d.reports.tables import (
 )
 from medseg3d.reports.wording import command_line, duration, interval, number, plain_text, plural
 
-MEANING = {
-    "": (
-        "Dice is the overlap of prediction and ground truth over their mean size: 1 is perfect, 0 no overlap. "
-        "It is harsh on small structures, where one pixel of border is a large part of the whole.",
-        "IoU is the overlap over the union of the two. Of one case it is Dice / (2 - Dice), never the higher number; a "
-        "mean of IoU is not that function of a mean of Dice.",
-    ),
-    "pooled": (
-        "A mean over cases gives each case the same weight. A pooled score, like the precision-recall curve, gives "
-        "each voxel the same weight, so that large structures count for more. The two answer different questions.",
-    ),
-    "slices": (
-        "A mean over slices is not a mean over volumes: a slice with a few voxels of the organ counts as much as one "
-        "through its middle, and slices of one volume resemble each other. Published figures of 2-D networks are often "
-        "of this kind.",
-    ),
-    "groups": (
-        "A mean over groups first adds up the voxels of each patient or sequence, and gives each of them the same "
-        "weight, however many pictures it has.",
-    ),
-    "two_classes": (
-        "Two-class scores, as mmsegmentation gives them, are the mean of background and foreground. The background is "
-        "large and easy, and lifts them: they are not to be set beside a Dice of the foreground.",
-    ),
-    "saliency": ("PraNet's scores are means over 256 thresholds of the probability, not scores at one threshold.",),
-    "surface": (
-        "HD95 is the distance in mm within which 95 % of the two surfaces lie of each other; surface Dice is the part "
-        "of the surfaces that agrees within the tolerance. A completely missed case counts with the diagonal of the "
-        "image.",
-    ),
-    "background": (
-        "Specificity and accuracy are close to 1 for any small structure, whatever is predicted, because nearly all "
-        "voxels are background. They are shown for completeness and are no evidence of quality.",
-    ),
-    "interval": (
-        "A 95 % interval is a bootstrap over the test cases, or over whole groups of them where there are groups: how "
-        "far the mean would move with other cases of the same kind. It knows nothing of other hospitals or seeds.",
-    ),
-}
-"""Sentences on the numbers, by what has to be in the report for them to be needed."""
-
-PHANTOM_LIMITS = (
-    "The images are generated phantoms, drawn by a program. A score on them shows that data, training, inference and "
-    "evaluation work together on this machine. It says nothing about accuracy on patients.",
-    "Phantoms are easier than patients: one generator made the training and the test cases, and no scanner, disease or "
-    "reader differs between them. Figures from here must not be compared with published ones.",
-)
-
-GENERAL_LIMITS = (
-    "Differences smaller than the spread between cases, given as the standard deviation (sd), should not be read as "
-    "better or worse.",
-    "Each run is one training with one seed. Another seed gives other numbers.",
-    "This is research software. It is not a medical device and not for clinical use.",
-)
+_MEANING = json.loads(Path(__file__).with_name("meaning.json").read_text(encoding="utf-8"))
+"""Sentences on the numbers: on scores by what has to be in the report for them to be needed, on phantoms, on all."""
 
 _NOT_FACTS = {"command", "versions", "warnings"}
 _MOST_WARNINGS = 20
@@ -246,10 +195,7 @@ def _headline_table(runs: Sequence[EvaluatedRun], class_name: str) -> Table:
     differ = "" if len(conventions) == 1 else " These runs were scored by different conventions; see Scores."
     return Table(
         f"Mean Dice of {class_name} with its 95 % interval: {'; or '.join(sorted(conventions))}.{differ}",
-        [
-            *(("run", "text"), ("Dice", "number"), ("cases", "number"), ("average precision", "number")),
-            *(("bundle", "text"), ("part", "text")),
-        ],
+        ["run", "Dice", "cases", "average precision", ("bundle", "text"), ("part", "text")],
         rows,
     )
 
@@ -330,12 +276,12 @@ def _fact_blocks(runs: Sequence[EvaluatedRun], remarks: Remarks) -> list[Block]:
 def _meaning_blocks(runs: Sequence[EvaluatedRun], phantoms: bool) -> list[Block]:
     present = {"", "background", *(kind_of(score) for run in runs for score in run.summary.scores)}
     present |= {"interval"} if any(_has_intervals(run) for run in runs) else set()
-    meaning = [sentence for kind, sentences in MEANING.items() if kind in present for sentence in sentences]
+    meaning = [sentence for kind, sentences in _MEANING["scores"].items() if kind in present for sentence in sentences]
     return [
         Subheading("What they mean"),
         Bullets(meaning),
         Subheading("What they do not mean"),
-        Bullets([*(PHANTOM_LIMITS if phantoms else ()), *GENERAL_LIMITS]),
+        Bullets([*(_MEANING["phantoms"] if phantoms else ()), *_MEANING["limits"]]),
     ]
 
 

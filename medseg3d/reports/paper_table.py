@@ -9,7 +9,7 @@ from pathlib import Path
 from string import ascii_lowercase
 from typing import Any, Literal
 
-from medseg3d.reports.document import Cell, ColumnKind, Table
+from medseg3d.reports.document import Cell, Table
 
 
 @dataclass(frozen=True)
@@ -177,11 +177,11 @@ def as_block(table: PaperTable, ours: Ours | None = None) -> Table:
         ours: what we found, by row name and column key, written in the unit of the column.
     """
     ours = ours or {}
-    heads: list[tuple[str, ColumnKind]] = []
+    heads: list[str] = []
     columns: list[list[Cell | str]] = []
     for column in table.columns:
         best = table.best(column)
-        heads.append((column.heading, "number" if columns else "text"))
+        heads.append(column.heading)
         columns.append(
             [
                 Cell(row[column.key] or "", mark=_marks(table, name, column.key), strong=name in best)
@@ -189,7 +189,7 @@ def as_block(table: PaperTable, ours: Ours | None = None) -> Table:
             ]
         )
         if any(column.key in found for found in ours.values()):
-            heads.append(("ours", "number"))
+            heads.append("ours")
             columns.append([Cell(ours.get(row, {}).get(column.key, ""), own=True) for row in table.row_names])
     return Table(
         f"{table.caption} The paper’s convention: {table.convention}",

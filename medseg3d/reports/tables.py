@@ -72,11 +72,10 @@ def convention_table(runs: Sequence[EvaluatedRun], class_name: str) -> Table:
         found = [run.score(class_name, score, over) for run in runs]
         if any(found):
             rows.append([name, *(_value_cell(each, with_n=True) for each in found), _conventions(runs, found)])
-    heads: list[tuple[str, ColumnKind]] = [(run.name if len(runs) > 1 else "Dice", "number") for run in runs]
     return Table(
         "the same masks by every convention. Only numbers of one line may be compared with each other, or with a paper "
         "that says that it is of this line.",
-        [("convention", "text"), *heads, ("how it is taken", "words")],
+        ["convention", *(run.name if len(runs) > 1 else "Dice" for run in runs), ("how it is taken", "words")],
         rows,
         lead=f"Dice of {class_name}:",
     )
@@ -115,7 +114,7 @@ def baseline_table(run: EvaluatedRun, class_name: str, baselines: Sequence[Basel
     rows.sort(key=lambda row: math.inf if math.isnan(row[0]) else -row[0])
     return Table(
         f"{class_name}: mean Dice over cases; a full bar would be 1",
-        [("method", "text"), ("Dice", "number"), ("", "bar"), ("n", "number"), ("how it was obtained", "words")],
+        ["method", "Dice", ("", "bar"), "n", ("how it was obtained", "words")],
         [
             [
                 name,
@@ -149,12 +148,7 @@ def difference_table(runs: Sequence[EvaluatedRun], class_name: str, score: str =
                 difference.verdict,
             ]
         )
-    heads: list[tuple[str, ColumnKind]] = [("runs", "text"), (f"difference of {WORDS[score].label}", "number")]
-    heads += [
-        ("95 % interval", "number"),
-        ("cases", "number"),
-        *((word, "number") for word in ("higher", "equal", "lower")),
-    ]
+    heads = ["runs", f"difference of {WORDS[score].label}", "95 % interval", "cases", "higher", "equal", "lower"]
     return Table(
         f"{class_name}: mean over cases of the difference of {WORDS[score].label}, the same case in both runs",
         [*heads, ("what the cases say", "words")],
@@ -178,8 +172,8 @@ def strata_table(runs: Sequence[EvaluatedRun], class_name: str) -> Table:
         ]
         for run, count in counts
     ]
-    heads: list[tuple[str, ColumnKind]] = [("run", "text")] if len(runs) > 1 else []
-    heads += [("truth", "text"), ("cases", "number"), *((WORDS[name].label, "number") for name in names)]
+    heads: list[str | tuple[str, ColumnKind]] = ["run"] if len(runs) > 1 else []
+    heads += [("truth", "text"), "cases", *(WORDS[name].label for name in names)]
     edges = dict.fromkeys(_edges_in_words(run.summary, class_name) for run in runs)
     caption = f"{class_name}: mean over the cases of each size; below each value its 95 % interval"
     return Table(caption, heads, rows, note=" ".join(edges))
@@ -189,12 +183,12 @@ def case_table(run: EvaluatedRun) -> Table:
     """Every case: class by class, the worst Dice first, undefined ones last; of very many the worst `MOST_CASES`."""
     classes = run.classes
     in_ml = not all(math.isnan(row["truth_ml"]) for row in run.rows)
-    columns: list[tuple[str, ColumnKind]] = [("case", "text")]
+    columns: list[str | tuple[str, ColumnKind]] = ["case"]
     if len(classes) > 1:
         columns.append(("class", "text"))
     heads = [name if name in {"Dice", "IoU"} else name.lower() for name in (WORDS[each].label for each in SCORES)]
     heads += ["truth ml", "predicted ml"] if in_ml else []
-    columns += [(head, "number") for head in (*heads, *(count.upper() for count in _COUNTS))]
+    columns += [*heads, *(count.upper() for count in _COUNTS)]
     rows: list[list[Cell | str]] = []
     for row in sorted(run.rows, key=lambda row: (classes.index(row["class"]), *rank(row))):
         words = [row["case"], row["class"]] if len(classes) > 1 else [row["case"]]
@@ -221,7 +215,7 @@ def shared_case_table(runs: Sequence[EvaluatedRun], class_name: str) -> Table:
     ]
     return Table(
         f"{class_name}: Dice of each case, worst mean over the runs first",
-        [("case", "text"), *((run.name, "number") for run in runs)],
+        ["case", *(run.name for run in runs)],
         rows[:MOST_CASES],
         note=_shortened(len(rows)),
     )
@@ -233,11 +227,7 @@ def curve_table(series: Sequence[PRSeries]) -> Table:
         "All voxels of a run pooled. Average precision is the area under the steps, without interpolation; recall, "
         "precision and Dice are those at the threshold that was used.",
         [
-            ("curve", "text"),
-            *(
-                (name, "number")
-                for name in ("average precision", "threshold", "recall", "precision", "Dice, pooled", "guessing")
-            ),
+            *("curve", "average precision", "threshold", "recall", "precision", "Dice, pooled", "guessing"),
             ("highest Dice on these cases", "words"),
         ],
         [
@@ -267,7 +257,7 @@ def _score_table(runs: Sequence[EvaluatedRun], scores: Sequence[Sequence[Score]]
     found = [{(score.score, score.over): score for score in each} for each in scores]
     keys = list(dict.fromkeys(key for each in found for key in each))
     shared, own = common_parts([_conventions(runs, [each.get(key) for each in found]) for key in keys])
-    columns: list[tuple[str, ColumnKind]] = [("score", "text")]
+    columns: list[str | tuple[str, ColumnKind]] = ["score"]
     rows: list[list[Cell | str]]
     if len(runs) == 1:
         optional = {
@@ -277,11 +267,11 @@ def _score_table(runs: Sequence[EvaluatedRun], scores: Sequence[Sequence[Score]]
             "left out": ["" if score.left_out is None else str(score.left_out) for score in scores[0]],
         }
         shown = {head: cells for head, cells in optional.items() if any(cells)}
-        columns += [("value", "number"), *((head, "number") for head in shown)]
+        columns += ["value", *shown]
         values = [_shown(score, score.value) for score in scores[0]]
         rows = [list(row) for row in zip(map(_label, keys), values, *shown.values(), strict=True)]
     else:
-        columns += [(run.name, "number") for run in runs]
+        columns += [run.name for run in runs]
         rows = [[_label(key), *(_value_cell(each.get(key), with_n=True) for each in found)] for key in keys]
     if any(own):
         columns.append(("how it is taken", "words"))

@@ -358,7 +358,7 @@ def test_the_best_of_a_column_is_by_its_better_end(table):
 def test_ours_stands_beside_what_it_compares_with(table):
     block = as_block(table, {"B": {"dice": "0.91"}})
     rows = block.cells
-    assert [head for head, _ in block.columns] == ["Network", "Dice", "ours", "MSE", "F1 (derived)"]
+    assert [head for head, _ in block.heads] == ["Network", "Dice", "ours", "MSE", "F1 (derived)"]
     assert rows[1] == [
         Cell("B"),
         Cell("0.90", strong=True),

@@ -158,8 +158,8 @@ def test_stratum_without_a_case_is_not_recorded():
 def test_cases_without_a_dice_come_last_and_pictures_have_no_volumes():
     table = case_table(run_of({"a": None, "b": 0.2}))
     assert [row[0] for row in texts(table)] == ["b", "a"]
-    assert [name for name, _ in table.columns][-3:] == ["TP", "FP", "FN"]
-    assert not any("ml" in name for name, _ in table.columns)
+    assert [name for name, _ in table.heads][-3:] == ["TP", "FP", "FN"]
+    assert not any("ml" in name for name, _ in table.heads)
     assert "pixels" in table.caption
 
 
