@@ -193,7 +193,7 @@ def refuse_unknown_knobs(parser: ConfigParser, whole: Mapping[str, Any], overrid
                 f"--{name}",
                 "unknown option",
                 f"one of {', '.join('--' + knob for knob in close)}" if close else "a key of the config files",
-                "correct the name; the options are the top-level keys of train.json and of what is under its base",
+                "correct the name; `medseg3d bundles options` prints all options of a bundle",
             )
         if path:
             place, _, argument = deep.rpartition("::")

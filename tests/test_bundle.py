@@ -76,9 +76,9 @@ def test_a_deep_override_of_the_training_serves_the_evaluation_too():
     assert read_config(["bundles/pancreas_nl/evaluate.json"], {"network_def#act": "relu"})["network_def#act"] == "relu"
 
 
-def test_what_a_macro_brings_in_cannot_be_overridden_deep():
-    with pytest.raises(UserError, match="UNKNOWN_KNOB --image_chain#transforms"):
-        read_config(["bundles/pancreas_nl/evaluate.json"], {"image_chain#transforms": []})
+def test_a_deep_override_where_monai_finds_no_place_for_it_is_refused():
+    with pytest.raises(UserError, match="UNKNOWN_KNOB --image_chain#transforms#0#labels"):
+        read_config(["bundles/pancreas_nl/evaluate.json"], {"image_chain#transforms#0#labels": []})
 
 
 DEEP = {
@@ -89,6 +89,8 @@ DEEP = {
     "validate#evaluator#epoch_length": 1,
     "network_def#act": "LEAKYRELU",
     "inferer#overlap": 0.125,
+    "image_chain#transforms": [],
+    "validate#best_model#metric_name": "val_iou_mean",
 }
 
 

@@ -156,7 +156,7 @@ def test_the_list_names_task_data_weights_and_dice(capsys):
 def test_the_options_of_a_training_are_its_own_and_those_of_what_it_stands_on(folder, elsewhere, capsys):
     assert main(["bundles", "options", folder]) == 0
     options = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
-    assert (options["nonlocal_blocks"], options["grid_tolerance"], options["num_workers"]) == ("2", "0.25", "2")
+    assert [options[name] for name in ("nonlocal_blocks", "grid_tolerance", "lr_factors")] == ["2", "0.25", "{}"]
     assert options.keys().isdisjoint({"train", "loss", "run", "begin", "base"})
 
 

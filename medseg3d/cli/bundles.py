@@ -38,7 +38,11 @@ def run(args: argparse.Namespace) -> int:
 def _options(folder: Path) -> dict[str, Any]:
     steps = {"_desc_", "imports", "bundle_root", "initialize", "begin", "training", "run"}
     config = completed(read_json(folder / "train.json"), folder)
-    return {name: value for name, value in config.items() if not isinstance(value, dict) and name not in steps}
+    return {
+        name: value
+        for name, value in config.items()
+        if (value == {} or not isinstance(value, dict)) and name not in steps
+    }
 
 
 def _described(folder: Path) -> str:

@@ -116,6 +116,19 @@ def test_the_configs_are_short_and_say_most_things_once():
 
 
 @pytest.mark.parametrize("path", RUNS, ids=identity)
+def test_what_a_run_is_made_of_is_open_to_a_deep_override(path):
+    config = json.loads(path.read_text())
+    deep = ["network_def", "image_chain", "inferer", "clean"]
+    if path.stem == "train":
+        deep += ["augmentation", "loss", "optimizer"]
+        assert {"preprocessing", "dataset", "dataloader", "inferer", "trainer"} <= config["train"].keys()
+        assert {"preprocessing", "dataset", "best_model", "evaluator"} <= config["validate"].keys()
+    else:
+        deep += ["preprocessing", "dataset", "postprocessing", "evaluator"]
+    assert [name for name in deep if not isinstance(config.get(name), dict)] == []
+
+
+@pytest.mark.parametrize("path", RUNS, ids=identity)
 def test_monai_finds_every_property_where_it_looks_for_it(path):
     """`ConfigWorkflow.check_properties` wants the property itself or an expression, and stumbles over anything else."""
     parser = read_config([path])
