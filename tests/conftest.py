@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 from collections.abc import Callable, Iterator
@@ -40,6 +41,16 @@ def threads() -> Iterator[None]:
     yield
     if torch.get_num_threads() != number:
         torch.set_num_threads(number)
+
+
+@pytest.fixture(autouse=True)
+def log() -> Iterator[None]:
+    """Give the log back what a benchmark silences in its own process."""
+    logger = logging.getLogger("medseg3d")
+    before = logger.level, logging.root.manager.disable
+    yield
+    logger.setLevel(before[0])
+    logging.disable(before[1])
 
 
 @pytest.fixture
