@@ -239,8 +239,9 @@ def _without_values(network: nn.Module) -> Iterator[dict[str, torch.Tensor]]:
     """
     pretence = FakeTensorMode(allow_non_fake_inputs=True)
     tensors = [*network.parameters(), *network.buffers()]
+    # outside of the mode, where to detach is not yet a pretence itself, which takes three times as long
+    shapes = {each: pretence.from_tensor(each.detach()).requires_grad_(each.requires_grad) for each in tensors}
     with pretence, _mode_kept(network), _kernels_of_shapes():
-        shapes = {each: pretence.from_tensor(each.detach()).requires_grad_(each.requires_grad) for each in tensors}
         # a module in two places once: torch would leave it the shapes instead of its weights
         yield {
             f"{path}.{name}" if path else name: shapes[tensor]
