@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def exported_program(path: Path) -> Callable[[torch.Tensor], torch.Tensor]:
 FORMS = {"torchscript": torchscript, "onnx": onnx, "torch.export": exported_program}
 
 
-SLOW = [*((name, form) for name in LARGE for form in FORMS), ("pancreas_nl", "onnx")]
+SLOW = [*itertools.product(LARGE, FORMS), ("pancreas_nl", "onnx"), ("pancreas_nl", "torch.export")]
 CASES = [
     pytest.param(name, own, form, marks=[pytest.mark.slow] if (name, form) in SLOW else [], id=f"{name}-{form}")
     for name, own in {**SMALL, **LARGE}.items()

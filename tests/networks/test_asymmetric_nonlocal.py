@@ -47,10 +47,6 @@ class TestAsymmetricNonLocalNet(NetworkTester):
             network = awake(AsymmetricNonLocalNet(auxiliary_head=False, dropout=0))
         return with_statistics(network, torch.randn(4, 3, 64, 64))
 
-    @pytest.mark.slow  # a thousand operations with sizes left open; those of a block alone are below
-    def test_onnx_gives_equal_outputs_at_any_size(self, network, x, x_other):
-        super().test_onnx_gives_equal_outputs_at_any_size(network, x, x_other)
-
 
 @pytest.mark.slow
 class TestFiftyLayers(TestAsymmetricNonLocalNet):
@@ -114,11 +110,13 @@ class SelfAttention(AsymmetricNonLocal):
         return super().forward(x, x)
 
 
+@pytest.mark.parametrize("form", ["torch.export", pytest.param("onnx", marks=pytest.mark.slow)])
 @torch.no_grad()
-def test_onnx_gives_equal_outputs_of_a_block_at_any_size():
+def test_an_export_of_a_block_gives_equal_outputs_at_any_size(form):
     block = awake(SelfAttention(6, 6, inner_channels=3, shared=True)).eval()
     free = {axis: torch.export.Dim.AUTO for axis in (0, 2, 3)}
-    logits = onnx_of(torch.export.export(block, (torch.randn(2, 6, 9, 12),), dynamic_shapes=(free,)))
+    program = torch.export.export(block, (torch.randn(2, 6, 9, 12),), dynamic_shapes=(free,))
+    logits = onnx_of(program) if form == "onnx" else program.module()
     x = torch.randn(3, 6, 11, 8)
     torch.testing.assert_close(logits(x), block(x), rtol=1e-4, atol=1e-5)
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from network_tester import NetworkTester
+from network_tester import ExportTester, NetworkTester
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -20,13 +20,11 @@ def awake(block: NonLocalBlock) -> NonLocalBlock:
 
 LITERAL = {"norm": None, "act": None, "scale": 1.0}
 
-
-class BlockTester(NetworkTester):
-    # adds the same to every likeness of one position, which softmax does not see
-    gradient_free = ("phi.bias",)
+GRADIENT_FREE = ("phi.bias",)  # adds the same to every likeness of one position, which softmax does not see
 
 
-class TestBlockIn3D(BlockTester):
+class TestBlockIn3D(ExportTester):
+    gradient_free = GRADIENT_FREE
     input_shape = (8, 5, 3, 7)
     other_spatial = (2, 4, 3)
 
@@ -34,7 +32,8 @@ class TestBlockIn3D(BlockTester):
         return awake(NonLocalBlock(spatial_dims=3, in_channels=8))
 
 
-class TestBlockIn2D(BlockTester):
+class TestBlockIn2D(NetworkTester):
+    gradient_free = GRADIENT_FREE
     input_shape = (16, 7, 3)
     other_spatial = (2, 9)
 
@@ -50,7 +49,8 @@ class TestCosineBlock(NetworkTester):
         return awake(NonLocalBlock(spatial_dims=3, in_channels=8, qk_norm=True))
 
 
-class TestLiteralBlock(BlockTester):
+class TestLiteralBlock(NetworkTester):
+    gradient_free = GRADIENT_FREE
     input_shape = (5, 7, 3)
     other_spatial = (2, 9)
 

@@ -125,6 +125,7 @@ def test_torchscript_gives_equal_outputs_and_trains():
         torch.testing.assert_close(grad, judge, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow  # to trace a free length takes seconds; a graph of one length is in test_umamba_enc.py
 def test_a_graph_of_free_length_gives_the_recurrence():
     class Scan(torch.nn.Module):
         def forward(self, x, delta, a, b, c):

@@ -18,14 +18,6 @@ class UMambaTester(NetworkTester):
     # instance norm takes away what these add
     gradient_free = ("conv1.bias", "conv2.bias", "shortcut.bias", "project.bias")
 
-    @pytest.mark.slow  # tracing free sizes takes most of a minute
-    def test_torch_export_gives_equal_outputs_at_any_size(self, network, x, x_other):
-        super().test_torch_export_gives_equal_outputs_at_any_size(network, x, x_other)
-
-    @pytest.mark.slow
-    def test_onnx_gives_equal_outputs_at_any_size(self, network, x, x_other):
-        super().test_onnx_gives_equal_outputs_at_any_size(network, x, x_other)
-
 
 class TestTokensOfPositionsIn2D(UMambaTester):
     input_shape = (3, 8, 12)
