@@ -1,13 +1,16 @@
-"""Trainings, alone or as one of several processes: `several_processes.py FOLDER` runs all in `TRAININGS`."""
+"""Trainings, alone or as one of two processes: `several_processes.py FOLDER` runs all in `TRAININGS` as the two."""
 
 from __future__ import annotations
 
 import json
 import math
+import os
+import socket
 import sys
 from pathlib import Path
 
 import torch
+import torch._dynamo  # as the first optimizer would, in each process
 import torch.distributed as dist
 from ignite.engine import Events
 from monai.data import DataLoader, Dataset
@@ -117,7 +120,24 @@ def train(
     (folder / f"rank_{ranks.rank()}.json").write_text(json.dumps(known))
 
 
+def become_two() -> int:
+    """Be two processes from here on, in the environment that torchrun gives them; 0 in the second.
+
+    What is imported is imported once, which takes longer than all trainings.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), TORCHELASTIC_RUN_ID="test")
+    os.environ.update(WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
+    second = os.fork()
+    os.environ["RANK"] = os.environ["LOCAL_RANK"] = "0" if second else "1"
+    return second
+
+
 if __name__ == "__main__":
+    other = become_two()
     for name, options in TRAININGS:
         train(Path(sys.argv[1]) / name, **options)
         dist.barrier()  # until the first process has written what the next training may resume
+    if other:
+        sys.exit(os.waitstatus_to_exitcode(os.waitpid(other, 0)[1]))

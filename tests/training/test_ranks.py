@@ -1,13 +1,19 @@
-"""Several processes that train one network, by gloo on a CPU."""
+"""Several processes that train one network, by gloo on a CPU.
+
+They are started here; torchrun starts those of tests/bundles/test_several_processes.py.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from commands import ROOT, torchrun
+from commands import ROOT
 from several_processes import train
 
 from medseg3d import ranks
@@ -38,7 +44,9 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folders of the trainings of several_processes.py, by two processes."""
     folder = tmp_path_factory.mktemp("together")
     train(folder / "augmented", 2, augmented=True)
-    done = torchrun(str(ROOT / "tests/several_processes.py"), str(folder))
+    words = [sys.executable, str(ROOT / "tests/several_processes.py"), str(folder)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return folder
 
