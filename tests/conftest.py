@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import random
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from commands import ROOT, TINY
+from PIL import Image
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -57,6 +59,23 @@ def log() -> Iterator[None]:
 def from_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
     """Begin in the root of the repository, where the bundles of a clone are run."""
     monkeypatch.chdir(ROOT)
+
+
+@pytest.fixture
+def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are built, and a pixel is written instead of each: for tests of what is said around them."""
+    if "drawn" in request.fixturenames:
+        return
+    from matplotlib.figure import Figure
+
+    pixel = io.BytesIO()
+    Image.new("L", (1, 1)).save(pixel, "png")
+    monkeypatch.setattr(Figure, "savefig", lambda figure, file, **_: Path(file).write_bytes(pixel.getvalue()))
+
+
+@pytest.fixture
+def drawn() -> None:
+    """Figures are drawn, among tests that have none drawn."""
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,8 @@ from medseg3d.reports.case_pictures import case_blocks, cases_by_score, cases_by
 from medseg3d.reports.document import Picture, Subheading
 from medseg3d.reports.runs import read_run
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def rows(**dice):
     return [{"case": case, "dice": value} for case, value in dice.items()]
@@ -54,7 +56,7 @@ def test_of_each_size_the_median_by_dice_is_shown(run):
     ]
 
 
-def test_pictures_are_by_score_and_by_size_and_none_twice(run, tmp_path):
+def test_pictures_are_by_score_and_by_size_and_none_twice(run, tmp_path, drawn):
     blocks = case_blocks([run], "polyp", tmp_path, 5)
     heads = [block.heading.partition(", Dice")[0] for block in blocks if isinstance(block, Picture)]
     # by Dice: h g f e d c b a i; the typical small one, b, is shown already

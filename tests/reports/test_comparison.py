@@ -16,6 +16,8 @@ from medseg3d.reports.charts import draw_levels
 from medseg3d.reports.comparison import read_comparison
 from medseg3d.reports.comparison_blocks import ours, paper_tables, write_comparison
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 DATA = {
     **{"split_file": "split.json", "split_hash": "0123456789abcdef0123"},
     **{"cases": {"train": 700, "val": 150, "test": 150}, "phantom": False},
@@ -276,7 +278,7 @@ def test_the_figure_has_a_point_for_every_run_and_a_line_for_every_combination(f
     assert [label.get_text() for label in axes.get_xticklabels()] == ["fcn", "cris"]
 
 
-def test_the_verb_writes_tables_and_figures_and_ends_with_3_after_a_failure(folder, capsys):
+def test_the_verb_writes_tables_and_figures_and_ends_with_3_after_a_failure(folder, capsys, drawn):
     assert main(["reproduce", "cris", "-o", str(folder), "--table"]) == 3
     assert (folder / "cris.md").read_text() in capsys.readouterr().out
     assert (folder / "pr_kvasir-seg.png").stat().st_size > 10_000

@@ -15,6 +15,8 @@ from medseg3d.experiments.definition import parse_experiment
 from medseg3d.experiments.runner import run_experiment
 from medseg3d.reports.comparison_blocks import write_comparison
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 # Dice 2/3 and 1 with half of the first polyp found, 1 and 1 with all of it
 BETTER = {**PICTURES, "test": [picture(20, 20, 0.4, 0.1), picture(10, 10, 0.4, 0.1)]}
 CHANGES = {"seeds": [0, 1], "reference": {"strategy": "backbone"}}

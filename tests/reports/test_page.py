@@ -13,6 +13,8 @@ from medseg3d.reports.run_report import write_report
 from medseg3d.reports.runs import read_run, read_runs
 from medseg3d.reports.tables import Baseline
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 HOSTILE = "<img src=x onerror=alert(1)>&\"'"
 
 
@@ -239,7 +241,7 @@ def test_figures_have_names_of_their_own_whatever_the_cases_are_called(tmp_path)
     assert figures == ["case_01.png", "pr.png", "sizes.png", "thresholds.png", "training.png"]
 
 
-def test_page_of_equal_files_is_equal_bytes(run, tmp_path):
+def test_page_of_equal_files_is_equal_bytes(run, tmp_path, drawn):
     first, second = (page_of(run, output=tmp_path / name, cases=1).html for name in "ab")
     assert first == second
 

@@ -11,6 +11,8 @@ from medseg3d.reports import run_report
 from medseg3d.reports.run_report import report, write_report
 from medseg3d.reports.runs import read_run
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
