@@ -40,7 +40,7 @@ def test_every_bundle_takes_weights_of_other_classes_freezes_and_slows_by_patter
 
 
 def test_a_fine_tuned_run_says_what_it_began_with_and_its_scores_do_too(pictures, tmp_path):
-    knobs = {**SMALL["polyp_resunetpp"], **pictures, **LENGTH}
+    knobs = {**SMALL["polyp_resunetpp"], **pictures, **LENGTH, "picture_size": [32, 32], "roi_size": [32, 32]}
     run_bundle("polyp_resunetpp", "training", "train", **knobs, output_dir=str(tmp_path / "first"))
     first = tmp_path / "first" / "model.pt"
     fine = {"init_from": str(first), "freeze": ["stem", "encoder"], "lr_factors": {"bridge": 0.1}}

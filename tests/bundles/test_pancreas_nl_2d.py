@@ -199,6 +199,7 @@ class TestVolumes:
         assert "nothing wrong" in capsys.readouterr().out
 
 
+@pytest.mark.slow  # 47 patients' slices; generated ones are trained on above
 def test_real_slices_of_held_out_patients_are_scored(real_data, tmp_path):
     knobs = {
         **SMALL,

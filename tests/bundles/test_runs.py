@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ import pytest
 import torch
 from commands import ROOT, knobs, monai_bundle, wait_until
 from monai.bundle import ConfigWorkflow
+from monai.losses import DiceCELoss
 from picture_runs import differing_weights, overflowing, parsed, run_bundle
 from sklearn.metrics import average_precision_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -433,11 +435,29 @@ class TestInterruption:
         """As many threads as the processes have, so that the same sums are rounded."""
         torch.set_num_threads(1)
 
-    # what is on the disk after a kill: tests/data/test_atomic.py
-    @pytest.mark.parametrize(
-        "kill",
-        [pytest.param(signal.SIGKILL, id="kill -9", marks=pytest.mark.slow), pytest.param(signal.SIGINT, id="Ctrl-C")],
-    )
+    def test_in_the_second_epoch(self, tmp_path, small_knobs, trained, caplog, one_thread, monkeypatch):
+        steps, forward = itertools.count(1), DiceCELoss.forward
+
+        def interrupted(*args: object) -> torch.Tensor:
+            if next(steps) == 5:  # three steps are an epoch
+                raise KeyboardInterrupt
+            return forward(*args)
+
+        monkeypatch.setattr(DiceCELoss, "forward", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run("training", "train", **small_knobs, output_dir=tmp_path / "run")
+        self.resume(tmp_path / "run", small_knobs, trained, caplog)
+
+    def resume(self, folder: Path, small_knobs, trained, caplog) -> None:
+        assert not (folder / "checkpoints/epoch_00002.pt").exists()
+        with caplog.at_level("INFO", "medseg3d"):
+            run("training", "train", **small_knobs, output_dir=folder, resume=True)
+        assert "resuming after epoch 1 of 2" in caplog.text
+        assert differing_weights(folder, trained, epoch=2) == []
+
+    # what is on the disk after a kill: tests/files/test_atomic.py
+    @pytest.mark.slow
+    @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
     def test_after_the_first_epoch(self, kill, tmp_path, small_knobs, trained, caplog, one_thread):
         words = knobs(**small_knobs, output_dir=tmp_path / "run")
         process = self.start(words)
@@ -447,11 +467,7 @@ class TestInterruption:
         if kill == signal.SIGINT:
             assert "--resume true" in err
             assert "Traceback" not in err
-        assert not (tmp_path / "run/checkpoints/epoch_00002.pt").exists()
-        with caplog.at_level("INFO", "medseg3d"):
-            run("training", "train", **small_knobs, output_dir=tmp_path / "run", resume=True)
-        assert "resuming after epoch 1 of 2" in caplog.text
-        assert differing_weights(tmp_path / "run", trained, epoch=2) == []
+        self.resume(tmp_path / "run", small_knobs, trained, caplog)
 
     @pytest.mark.slow
     @pytest.mark.parametrize("moment", range(6))

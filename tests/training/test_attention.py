@@ -102,8 +102,9 @@ def trained_attention(cases, attention: str, dtype: torch.dtype, iterations: int
     ("attention", "dtype"),
     [
         *itertools.product(["scaled", "cosine"], [torch.float32, torch.bfloat16]),
-        ("scaled", torch.float16),
-        pytest.param("cosine", torch.float16, marks=pytest.mark.slow),  # torch is slow in it on a CPU
+        # torch is slow in it on a CPU; the smaller asymmetric block below is trained in it in every suite
+        pytest.param("scaled", torch.float16, marks=pytest.mark.slow),
+        pytest.param("cosine", torch.float16, marks=pytest.mark.slow),
     ],
     ids=str,
 )
