@@ -111,8 +111,9 @@ def hidden(error: UserError, images: Mapping[str, str]) -> UserError:
         images: absolute path -> pseudonym, "" where none is known yet.
 
     Example:
-        >>> print(hidden(UserError("EMPTY", "/in/Doe Jane/ct.nii", "0 bytes in ct.nii"), {"/in/Doe Jane/ct.nii":
-        "case-1"})) EMPTY case-1: 0 bytes in ...
+        >>> error = UserError("EMPTY", "/in/Doe Jane/ct.nii", "0 bytes in ct.nii")
+        >>> print(hidden(error, {"/in/Doe Jane/ct.nii": "case-1"}))
+        EMPTY case-1: 0 bytes in ...
     """
     whole = {spelt.lower(): name or _GONE for path, name in images.items() for spelt in _spellings(path)}
     words = {spelt.lower() for path in images for name in _names(Path(path)) for spelt in _spellings(name)}
