@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import logging
 import os
@@ -26,6 +27,17 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     if not named and getattr(option, "numprocesses", 0) is None:
         option.numprocesses, option.maxprocesses, option.dist = "logical", 4, "worksteal"
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # a worker each is what a core can do
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Collect without looking for garbage: what is collected stays, and every look would go through all of it."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(autouse=True)

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from monai.bundle import ConfigParser
 from monai.networks.nets import BasicUNetPlusPlus
 from network_tester import NetworkTester
+from picture_runs import shallow_encoders
 from torch import nn
 
 from medseg3d.networks import AsymmetricNonLocalNet, DeepLabV3Plus, RefinedSegmenter, ResUNetPlusPlus, SegResNetNL
@@ -248,17 +251,18 @@ def test_several_classes_are_refined_from_all_their_maps():
 
 
 @pytest.mark.parametrize(
-    ("backbone", "settings", "shape"),
+    ("make", "settings", "shape"),
     [
-        (ResUNetPlusPlus(), {}, (3, 32, 32)),
-        (DeepLabV3Plus(), {}, (3, 32, 32)),
-        (AsymmetricNonLocalNet(auxiliary_head=False), {}, (3, 32, 32)),
-        (SegResNetNL(init_filters=8), {"out_channels": 2, "spatial_dims": 3}, (1, 16, 16, 16)),
+        (ResUNetPlusPlus, {}, (3, 32, 32)),
+        (DeepLabV3Plus, {}, (3, 32, 32)),
+        (partial(AsymmetricNonLocalNet, auxiliary_head=False), {}, (3, 32, 32)),
+        (partial(SegResNetNL, init_filters=8), {"out_channels": 2, "spatial_dims": 3}, (1, 16, 16, 16)),
     ],
     ids=["polyp_resunetpp", "polyp_deeplabv3plus", "polyp_ann", "pancreas_nl"],
 )
-def test_it_wraps_the_networks_of_the_bundles(backbone, settings, shape):
-    network = RefinedSegmenter(backbone, channels=4, **settings).train()
+def test_it_wraps_the_networks_of_the_bundles(make, settings, shape):
+    with shallow_encoders():
+        network = RefinedSegmenter(make(), channels=4, **settings).train()
     final, of_backbone = network(torch.randn(2, *shape))
     assert final.shape == of_backbone.shape == (2, settings.get("out_channels", 1), *shape[1:])
     final.square().sum().backward()
