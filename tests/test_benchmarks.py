@@ -361,13 +361,15 @@ NO_TIMING = ("harness.py", "endurance.py", "agreement.py", "memory.py", "region.
 
 
 @pytest.mark.parametrize("script", sorted(path.name for path in BENCHMARKS.glob("*.py") if path.name not in NO_TIMING))
-def test_every_benchmark_explains_its_options(script, monkeypatch, capsys):
+def test_every_benchmark_explains_its_options_anywhere(script, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [script, "--help"])
     with pytest.raises(SystemExit, match="0"):
         runpy.run_path(str(BENCHMARKS / script), run_name="__main__")
     assert {"--repeats", "--threads", "--output"} <= set(capsys.readouterr().out.replace(",", " ").split())
 
 
+@pytest.mark.slow
 def test_a_benchmark_is_a_script_that_runs_anywhere(tmp_path):
     command = [sys.executable, str(BENCHMARKS / "pr_curve.py"), "--help"]
     assert "--repeats" in subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path).stdout

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -56,8 +57,8 @@ def test_phantom_refuses_a_folder_in_use_unless_told(folder, capsys):
     assert (folder / "dataset.json").read_text() == before
 
 
-def test_phantom_overwrites_on_request(tmp_path):
-    assert main(["phantom", str(tmp_path / "set"), *SMALL]) == 0
+def test_phantom_overwrites_on_request(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "set")
     first = (tmp_path / "set" / "imagesTr" / "phantom_001.nii.gz").read_bytes()
     assert main(["phantom", str(tmp_path / "set"), *SMALL, "--seed", "1", "--overwrite"]) == 0
     assert (tmp_path / "set" / "imagesTr" / "phantom_001.nii.gz").read_bytes() != first
@@ -94,8 +95,8 @@ def test_verify_says_that_all_is_well(folder, capsys):
     assert last == f"{folder}: 3 labelled and 1 unlabelled cases, label values {values}, 0 errors, 4 warnings"
 
 
-def test_verify_lists_every_error_and_exits_1(tmp_path, capsys):
-    main(["phantom", str(tmp_path / "set"), *SMALL])
+def test_verify_lists_every_error_and_exits_1(folder, tmp_path, capsys):
+    shutil.copytree(folder, tmp_path / "set")
     (tmp_path / "set" / "labelsTr" / "phantom_001.nii.gz").write_bytes(b"")
     (tmp_path / "set" / "imagesTr" / "phantom_002.nii.gz").unlink()
     capsys.readouterr()

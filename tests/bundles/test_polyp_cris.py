@@ -305,6 +305,7 @@ class TestRefinedResUNetPlusPlus:
         assert sum(parameter.numel() for parameter in network.parameters()) == 4_062_993 + 76_193
 
 
+@pytest.mark.slow  # generated pictures are trained on above, real ones in test_polyps.py
 @pytest.mark.parametrize(("overlays", "name"), [((), "kvasir-seg"), (("clinicdb", "crf"), "cvc-clinicdb")])
 def test_real_pictures_are_trained_on_and_scored(overlays, name, real_data, tmp_path):
     run = trained(tmp_path / "run", split_knobs(linked_pictures(real_data / name, tmp_path)), overlays)

@@ -419,7 +419,14 @@ class TestResUNetPlusPlus:
 
 
 @pytest.mark.parametrize(
-    ("bundle", "name"), [("polyp_resunetpp", "cvc-clinicdb"), *((bundle, "kvasir-seg") for bundle in SMALL)]
+    ("bundle", "name"),
+    [
+        ("polyp_resunetpp", "cvc-clinicdb"),
+        ("polyp_ann", "kvasir-seg"),
+        # what they do to a picture is what the two others do
+        pytest.param("polyp_resunetpp", "kvasir-seg", marks=pytest.mark.slow),
+        pytest.param("polyp_deeplabv3plus", "kvasir-seg", marks=pytest.mark.slow),
+    ],
 )
 def test_real_pictures_are_trained_on_and_scored(bundle, name, real_data, tmp_path, shallow):
     knobs = {**SMALL[bundle], **LENGTH, **split_knobs(linked_pictures(real_data / name, tmp_path))}

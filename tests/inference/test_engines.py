@@ -3,6 +3,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import json
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -266,11 +267,31 @@ def test_bfloat16_is_refused_where_openvino_has_none(monkeypatch: pytest.MonkeyP
         ENGINES["openvino"].check_able(Precision("bfloat16"), torch.device("cpu"))
 
 
-def test_a_network_is_exported_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def cache_of_an_export(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, nn.Module, torch.Tensor]:
+    """A cache folder with a network's export, the network and the windows that it was exported for."""
     pytest.importorskip("openvino")
-    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
-    network, windows = picture_network(), torch.rand(1, 3, 8, 8)
-    folder = exported(network, windows, "openvino")
+    folder, network, windows = tmp_path_factory.mktemp("cache"), picture_network(), torch.rand(1, 3, 8, 8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(CACHE_VARIABLE, str(folder))
+        exported(network, windows, "openvino")
+    return folder, network, windows
+
+
+@pytest.fixture
+def export(
+    cache_of_an_export: tuple[Path, nn.Module, torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Path, nn.Module, torch.Tensor]:
+    """The folder of that export in a cache of the test's own."""
+    folder, network, windows = cache_of_an_export
+    shutil.copytree(folder, tmp_path / "cache")
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    (model,) = (tmp_path / "cache").rglob("model.xml")
+    return model.parent, network, windows
+
+
+def test_a_network_is_exported_once(export: tuple[Path, nn.Module, torch.Tensor]) -> None:
+    folder, network, windows = export
     made = (folder / "model.xml").stat().st_mtime_ns
     assert exported(network, windows, "openvino") == folder
     assert (folder / "model.xml").stat().st_mtime_ns == made
@@ -281,23 +302,19 @@ def test_a_network_is_exported_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_damaged_export_is_made_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    export: tuple[Path, nn.Module, torch.Tensor], caplog: pytest.LogCaptureFixture
 ) -> None:
-    pytest.importorskip("openvino")
-    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
-    network, windows = picture_network(), torch.rand(1, 3, 8, 8)
-    (exported(network, windows, "openvino") / "model.xml").write_bytes(b"<half a fi")
+    folder, network, windows = export
+    (folder / "model.xml").write_bytes(b"<half a fi")
     with torch.inference_mode():
         logits = EngineOf("openvino")(network, windows, FLOAT32)
         assert (logits - network(windows)).abs().max() < 1e-4
     assert "cannot be read and is made again" in caplog.text
 
 
-def test_a_stale_export_is_refused_and_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("openvino")
-    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
-    network, windows = picture_network(), torch.rand(1, 3, 8, 8)
-    weights = exported(network, windows, "openvino") / "model.bin"
+def test_a_stale_export_is_refused_and_gone(export: tuple[Path, nn.Module, torch.Tensor]) -> None:
+    folder, network, windows = export
+    weights = folder / "model.bin"
     weights.write_bytes(bytes(weights.stat().st_size))
     with pytest.raises(UserError, match=r"^ENGINE .*differ from torch's"):
         EngineOf("openvino")(network, windows, FLOAT32)
