@@ -20,6 +20,7 @@ from medseg3d.data.loaded_pairs import LoadedPair, prediction_kind, read_pair
 from medseg3d.data.manifests import Manifest
 from medseg3d.data.mask_folders import MaskPair, is_volume, paired_masks
 from medseg3d.data.outputs import MASK_FORMATS
+from medseg3d.data.picture_folders import grouped
 from medseg3d.data.pseudonyms import names_hidden
 from medseg3d.errors import UsageError, UserError
 from medseg3d.evaluation import FOREGROUND, Evaluation, Summary
@@ -252,13 +253,13 @@ def evaluate(
         What summary.json holds.
 
     Raises:
-        UserError: BAD_VALUE for an argument; GROUP for a case whose name the expression does not fit; otherwise as
-            `paired_masks`, `prediction_kind` and `read_pair`; LABEL_SET for a label without a name; NOT_WRITABLE
-            for `output_dir`. Nothing is written then.
+        UserError: BAD_VALUE for an argument; GROUP_PATTERN where the expression does not fit the name of a case;
+            otherwise as `paired_masks`, `prediction_kind` and `read_pair`; LABEL_SET for a label without a name;
+            NOT_WRITABLE for `output_dir`. Nothing is written then.
     """
     pairs = paired_masks(pred_dir, truth_dir, image_dir, missing)
     check_folder(output_dir)
-    groups = _groups_of(pairs, group)
+    groups = {} if group is None else grouped([{"case": pair.case, "image": pair.case} for pair in pairs], group)
     volumes = is_volume(pairs[0].truth)
     names = list(class_names) or [FOREGROUND]
     _check_arguments(volumes, slices, pranet_min_max, threshold)
@@ -318,29 +319,6 @@ def evaluate(
             "versions": versions(),
         },
     )
-
-
-def _groups_of(pairs: Sequence[MaskPair], expression: str | None) -> dict[str, str]:
-    if expression is None:
-        return {}
-    try:
-        pattern = re.compile(expression)
-    except re.error as error:
-        raise UsageError("BAD_VALUE", f"--group-pattern {expression}", f"no regular expression ({error})") from error
-    groups = {}
-    for pair in pairs:
-        match = pattern.search(pair.case)
-        name = match and (match.group(1) if pattern.groups else match.group())
-        if not name:
-            raise UserError(
-                "GROUP_PATTERN",
-                pair.case,
-                f"a name in which --group-pattern {expression} finds nothing",
-                "a group for every case",
-                "for names such as PATIENT-SLICE: --group-pattern '^(.+)-'",
-            )
-        groups[pair.case] = name
-    return groups
 
 
 def _check_arguments(volumes: bool, slices: bool, pranet_min_max: bool, threshold: float) -> None:

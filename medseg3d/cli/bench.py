@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
             json.dump(found, file, indent=1)
             file.write("\n")
     if args.figure:
-        from medseg3d.reports.bench_figure import draw_bench
+        from medseg3d.reports.charts import draw_bench
         from medseg3d.reports.curves import save_figure
 
         save_figure(draw_bench(found), args.figure)

@@ -33,13 +33,7 @@ def compare(
 ) -> int:
     """Run what is missing of an experiment, then print its report and write it beside the runs; 3 if some have failed.
 
-    Args:
-        definition: as `parse_experiment` takes it; None to run nothing.
-        folder: for the runs.
-        name: of its record.
-        jobs: as in `run_experiment`.
-        dry_run: as in `run_experiment`; no report then.
-        storage: as in `run_experiment`.
+    Without a definition nothing is run, and with `dry_run` nothing reported.
     """
     check_folder(folder)
     if definition is not None:

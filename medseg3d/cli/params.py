@@ -27,8 +27,7 @@ def run(args: argparse.Namespace) -> int:
         rows += paper_report(papers) if papers else []
     if args.figure:
         from medseg3d.reports.curves import save_figure
-        from medseg3d.reports.network_points import panels_of, scored_runs
-        from medseg3d.reports.parameter_figure import draw_parameters
+        from medseg3d.reports.parameter_figure import draw_parameters, panels_of, scored_runs
 
         save_figure(draw_parameters(panels_of(rows, scored_runs(args.runs))), args.figure)
     table = FORMATS[args.format](rows, args.depth)

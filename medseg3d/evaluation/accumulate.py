@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from medseg3d import metrics
 from medseg3d.evaluation.aggregate import CONFIDENCE, RESAMPLES, Aggregation, are_grouped
 from medseg3d.evaluation.files import write_evaluation
 from medseg3d.evaluation.records import FOREGROUND, Case, Settings, Summary, Unit
 from medseg3d.metrics import SCORES, BinnedPRCurve, ConfusionCounts
+from medseg3d.metrics._blocks import as_array
 from medseg3d.metrics.scores import score_along
 
 THRESHOLDS = np.arange(1, 100) / 100
 """The probabilities of thresholds.csv."""
 
 
+@dataclass(eq=False)
 class Evaluation:
     """Scores of cases, added one by one; between two cases only numbers are kept, no image.
 
@@ -61,39 +62,30 @@ class Evaluation:
         [0.833, 0.8, 0.855]
     """
 
-    def __init__(
-        self,
-        class_names: Sequence[str],
-        *,
-        grid: str = "",
-        slice_axis: int | str | None = None,
-        surface: bool = False,
-        surface_tolerance_mm: float = 2.0,
-        saliency: bool = False,
-        pranet_min_max: bool = False,
-        edges: Sequence[float] | None = None,
-        seed: int = 0,
-    ) -> None:
-        self.class_names = list(class_names)
+    class_names: Sequence[str]
+    _: KW_ONLY
+    grid: str = ""
+    slice_axis: int | str | None = None
+    surface: bool = False
+    surface_tolerance_mm: float = 2.0
+    saliency: bool = False
+    pranet_min_max: bool = False
+    edges: Sequence[float] | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self.class_names = list(self.class_names)
         reserved = {FOREGROUND} if len(self.class_names) > 1 else set()
         if not self.class_names or len({*self.class_names, *reserved}) != len(self.class_names) + len(reserved):
             other = " other than foreground" if reserved else ""
-            raise ValueError(f"class_names must be different names{other}, found {class_names}")
-        if isinstance(slice_axis, str) and slice_axis != "axial":
-            raise ValueError(f"slice_axis must be an axis or 'axial', found {slice_axis!r}")
-        if not 0 <= surface_tolerance_mm < math.inf:
-            raise ValueError(f"surface_tolerance_mm must be a number not below 0, found {surface_tolerance_mm}")
-        metrics.size_strata({}, edges)  # refuses wrong edges before any case is read
+            raise ValueError(f"class_names must be different names{other}, found {self.class_names}")
+        if isinstance(self.slice_axis, str) and self.slice_axis != "axial":
+            raise ValueError(f"slice_axis must be an axis or 'axial', found {self.slice_axis!r}")
+        if not 0 <= self.surface_tolerance_mm < math.inf:
+            raise ValueError(f"surface_tolerance_mm must be a number not below 0, found {self.surface_tolerance_mm}")
+        metrics.size_strata({}, self.edges)  # refuses wrong edges before any case is read
         self.region = self.class_names[0] if len(self.class_names) == 1 else FOREGROUND
         self.classes = list(dict.fromkeys([*self.class_names, self.region]))
-        self.grid = grid
-        self.slice_axis = slice_axis
-        self.surface = surface
-        self.surface_tolerance_mm = surface_tolerance_mm
-        self.saliency = saliency
-        self.pranet_min_max = pranet_min_max
-        self.edges = edges
-        self.seed = seed
         self.cases: dict[str, Case] = {}
         self.curve: BinnedPRCurve | None = None
         self.warnings: list[str] = []
@@ -132,7 +124,7 @@ class Evaluation:
             ValueError: shapes differ, a value is no label or no probability, the name was used, pictures and volumes
                 or cases with and without a group are mixed, or a volume whose surface is to be scored has no affine.
         """
-        pred, truth = _plain(pred), _plain(truth)
+        pred, truth = as_array(pred), as_array(truth)
         self._check(case, pred, truth, affine, group)
         matrix = None if affine is None or truth.ndim == 2 else np.asarray(affine, np.float64)
         counts = self._count(pred, truth)
@@ -148,7 +140,7 @@ class Evaluation:
             error_rate = wrong / counts[self.region].n if counts[self.region].n else math.nan
             errors = {"mse": error_rate, "mae": error_rate}
         else:
-            prob = _plain(prob)
+            prob = as_array(prob)
             curve = BinnedPRCurve()
             curve.update_prob(prob, true)
             at_thresholds = metrics.threshold_counts(prob, true, THRESHOLDS)
@@ -308,10 +300,3 @@ class Evaluation:
 def _axial_axis(affine: np.ndarray | None) -> int:
     """The axis of the array nearest to feet-head."""
     return 2 if affine is None else int((np.abs(affine[2, :3]) / np.linalg.norm(affine[:3, :3], axis=0)).argmax())
-
-
-def _plain(array: Any) -> np.ndarray:
-    if isinstance(array, torch.Tensor):
-        # MONAI's MetaTensor would carry its affine along
-        return array.detach().as_subclass(torch.Tensor).cpu().numpy()
-    return np.asarray(array)

@@ -33,14 +33,10 @@ def find_record(folder: str | Path) -> str:
 
 
 def read_experiment(folder: str | Path, name: str) -> dict[str, Any]:
-    """The record of an experiment, with the rows and failures of the runs whose folders are beside it.
-
-    Args:
-        folder: its folder.
-        name: of its record.
+    """NAME.json, the record of an experiment, with the rows and failures of the runs whose folders are beside it.
 
     Returns:
-        What NAME.json holds; the `evaluation` of each of its `rows` is a `Summary` of all cases together.
+        What it holds; the `evaluation` of each of its `rows` is a `Summary` of all cases together.
 
     Raises:
         UserError: SCORE_FILE if there is none, it is damaged, or another version of medseg3d has written it.

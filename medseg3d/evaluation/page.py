@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from medseg3d.evaluation.records import Score, Summary
 from medseg3d.evaluation.wording import UNITS, convention
@@ -13,11 +13,12 @@ def as_markdown(summary: Summary) -> str:
     lines = ["# Scores", ""]
     for name in summary.classes:
         lines += [f"## {_plain_line(name)}", "", _emptiness(summary, name), ""]
-        lines += ["| score | over | value | 95 % interval | n | convention |", "|---|---|---|---|---|---|"]
+        rows = []
         for score in summary.pick(class_name=name, size="", data_set=""):
             taken = convention(score, summary.settings)
             cells = [score.score, score.over, _number(score.value), _interval(score), _n(score), taken]
-            lines.append(f"| {' | '.join(_plain_line(cell).replace('|', chr(92) + '|') for cell in cells)} |")
+            rows.append([_plain_line(cell).replace("|", r"\|") for cell in cells])
+        lines.append(markdown_table(["score", "over", "value", "95 % interval", "n", "convention"], rows, range(6)))
         lines += ["", *_strata_table(summary, name), *_data_set_table(summary, name)]
     how = summary.intervals
     lines += [
@@ -27,6 +28,20 @@ def as_markdown(summary: Summary) -> str:
         *(f"- {_plain_line(warning)}" for warning in summary.warnings),
     ]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]], words: Collection[int] = (0,)) -> str:
+    """A table in Markdown, numbers to the right, but for the columns at the places `words`.
+
+    Example:
+        >>> print(markdown_table(["score", "value"], [["Dice", "0.5"]]))
+        | score | value |
+        |---|---:|
+        | Dice | 0.5 |
+    """
+    rule = "|".join("---" if place in words else "---:" for place in range(len(heads)))
+    lines = [f"| {' | '.join(row)} |" for row in (heads, *rows)]
+    return "\n".join([lines[0], f"|{rule}|", *lines[1:]])
 
 
 def as_text(summary: Summary) -> str:
@@ -64,13 +79,14 @@ def _data_set_table(summary: Summary, name: str) -> list[str]:
 
 def _side_by_side(columns: Mapping[str, Sequence[Score]]) -> list[str]:
     """A table of the scores of several parts of the cases, a column each."""
-    lines = [f"| score | over | {' | '.join(columns)} |", "|---" * (2 + len(columns)) + "|"]
+    rows = []
     found = [{(score.score, score.over): score for score in scores} for scores in columns.values()]
     for key in dict.fromkeys(key for each in found for key in each):
         scores = [each.get(key) for each in found]
         cells = [f"{_number(score.value)} {_interval(score)}".strip() if score else "" for score in scores]
-        lines.append(f"| {' | '.join([*key, *cells])} |")
-    return [*lines, ""]
+        rows.append([*key, *cells])
+    heads = ["score", "over", *columns]
+    return [markdown_table(heads, rows, range(len(heads))), ""]
 
 
 def _emptiness(summary: Summary, name: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,6 @@ from medseg3d.evaluation.thresholds import SCORES
 Level = str | int | float
 """One value of a factor: that of a knob, or the name of some settings."""
 
-_KEYS = {
-    *("_desc_", "name", "title", "notes", "bundle", "overlays", "knobs", "factors", "seeds", "tune", "threshold"),
-    *("part", "infer", "score", "reference"),
-}
 _TUNE_KEYS = {"search", "trials", "knobs", "pruner", "startup_trials"}
 
 _OWN = {
@@ -65,12 +61,12 @@ class Experiment:
     """A grid of runs.
 
     Attributes:
-        name: of its record, NAME.json.
         bundle: folder of the bundle, absolute.
         overlays: overlays for all runs.
         knobs: knobs for all runs, paths absolute.
         factors: factor -> level -> its settings: knobs, `bundle`, and `overlays` beside those of all runs.
         seeds: of the trainings.
+        name: of its record, NAME.json.
         tune: `search`, `trials`, and where wanted `knobs` (of the trials alone), `pruner` and `startup_trials`; None
             for no tuning.
         threshold: `part` that the threshold is chosen on and the `score` it is chosen for; None for the argmax.
@@ -83,12 +79,12 @@ class Experiment:
         notes: sentences on how it is done, for its report.
     """
 
-    name: str
     bundle: Path
     overlays: tuple[str, ...]
     knobs: Mapping[str, Any]
     factors: Mapping[str, Mapping[Level, Mapping[str, Any]]]
     seeds: tuple[int, ...]
+    name: str = "experiment"
     tune: Mapping[str, Any] | None = None
     threshold: Mapping[str, str] | None = None
     part: str = "test"
@@ -163,7 +159,7 @@ def parse_experiment(content: Mapping[str, Any]) -> Experiment:
         UserError: `BAD_DEFINITION` for a key that is unknown or has a value it cannot have; `BAD_VALUE` for a knob or a
             seed; `TEST_PART` for a threshold chosen on the test set; `MISSING_BUNDLE`.
     """
-    _refuse_unknown(content, _KEYS, "the definition")
+    _refuse_unknown(content, {"_desc_", *(each.name for each in fields(Experiment))}, "the definition")
     if "bundle" not in content:
         raise UsageError(
             "BAD_DEFINITION", "bundle", "none", 'the folder of a bundle, "bundle": "bundles/polyp_cris"', "name one"
@@ -182,22 +178,12 @@ def parse_experiment(content: Mapping[str, Any]) -> Experiment:
         if not known or not (isinstance(level, list) or level in known):
             wanted = f"a level of {', '.join(factors) or 'a factor'}"
             raise UsageError("BAD_DEFINITION", f"reference {name}", repr(level), wanted, "correct it")
-    experiment = Experiment(
-        name=content.get("name", "experiment"),
-        bundle=bundle_folder(content["bundle"]),
-        overlays=tuple(content.get("overlays", ())),
-        knobs=knobs,
-        factors=factors,
-        seeds=tuple(seeds),
-        tune=None if tune is None else {"trials": 20, "knobs": {}, **tune},
-        threshold=content.get("threshold"),
-        part=content.get("part", "test"),
-        infer=content.get("infer", False),
-        score=content.get("score", "dice"),
-        reference=content.get("reference", {}),
-        title=content.get("title", "Experiment"),
-        notes=content.get("notes", ()),
-    )
+    checked = {
+        **{"bundle": bundle_folder(content["bundle"]), "overlays": tuple(content.get("overlays", ()))},
+        **{"knobs": knobs, "factors": factors, "seeds": tuple(seeds)},
+        "tune": None if tune is None else {"trials": 20, "knobs": {}, **tune},
+    }
+    experiment = Experiment(**{name: value for name, value in {**content, **checked}.items() if name != "_desc_"})
     names = [str(run) for run in experiment.runs]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
@@ -257,21 +243,14 @@ def _check_knobs(
         if tune.get("trials", 20) < 0:
             raise UsageError("BAD_VALUE", "trials", str(tune["trials"]), "0 for none, or more", "correct it")
     setters: dict[str, str] = dict.fromkeys(_OWN, "each run")
-    sources = [(knobs, "the knobs of all runs"), (tune["search"] if tune else {}, "the tuning")]
-    for names, source in sources:
-        for name in names:
-            _refuse_second(name, setters, source)
-    for factor, levels in factors.items():
-        names = {name for settings in levels.values() for name in settings if name not in ("bundle", "overlays")}
-        for name in names:
-            _refuse_second(name, setters, f"the factor {factor}")
-
-
-def _refuse_second(name: str, setters: dict[str, str], source: str) -> None:
-    if name in setters:
-        found = f"set by {source} and by {setters[name]}"
-        raise UsageError("BAD_VALUE", f"--{name}", found, "a knob that one thing sets", "leave one out")
-    setters[name] = source
+    sources = {"the knobs of all runs": set(knobs), "the tuning": set(tune["search"] if tune else ())}
+    sources |= {f"the factor {name}": set().union(*levels.values()) for name, levels in factors.items()}
+    for source, names in sources.items():
+        for name in sorted(names - {"bundle", "overlays"}):
+            if name in setters:
+                found = f"set by {source} and by {setters[name]}"
+                raise UsageError("BAD_VALUE", f"--{name}", found, "a knob that one thing sets", "leave one out")
+            setters[name] = source
 
 
 def _check_parts(content: Mapping[str, Any]) -> None:

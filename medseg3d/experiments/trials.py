@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from medseg3d.evaluation.page import markdown_table
 from medseg3d.files.atomic import atomic_write
 
 COMPLETE, PRUNED, DIVERGED, FAILED, RUNNING = "complete", "pruned", "diverged", "failed", "running"
@@ -108,24 +109,15 @@ def trials_markdown(records: Sequence[TrialRecord], metric: str, knobs: Sequence
         )
         for record in ranked
     ]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ("---",) * len(head), *rows))
+    return markdown_table(head, rows, range(len(head)))
 
 
 def write_trials(path: Path, records: Sequence[TrialRecord], metric: str, knobs: Sequence[str]) -> None:
     """Write trials.csv, a line for each trial in the order of their numbers; what there is not is an empty cell."""
-    columns: dict[str, Callable[[TrialRecord], Any]] = {
-        "trial": lambda record: record.number,
-        "state": lambda record: record.state,
-        metric: lambda record: record.score,
-        "best_epoch": lambda record: record.best_epoch,
-        "last_epoch": lambda record: record.last_epoch,
-        "seconds": lambda record: None if record.seconds is None else round(record.seconds, 1),
-        "folder": lambda record: record.folder,
-        "reason": lambda record: record.reason,
-    }
     with atomic_write(path, "w") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*columns, *knobs])
-        for record in sorted(records, key=lambda record: record.number):
-            own = (read(record) for read in columns.values())
-            writer.writerow([*own, *(record.values.get(knob, "") for knob in knobs)])
+        writer.writerow(["trial", "state", metric, "best_epoch", "last_epoch", "seconds", "folder", "reason", *knobs])
+        for each in sorted(records, key=lambda record: record.number):
+            seconds = None if each.seconds is None else round(each.seconds, 1)
+            own = [each.number, each.state, each.score, each.best_epoch, each.last_epoch, seconds, each.folder]
+            writer.writerow([*own, each.reason, *(each.values.get(knob, "") for knob in knobs)])

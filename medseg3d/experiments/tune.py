@@ -105,9 +105,6 @@ def tune(
         say: where messages for the user go.
         progress: as in `run_study`.
 
-    Returns:
-        The best values, the trials, and the command that trains with them.
-
     Raises:
         UserError: before any trial `UNKNOWN_KNOB`, `BAD_VALUE`, `TEST_PART`, `MISSING_BUNDLE`, `MISSING_OVERLAY`, those
             of a network or a loss that cannot be built with a choice, those of a data set that is missing or does not
@@ -189,11 +186,7 @@ def check_search(
 ) -> tuple[str, str]:
     """The key metric of the validations and the part of the split that they are on, once a search can begin.
 
-    Args:
-        bundle: as in `tune`.
-        overlays: as in `tune`.
-        search: as in `tune`.
-        knobs: as in `tune`, paths absolute.
+    The arguments are those of `tune`, the paths among the knobs absolute.
 
     Raises:
         UserError: as `tune` before any trial.

@@ -3,7 +3,14 @@
 from medseg3d.metrics.counts import ConfusionCounts
 from medseg3d.metrics.errors import ProbabilityErrors, probability_errors
 from medseg3d.metrics.intervals import Interval, mean_interval, pooled_interval
-from medseg3d.metrics.levels import LevelCounts, grey_levels, pranet_curves, pranet_scores
+from medseg3d.metrics.levels import (
+    LevelCounts,
+    ThresholdCounts,
+    grey_levels,
+    pranet_curves,
+    pranet_scores,
+    threshold_counts,
+)
 from medseg3d.metrics.pr_curve import BestThreshold, BinnedPRCurve
 from medseg3d.metrics.saliency import s_measure, weighted_f_measure
 from medseg3d.metrics.scores import (
@@ -19,7 +26,6 @@ from medseg3d.metrics.scores import (
 )
 from medseg3d.metrics.strata import Strata, size_strata
 from medseg3d.metrics.surface import SurfaceScores, surface_scores
-from medseg3d.metrics.threshold_counts import ThresholdCounts, threshold_counts
 from medseg3d.metrics.two_class import two_class_scores
 
 __all__ = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +28,14 @@ def blocks(**arrays: ArrayLike) -> Iterator[list[np.ndarray]]:
     if len(set(shapes.values())) > 1:
         raise ValueError(f"{', '.join(shapes)} must have the same shape, found {shapes}")
     yield from _split([_in_order_of(next(iter(present.values())), array) for array in present.values()])
+
+
+def as_array(array: Any) -> np.ndarray:
+    """A tensor on any device, or whatever else NumPy takes, as an array; bfloat16, unknown to NumPy, as float32."""
+    plain = _plain(array)
+    if isinstance(plain, torch.Tensor):
+        return (plain.float() if plain.dtype == torch.bfloat16 else plain).cpu().numpy()
+    return plain
 
 
 def binary(block: np.ndarray, name: str) -> np.ndarray:
@@ -93,8 +102,4 @@ def _split(arrays: list[ArrayLike]) -> Iterator[list[np.ndarray]]:
 
 
 def _flat(block: ArrayLike) -> np.ndarray:
-    if isinstance(block, torch.Tensor):
-        if block.dtype == torch.bfloat16:  # unknown to NumPy
-            block = block.float()
-        block = block.cpu().numpy()
-    return block.reshape(-1)
+    return as_array(block).reshape(-1)

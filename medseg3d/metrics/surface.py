@@ -26,12 +26,11 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from monai.metrics.utils import get_code_to_measure_table
 from scipy.ndimage import distance_transform_edt
 from scipy.spatial import KDTree
 
-from medseg3d.metrics._blocks import BLOCK, ArrayLike, binary
+from medseg3d.metrics._blocks import BLOCK, ArrayLike, as_array, binary
 
 _SLACK = 1 + 1e-6
 _CROWDED = 0.02  # above this part of all corners, one distance transform of them all is not much dearer than a tree
@@ -78,7 +77,7 @@ def surface_scores(
         >>> surface_scores(pred, truth, spacing=(5.0, 1.0, 1.0)).hd95_mm
         5.0
     """
-    masks = {"pred": _as_array(pred), "truth": _as_array(truth)}
+    masks = {"pred": as_array(pred), "truth": as_array(truth)}
     shape = masks["truth"].shape
     if masks["pred"].shape != shape:
         raise ValueError(f"pred and ground truth must have the same shape, found {masks['pred'].shape} and {shape}")
@@ -114,13 +113,6 @@ def surface_scores(
         surface_dice=float(within / area),
         missed=False,
     )
-
-
-def _as_array(mask: ArrayLike) -> np.ndarray:
-    if isinstance(mask, torch.Tensor):
-        mask = mask.detach().cpu()
-        return (mask.float() if mask.dtype == torch.bfloat16 else mask).numpy()  # bfloat16 is unknown to NumPy
-    return np.asarray(mask)
 
 
 def _box_of(mask: np.ndarray, name: str) -> tuple[slice, ...] | None:

@@ -12,15 +12,14 @@ from medseg3d.evaluation.records import Score
 from medseg3d.evaluation.wording import OVER
 from medseg3d.reports.curves import save_figure
 from medseg3d.reports.document import Block, Bullets, Cell, Picture, Table, Text
-from medseg3d.reports.network_points import Point, panels_of, run_points
 from medseg3d.reports.paper_table import Column, PaperTable, as_block
 from medseg3d.reports.papers import PAPERS, TABLES
-from medseg3d.reports.parameter_figure import draw_parameters
-from medseg3d.reports.parameter_tables import COLUMNS, HOW_COUNTED
+from medseg3d.reports.parameter_figure import Point, draw_parameters, panels_of, run_points
+from medseg3d.reports.parameter_tables import COLUMNS
 from medseg3d.reports.parameters import ParameterRow, paper_report, papers_of_bundle, recorded_row
 from medseg3d.reports.runs import EvaluatedRun
 from medseg3d.reports.tables import common_parts
-from medseg3d.reports.wording import interval, number
+from medseg3d.reports.wording import SENTENCES, interval, number
 
 
 def paper_blocks(runs: Sequence[EvaluatedRun]) -> list[Block]:
@@ -100,12 +99,7 @@ def _own_cell(column: Column, score: Score | None) -> Cell:
 
 
 def parameter_blocks(runs: Sequence[EvaluatedRun], figures: Path) -> list[Block]:
-    """Parameters, work and memory of the runs' networks and of the networks of their papers, in a table and a figure.
-
-    Args:
-        runs: the evaluations.
-        figures: folder for the PNG file.
-    """
+    """Parameters, work and memory of the runs' networks and those of their papers, in a table and a figure (PNG)."""
     own: list[ParameterRow] = []
     scored: list[Point] = []
     missing = []
@@ -138,6 +132,6 @@ def parameter_blocks(runs: Sequence[EvaluatedRun], figures: Path) -> list[Block]
                 cells,
                 marks={mark: note for note, mark in marks.items()},
             ),
-            Bullets(HOW_COUNTED),
+            Bullets(SENTENCES["counted"]),
         ]
     return [*blocks, *(Text(sentence) for sentence in missing)]

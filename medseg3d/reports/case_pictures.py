@@ -10,25 +10,14 @@ from typing import Any, NamedTuple
 from medseg3d.errors import UserError
 from medseg3d.reports.curves import save_figure
 from medseg3d.reports.document import Block, Picture, Subheading, Text
-from medseg3d.reports.overlays import draw_case, read_case
-from medseg3d.reports.picture_overlays import draw_picture_case, read_picture_case
+from medseg3d.reports.overlays import draw_case, draw_picture_case, read_case, read_picture_case
 from medseg3d.reports.runs import CaseFiles, EvaluatedRun
 from medseg3d.reports.tables import rank
-from medseg3d.reports.wording import number
+from medseg3d.reports.wording import SENTENCES, number
 from medseg3d.volumes.grids import GRID_TOLERANCE
 
 DEFAULT_WINDOW_HU = (-160.0, 240.0)
 """Grey window of volumes where the run has recorded none."""
-
-RADIOLOGICAL = (
-    "Radiological display: the patient’s right is on the left of the picture. The frame in the upper row shows where "
-    "the lower rows lie; the bar is a scale in mm."
-)
-AS_STORED = "Pictures as they are stored, in their own proportion; a frame shows what is enlarged below."
-COLOURS = (
-    "Truth is a solid yellow border, prediction a dashed blue one. Hits are green, what was missed is hatched "
-    "vermilion, false alarms are dotted blue: the colours of Okabe and Ito, which the colour-blind can tell apart."
-)
 
 
 class PickedCase(NamedTuple):
@@ -90,7 +79,7 @@ def case_blocks(runs: Sequence[EvaluatedRun], class_name: str, figures: Path, n:
     # of few cases each stratum holds one or two, which by score are mostly shown already
     by_size = [picked for picked in cases_by_size(first, class_name) if picked.case not in seen]
     are_pictures = next(iter(first.files.values())).is_picture
-    blocks: list[Block] = [Text(f"{AS_STORED if are_pictures else RADIOLOGICAL} {COLOURS}")]
+    blocks: list[Block] = [Text(f"{SENTENCES['as_stored' if are_pictures else 'radiological']} {SENTENCES['colours']}")]
     if len(drawable) > 1:
         blocks.append(Text(f"Cases are picked by the scores of {first.name}; the other runs show the same ones."))
     missing = [run.name for run in runs if run not in drawable]

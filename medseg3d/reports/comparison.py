@@ -262,11 +262,7 @@ class Comparison:
 
 
 def read_comparison(folder: str | Path, name: str) -> Comparison:
-    """The experiment in a folder, with what is finished by now.
-
-    Args:
-        folder: its folder.
-        name: of its record, NAME.json.
+    """The experiment in a folder whose record is NAME.json, with what is finished by now.
 
     Raises:
         UserError: `SCORE_FILE` if there is none, or it is damaged.

@@ -21,21 +21,9 @@ from medseg3d.reports.document import Block, Bullets, ColumnKind, Document, Pict
 from medseg3d.reports.paper_table import Column, PaperTable, as_block
 from medseg3d.reports.papers import TABLES
 from medseg3d.reports.parameters import papers_of_bundle
-from medseg3d.reports.wording import command_line, duration, interval, plain_text, spread
+from medseg3d.reports.wording import SENTENCES, command_line, duration, interval, plain_text, spread
 
 _COLUMNS = ("class", "seeds", "mean", "sd", "reference", "difference", "low", "high", "cases", "verdict")
-
-_HOW_COMPARED = (
-    "Differences are taken case by case between runs of one seed; higher / lower: in how many cases it is. Each "
-    "interval is a bootstrap over cases, or over patients or sequences where they are known, with the networks held "
-    "fixed: how far these cases carry, not what another seed would give. With several seeds nothing is concluded where "
-    "they differ in sign, or their mean is within twice its standard error. One interval in twenty misses by chance: "
-    "look at what agrees."
-)
-_HOW_DRAWN = (
-    "AP: area under the steps of precision over recall, the pixels of all cases pooled. A circle: recall and precision "
-    "at the run's threshold. A flat piece: many pixels share one probability."
-)
 
 
 def write_comparison(folder: str | Path, name: str) -> str:
@@ -43,10 +31,6 @@ def write_comparison(folder: str | Path, name: str) -> str:
 
     The report is NAME.md, table.md for an experiment without a name, with figures beside it; table.csv and table.json
     hold a line for each condition and what it is compared with.
-
-    Args:
-        folder: its folder.
-        name: of its record, NAME.json.
 
     Raises:
         UserError: `SCORE_FILE` if there is no experiment, or a file of a finished run is absent or damaged.
@@ -259,7 +243,7 @@ def _gain_table(comparison: Comparison, gains: Sequence[Gain], tables: Sequence[
         f"{_label(comparison)} of one condition less that of another{f' on the same {n} cases' if n else ''}.",
         [(head, "text" if head in words else "number") for head in heads],
         [[row[head] for head in heads] for row in rows],
-        note=_HOW_COMPARED,
+        note=SENTENCES["compared"],
     )
 
 
@@ -296,7 +280,7 @@ def _curves(comparison: Comparison, data: str, png: Path) -> list[Block]:
         return []
     words = f"Precision and recall{f', {data}' if data else ''}, part {comparison.record['part']}"
     save_figure(draw_pr_panels(panels, words), png)
-    return [Picture(png, alt=words, caption=f"{words}. {_HOW_DRAWN}", wide=True)]
+    return [Picture(png, alt=words, caption=f"{words}. {SENTENCES['drawn']}", wide=True)]
 
 
 def _run_tables(comparison: Comparison, data: str) -> list[Table]:

@@ -181,8 +181,6 @@ def draw_training(runs: Mapping[str, TrainingCurves]) -> Figure:
 
     Args:
         runs: name of each run to what it logged.
-        loss: tag of the upper panel; tags of losses that take turns begin with it and `_`.
-        score: tag of the lower panel.
     """
     figure, (loss_axes, score_axes) = new_figure(5.4, 5.6, rows=2, sharex=True)
     for index, (name, curves) in enumerate(runs.items()):

@@ -16,6 +16,8 @@ from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from medseg3d.evaluation.page import markdown_table
+
 ColumnKind = Literal["text", "number", "words", "bar"]
 
 
@@ -226,16 +228,12 @@ def _markdown(block: Block, folder: Path) -> str:
 
 def _markdown_table(table: Table) -> str:
     shown = [index for index, (_, kind) in enumerate(table.heads) if kind != "bar"]
-    columns = [table.heads[index] for index in shown]
-    lines = [
-        "| " + " | ".join(_escaped(name) for name, _ in columns) + " |",
-        "|" + "|".join("---:" if kind == "number" else "---" for _, kind in columns) + "|",
-    ]
-    for row in table.cells:
-        lines.append("| " + " | ".join(_markdown_cell(row[index]) for index in shown) + " |")
+    words = [place for place, index in enumerate(shown) if table.heads[index][1] != "number"]
+    rows = [[_markdown_cell(row[index]) for index in shown] for row in table.cells]
+    drawn = markdown_table([_escaped(table.heads[index][0]) for index in shown], rows, words)
     notes = [f"- {mark}: {_escaped(words)}" for mark, words in table.marks.items()]
     lead = f"**{_escaped(table.lead)}** " if table.lead else ""
-    parts = [lead + _escaped(table.caption), "\n".join(lines), "\n".join(notes), _escaped(table.note)]
+    parts = [lead + _escaped(table.caption), drawn, "\n".join(notes), _escaped(table.note)]
     return "\n\n".join(part for part in parts if part)
 
 

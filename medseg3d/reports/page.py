@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from medseg3d import __version__
@@ -31,7 +30,6 @@ from medseg3d.reports.document import (
 )
 from medseg3d.reports.runs import EvaluatedRun
 from medseg3d.reports.tables import (
-    Baseline,
     baseline_table,
     case_table,
     convention_table,
@@ -41,21 +39,10 @@ from medseg3d.reports.tables import (
     shared_case_table,
     strata_table,
 )
-from medseg3d.reports.wording import command_line, duration, interval, number, plain_text, plural
-
-_MEANING = json.loads(Path(__file__).with_name("meaning.json").read_text(encoding="utf-8"))
-"""Sentences on the numbers: on scores by what has to be in the report for them to be needed, on phantoms, on all."""
+from medseg3d.reports.wording import SENTENCES, command_line, interval, number, plain_text, plural
 
 _NOT_FACTS = {"command", "versions", "warnings"}
 _MOST_WARNINGS = 20
-
-
-@dataclass(frozen=True)
-class Goal:
-    """The mean Dice that the run had to reach, and why reaching it proves something."""
-
-    dice: float
-    why: str
 
 
 @dataclass(frozen=True)
@@ -63,16 +50,14 @@ class Remarks:
     """What the caller of a report knows beyond the files of the runs.
 
     Args:
-        data: what the images are and how many, in a few words.
-        baselines: what to compare the first run's mean Dice with.
-        goal: what that mean Dice had to reach.
-        seconds: what took how long.
+        opening: what stands below the headline.
+        baselines: what to compare the first run's mean Dice with: name, Dice, n, a sentence on how it was obtained.
+        facts: names and what they stand for, among the details of the first run.
     """
 
-    data: str = ""
-    baselines: Sequence[Baseline] = ()
-    goal: Goal | None = None
-    seconds: Mapping[str, float] = field(default_factory=dict)
+    opening: Sequence[Block] = ()
+    baselines: Sequence[tuple[str, float, int, str]] = ()
+    facts: Sequence[tuple[str, str]] = ()
 
 
 def build_document(
@@ -87,18 +72,10 @@ def build_document(
     cases: int = 3,
     remarks: Remarks | None = None,
 ) -> Document:
-    """The whole report; its figures are written.
+    """The whole report, of one run or more unless there is an experiment; its figures (PNG) are written.
 
-    Args:
-        runs: evaluations, one or more, unless there is an experiment.
-        figures: folder for the PNG files.
-        title: heading.
-        experiments: name and content of each.
-        papers: blocks of the papers' tables.
-        parameters: blocks on the networks' sizes.
-        class_name: class that the headline, the ranking and the pictures are about; by default the first run's first.
-        cases: how many cases are drawn by score.
-        remarks: what the files do not tell.
+    It has the blocks of the papers' tables and on the networks' sizes, where there are any. The class that the
+    headline, the ranking and the pictures are about is by default the first run's first.
 
     Raises:
         ValueError: no run has that class.
@@ -117,7 +94,7 @@ def build_document(
         of_cases = case_table(runs[0]) if len(runs) == 1 else shared_case_table(runs, class_name)
         sections = [
             Section("scores", "Scores", _score_blocks(runs, class_name)),
-            *_comparison_sections(runs, class_name, remarks.baselines),
+            *_comparison_sections(runs, class_name, remarks),
             *([Section("papers", "The papers' tables", papers)] if papers else []),
             *sections,
             Section("sizes", "Small, medium and large", _size_blocks(runs, class_name, figures)),
@@ -150,14 +127,7 @@ def _opening(runs: Sequence[EvaluatedRun], class_name: str, phantoms: bool, rema
         blocks += _headline(runs[0], class_name)
     elif runs:
         blocks.append(_headline_table(runs, class_name))
-    if remarks.goal is not None and runs:
-        dice = runs[0].dice(class_name)
-        reached = dice is not None and dice >= remarks.goal.dice
-        words = f"a mean Dice of at least {remarks.goal.dice}. {remarks.goal.why}"
-        blocks.append(Text(words, lead=f"Goal {'reached' if reached else 'missed'}:"))
-    if remarks.data:
-        blocks.append(Text(f"Data: {remarks.data}.", style="soft"))
-    return blocks
+    return [*blocks, *remarks.opening]
 
 
 def _headline(run: EvaluatedRun, class_name: str) -> list[Block]:
@@ -217,14 +187,14 @@ def _score_blocks(runs: Sequence[EvaluatedRun], class_name: str) -> list[Block]:
     return blocks
 
 
-def _comparison_sections(runs: Sequence[EvaluatedRun], class_name: str, baselines: Sequence[Baseline]) -> list[Section]:
+def _comparison_sections(runs: Sequence[EvaluatedRun], class_name: str, remarks: Remarks) -> list[Section]:
     sections = []
-    if baselines:
+    if remarks.baselines:
         words = (
             "A Dice means little alone. These were measured on the same cases; a network that has learnt something is "
             "above all of them."
         )
-        table = baseline_table(runs[0], class_name, baselines)
+        table = baseline_table(runs[0], class_name, remarks.baselines)
         sections.append(Section("comparison", "Baselines", [Text(words), table]))
     differences = difference_table(runs, class_name)
     if differences is not None:
@@ -260,8 +230,7 @@ def _fact_blocks(runs: Sequence[EvaluatedRun], remarks: Remarks) -> list[Block]:
         facts = [("evaluation", str(run.folder))]
         facts += [("bundle", run.bundle)] if run.bundle else []
         if index == 0:
-            facts += [("data", remarks.data)] if remarks.data else []
-            facts += [(f"time for {name}", duration(value)) for name, value in remarks.seconds.items()]
+            facts += remarks.facts
         for name, value in stated.items():
             if name not in _NOT_FACTS and value is not None:
                 facts.append((name.replace("_", " "), plain_text(value)))
@@ -276,12 +245,12 @@ def _fact_blocks(runs: Sequence[EvaluatedRun], remarks: Remarks) -> list[Block]:
 def _meaning_blocks(runs: Sequence[EvaluatedRun], phantoms: bool) -> list[Block]:
     present = {"", "background", *(kind_of(score) for run in runs for score in run.summary.scores)}
     present |= {"interval"} if any(_has_intervals(run) for run in runs) else set()
-    meaning = [sentence for kind, sentences in _MEANING["scores"].items() if kind in present for sentence in sentences]
+    meaning = [sentence for kind, sentences in SENTENCES["scores"].items() if kind in present for sentence in sentences]
     return [
         Subheading("What they mean"),
         Bullets(meaning),
         Subheading("What they do not mean"),
-        Bullets([*(_MEANING["phantoms"] if phantoms else ()), *_MEANING["limits"]]),
+        Bullets([*(SENTENCES["phantoms"] if phantoms else ()), *SENTENCES["limits"]]),
     ]
 
 

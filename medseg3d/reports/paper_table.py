@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from string import ascii_lowercase
@@ -31,7 +31,7 @@ class Column:
     name: str
     better: Literal["high", "low", ""] = ""
     score: str = ""
-    over: tuple[str, ...] = ()
+    over: Sequence[str] = ()
     scale: float = 1
     derived: bool = False
     backbone: str = ""
@@ -52,7 +52,7 @@ class Flag:
         why: how it is known.
     """
 
-    cells: tuple[tuple[str, str], ...]
+    cells: Sequence[tuple[str, str]]
     statement: str
     why: str = ""
 
@@ -87,10 +87,10 @@ class PaperTable:
     name: str
     caption: str
     convention: str
-    columns: tuple[Column, ...]
-    rows: tuple[Mapping[str, str | None], ...]
-    notes: tuple[str, ...] = ()
-    flags: tuple[Flag, ...] = ()
+    columns: Sequence[Column]
+    rows: Sequence[Mapping[str, str | None]]
+    notes: Sequence[str] = ()
+    flags: Sequence[Flag] = ()
     data: str = ""
     factor: str = ""
     levels: Mapping[str, str] = field(default_factory=dict)

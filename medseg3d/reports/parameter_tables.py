@@ -9,8 +9,9 @@ import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
+from medseg3d.evaluation.page import markdown_table
 from medseg3d.reports.parameters import ParameterRow
-from medseg3d.reports.wording import markdown_table
+from medseg3d.reports.wording import SENTENCES
 
 COLUMNS: tuple[tuple[str, Callable[[ParameterRow], str]], ...] = (
     ("parameters", lambda row: f"{row.costs.parameters:,}"),
@@ -25,25 +26,9 @@ COLUMNS: tuple[tuple[str, Callable[[ParameterRow], str]], ...] = (
 )
 """Heading and cell of every column between the network's name and its note."""
 
-HOW_COUNTED = (
-    "GMAC: 10^9 multiply-accumulates of one forward pass in convolutions, matrix products and attention; pointwise "
-    "work (normalization, activation, pooling, interpolation, the selective scan of a Mamba layer, the lattice of a "
-    "CRF) is not counted.",
-    "activations: the most memory of tensors alive at one time in inference, float32, one input, input and weights "
-    "apart; working space inside a kernel is not in it.",
-    "backward: the tensors that training keeps for the backward pass, float32, for each input in a batch of two.",
-    "weights: the float32 state dict, buffers included: the size of a checkpoint.",
-)
-"""What stands below the table."""
-
 
 def as_text(rows: Sequence[ParameterRow], depth: int = 0) -> str:
-    """The rows as aligned columns, a block for each source, the notes and the modules below.
-
-    Args:
-        rows: lines of the report.
-        depth: how deep the tables of modules go; 0 for none.
-    """
+    """The rows as aligned columns, a block for each source, the notes and the modules down to `depth` below."""
     notes = list(dict.fromkeys(row.note for row in rows if row.note))
     headings = [heading.rpartition(", ") for heading, _ in COLUMNS]
     table = [
@@ -64,7 +49,7 @@ def as_text(rows: Sequence[ParameterRow], depth: int = 0) -> str:
         if index == 0 or row.source != rows[index - 1].source:
             text.append(row.source)
         text.append(lines[2 + index])
-    below = [[f"[{number}] {note}" for number, note in enumerate(notes, start=1)], HOW_COUNTED]
+    below = [[f"[{number}] {note}" for number, note in enumerate(notes, start=1)], SENTENCES["counted"]]
     for remarks in filter(None, below):
         text += ["", *(textwrap.fill(remark, 120, subsequent_indent="  ") for remark in remarks)]
     for row in rows if depth else ():
@@ -77,16 +62,11 @@ def as_text(rows: Sequence[ParameterRow], depth: int = 0) -> str:
 
 
 def as_markdown(rows: Sequence[ParameterRow], depth: int = 0) -> str:
-    """The rows as a Markdown table, then what the columns mean, then a table of modules for each network.
-
-    Args:
-        rows: lines of the report.
-        depth: how deep the tables of modules go; 0 for none.
-    """
+    """The rows as a Markdown table, what the columns mean, and a table of modules down to `depth` for each network."""
     table = [["network", "of", *(heading for heading, _ in COLUMNS), "note"]]
     table += [[row.network, row.source, *(cell(row) for _, cell in COLUMNS), row.note] for row in rows]
     heads, *lines = table
-    text = [markdown_table(heads, lines, {0, 1, len(heads) - 1}), "", *(f"- {line}" for line in HOW_COUNTED)]
+    text = [markdown_table(heads, lines, {0, 1, len(heads) - 1}), "", *(f"- {line}" for line in SENTENCES["counted"])]
     for row in rows if depth else ():
         heads, *lines = _module_table(row, depth, indent="&emsp;")
         text += ["", f"### {row.network} ({row.source})", "", markdown_table(heads, lines, {0, 1})]

@@ -14,8 +14,7 @@ from medseg3d.bundle import read_config
 from medseg3d.bundle_folders import CONFIGS, bundle_directory, bundle_folder, config_files
 from medseg3d.errors import UsageError, UserError
 from medseg3d.networks.costs import NetworkCosts, network_costs
-from medseg3d.reports.paper_networks import PAPER_NETWORKS
-from medseg3d.reports.papers import PAPERS
+from medseg3d.reports.papers import PAPER_NETWORKS, PAPERS
 
 ABLATION = range(5)
 """Numbers of non-local blocks in the pancreas paper's Table 2."""
@@ -36,7 +35,7 @@ class ParameterRow:
 
     network: str
     source: str
-    input_shape: tuple[int, ...]
+    input_shape: Sequence[int]
     costs: NetworkCosts
     paper_millions: float | None = None
     note: str = ""

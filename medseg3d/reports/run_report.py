@@ -77,18 +77,9 @@ def write_report(
     remarks: Remarks | None = None,
     with_networks: bool = True,
 ) -> Path:
-    """Write the report of runs that were read; otherwise as `report`.
+    """Write the report of runs that were read, and of experiments by name, in place of an older one; see `report`.
 
-    Args:
-        runs: one or more, unless there is an experiment.
-        output_dir: gets the files; an older report there is replaced.
-        title: heading.
-        experiments: name and content of each.
-        cases: how many cases are drawn by score.
-        class_name: class that the headline, the ranking and the pictures are about.
-        remarks: what the files do not tell.
-        with_networks: whether the papers' tables and the sizes of networks are shown: the networks are built and
-            counted, which takes some seconds.
+    The papers' tables and the sizes of networks are shown `with_networks`, which are built and counted in some seconds.
 
     Raises:
         ValueError: there is neither a run nor an experiment, or no run has that class.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from medseg3d.evaluation.records import Score, Summary
@@ -30,23 +29,6 @@ _DICES = {
 """Every way to take a Dice."""
 
 _COUNTS = ("tp", "fp", "fn")
-
-
-@dataclass(frozen=True)
-class Baseline:
-    """Something simple that was measured on the same cases, to compare with.
-
-    Args:
-        name: such as "untrained network".
-        dice: its mean Dice over cases.
-        n: cases it is the mean of.
-        how: one sentence on how it was obtained.
-    """
-
-    name: str
-    dice: float
-    n: int
-    how: str
 
 
 def score_tables(runs: Sequence[EvaluatedRun]) -> list[Table]:
@@ -105,12 +87,12 @@ def common_parts(conventions: Sequence[str]) -> tuple[str, list[str]]:
     return "; ".join(shared), ["; ".join(part for part in each if part not in shared) for each in parts]
 
 
-def baseline_table(run: EvaluatedRun, class_name: str, baselines: Sequence[Baseline]) -> Table:
-    """The rows that set a run beside the baselines, the highest Dice first; undefined ones last."""
+def baseline_table(run: EvaluatedRun, class_name: str, baselines: Sequence[tuple[str, float, int, str]]) -> Table:
+    """A run beside something simple on the same cases (name, mean Dice over cases, n, how it was obtained), by Dice."""
     own = run.score(class_name)
     value, n = (math.nan, 0) if own is None or own.value is None else (own.value, own.n)
     rows = [(value, "this run", n, "the network of this report", True)]
-    rows += [(each.dice, each.name, each.n, each.how, False) for each in baselines]
+    rows += [(dice, name, n, how, False) for name, dice, n, how in baselines]
     rows.sort(key=lambda row: math.inf if math.isnan(row[0]) else -row[0])
     return Table(
         f"{class_name}: mean Dice over cases; a full bar would be 1",

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shlex
 import statistics
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+SENTENCES: Mapping[str, Any] = json.loads(Path(__file__).with_name("sentences.json").read_text(encoding="utf-8"))
+"""What a report says whatever came out; under `scores` by what has to be in it for the words to be needed."""
 
 
 def number(value: float | None, decimals: int = 3) -> str:
@@ -76,20 +81,6 @@ def plural(n: int, word: str) -> str:
         ('1 case', '2 cases')
     """
     return f"1 {word}" if n == 1 else f"{n} {word}s"
-
-
-def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]], words: Collection[int] = (0,)) -> str:
-    """A table in Markdown, numbers to the right, but for the columns at the places `words`.
-
-    Example:
-        >>> print(markdown_table(["score", "value"], [["Dice", "0.5"]]))
-        | score | value |
-        |---|---:|
-        | Dice | 0.5 |
-    """
-    rule = "|".join("---" if place in words else "---:" for place in range(len(heads)))
-    lines = [f"| {' | '.join(row)} |" for row in (heads, *rows)]
-    return "\n".join([lines[0], f"|{rule}|", *lines[1:]])
 
 
 def command_line(command: str | Sequence[str] | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,12 +10,6 @@ from typing import Any
 from medseg3d import __version__
 from medseg3d.data.outputs import record_file
 from medseg3d.data.records import INTENDED_USE, read_record
-from medseg3d.pictures.colours import LABEL_COLOURS
-
-
-def endless_colours() -> Iterator[str]:
-    """The colours of the labels of all masks of a page, in turn."""
-    return itertools.cycle(LABEL_COLOURS)
 
 
 def label_entries(

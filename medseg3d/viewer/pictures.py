@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ from PIL import Image
 from scipy import ndimage
 
 from medseg3d.data.loaded_pairs import picture_values
+from medseg3d.pictures.colours import LABEL_COLOURS
 from medseg3d.pictures.masks import check_size, read_levels
 from medseg3d.pictures.reading import read_picture
-from medseg3d.viewer.layers import endless_colours, label_entries, scene_file
+from medseg3d.viewer.layers import label_entries, scene_file
 from medseg3d.volumes.label_maps import label_counts
 
 _INSIDE = 80  # of 255: how opaque a mask is within its border
@@ -34,7 +36,7 @@ def picture_page(picture: Path, masks: Mapping[str, Path], class_names: Sequence
     pixels = read_picture(picture)
     height, width = pixels.shape[:2]
     files = {"picture.png": _png(Image.fromarray(pixels))}
-    colours = endless_colours()
+    colours = itertools.cycle(LABEL_COLOURS)
     layers: list[dict[str, Any]] = []
     for name, path in masks.items():
         grey = read_levels(path)

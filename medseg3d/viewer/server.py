@@ -42,6 +42,9 @@ class PageServer:
         files: name -> content; nothing else is served, and nothing is read from the disk.
         port: 0 for one that is free.
 
+    Attributes:
+        url: its address, which only this machine reaches.
+
     Raises:
         UserError: PORT_TAKEN; BAD_VALUE for what is no port.
     """
@@ -72,7 +75,7 @@ class PageServer:
             self._thread.join(0.5)  # in one piece it could not be interrupted on Windows
 
     def close(self) -> None:
-        """Serve no more, and forget the files."""
+        """Stop serving; what a browser shows stays until the page is left."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()

@@ -21,26 +21,11 @@ _PAGE = Path(__file__).parent / "page"
 _NOTEBOOK_HEIGHT = 720  # pixels
 
 
-class View:
+class View(PageServer):
     """A page that is being served, until `close` or the end of a `with`.
 
     The last value of a cell in a notebook, it is shown there.
-
-    Attributes:
-        url: its address, which only this machine reaches.
     """
-
-    def __init__(self, server: PageServer) -> None:
-        self._server = server
-        self.url = server.url
-
-    def wait(self) -> None:
-        """Until Ctrl-C."""
-        self._server.wait()
-
-    def close(self) -> None:
-        """Stop serving; what a browser shows stays until the page is left."""
-        self._server.close()
 
     def __enter__(self) -> View:
         return self
@@ -88,7 +73,7 @@ def view(
         ...     page.url.startswith("http://127.0.0.1:")
         True
     """
-    page = View(PageServer(page_files(scan, masks, class_names, series), port))
+    page = View(page_files(scan, masks, class_names, series), port)
     if open_browser or (open_browser is None and "ipykernel" not in sys.modules):
         webbrowser.open(page.url)
     return page

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from scipy import ndimage
 
 from medseg3d.data.loaded_pairs import volume_values
 from medseg3d.dicom.sources import is_dicom, is_zip, require_packages
-from medseg3d.viewer.layers import endless_colours, label_entries, scene_file
+from medseg3d.pictures.colours import LABEL_COLOURS
+from medseg3d.viewer.layers import label_entries, scene_file
 from medseg3d.volumes.grids import check_pair
 from medseg3d.volumes.header import VolumeHeader
 from medseg3d.volumes.label_maps import label_counts
@@ -47,7 +49,7 @@ def volume_page(
     image = {"file": "scan.nii.gz", **_grey(array, header)}
     del array
     voxel_ml = float(np.prod(header.spacing)) / 1000
-    colours = endless_colours()
+    colours = itertools.cycle(LABEL_COLOURS)
     layers: list[dict[str, Any]] = []
     for name, path in masks.items():
         voxels, mask_header = read_volume(path)

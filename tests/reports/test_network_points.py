@@ -10,8 +10,8 @@ from medseg3d.evaluation import Score, Summary
 from medseg3d.evaluation.files import SCORES_CSV, score_row
 from medseg3d.evaluation.wording import convention
 from medseg3d.metrics import ConfusionCounts
-from medseg3d.reports.network_points import scored_runs
-from medseg3d.reports.paper_networks import CLINIC
+from medseg3d.reports.papers import CLINIC
+from medseg3d.reports.parameter_figure import scored_runs
 
 CONFIG = {"bundle_root": "bundles/pancreas_nl"}
 DICE = Score("pancreas", "dice", "cases", 0.75, 3)

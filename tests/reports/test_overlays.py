@@ -57,7 +57,7 @@ def test_title_states_case_dice_and_volumes_in_ml():
 def test_volumes_of_an_oblique_scan_are_those_of_its_voxels():
     turn = np.array([[0.8, -0.6, 0, 0], [0.6, 0.8, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
     case = OverlayCase("ct_1", np.zeros(SHAPE, np.int16), PRED, TRUTH, "pancreas", turn @ AFFINE)
-    assert case.voxel_ml == pytest.approx(0.02)
+    assert case.size_of(1000) == "20.0 ml"
 
 
 def test_title_without_truth_claims_no_dice():

@@ -8,10 +8,10 @@ from report_runs import SHAPE, Page, make_pictures, make_run, save
 from torch.utils.tensorboard import SummaryWriter
 
 from medseg3d.errors import UserError
-from medseg3d.reports.page import Goal, Remarks
+from medseg3d.reports.document import Text
+from medseg3d.reports.page import Remarks
 from medseg3d.reports.run_report import write_report
 from medseg3d.reports.runs import read_run, read_runs
-from medseg3d.reports.tables import Baseline
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -19,10 +19,9 @@ HOSTILE = "<img src=x onerror=alert(1)>&\"'"
 
 
 REMARKS = Remarks(
-    data="three boxes",
-    baselines=[Baseline("fixed mask", 0.9, 3, "One for all."), Baseline("untrained", 0.01, 2, "Before training.")],
-    goal=Goal(0.6, "Because."),
-    seconds={"training": 341.0},
+    opening=[Text("Three boxes.", style="soft")],
+    baselines=[("fixed mask", 0.9, 3, "One for all."), ("untrained", 0.01, 2, "Before training.")],
+    facts=[("data", "three boxes"), ("time for training", "5 min 41 s")],
 )
 
 
@@ -131,13 +130,9 @@ def test_comparison_is_ordered_by_dice_and_marks_this_run(page):
     ]
 
 
-def test_goal_that_is_reached_is_called_so(page):
-    assert "Goal reached: a mean Dice of at least 0.6. Because." in page.text
-
-
-def test_goal_that_is_missed_is_called_so_and_a_comparison_needs_baselines(run):
-    page = page_of(run, remarks=Remarks(goal=Goal(0.7, "Because.")))
-    assert "Goal missed: a mean Dice of at least 0.7. Because." in page.text
+def test_a_comparison_needs_baselines(run):
+    page = page_of(run, remarks=Remarks([Text("Because.", lead="Goal missed:")]))
+    assert "Goal missed: Because." in page.text
     assert "comparison" not in page.tables
     assert "#comparison" not in page.addresses
 
@@ -225,7 +220,7 @@ def test_everything_from_outside_is_escaped(tmp_path):
         tmp_path / "run",
         title=HOSTILE,
         cases=1,
-        remarks=Remarks(HOSTILE, [Baseline(HOSTILE, 0.1, 1, HOSTILE)], Goal(0.5, HOSTILE)),
+        remarks=Remarks([Text(HOSTILE)], [(HOSTILE, 0.1, 1, HOSTILE)], [(HOSTILE, HOSTILE)]),
         changes={"name": HOSTILE, "bundle": HOSTILE},
     )
     assert page.tables["cases"][0][1][0] == HOSTILE

@@ -6,8 +6,7 @@ from monai.bundle import ConfigParser
 from torch import nn
 
 from medseg3d.networks.costs import network_costs
-from medseg3d.reports.paper_networks import PAPER_NETWORKS, PaperNetwork, data_of
-from medseg3d.reports.papers import PAPERS, TABLES
+from medseg3d.reports.papers import PAPER_NETWORKS, PAPERS, TABLES, PaperNetwork, data_of
 
 
 def built(each: PaperNetwork) -> nn.Module:

@@ -7,10 +7,8 @@ from PIL import Image
 
 from medseg3d.networks.costs import NetworkCosts
 from medseg3d.reports.curves import save_figure
-from medseg3d.reports.network_points import Point, panels_of
-from medseg3d.reports.paper_networks import CLINIC, KVASIR, PANCREAS, data_of
-from medseg3d.reports.papers import PAPERS
-from medseg3d.reports.parameter_figure import draw_parameters
+from medseg3d.reports.papers import CLINIC, KVASIR, PANCREAS, PAPERS, data_of
+from medseg3d.reports.parameter_figure import Point, draw_parameters, panels_of
 from medseg3d.reports.parameters import ParameterRow
 
 

@@ -7,8 +7,9 @@ import json
 import pytest
 
 from medseg3d.networks.costs import ModuleCosts, NetworkCosts
-from medseg3d.reports.parameter_tables import COLUMNS, HOW_COUNTED, as_csv, as_json, as_markdown, as_text
+from medseg3d.reports.parameter_tables import COLUMNS, as_csv, as_json, as_markdown, as_text
 from medseg3d.reports.parameters import ParameterRow
+from medseg3d.reports.wording import SENTENCES
 
 MODULES = (
     ModuleCosts("encoder", "Encoder", 3_000_000, 1_500_000_000),
@@ -35,7 +36,7 @@ def test_text_has_a_line_for_each_network_under_its_source():
 def test_text_explains_what_is_not_counted():
     text = " ".join(as_text([OTHER]).split())
     assert "selective scan of a Mamba layer, the lattice of a CRF) is not counted" in text
-    assert all(line in text for line in HOW_COUNTED)
+    assert all(line in text for line in SENTENCES["counted"])
 
 
 def test_modules_are_indented_and_shown_down_to_the_depth():

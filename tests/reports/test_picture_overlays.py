@@ -5,13 +5,13 @@ from report_runs import shown_masks
 
 from medseg3d.errors import UserError
 from medseg3d.pictures.writing import write_grey, write_picture_mask
-from medseg3d.reports.painter import ERROR_STYLES
-from medseg3d.reports.picture_overlays import (
+from medseg3d.reports.overlays import (
     PictureCase,
     draw_picture_case,
     enlarged_view,
     read_picture_case,
 )
+from medseg3d.reports.painter import ERROR_STYLES
 
 SHAPE = (60, 100)  # rows, columns
 
