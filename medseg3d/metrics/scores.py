@@ -152,7 +152,9 @@ def mean_score(values: Iterable[float]) -> MeanScore:
         MeanScore(mean=0.75, n=2, n_nan=1)
     """
     everything = list(values)
-    kept = _kept(everything)
+    if any(math.isinf(value) for value in everything):
+        raise ValueError("values must be finite or NaN, found an infinite one")
+    kept = [float(value) for value in everything if not math.isnan(value)]
     mean = math.fsum(kept) / len(kept) if kept else math.nan
     return MeanScore(mean, len(kept), len(everything) - len(kept))
 
@@ -160,9 +162,3 @@ def mean_score(values: Iterable[float]) -> MeanScore:
 def _score(name: str, counts: ConfusionCounts) -> float:
     above, below = _FRACTIONS[name](counts.tp, counts.fp, counts.fn, counts.tn)
     return above / below if below else math.nan
-
-
-def _kept(values: list[float]) -> list[float]:
-    if any(math.isinf(value) for value in values):
-        raise ValueError("values must be finite or NaN, found an infinite one")
-    return [float(value) for value in values if not math.isnan(value)]

@@ -38,11 +38,12 @@ def curve_blocks(runs: Sequence[EvaluatedRun], figures: Path) -> list[Block]:
             ),
             curve_table(series),
         ]
-    without = [run.name for run in runs if run.curve is None]
-    if without:
-        why = "there is no pr.npz, which needs probabilities, not masks alone"
-        blocks.append(Text(f"Not recorded{of_runs(runs, without)}: {why}."))
-    return blocks
+    why = "there is no pr.npz, which needs probabilities, not masks alone"
+    return blocks + _without("Not recorded", runs, [run for run in runs if run.curve is None], why)
+
+
+def _without(what: str, runs: Sequence[EvaluatedRun], lacking: Sequence[EvaluatedRun], why: str) -> list[Block]:
+    return [Text(f"{what}{of_runs(runs, [run.name for run in lacking])}: {why}.")] if lacking else []
 
 
 def _pr_sentence(series: PRSeries) -> str:
@@ -79,12 +80,8 @@ def threshold_blocks(runs: Sequence[EvaluatedRun], figures: Path) -> list[Block]
                 style="soft",
             ),
         ]
-    without = [run.name for run in runs if not run.thresholds]
-    if without:
-        blocks.append(
-            Text(f"Scores at other thresholds are not recorded{of_runs(runs, without)}: there is no thresholds.csv.")
-        )
-    return blocks
+    without = [run for run in runs if not run.thresholds]
+    return blocks + _without("Scores at other thresholds are not recorded", runs, without, "there is no thresholds.csv")
 
 
 def training_blocks(runs: Sequence[EvaluatedRun], figures: Path) -> list[Block]:
@@ -99,11 +96,8 @@ def training_blocks(runs: Sequence[EvaluatedRun], figures: Path) -> list[Block]:
             "headline's."
         )
         blocks.append(Picture(save_figure(figure, figures / "training.png"), alt=words, caption=caption))
-    without = [run.name for run in runs if not run.training]
-    if without:
-        why = "no TensorBoard events were found in the evaluation's folder or the run around it"
-        blocks.append(Text(f"Not recorded{of_runs(runs, without)}: {why}."))
-    return blocks
+    why = "no TensorBoard events were found in the evaluation's folder or the run around it"
+    return blocks + _without("Not recorded", runs, [run for run in runs if not run.training], why)
 
 
 def _trainings(runs: Sequence[EvaluatedRun]) -> dict[str, TrainingCurves]:

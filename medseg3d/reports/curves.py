@@ -18,6 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from medseg3d.files.atomic import atomic_path
 from medseg3d.metrics import BinnedPRCurve, dice, precision, recall
 from medseg3d.pictures.colours import OKABE_ITO
+from medseg3d.reports.wording import spread
 
 LINE_STYLES: tuple[tuple[str, LineType], ...] = (
     (OKABE_ITO["blue"], "-"),
@@ -134,7 +135,9 @@ def _draw_pr(axes: Axes, lines: Sequence[Sequence[PRSeries]]) -> None:
         if not known:
             axes.plot([], [], color=colour, linestyle=dash, label=wrapped(f"{seeds[0].name}: no true foreground"))
             continue
-        label, alone = wrapped(f"{known[0].name}, AP {_average_precisions(known)}"), len(known) == 1
+        alone = len(known) == 1
+        areas = spread([each.average_precision for each in known], 1, digits=3)
+        label = wrapped(f"{known[0].name}, AP {areas}{'' if alone else f', {len(known)} seeds'}")
         for each in known:
             # post: the curve runs from recall 1 down, and the area under such steps is the average precision
             axes.plot(each.recall, each.precision, color=colour, linestyle=dash, drawstyle="steps-post", label=label,
@@ -148,13 +151,6 @@ def _draw_pr(axes: Axes, lines: Sequence[Sequence[PRSeries]]) -> None:
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False, labelcolor=INK)
     else:
         axes.text(0.5, 0.5, "no finished run", ha="center", va="center", color=INK)
-
-
-def _average_precisions(seeds: Sequence[PRSeries]) -> str:
-    values = [each.average_precision for each in seeds]
-    if len(values) == 1:
-        return f"{values[0]:.3f}"
-    return f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}, {len(values)} seeds"
 
 
 def read_training_curves(events_dir: str | Path) -> TrainingCurves:

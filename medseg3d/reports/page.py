@@ -145,23 +145,16 @@ def _headline(run: EvaluatedRun, class_name: str) -> list[Block]:
 
 def _headline_table(runs: Sequence[EvaluatedRun], class_name: str) -> Table:
     rows: list[list[Cell | str]] = []
+    conventions = set()
     for run in runs:
-        mean = run.score(class_name)
-        ap = run.score(run.region, "average_precision", "pooled")
-        rows.append(
-            [
-                run.name,
-                Cell("not scored")
-                if mean is None
-                else Cell(number(mean.value), small=interval(mean.interval), strong=True),
-                "" if mean is None else str(mean.n),
-                "not recorded" if ap is None else number(ap.value),
-                run.bundle or "not recorded",
-                str(run.summary.context.get("part") or ""),
-            ]
-        )
-    means = [(run, run.score(class_name)) for run in runs]
-    conventions = {run.taken(mean) for run, mean in means if mean is not None}
+        mean, ap = run.score(class_name), run.score(run.region, "average_precision", "pooled")
+        conventions |= set() if mean is None else {run.taken(mean)}
+        dice = Cell("not scored")
+        if mean is not None:
+            dice = Cell(number(mean.value), small=interval(mean.interval), strong=True)
+        area = "not recorded" if ap is None else number(ap.value)
+        about = [run.bundle or "not recorded", str(run.summary.context.get("part") or "")]
+        rows.append([run.name, dice, "" if mean is None else str(mean.n), area, *about])
     differ = "" if len(conventions) == 1 else " These runs were scored by different conventions; see Scores."
     return Table(
         f"Mean Dice of {class_name} with its 95 % interval: {'; or '.join(sorted(conventions))}.{differ}",

@@ -122,20 +122,14 @@ def recorded_row(summary: Mapping[str, Any], file: Path, name: str, source: str)
         raise UserError(
             "SCORE_FILE", file, "no record of the network", "its size under network", "evaluate the run again"
         )
-    shape = record.get("input_shape")
-    if not isinstance(shape, list) or not all(isinstance(size, int) for size in shape):
-        raise UserError(
-            "SCORE_FILE", f"{file}, network#input_shape", repr(shape), "a list of whole numbers", "evaluate again"
-        )
-    numbers: dict[str, int] = {}
-    for key in (each.name for each in fields(NetworkCosts) if each.name != "modules"):
-        value = record.get(key)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise UserError(
-                "SCORE_FILE", f"{file}, network#{key}", repr(value), "a whole number, not negative", "evaluate again"
-            )
-        numbers[key] = value
-    return ParameterRow(name, source, tuple(shape), NetworkCosts(modules=(), **numbers))
+    counted = [each.name for each in fields(NetworkCosts) if each.name != "modules"]
+    numbers: dict[str, Any] = {name: record.get(name) for name in counted}
+    shape: Any = record.get("input_shape")
+    for key, values in {"input_shape": shape, **{key: [value] for key, value in numbers.items()}}.items():
+        if not isinstance(values, list) or not all(type(value) is int and value >= 0 for value in values):
+            wanted = "whole numbers, none negative"
+            raise UserError("SCORE_FILE", f"{file}, network#{key}", repr(record.get(key)), wanted, "evaluate again")
+    return ParameterRow(name, source, shape, NetworkCosts(modules=(), **numbers))
 
 
 def papers_of_bundle(bundle: str | Path) -> list[str]:

@@ -86,12 +86,6 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        self._answer()
-
-    def do_HEAD(self) -> None:
-        self._answer()
-
-    def _answer(self) -> None:
         path = self.path.partition("?")[0]
         if self.headers.get("Host", "").partition(":")[0] not in _HOSTS:
             self._send(HTTPStatus.FORBIDDEN, b"only for this machine", "txt")
@@ -100,6 +94,8 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             suffix = "html" if path.endswith("/") else path.rpartition(".")[2]
             self._send(HTTPStatus.OK, self.pages[path], suffix)
+
+    do_HEAD = do_GET  # noqa: N815
 
     def _send(self, status: HTTPStatus, content: bytes, suffix: str) -> None:
         self.send_response(status)
