@@ -337,7 +337,7 @@ def test_where_cris_is_not_the_best_is_flagged():
         ("Backbone+CRF", "unetpp_dice"),
     }
     assert TABLES["cris_table_1"].notes == []
-    assert TABLES["cris_table_2"].notes == ("The added FCN alone lowers the Dice of UNet++ and SegNet.",)
+    assert tuple(TABLES["cris_table_2"].notes) == ("The added FCN alone lowers the Dice of UNet++ and SegNet.",)
 
 
 def test_runs_of_cris_find_their_place_by_backbone_strategy_and_data():
