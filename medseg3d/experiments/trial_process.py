@@ -27,30 +27,14 @@ from medseg3d.errors import find_user_error
 logger = logging.getLogger("medseg3d")
 
 
-class ScoreReport:
-    """Handler of the validation engine that tells each score and ends the training when told to.
+def report_scores(evaluator: Engine, trainer: Engine, metric: str, ask: Callable[[dict[str, Any]], bool]) -> None:
+    """Tell each score, of that name in `evaluator.state.metrics`, and end the training when `ask` says not to go on."""
 
-    Args:
-        trainer: the engine that trains.
-        metric: name of the score in `engine.state.metrics`.
-        ask: takes a message; whether to go on.
-    """
-
-    def __init__(self, trainer: Engine, metric: str, ask: Callable[[dict[str, Any]], bool]) -> None:
-        self.trainer = trainer
-        self.metric = metric
-        self.ask = ask
-
-    def attach(self, engine: Engine) -> None:
-        """Tell the score each time that `engine` has completed a validation."""
-        engine.add_event_handler(Events.COMPLETED, self)
-
-    def __call__(self, engine: Engine) -> None:
-        """Tell the score of this validation."""
-        message = {"epoch": engine.state.epoch, "score": float(engine.state.metrics[self.metric])}
-        if not self.ask(message):
+    @evaluator.on(Events.COMPLETED)
+    def tell(engine: Engine) -> None:
+        if not ask({"epoch": engine.state.epoch, "score": float(engine.state.metrics[metric])}):
             logger.info("pruned after epoch %d", engine.state.epoch)
-            self.trainer.terminate()
+            trainer.terminate()
 
 
 class _Study:
@@ -82,8 +66,8 @@ def main(metric: str, words: list[str]) -> int:
             raise ValueError(f"no MONAI command: {words}")
         config_files, overrides = command
         workflow = create_workflow(config_file=config_files, run_id="training", **overrides)
-        trainer = workflow.parser.get_parsed_content("train#trainer")
-        ScoreReport(trainer, metric, study.ask).attach(workflow.parser.get_parsed_content("validate#evaluator"))
+        evaluator, trainer = map(workflow.parser.get_parsed_content, ("validate#evaluator", "train#trainer"))
+        report_scores(evaluator, trainer, metric, study.ask)
         workflow.run()
         workflow.finalize()
     except Exception as error:

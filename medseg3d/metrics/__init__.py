@@ -23,10 +23,10 @@ from medseg3d.metrics.scores import (
     precision,
     recall,
     specificity,
+    two_class_scores,
 )
 from medseg3d.metrics.strata import Strata, size_strata
 from medseg3d.metrics.surface import SurfaceScores, surface_scores
-from medseg3d.metrics.two_class import two_class_scores
 
 __all__ = [
     "SCORES",

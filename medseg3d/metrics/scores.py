@@ -159,6 +159,40 @@ def mean_score(values: Iterable[float]) -> MeanScore:
     return MeanScore(mean, len(kept), len(everything) - len(kept))
 
 
+def two_class_scores(pooled: ConfusionCounts) -> dict[str, float]:
+    """mDice, mIoU, mRecall, mPrecision and aAcc as mmsegmentation's IoUMetric has them, and what they are the means of.
+
+    They are means over two classes, background and foreground, of counts summed over the whole data set. The
+    background is large and easy and lifts them: foreground Dice 0.911 is printed as mDice 0.947 where the foreground
+    fills a sixth of the pictures. They do not compare with a mean over cases of the foreground's Dice.
+
+    mmsegmentation (`mmseg/evaluation/metrics/iou_metric.py`) calls recall "Acc", and gives per cent rounded to two
+    places; here they are fractions, not rounded. As there, a class without a score (NaN) is left out of its mean.
+
+    Args:
+        pooled: the foreground's counts, summed over all cases: `sum(counts, ConfusionCounts())`.
+
+    Returns:
+        0 to 1, or NaN: `mdice`, `miou`, `mrecall`, `mprecision`, `aacc` (the part of all pixels that is right), and
+        dice, iou, recall and precision of each class, as `dice_background` and `dice_foreground`.
+
+    Example:
+        >>> scores = two_class_scores(ConfusionCounts(tp=1, fp=1, fn=1, tn=5))
+        >>> scores["dice_foreground"], round(scores["dice_background"], 4), round(scores["mdice"], 4)
+        (0.5, 0.8333, 0.6667)
+        >>> scores["aacc"]
+        0.75
+    """
+    classes = {
+        "background": ConfusionCounts(tp=pooled.tn, fp=pooled.fn, fn=pooled.fp, tn=pooled.tp),
+        "foreground": pooled,
+    }
+    names = ("dice", "iou", "recall", "precision")
+    per_class = {f"{name}_{label}": _score(name, counts) for name in names for label, counts in classes.items()}
+    means = {f"m{name}": mean_score(per_class[f"{name}_{label}"] for label in classes).mean for name in names}
+    return {**means, "aacc": accuracy(pooled), **per_class}
+
+
 def _score(name: str, counts: ConfusionCounts) -> float:
     above, below = _FRACTIONS[name](counts.tp, counts.fp, counts.fn, counts.tn)
     return above / below if below else math.nan

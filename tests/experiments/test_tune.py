@@ -15,7 +15,7 @@ from picture_runs import polyp_folder
 from medseg3d.cli import main
 from medseg3d.errors import UserError
 from medseg3d.experiments import tune as tuning
-from medseg3d.experiments.trial_process import ScoreReport
+from medseg3d.experiments.trial_process import report_scores
 from medseg3d.experiments.tune import tune
 from medseg3d.files.tensors import read_tensors
 
@@ -217,7 +217,7 @@ def test_a_hang_up_that_is_ignored_stays_ignored(recorder, monkeypatch, tmp_path
 
 def test_without_optuna_the_verb_says_what_to_install(monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(sys.modules, "optuna", None)
-    for name in [name for name in sys.modules if name.split(".")[:2] == ["medseg3d", "experiments"]]:
+    for name in [name for name in sys.modules if name.startswith(("medseg3d.experiments", "medseg3d.cli.tune"))]:
         monkeypatch.delitem(sys.modules, name)
     assert main(["tune", str(BUNDLE), "-o", str(tmp_path), "--search", "epochs=int:1:2"]) == 1
     assert "Hint: pip install 'medseg3d[tune]'" in capsys.readouterr().err
@@ -294,7 +294,7 @@ def test_a_training_tells_each_score_and_ends_when_told_to(go_on, epochs):
         return go_on
 
     trainer, evaluator = Engine(lambda engine, batch: None), Engine(lambda engine, batch: None)
-    ScoreReport(trainer, "val_dice_mean", ask).attach(evaluator)
+    report_scores(evaluator, trainer, "val_dice_mean", ask)
 
     @trainer.on(Events.EPOCH_COMPLETED)
     def validate(engine):
