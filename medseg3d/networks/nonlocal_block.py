@@ -8,6 +8,8 @@ from monai.networks.layers.factories import Conv
 from monai.networks.layers.utils import get_act_layer, get_norm_layer
 from torch import nn
 
+from medseg3d.networks.input_size import check_dimensions
+
 
 class PositionAttention(nn.Module):
     """At every position the mean of all positions' values, weighted by softmax(scale * query^T key).
@@ -138,10 +140,7 @@ class NonLocalBlock(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The input `(B, C, *spatial)` plus its non-local mean, same shape."""
-        if x.dim() != self.spatial_dims + 2:
-            raise ValueError(
-                f"input must be (batch, channel) and {self.spatial_dims} spatial dimensions, got shape {list(x.shape)}"
-            )
+        check_dimensions(x, self.spatial_dims)
         return x + self.out(self._mean_of_all_positions(x))
 
     def _mean_of_all_positions(self, x: torch.Tensor) -> torch.Tensor:

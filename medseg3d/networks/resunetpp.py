@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from medseg3d.networks.picture_size import check_size
+from medseg3d.networks.input_size import check_size
 
 
 class SqueezeExcitation(nn.Module):

@@ -10,6 +10,7 @@ from monai.networks.nets.segresnet import SegResNet
 from monai.utils import UpsampleMode
 from torch import nn
 
+from medseg3d.networks.input_size import check_size
 from medseg3d.networks.nonlocal_block import NonLocalBlock
 
 ATTENTIONS: dict[str, dict[str, Any]] = {
@@ -118,21 +119,8 @@ class SegResNetNL(SegResNet):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits `(B, out_channels, *spatial)` of the input `(B, in_channels, *spatial)`."""
-        self._check_shape(x)
+        check_size(x, self.size_divisor, self.spatial_dims)
         # `forward` and not `encode` is overridden: TorchScript cannot compile super().encode()
         features, skips = self.encode(x)
         skips.reverse()  # `decode` reads the skips from the second on, never the bottleneck itself
         return self.decode(self.nonlocal_blocks(features), skips)
-
-    def _check_shape(self, x: torch.Tensor) -> None:
-        """Refuse what would fail deep inside as a mismatch of two feature maps."""
-        if x.dim() != self.spatial_dims + 2:
-            raise ValueError(
-                f"input must be (batch, channel) and {self.spatial_dims} spatial dimensions, got shape {list(x.shape)}"
-            )
-        for size in x.shape[2:]:
-            if size % self.size_divisor != 0:
-                raise ValueError(
-                    f"input size {list(x.shape[2:])} must be divisible by {self.size_divisor} in every dimension; "
-                    f"pad with DivisiblePadd(k={self.size_divisor}) or choose a roi_size that is"
-                )

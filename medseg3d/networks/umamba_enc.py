@@ -11,6 +11,7 @@ from monai.networks.layers.factories import Conv, Norm
 from monai.utils import ensure_tuple_rep
 from torch import nn
 
+from medseg3d.networks.input_size import check_dimensions
 from medseg3d.networks.mamba import Mamba
 
 _FEATURES = {2: (64, 128, 256, 512, 1024), 3: (32, 64, 128, 256, 320)}
@@ -141,11 +142,7 @@ class UMambaEnc(nn.Module):
         return self.head(x)
 
     def _check_shape(self, x: torch.Tensor) -> None:
-        """Refuse what would fail deep inside as a mismatch of two feature maps."""
-        if x.dim() != self.spatial_dims + 2:
-            raise ValueError(
-                f"input must be (batch, channel) and {self.spatial_dims} spatial dimensions, got shape {list(x.shape)}"
-            )
+        check_dimensions(x, self.spatial_dims)
         for axis, size in enumerate(x.shape[2:]):
             if self.channel_token and size != self.img_size[axis]:
                 raise ValueError(

@@ -73,5 +73,5 @@ def test_bad_arguments_are_refused():
 
 
 def test_a_size_that_cannot_be_unpooled_is_refused():
-    with pytest.raises(ValueError, match=r"\[32, 48\] must be divisible by 32 in both dimensions"):
+    with pytest.raises(ValueError, match=r"\[32, 48\] must be divisible by 32 in every dimension"):
         SegNet()(torch.zeros(1, 3, 32, 48))
