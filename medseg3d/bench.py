@@ -27,8 +27,8 @@ from medseg3d.errors import UserError
 from medseg3d.files.tensors import save_tensors
 from medseg3d.inference import CasePredictor, SlidingWindow
 from medseg3d.inference.backends import Forward, difference, make_engine
+from medseg3d.inference.engines import in_turns
 from medseg3d.inference.exports import versions_of
-from medseg3d.inference.fastest import in_turns
 from medseg3d.machine import processor
 from medseg3d.networks.costs import network_costs
 from medseg3d.networks.memory_format import channels_last

@@ -23,7 +23,7 @@ from medseg3d.errors import UsageError, UserError, find_user_error
 from medseg3d.inference import load_weights
 from medseg3d.memory import available_memory
 from medseg3d.networks import CRFasRNN
-from medseg3d.training.objectives import AlternatingObjectives
+from medseg3d.training.losses import AlternatingObjectives
 from medseg3d.training.pretrained import find_initial_weights, find_weights
 from medseg3d.training.trainer import part_of_batch
 from medseg3d.transforms import LoadPictured, ResampleVolumed, check_patch_fill

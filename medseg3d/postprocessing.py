@@ -83,8 +83,7 @@ class CleanMaskd(MapTransform):
         least = self._least_size(mask, labels.ndim)
         filled = removed = before = after = 0
         # what lies outside of this box is background, so that neither holes nor components reach there
-        box = _bounding_box(labels)
-        if box is not None:
+        for box in ndimage.find_objects((labels > 0).view(np.uint8)):  # one, or none where there is no foreground
             part = labels[box]
             original = part.copy()
             if self.fill_holes:
@@ -134,12 +133,6 @@ def _size(value: float, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
         raise UsageError("BAD_VALUE", f"--{name}", repr(value), "a size of 0 or more")
     return value
-
-
-def _bounding_box(labels: np.ndarray) -> tuple[slice, ...] | None:
-    """Where there is foreground; None if nowhere."""
-    boxes = ndimage.find_objects((labels > 0).view(np.uint8))
-    return boxes[0] if boxes else None
 
 
 def _fill(part: np.ndarray) -> None:

@@ -27,7 +27,7 @@ from medseg3d.evaluation import FOREGROUND, Evaluation, Summary
 from medseg3d.files.atomic import check_folder
 from medseg3d.inference import CasePredictor, PredictionResult, RayWorkers
 from medseg3d.training.evaluation import command_line, versions
-from medseg3d.volumes.grids import GRID_TOLERANCE
+from medseg3d.volumes.geometry import GRID_TOLERANCE
 
 logger = logging.getLogger("medseg3d")
 

@@ -15,7 +15,7 @@ from medseg3d.data.splits import PARTS, Split, read_split, write_split
 from medseg3d.data.verify import verify_msd, verify_pictures
 from medseg3d.data.volume_splits import default_split_file, split_of_volumes
 from medseg3d.errors import UsageError, UserError
-from medseg3d.volumes.grids import GRID_TOLERANCE
+from medseg3d.volumes.geometry import GRID_TOLERANCE
 
 
 def run(args: argparse.Namespace) -> int:

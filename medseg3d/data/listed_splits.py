@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from medseg3d.data.leaks import find_leaks
 from medseg3d.data.msd import case_id, listed_folds, listed_parts
-from medseg3d.data.splits import PARTS, Split, given_split
+from medseg3d.data.splits import PARTS, Split, find_leaks, given_split
 from medseg3d.errors import UsageError, UserError
+from medseg3d.files.folders import first_of
 from medseg3d.files.stream import file_sha256
 from medseg3d.pictures.reading import PICTURE_SUFFIXES
 from medseg3d.volumes.reading import volume_files
@@ -59,19 +59,23 @@ def listed_split(
     repeated = [case for names in parts.values() for case, count in Counter(names).items() if count > 1]
     if repeated:
         raise UserError(
-            "CASE_LIST", source, f"{_some(repeated)} more than once in one list", "each case once", "remove the others"
+            "CASE_LIST",
+            source,
+            f"{first_of(repeated)} more than once in one list",
+            "each case once",
+            "remove the others",
         )
     split = given_split(parts, source, groups)
     unknown = sorted({case for names in parts.values() for case in names} - ids)
     left = sorted(ids - {case for names in parts.values() for case in names})
     if unknown or left:
-        found = f"{len(unknown)} names that the data set lacks ({_some(unknown)})" if unknown else ""
+        found = f"{len(unknown)} names that the data set lacks ({first_of(unknown)})" if unknown else ""
         found += " and " if unknown and left else ""
-        found += f"{len(left)} of its cases in no list ({_some(left)})" if left else ""
+        found += f"{len(left)} of its cases in no list ({first_of(left)})" if left else ""
         raise UserError("SPLIT_MISMATCH", source, found, "each case of the data set in one list", "correct the lists")
     for leak in find_leaks(split, digests=_digests_of_twins(cases)):
         if leak.kind == "picture":
-            places = " and ".join(f"{_some(same)} in {part}" for part, same in leak.cases.items())
+            places = " and ".join(f"{first_of(same)} in {part}" for part, same in leak.cases.items())
             raise UserError("LEAKAGE", source, f"one image as {places}", "it in one part", "take it out of one of them")
     return split
 
@@ -151,7 +155,3 @@ def _digests_of_twins(cases: Sequence[Mapping[str, str]]) -> dict[str, str]:
         of_size[Path(case["image"]).stat().st_size].append(case)
     twins = [case for same in of_size.values() if len(same) > 1 for case in same]
     return {case["case"]: file_sha256(*volume_files(case["image"])) for case in twins}
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

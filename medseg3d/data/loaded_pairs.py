@@ -11,7 +11,7 @@ import numpy as np
 from medseg3d.data.mask_folders import MaskPair, is_volume
 from medseg3d.errors import UserError
 from medseg3d.pictures.masks import GreyPicture, read_levels
-from medseg3d.volumes.grids import GRID_TOLERANCE, check_pair
+from medseg3d.volumes.geometry import GRID_TOLERANCE, check_pair
 from medseg3d.volumes.header import VolumeHeader
 from medseg3d.volumes.label_maps import check_labels, holds_integers, stored_scaled
 from medseg3d.volumes.reading import read_header, read_volume
@@ -114,10 +114,7 @@ def read_pair(
 def volume_values(array: np.ndarray, header: VolumeHeader, kind: str = "auto") -> tuple[str, np.ndarray]:
     """What a volume holds: "mask" and its labels in uint8, or "probability" and float32 in [0, 1].
 
-    Args:
-        array: its voxels.
-        header: its header, for messages.
-        kind: "auto" takes fractions for probabilities.
+    Of the kind "auto", fractions are taken for probabilities.
 
     Raises:
         UserError: LABEL_SET for values that are neither.

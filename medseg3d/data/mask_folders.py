@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from medseg3d.errors import UsageError, UserError
-from medseg3d.files.folders import files_below, not_read, printable
+from medseg3d.files.folders import files_below, first_of, not_read, printable
 from medseg3d.pictures.reading import PICTURE_SUFFIXES
 from medseg3d.volumes.reading import VOLUME_SUFFIXES
 
@@ -105,12 +105,9 @@ def paired_masks(
     _check_folders(pred_dir, truth_dir)
     kind = _kind_of(pred_dir, preds)
     if _kind_of(truth_dir, truths) != kind:
+        found = f"{kind}, and other files in {truth_dir}"
         raise UserError(
-            "MIXED_KINDS",
-            pred_dir,
-            f"{kind}, and other files in {truth_dir}",
-            "volumes in both folders, or pictures in both",
-            "convert one of them",
+            "MIXED_KINDS", pred_dir, found, "volumes in both folders, or pictures in both", "convert one of them"
         )
     pred_of, case_of = _matched(preds, truths, MASK_ENDINGS, pred_dir, truth_dir)
     without_pred = [name for name in truths if name not in pred_of]
@@ -155,7 +152,7 @@ def _names(
     files = files_below(folder, suffixes)
     for file in files.read:
         # an archive made on a Mac spells an umlaut in two letters
-        stem = unicodedata.normalize("NFC", _stem(file.name))
+        stem = unicodedata.normalize("NFC", file.name[: len(file.name) - len(_suffix(file.name))])
         name = unicodedata.normalize("NFC", file.parent.relative_to(folder).as_posix())
         name = stem if name == "." else f"{name}/{stem}"
         if name in found:
@@ -189,10 +186,6 @@ def _unread(folder: Path, unread: Sequence[Path], alone: Sequence[str], what: st
 
 def _suffix(name: str) -> str:
     return next((suffix for suffix in VOLUME_SUFFIXES + PICTURE_SUFFIXES if name.lower().endswith(suffix)), "")
-
-
-def _stem(name: str) -> str:
-    return name[: len(name) - len(_suffix(name))]
 
 
 def _kind_of(folder: Path, names: Mapping[str, Path]) -> str:
@@ -292,4 +285,4 @@ def _unpaired(
 
 
 def _listed(names: Sequence[str]) -> str:
-    return f"{len(names)} ({', '.join(names[:_NAMED])}{', ...' if len(names) > _NAMED else ''})"
+    return f"{len(names)} ({first_of(names)})"

@@ -118,6 +118,7 @@ def missing_files(dataset: MSDDataset) -> list[UserError]:
     wanted = [(case["case"], key, case[key]) for case in dataset.cases for key in ("image", "label")]
     wanted += [(case["case"], "image", case["image"]) for case in dataset.test]
     absent = [item for item in wanted if not Path(item[2]).is_file()]
+    shown = dataset.folder if dataset.source.name == "dataset.json" else dataset.source
     others = f" ({len(absent)} of {len(wanted)} files are missing)" if len(absent) > 1 else ""
     return [
         UsageError(
@@ -126,7 +127,7 @@ def missing_files(dataset: MSDDataset) -> list[UserError]:
             f"no file{others}",
             f"the {key} of case {case}",
             f"put it there, or take the case out of {dataset.source}; "
-            f"`medseg3d data verify {_shown(dataset)}` lists everything that is wrong",
+            f"`medseg3d data verify {shown}` lists everything that is wrong",
         )
         for case, key, path in absent
     ]
@@ -174,11 +175,6 @@ def _source(path: Path) -> Path:
         found = "a folder without dataset.json" if path.is_dir() else "no such folder"
         raise UserError("MISSING_DATA", path, found, "a data set in the MSD layout", HOW_TO_GET_DATA)
     return source
-
-
-def _shown(dataset: MSDDataset) -> Path:
-    """What to name to read the data set again."""
-    return dataset.folder if dataset.source.name == "dataset.json" else dataset.source
 
 
 def _labelled(folder: Path, entry: Any, source: Path) -> dict[str, str]:

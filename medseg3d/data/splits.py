@@ -20,10 +20,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from medseg3d.errors import UserError
 from medseg3d.files.atomic import atomic_write
+from medseg3d.files.folders import first_of
 
 RULE = "rank by sha256('<seed>:<id>'); lowest test_cases are test, next val_cases are val, the rest is train"
 GROUP_RULE = (
@@ -207,22 +208,12 @@ def read_split(split_file: str | Path) -> Split:
         split = Split(**parts, seed=content["seed"], hash=content["hash"], groups=groups, listed=listed)
         same_rule = rule == split.rule
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            "SPLIT_MISMATCH",
-            path,
-            f"no split file ({type(error).__name__}: {error})",
-            "rule, seed, train, val, test and hash",
-            _remedy(path),
-        ) from error
+        found = f"no split file ({type(error).__name__}: {error})"
+        raise _mismatch(path, found, "rule, seed, train, val, test and hash") from error
     actual = _hash(split.rule, parts, split.seed, groups)
     if not same_rule or actual != split.hash:
-        raise UserError(
-            "SPLIT_MISMATCH",
-            path,
-            f"content with hash {actual[:12]}, edited since it was written",
-            f"the content of hash {str(split.hash)[:12]}",
-            _remedy(path),
-        )
+        found = f"content with hash {actual[:12]}, edited since it was written"
+        raise _mismatch(path, found, f"the content of hash {str(split.hash)[:12]}")
     check_disjoint(path, parts, {} if split.listed == ("test",) else groups)
     return split
 
@@ -275,9 +266,7 @@ def load_or_make_split(
         check_disjoint(path, {part: getattr(split, part) for part in PARTS}, groups or {})
         return split
     if dict(split.groups) != dict(groups or {}):
-        raise UserError(
-            "SPLIT_MISMATCH", path, _grouping(split.groups), f"{_grouping(groups or {})} as asked for", _remedy(path)
-        )
+        raise _mismatch(path, _grouping(split.groups), f"{_grouping(groups or {})} as asked for")
     _check_listed(path, split, test_cases)
     units = len(set(split.groups.values())) if split.groups else len(ids)
     asked = {"seed": seed} | {
@@ -288,14 +277,52 @@ def load_or_make_split(
     held = {"seed": split.seed, "test_cases": split.count("test"), "val_cases": split.count("val")}
     different = [key for key in asked if asked[key] != held[key]]
     if different:
-        raise UserError(
-            "SPLIT_MISMATCH",
-            path,
-            ", ".join(f"{key} {held[key]}" for key in different),
-            ", ".join(f"{key} {asked[key]}" for key in different) + " as asked for",
-            "pass " + " ".join(f"--{key} {held[key]}" for key in different) + f", or {_remedy(path)}",
-        )
+        found, wanted = (", ".join(f"{key} {values[key]}" for key in different) for values in (held, asked))
+        knobs = " ".join(f"--{key} {held[key]}" for key in different)
+        raise _mismatch(path, found, f"{wanted} as asked for", f"pass {knobs}, or ")
     return split
+
+
+class Leak(NamedTuple):
+    """Cases that are in different parts and belong together.
+
+    Attributes:
+        kind: "picture" for one content in two files, "group" for one patient or sequence.
+        name: the group, or the hash of the content.
+        cases: part to its cases of that group or content, for the parts that have some.
+    """
+
+    kind: str
+    name: str
+    cases: dict[str, list[str]]
+
+
+def find_leaks(
+    split: Split, groups: Mapping[str, str] | None = None, digests: Mapping[str, str] | None = None
+) -> list[Leak]:
+    """Every group and every content that is in more than one part of a split; pictures first, then by name.
+
+    Only equal content is found: neighbouring frames of a video are not equal, which is what groups are for.
+
+    Args:
+        split: the split.
+        groups: case to patient or sequence; those of the split itself if None.
+        digests: case to a hash of its picture's content; cases without one are passed over.
+
+    Example:
+        >>> split = Split(["a", "b"], [], ["c"], seed=0, hash="")
+        >>> find_leaks(split, groups={"a": "p1", "b": "p2", "c": "p1"})
+        [Leak(kind='group', name='p1', cases={'train': ['a'], 'test': ['c']})]
+    """
+    leaks = []
+    for kind, name_of in (("picture", digests or {}), ("group", split.groups if groups is None else groups)):
+        found: dict[str, dict[str, list[str]]] = {}
+        for part in PARTS:
+            for case in getattr(split, part):
+                if case in name_of:
+                    found.setdefault(name_of[case], {}).setdefault(part, []).append(case)
+        leaks += [Leak(kind, name, cases) for name, cases in sorted(found.items()) if len(cases) > 1]
+    return leaks
 
 
 def check_disjoint(source: str | Path, parts: Mapping[str, Sequence[str]], groups: Mapping[str, str]) -> None:
@@ -309,8 +336,7 @@ def check_disjoint(source: str | Path, parts: Mapping[str, Sequence[str]], group
         for first, second in (("train", "val"), ("train", "test"), ("val", "test")):
             shared = sorted(members[first] & members[second])
             if shared:
-                named = ", ".join(shared[:5]) + (", ..." if len(shared) > 5 else "")
-                found = f"{len(shared)} {kind} in {first} and in {second} ({named})"
+                found = f"{len(shared)} {kind} in {first} and in {second} ({first_of(shared)})"
                 raise UserError("LEAKAGE", source, found, "each in one part", "take them out of one of the two")
 
 
@@ -356,7 +382,7 @@ def _hash(rule: str, parts: dict[str, list[str]], seed: Any, groups: Mapping[str
 def _check_ids(path: Path, split: Split, ids: Sequence[str]) -> None:
     held, present = {name for part in PARTS for name in getattr(split, part)}, set(ids)
     differences = [
-        f"{len(names)} {what} ({', '.join(sorted(names)[:5])}{', ...' if len(names) > 5 else ''})"
+        f"{len(names)} {what} ({first_of(sorted(names))})"
         for names, what in (
             (held - present, "ids that the data set lacks"),
             (present - held, "ids fewer than the data set"),
@@ -364,29 +390,23 @@ def _check_ids(path: Path, split: Split, ids: Sequence[str]) -> None:
         if names
     ]
     if differences:
-        raise UserError("SPLIT_MISMATCH", path, " and ".join(differences), "the data set's own ids", _remedy(path))
+        raise _mismatch(path, " and ".join(differences), "the data set's own ids")
 
 
 def _check_listed(path: Path, split: Split, test_cases: int | float | Sequence[str] | None) -> None:
     if test_cases is None or (isinstance(test_cases, (int, float)) and not split.listed):
         return
     if isinstance(test_cases, (int, float)):
-        raise UserError(
-            "SPLIT_MISMATCH", path, "a listed test set", "one drawn by the seed, as asked for", _remedy(path)
-        )
+        raise _mismatch(path, "a listed test set", "one drawn by the seed, as asked for")
     if not split.listed or set(test_cases) != set(split.test):
-        raise UserError(
-            "SPLIT_MISMATCH",
-            path,
-            f"another test set of {len(split.test)} cases",
-            f"the {len(test_cases)} listed test cases as asked for",
-            _remedy(path),
-        )
+        found = f"another test set of {len(split.test)} cases"
+        raise _mismatch(path, found, f"the {len(test_cases)} listed test cases as asked for")
 
 
 def _grouping(groups: Mapping[str, str]) -> str:
     return f"{len(groups)} cases in {len(set(groups.values()))} groups" if groups else "cases without groups"
 
 
-def _remedy(path: Path) -> str:
-    return f"name another split file with --split_file, or delete {path} to draw the split anew"
+def _mismatch(path: Path, found: str, wanted: str, remedy: str = "") -> UserError:
+    remedy += f"name another split file with --split_file, or delete {path} to draw the split anew"
+    return UserError("SPLIT_MISMATCH", path, found, wanted, remedy)

@@ -11,15 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from medseg3d.data.leaks import Leak, find_leaks
 from medseg3d.data.msd import MSDDataset, missing_files, read_msd
 from medseg3d.data.picture_folders import find_pictures, grouped
-from medseg3d.data.splits import PARTS, Split, read_split
+from medseg3d.data.splits import PARTS, Leak, Split, find_leaks, read_split
 from medseg3d.errors import UserError
 from medseg3d.files.folders import files_below, not_read
 from medseg3d.pictures.masks import check_size, read_levels
 from medseg3d.pictures.reading import read_with_remarks
-from medseg3d.volumes.grids import GRID_TOLERANCE, check_pair
+from medseg3d.volumes.geometry import GRID_TOLERANCE, check_pair
 from medseg3d.volumes.label_maps import check_labels
 from medseg3d.volumes.reading import VOLUME_SUFFIXES, read_volume
 

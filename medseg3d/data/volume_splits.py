@@ -20,16 +20,10 @@ def split_cases(
 ) -> list[dict[str, str]]:
     """The cases of one part of a data set: `{"case": id, "image": path, "label": path}`, sorted by id.
 
-    This is what the bundles call. The split file is written on first use, see `split_of_volumes`.
+    This is what the bundles call. The split file is written on first use, see `split_of_volumes`. `part` is "train",
+    "val" or "test". With a `mask_dir` each case gets a `"mask_file"` in that folder, `<id>_seg.nii.gz`.
 
-    Args:
-        dataset_dir: as in `read_msd`.
-        split_file: the split file.
-        part: "train", "val" or "test".
-        test_cases: number of test cases.
-        val_cases: number of validation cases.
-        seed: seed of the rule.
-        mask_dir: if given, each case gets a `"mask_file"` in this folder, `<id>_seg.nii.gz`.
+    This is what the bundles call. The split file is written on first use, see `split_of_volumes`.
 
     Raises:
         ValueError: unknown part.

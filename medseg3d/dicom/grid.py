@@ -12,8 +12,7 @@ from pydicom.dataset import Dataset
 
 from medseg3d.dicom.sources import SourceFile
 from medseg3d.errors import UserError
-from medseg3d.volumes.geometry import LPS_TO_RAS, SPACING_MM
-from medseg3d.volumes.grids import GRID_TOLERANCE, in_mm
+from medseg3d.volumes.geometry import GRID_TOLERANCE, LPS_TO_RAS, SPACING_MM, in_mm
 
 _SAME_PLACE = 0.01  # mm
 _SAME_AXES = 1e-3  # cosine

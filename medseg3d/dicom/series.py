@@ -33,9 +33,9 @@ from medseg3d.dicom.sources import SourceFile, damaged_member, dicom_files
 from medseg3d.errors import UserError
 from medseg3d.files.folders import harmless
 from medseg3d.files.stream import truncated
-from medseg3d.volumes.grids import in_mm
+from medseg3d.volumes.geometry import in_mm
 from medseg3d.volumes.header import VolumeHeader
-from medseg3d.volumes.nifti_geometry import geometry_of
+from medseg3d.volumes.nifti import geometry_of
 from medseg3d.volumes.reading import with_scan_warnings
 
 _TAGS = (
@@ -143,30 +143,15 @@ def read_series(
     headers = list(header_of.values())
     place = {path: index for index, path in enumerate(header_of)}
     shape = array.shape
+    said = (*remarks, *more, *_tag_warnings(planes))
+    geometry = geometry_of(shape, affine)
     header = VolumeHeader(
-        source,
-        (shape[0], shape[1], shape[2]),
-        affine,
-        spacing,
-        array.dtype,
-        1.0,
-        0.0,
-        geometry_of(shape, affine),
-        tuple([*remarks, *more, *_tag_warnings(planes)]),
-        sha256=_sum_of(sums),
+        source, (shape[0], shape[1], shape[2]), affine, array.dtype, 1.0, 0.0, geometry, said, _sum_of(sums)
     )
     if check_hu:
         header = with_scan_warnings(header, array, float(array.min()), float(array.max()))
-    loaded = LoadedSeries(
-        series.number,
-        how,
-        len(planes),
-        str(header.sha256),
-        headers,
-        [(place[plane.file.path], plane.frame) for plane in planes],
-        spacing[2],
-    )
-    return array, header, loaded
+    order = [(place[plane.file.path], plane.frame) for plane in planes]
+    return array, header, LoadedSeries(series.number, how, len(planes), _sum_of(sums), headers, order, spacing[2])
 
 
 def series_grid(source: str | Path, chosen: str = "") -> tuple[tuple[int, int, int], np.ndarray]:
@@ -286,10 +271,6 @@ def _is_volume(series: Series) -> bool:
     return not all(planes[0].lies_at(plane) for plane in planes)
 
 
-def _slices(series: Series) -> int:
-    return sum(int(header.tags.get("NumberOfFrames") or 1) for header in series.headers)
-
-
 def _listed(found: Sequence[Series]) -> str:
     """Number, description, slices, spacing and kernel of each; the UID where the number is not enough."""
     numbers = Counter(each.number for each in found)
@@ -307,10 +288,11 @@ def _described(series: Series, ambiguous: bool) -> str:
     except UserError as error:
         sizes = f"not usable: {error.code}"
     kernel = series.first("ConvolutionKernel")
+    slices = sum(int(header.tags.get("NumberOfFrames") or 1) for header in series.headers)
     parts = [
         f'"{series.first("SeriesDescription")}"',
         series.first("Modality"),
-        f"{_slices(series)} slices",
+        f"{slices} slices",
         sizes,
         *([f"kernel {kernel}"] if kernel else []),
     ]

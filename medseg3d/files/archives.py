@@ -18,11 +18,7 @@ from medseg3d.files.disk_space import in_words
 def download(url: str, archive: Path, by_hand: str, md5: str | None = None) -> None:
     """Download with MONAI's downloader, unless the archive is there; either way it has the MD5, if one is known.
 
-    Args:
-        url: what to download.
-        archive: where to.
-        by_hand: what the user can do instead, for the errors.
-        md5: what the archive must have.
+    `by_hand` is what the user can do instead, for the errors.
 
     Raises:
         UserError: NO_NETWORK, CHECKSUM.
@@ -71,13 +67,10 @@ def check_zip(archive: Path, most_bytes: int) -> None:
 def unpack(archive: Path, folder: Path, find: Callable[[Path], Path | None], wanted: str) -> None:
     """Unpack beside the folder and move what `find` finds to it: the folder is whole or not there.
 
-    MONAI's own `extractall` takes a half-unpacked folder for a finished one.
+    `find` gives the data set's folder among what was unpacked, or None; `wanted` is what the archive, a ZIP or tar,
+    should hold.
 
-    Args:
-        archive: ZIP or tar.
-        folder: the data set's folder.
-        find: the data set's folder among what was unpacked, or None.
-        wanted: what the archive should hold, for the error.
+    MONAI's own `extractall` takes a half-unpacked folder for a finished one.
 
     Raises:
         UserError: CHECKSUM if `find` finds nothing.

@@ -12,9 +12,8 @@ from medseg3d.errors import UserError
 def check_space(needed: Mapping[Path, int], remedy: str) -> None:
     """Refuse results for which a disk has no room.
 
-    Args:
-        needed: bytes that go to each folder, which need not exist yet; folders of one disk share what is free there.
-        remedy: what the user can do about it besides.
+    `needed` has the bytes that go to each folder, which need not exist yet; folders of one disk share what is free
+    there.
 
     Raises:
         UserError: NO_SPACE.

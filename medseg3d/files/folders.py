@@ -16,7 +16,6 @@ COMPANIONS = (
 """How the names of files end that nobody takes for an image."""
 
 _PAPERS = ("license", "licence", "readme", "notice", "copying", "checksums", "sha256sums", "md5sums")
-_NAMED = 5
 _HEADERS, _VOXELS = (".nhdr", ".mhd"), (".raw", ".zraw", ".raw.gz", ".gz", ".bin", ".img")
 
 
@@ -35,9 +34,7 @@ class FolderFiles(NamedTuple):
 def files_below(folder: str | Path, suffixes: Sequence[str]) -> FolderFiles:
     """What lies below a folder, sub-folders that are links included; names that begin with a dot are passed over.
 
-    Args:
-        folder: where to look.
-        suffixes: how the names of the files to read end, in lower case.
+    `suffixes` are how the names of the files to read end, in lower case.
 
     Raises:
         UserError: MISSING_FILE, for what is no folder; UNREADABLE, for a sub-folder that cannot be listed.
@@ -125,11 +122,13 @@ def not_read(folder: str | Path, unread: Iterable[str | Path], suffixes: Sequenc
     names = [os.path.relpath(path, folder) for path in unread]
     if not names:
         return []
-    listed = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
-    files = "file" if len(names) == 1 else "files"
-    return [
-        f"NOT_READ: {len(names)} {files} below {folder} ({listed}); read are names that end in {', '.join(suffixes)}"
-    ]
+    files = f"{len(names)} file{'s' * (len(names) > 1)} below {folder} ({first_of(names)})"
+    return [f"NOT_READ: {files}; read are names that end in {', '.join(suffixes)}"]
+
+
+def first_of(names: Sequence[str], most: int = 5) -> str:
+    """Some names for a message, the first of many."""
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def _refuse(error: OSError) -> None:

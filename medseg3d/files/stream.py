@@ -28,10 +28,7 @@ _MAX_DEFLATE_RATIO = 1032  # no deflate stream expands further, https://zlib.net
 def opened(path: Path, wanted: str, code: str) -> Iterator[IO[bytes]]:
     """A file, open for reading; nothing else is opened, because a pipe or a device may never end or answer.
 
-    Args:
-        path: the file.
-        wanted: what it should be, with its article, for the messages.
-        code: of the error where a folder stands in its place.
+    `wanted` says what it should be, with its article; `code` is that of the error where a folder stands in its place.
 
     Raises:
         UserError: MISSING_FILE, UNREADABLE, NOT_A_FILE, or `code`.
@@ -52,11 +49,7 @@ def opened(path: Path, wanted: str, code: str) -> Iterator[IO[bytes]]:
 
 
 def check_regular(path: str | Path, wanted: str) -> None:
-    """Refuse what is there but neither a file nor a folder.
-
-    Args:
-        path: what is to be read.
-        wanted: what it should be, with its article.
+    """Refuse what is there but neither a file nor a folder; `wanted` says what it should be, with its article.
 
     Raises:
         UserError: NOT_A_FILE.
@@ -88,10 +81,7 @@ def file_sha256(*paths: str | Path) -> str:
 class ByteStream:
     """The uncompressed bytes of an open file, in order and once; a damaged compression is refused where it is met.
 
-    Args:
-        file: open for reading.
-        path: its path, for the messages.
-        after: another file that this one goes on from: the sum is of both.
+    Of a file that is open for reading; where it goes on from another one (`after`), the sum is of both.
     """
 
     def __init__(self, file: IO[bytes], path: Path, after: ByteStream | None = None) -> None:

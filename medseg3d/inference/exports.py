@@ -9,7 +9,7 @@ import json
 import logging
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,13 @@ def exported(network: nn.Module, windows: torch.Tensor, engine: str) -> Path:
             made = Path(temporary) / "made"
             made.mkdir()
             with _plain_tensors(windows) as example, _quiet():
-                _EXPORTS[engine](network, example, made)
+                if engine == "openvino":
+                    import openvino
+
+                    model = openvino.convert_model(network, example_input=example, input=list(example.shape))
+                    openvino.save_model(model, made / "model.xml", compress_to_fp16=False)
+                else:
+                    _save_onnx(network, (example,), made / "model.onnx")
             (made / "facts.json").write_text(
                 json.dumps(_facts(network, windows, engine), indent=2) + "\n", encoding="utf-8"
             )
@@ -90,11 +96,8 @@ def versions_of(*packages: str) -> dict[str, str]:
 def export_network(network: nn.Module, windows: torch.Tensor, form: str, path: Path) -> list[str | int]:
     """Write a network in one of `FORMS`; the shape of its input comes back, with a name for each axis that is free.
 
-    Args:
-        network: on the CPU, in inference mode.
-        windows: (B, channels, *spatial) float32; B above 1, because a batch of 1 is taken for no batch.
-        form: a key of `FORMS`.
-        path: the file.
+    The network is on the CPU, in inference mode; of the windows (B, channels, *spatial) float32, B is above 1, because
+    a batch of 1 is taken for no batch.
 
     Raises:
         Exception: whatever torch raises for a network that it cannot export.
@@ -125,27 +128,10 @@ def _facts(network: nn.Module, windows: torch.Tensor, engine: str) -> dict[str, 
     }
 
 
-def _to_openvino(network: nn.Module, example: torch.Tensor, folder: Path) -> None:
-    import openvino
-
-    model = openvino.convert_model(network, example_input=example, input=list(example.shape))
-    openvino.save_model(model, folder / "model.xml", compress_to_fp16=False)
-
-
-def _to_onnx(network: nn.Module, example: torch.Tensor, folder: Path) -> None:
-    _save_onnx(network, (example,), folder / "model.onnx")
-
-
 def _save_onnx(network: Any, inputs: tuple[torch.Tensor, ...], path: Path, **names: Any) -> None:
     program = torch.onnx.export(network, inputs, dynamo=True, verbose=False, **names)
     assert program is not None  # as it is with dynamo
     program.save(path)
-
-
-_EXPORTS: dict[str, Callable[[nn.Module, torch.Tensor, Path], None]] = {
-    "openvino": _to_openvino,
-    "onnxruntime": _to_onnx,
-}
 
 
 @contextlib.contextmanager

@@ -93,11 +93,7 @@ class TokenAttention(nn.Module):
     ) -> torch.Tensor:
         """What the softmax gets, for looking at: (B, queries, S) float32 of pixels spread evenly over all H W.
 
-        Args:
-            query: as `forward` takes it.
-            key: as `forward` takes it.
-            value: as `forward` takes it; not used.
-            queries: how many pixels, at most H W.
+        Arguments are those of `forward`, of which the values are not used, and the number of queries, at most all.
         """
         return logits_of_some(query.flatten(2).transpose(1, 2), key.transpose(1, 2), key.shape[1] ** -0.5, queries)
 

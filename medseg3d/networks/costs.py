@@ -149,7 +149,8 @@ def _inference(
     network: nn.Module, weights: dict[str, torch.Tensor], image: torch.Tensor
 ) -> tuple[FlopCounterMode, int]:
     attention_on_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # missing in torch's own list
-    counter = FlopCounterMode(display=False, custom_mapping={attention_on_cpu: _attention_flops})
+    flops = {attention_on_cpu: lambda query, key, value, *_, **__: sdpa_flop_count(query, key, value)}
+    counter = FlopCounterMode(display=False, custom_mapping=flops)
     with torch.no_grad(), counter, _LiveTensors([*weights.values(), image]) as live:
         torch.func.functional_call(network, weights, (image,), tie_weights=False)
     return counter, live.peak_bytes
@@ -206,10 +207,6 @@ class _LiveTensors(TorchDispatchMode):
     def _end(self, address: int, size: int) -> None:
         self._known.discard(address)
         self.live_bytes -= size
-
-
-def _attention_flops(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any) -> int:
-    return sdpa_flop_count(query, key, value)
 
 
 class _ScanOfShapes(torch.autograd.Function):

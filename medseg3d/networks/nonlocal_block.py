@@ -41,11 +41,7 @@ class PositionAttention(nn.Module):
     ) -> torch.Tensor:
         """What the softmax gets, for looking at: (B, queries, N) float32 of positions spread evenly over all N.
 
-        Args:
-            query: as `forward` takes it.
-            key: as `forward` takes it.
-            value: as `forward` takes it; not used.
-            queries: how many positions, at most N.
+        Arguments are those of `forward`, of which the values are not used, and the number of queries, at most all.
         """
         return logits_of_some(self._vectors(query)[:, 0], self._vectors(key)[:, 0], self.scale, queries)
 
@@ -152,11 +148,7 @@ class NonLocalBlock(nn.Module):
 def logits_of_some(query: torch.Tensor, key: torch.Tensor, scale: float, queries: int) -> torch.Tensor:
     """`scale` times the products of some queries with all keys, (B, queries, S) in float32 also under autocast.
 
-    Args:
-        query: (B, N, D).
-        key: (B, S, D).
-        scale: factor of the products.
-        queries: how many of the N, at most all, spread evenly.
+    The queries are spread evenly over those of (B, N, D), all of them at most; keys are (B, S, D).
     """
     chosen = torch.linspace(0, query.shape[1] - 1, min(queries, query.shape[1]), device=query.device).long()
     with torch.autocast(query.device.type, enabled=False):

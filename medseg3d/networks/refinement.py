@@ -210,9 +210,6 @@ def only_output(outputs: List[torch.Tensor]) -> torch.Tensor:  # noqa: UP006
     Networks of several outputs are refused: which of them are the logits differs from network to network (the first
     or the last), and a head whose output is dropped gets no gradients, which stops distributed training.
 
-    Args:
-        outputs: list or tuple of tensors.
-
     Raises:
         ValueError: there is not one.
     """

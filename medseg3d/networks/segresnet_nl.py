@@ -108,13 +108,10 @@ class SegResNetNL(SegResNet):
             upsample_mode=upsample_mode,
         )
         self.size_divisor = 2 ** (len(blocks_down) - 1)
-        bottleneck_channels = init_filters * self.size_divisor
+        channels = init_filters * self.size_divisor
         # after SegResNet's own layers, so that one seed gives both networks the same weights
         self.nonlocal_blocks = nn.Sequential(
-            *[
-                NonLocalBlock(spatial_dims, bottleneck_channels, **ATTENTIONS[nonlocal_attention])
-                for _ in range(nonlocal_blocks)
-            ]
+            *(NonLocalBlock(spatial_dims, channels, **ATTENTIONS[nonlocal_attention]) for _ in range(nonlocal_blocks))
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -129,8 +129,7 @@ def read_picture_mask(path: str | Path, upright: bool = False) -> np.ndarray:
 def read_grey(path: str | Path) -> np.ndarray:
     """The map of probabilities a picture holds, (H, W) float32 in [0, 1]: its level over 255 or, in 16 bits, 65535.
 
-    Args:
-        path: a grey picture, or a colour picture of equal channels, in the grid of the file.
+    The picture is grey, or in colour of equal channels; it comes in the grid of the file.
 
     Raises:
         UserError: as `read_picture`, and LABEL_SET for colours or transparency.
@@ -172,13 +171,7 @@ def read_levels(path: str | Path, upright: bool = False) -> GreyPicture:
 
 
 def check_size(mask: str | Path, shape: Sequence[int], picture: str | Path, wanted: Sequence[int]) -> None:
-    """Refuse a mask that is not drawn on the grid of its picture.
-
-    Args:
-        mask: its file.
-        shape: its rows and columns.
-        picture: the file of the picture.
-        wanted: the rows and columns of that.
+    """Refuse a mask whose rows and columns are not those of its picture.
 
     Raises:
         UserError: PAIR_GEOMETRY.

@@ -98,11 +98,6 @@ def draw_errors(picture: np.ndarray, truth: np.ndarray, pred: np.ndarray) -> np.
 def write_overlay(path: str | Path, picture: np.ndarray, mask: np.ndarray) -> str:
     """Write `draw_overlay` as PNG, whole or not at all; the sha256 of the file comes back.
 
-    Args:
-        path: the file, `.png`; an existing one is replaced once the new one is whole.
-        picture: as in `draw_overlay`.
-        mask: as in `draw_overlay`.
-
     Raises:
         ValueError: not a picture and its mask, or not the name of a PNG.
         UserError: NO_SPACE, NOT_WRITABLE.

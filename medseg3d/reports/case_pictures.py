@@ -14,7 +14,7 @@ from medseg3d.reports.overlays import draw_case, draw_picture_case, read_case, r
 from medseg3d.reports.runs import CaseFiles, EvaluatedRun
 from medseg3d.reports.tables import rank
 from medseg3d.reports.wording import SENTENCES, number
-from medseg3d.volumes.grids import GRID_TOLERANCE
+from medseg3d.volumes.geometry import GRID_TOLERANCE
 
 DEFAULT_WINDOW_HU = (-160.0, 240.0)
 """Grey window of volumes where the run has recorded none."""

@@ -29,7 +29,7 @@ from medseg3d.reports.painter import (
     lay_out,
     plane_view,
 )
-from medseg3d.volumes.grids import GRID_TOLERANCE, check_pair
+from medseg3d.volumes.geometry import GRID_TOLERANCE, check_pair
 from medseg3d.volumes.label_maps import check_labels
 from medseg3d.volumes.planes import mask_centre, plane_slices, voxel_indices
 from medseg3d.volumes.reading import read_volume, volume_stem

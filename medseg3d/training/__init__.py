@@ -6,26 +6,27 @@ from medseg3d.training.batch_augmentation import Augmentation, BatchAugmentation
 from medseg3d.training.checkpoints import (
     BestModel,
     EarlyStop,
+    LastModel,
     RunCheckpoint,
     Validation,
     attach_checkpoints,
     claim_run_folder,
+    model_saver,
 )
 from medseg3d.training.evaluation import CaseScores, ScoreFiles
 from medseg3d.training.losses import (
+    AlternatingObjectives,
     AuxiliaryLoss,
     BinaryCrossEntropy,
     FinalLoss,
+    Objective,
     PixelCrossEntropy,
     ProbabilityError,
 )
-from medseg3d.training.objectives import AlternatingObjectives, Objective
-from medseg3d.training.parameter_groups import freeze_parameters, parameter_groups
+from medseg3d.training.parameter_groups import freeze_parameters, learning_rate_factor, parameter_groups
 from medseg3d.training.pretrained import with_initial_weights, with_pretrained_encoder
 from medseg3d.training.progress import attach_progress_bar, attach_tensorboard
 from medseg3d.training.sampler import EpochSampler
-from medseg3d.training.schedules import learning_rate_factor
-from medseg3d.training.selection import LastModel, model_saver
 from medseg3d.training.trainer import Handlers, SegmentationTrainer
 
 __all__ = [

@@ -241,10 +241,6 @@ def _smooth(step: RandGaussianSmoothd, batch: Batch, rows: torch.Tensor, drawn: 
         batch[key][rows] = taken
 
 
-def _draw_colours(step: RandPhotometricd, shape: Sequence[int]) -> Distortion:
-    return step.distortion
-
-
 def _colours(step: RandPhotometricd, batch: Batch, rows: torch.Tensor, drawn: Sequence[Distortion]) -> None:
     for key in step.keys:
         values = Distortion(*(_per_sample(each, batch[key]) for each in zip(*drawn, strict=True)))
@@ -275,7 +271,7 @@ BATCHED: dict[type, Batched] = {
     ),
     RandGaussianNoised: Batched(_noise, _draw_noise),
     RandGaussianSmoothd: Batched(_smooth, _draw_smooth),
-    RandPhotometricd: Batched(_colours, _draw_colours),
+    RandPhotometricd: Batched(_colours, lambda step, shape: step.distortion),
     NormalizeIntensityd: Batched(
         _normalise,
         admits=lambda step: (

@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from medseg3d.errors import UserError
 from medseg3d.files.atomic import remove_leftovers
 from medseg3d.files.tensors import read_tensors, save_tensors
-from medseg3d.knobs import as_flag
+from medseg3d.knobs import as_flag, choice
 from medseg3d.ranks import agreed, rank
 from medseg3d.training.averaging import WeightAverage
 from medseg3d.training.pretrained import write_initial_weights
@@ -87,8 +87,7 @@ class BestModel:
             )
         if better:
             self.best, self.best_epoch = score, self.last_epoch
-            if rank() == 0:
-                save_tensors(self.model_file, cpu_state_dict(self.network))
+            self._save()
         logger.info(
             "epoch %d: %s %.4f%s",
             self.last_epoch,
@@ -105,6 +104,46 @@ class BestModel:
         """Remember an earlier run's best."""
         self.best, self.best_epoch = float(state["best"]), int(state["best_epoch"])
         self.last_epoch = int(state["last_epoch"])
+
+    def _save(self) -> None:
+        if rank() == 0:
+            save_tensors(self.model_file, cpu_state_dict(self.network))
+
+
+class LastModel(BestModel):
+    """Handler like `BestModel` that saves the weights at every validation, whatever the score.
+
+    For protocols without a validation set, which look at the test set during training: no score selects a checkpoint.
+    A training is validated after its last epoch, so the weights of that epoch remain. `EarlyStop` never stops it.
+    """
+
+    def __call__(self, engine: Engine) -> None:
+        """Save the weights."""
+        self.best = engine.state.metrics[self.metric_name]
+        self.best_epoch = self.last_epoch = engine.state.epoch
+        self._save()
+        logger.info(
+            "epoch %d: %s %.4f (saved: checkpoint_selection is last)", self.last_epoch, self.metric_name, self.best
+        )
+
+
+CHECKPOINT_SELECTIONS = {"best": BestModel, "last": LastModel}
+
+
+def model_saver(
+    network: torch.nn.Module,
+    model_file: str | Path,
+    metric_name: str = "val_dice_mean",
+    checkpoint_selection: str = "best",
+) -> BestModel:
+    """The handler that saves the weights of the best or of the last validation.
+
+    Arguments are those of `BestModel`, and `checkpoint_selection`: `best` or `last`.
+
+    Raises:
+        UserError: `BAD_VALUE` for any other `checkpoint_selection`.
+    """
+    return choice("checkpoint_selection", checkpoint_selection, CHECKPOINT_SELECTIONS)(network, model_file, metric_name)
 
 
 class Validation:

@@ -1,14 +1,21 @@
-"""Losses that MONAI lacks."""
+"""What a training minimises: losses that MONAI lacks, and one of them all along or several in turn."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from medseg3d.errors import UsageError
+from medseg3d.knobs import choice
 from medseg3d.networks.refinement import foreground_logit
+
+Loss = Callable[[Any, torch.Tensor], torch.Tensor]
+"""From what the network returns and the labels to a scalar."""
 
 
 class PixelCrossEntropy(nn.Module):
@@ -80,13 +87,9 @@ class ProbabilityError(nn.Module):
 
 
 class FinalLoss(nn.Module):
-    """The loss of a network's final logits alone, whatever it returns beside them while training.
+    """A loss of a network's final logits alone, whatever it returns beside them while training."""
 
-    Args:
-        loss: from logits and labels to a scalar.
-    """
-
-    def __init__(self, loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
+    def __init__(self, loss: Loss) -> None:
         super().__init__()
         self.loss = loss
 
@@ -106,7 +109,7 @@ class AuxiliaryLoss(nn.Module):
         Zhao et al., Pyramid Scene Parsing Network, CVPR 2017, https://arxiv.org/abs/1612.01105
     """
 
-    def __init__(self, loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], weight: float = 0.4) -> None:
+    def __init__(self, loss: Loss, weight: float = 0.4) -> None:
         super().__init__()
         self.loss = loss
         self.weight = weight
@@ -120,6 +123,74 @@ class AuxiliaryLoss(nn.Module):
         for head in auxiliary:
             total = total + self.weight * self.loss(head, labels)
         return total
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A loss, and how the network is called for it.
+
+    Attributes:
+        loss: from what the network returns, in float32, and the labels to a scalar.
+        name: what TensorBoard calls it.
+        network_arguments: handed to the network's `forward` with the pictures.
+    """
+
+    loss: Loss
+    name: str = ""
+    network_arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+class AlternatingObjectives:
+    """Objectives that take turns, one per epoch or one per step, the first one first.
+
+    Whose turn it is follows from the epoch or the iteration alone, so that a resumed training goes on in turn. A
+    parameter that an objective does not reach has no gradient in its turn, and no optimizer moves it then, not even by
+    its momentum.
+
+    Args:
+        objectives: at least one; several need names of their own.
+        interleave: "epoch" or "step": how long a turn is.
+
+    Raises:
+        ValueError: no objective, or two of one name.
+        UserError: `BAD_VALUE` for another `interleave`.
+
+    References:
+        CRIS, https://arxiv.org/abs/2405.19672: equation 3 alternates by the epoch, from 0; the sentence before it,
+        "in each epoch", may be read as by the step.
+
+    Example:
+        >>> odd_and_even = AlternatingObjectives([Objective(abs, "backbone"), Objective(abs, "final")])
+        >>> [odd_and_even.turn(epoch, iteration) for epoch, iteration in ((0, 0), (0, 1), (1, 2), (2, 4))]
+        [0, 0, 1, 0]
+    """
+
+    def __init__(self, objectives: Sequence[Objective], interleave: str = "epoch") -> None:
+        names = [each.name for each in objectives]
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"objectives must be one or more with names of their own, got {names}")
+        self.objectives = tuple(objectives)
+        self.by_epoch = choice("interleave", interleave, {"epoch": True, "step": False})
+
+    def turn(self, epoch: int, iteration: int) -> int:
+        """Which objective has its turn, 0-based, by the epoch or the iteration of the whole training, both 0-based."""
+        return (epoch if self.by_epoch else iteration) % len(self.objectives)
+
+    def check_epochs(self, epochs: int) -> None:
+        """Refuse a number of epochs after which not every objective has had as many turns as the others.
+
+        Raises:
+            UserError: `BAD_VALUE`.
+        """
+        n = len(self.objectives)
+        if self.by_epoch and epochs % n:
+            raise UsageError(
+                "BAD_VALUE",
+                f"--epochs {epochs}",
+                f"an end in a turn of {self.objectives[(epochs - 1) % n].name}",
+                f"a multiple of {n}: the last epoch is that of {self.objectives[-1].name}",
+                f"--epochs {epochs + n - epochs % n}, or --interleave step",
+            )
 
 
 def _foreground(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -14,6 +14,7 @@ from torch import nn
 from medseg3d.bundle_folders import bundle_folder, bundle_names, shipped_weights, source_folder
 from medseg3d.errors import UsageError, UserError
 from medseg3d.files.atomic import atomic_write
+from medseg3d.files.folders import first_of
 from medseg3d.files.tensors import read_tensors, read_tensors_and_sum, state_of_network
 from medseg3d.inference.weights import Fit, fit_of
 from medseg3d.networks.pretrained import load_pretrained
@@ -30,8 +31,6 @@ INITIAL_WEIGHTS = "initial_weights.json"
 
 LEAST_LOADED = 0.1
 """Share of a network's kernels and matrices that a file to begin with has to fill; an encoder alone is more."""
-
-_NAMED = 3
 
 
 def with_pretrained_encoder(
@@ -228,5 +227,4 @@ def find_weights(weights: str | Path) -> Path:
 
 
 def _first(names: tuple[str, ...]) -> str:
-    more = ", ..." if len(names) > _NAMED else ""
-    return f" ({', '.join(names[:_NAMED])}{more})" if names else ""
+    return f" ({first_of(names, 3)})" if names else ""

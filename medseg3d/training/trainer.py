@@ -24,7 +24,7 @@ from medseg3d.networks.memory_format import channels_last, contiguous_group_norm
 from medseg3d.precision import Precision, choose_precision
 from medseg3d.ranks import mean_over_processes, rank, world_size
 from medseg3d.training.batch_augmentation import BatchAugmentation
-from medseg3d.training.objectives import AlternatingObjectives, Loss, Objective
+from medseg3d.training.losses import AlternatingObjectives, Loss, Objective
 from medseg3d.training.parameter_groups import frozen_norms
 
 logger = logging.getLogger("medseg3d")

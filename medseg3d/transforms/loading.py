@@ -15,7 +15,7 @@ from monai.transforms import MapTransform
 from medseg3d.files.stream import file_sha256
 from medseg3d.pictures.masks import check_size, read_picture_mask
 from medseg3d.pictures.reading import read_with_remarks
-from medseg3d.volumes.grids import GRID_TOLERANCE, check_pair
+from medseg3d.volumes.geometry import GRID_TOLERANCE, check_pair
 from medseg3d.volumes.header import VolumeHeader
 from medseg3d.volumes.label_maps import check_labels
 from medseg3d.volumes.reading import read_volume

@@ -21,9 +21,14 @@ from medseg3d.volumes.writing import write_mask, write_probabilities
 class Saved(MapTransform):
     """Writes one key of an item to the path under another, and the SHA-256 of the file into the `meta` of the former.
 
+    The file is whole or not there.
+
     Args:
         keys: the one key, as `InvertToOriginald` leaves it.
         allow_missing_keys: pass over an item that lacks it.
+
+    Raises:
+        UserError: NO_SPACE, NOT_WRITABLE.
     """
 
     path_key: str
@@ -49,18 +54,10 @@ class Saved(MapTransform):
 
 
 class SaveMaskd(Saved):
-    """Writes a label map (1, X, Y, Z) as uint8 on the grid of its source to `mask_file`, whole or not at all.
+    """Writes a label map (1, X, Y, Z) as uint8 on the grid of its source to `mask_file`; `meta["mask_sha256"]` is set.
 
-    The format is that of the name to write to. Shape and geometry are those of the source file, in its own format to
-    the letter; the file is read back and compared before it gets its name. `meta["mask_sha256"]` of the label map is
-    set.
-
-    Args:
-        keys: the label map, as `InvertToOriginald` leaves it.
-        allow_missing_keys: pass over an item that lacks it.
-
-    Raises:
-        UserError: NO_SPACE, NOT_WRITABLE.
+    Arguments and errors are those of `Saved`. The format is that of the name to write to. Shape and geometry are those
+    of the source file, in its own format to the letter; the file is read back and compared before it gets its name.
     """
 
     path_key, sum_key = "mask_file", "mask_sha256"
@@ -73,17 +70,12 @@ class SaveMaskd(Saved):
 
 
 class SavePictureMaskd(Saved):
-    """Writes a mask (1, H, W) of 0 and 1 as a PNG of 0 and 255 to `mask_file`, whole or not at all.
+    """Writes a mask (1, H, W) of 0 and 1 as a PNG of 0 and 255 to `mask_file`; `meta["mask_sha256"]` is set.
 
-    `meta["mask_sha256"]` of the mask is set.
-
-    Args:
-        keys: the mask, as `InvertToOriginald` leaves it.
-        allow_missing_keys: pass over an item that lacks it.
+    Arguments and errors are those of `Saved`.
 
     Raises:
         ValueError: more than one class of foreground, which a picture of black and white cannot hold.
-        UserError: NO_SPACE, NOT_WRITABLE.
     """
 
     path_key, sum_key = "mask_file", "mask_sha256"
@@ -97,14 +89,11 @@ class SaveOverlayd(Saved):
     """Writes the source picture with its mask (1, H, W) drawn on it (`draw_overlay`) to `overlay_file`.
 
     The picture is read once more, because that of the item has the network's size. `meta["overlay_sha256"]` of the
-    mask is set. The file is whole or not there; an item without `overlay_file` wants none.
+    mask is set. An item without `overlay_file` wants none. Errors are those of `Saved`.
 
     Args:
         keys: the mask, as `InvertToOriginald` leaves it; every label above 0 is drawn alike.
         upright: as `LoadPictured` had it.
-
-    Raises:
-        UserError: NO_SPACE, NOT_WRITABLE.
     """
 
     path_key, sum_key = "overlay_file", "overlay_sha256"
@@ -126,15 +115,8 @@ class SaveOverlayd(Saved):
 class SaveProbabilityd(Saved):
     """Writes a map of foreground probability to `prob_file`: (1, X, Y, Z) as a volume, (1, H, W) as 16-bit PNG.
 
-    The volume is float32 on the grid of its source, as `SaveMaskd` has it. `meta["prob_sha256"]` of the map is set. The
-    file is whole or not there.
-
-    Args:
-        keys: the map, as `InvertToOriginald` leaves it under `prob_key`.
-        allow_missing_keys: pass over an item that lacks it.
-
-    Raises:
-        UserError: NO_SPACE, NOT_WRITABLE.
+    The volume is float32 on the grid of its source, as `SaveMaskd` has it. `meta["prob_sha256"]` of the map is set.
+    Arguments and errors are those of `Saved`.
     """
 
     path_key, sum_key = "prob_file", "prob_sha256"

@@ -16,7 +16,7 @@ from medseg3d.data.loaded_pairs import volume_values
 from medseg3d.dicom.sources import is_dicom, is_zip, require_packages
 from medseg3d.pictures.colours import LABEL_COLOURS
 from medseg3d.viewer.layers import label_entries, scene_file
-from medseg3d.volumes.grids import check_pair
+from medseg3d.volumes.geometry import check_pair
 from medseg3d.volumes.header import VolumeHeader
 from medseg3d.volumes.label_maps import label_counts
 from medseg3d.volumes.planes import mask_centre

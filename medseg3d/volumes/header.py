@@ -21,7 +21,6 @@ class VolumeHeader:
         shape: voxels along X, Y, Z; a fourth axis of size 1 is dropped.
         affine: (4, 4) float64, voxel index to RAS mm, with orthogonal axes: axes up to 1e-3 (cosine) from
             orthogonal are straightened about the centre of the volume, so that a voxel has one size.
-        spacing: mm between neighbouring voxels along X, Y, Z.
         dtype: type of the stored voxels, before scaling.
         slope: factor from stored to real values.
         intercept: summand from stored to real values.
@@ -34,13 +33,18 @@ class VolumeHeader:
     path: Path
     shape: tuple[int, int, int]
     affine: np.ndarray
-    spacing: tuple[float, float, float]
     dtype: np.dtype
     slope: float
     intercept: float
     geometry: bytes
     warnings: tuple[str, ...] = ()
     sha256: str | None = None
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Mm between neighbouring voxels along X, Y, Z."""
+        x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0).round(6).tolist()
+        return x, y, z
 
 
 class Voxels(NamedTuple):

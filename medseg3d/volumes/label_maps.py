@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from medseg3d.errors import UserError
-
-if TYPE_CHECKING:
-    from medseg3d.volumes.header import VolumeHeader
+from medseg3d.volumes.header import VolumeHeader
 
 _WHOLE = 2e-5  # a label stored as 16 bits with a slope comes back within 1.6e-5 of the integer it was
 
@@ -21,11 +18,8 @@ def check_labels(
 ) -> np.ndarray:
     """The label map as uint8, once every voxel has been seen to hold a legal value.
 
-    Args:
-        array: label map of any shape and real type; see `holds_integers` for what is taken for an integer.
-        labels: the values allowed, 0 to 255; None allows every integer from 0 to 255.
-        path: the file, for the message.
-        header: the file's, for the message.
+    Of any shape and real type; see `holds_integers` for what is taken for an integer. `labels` are the values allowed,
+    0 to 255; None allows all of them.
 
     Raises:
         UserError: LABEL_SET, naming the values found.

@@ -17,10 +17,10 @@ import numpy as np
 
 from medseg3d.errors import UserError
 from medseg3d.files.stream import GZIP, GZIP_MAGIC, ByteStream, opened, truncated
-from medseg3d.volumes.grids import in_mm
+from medseg3d.volumes.geometry import in_mm
 from medseg3d.volumes.header import VolumeHeader, Voxels
 from medseg3d.volumes.metaimage import MAGICS, parsed_metaimage
-from medseg3d.volumes.nifti_header import parsed_nifti
+from medseg3d.volumes.nifti import parsed_nifti
 from medseg3d.volumes.nrrd import MAGIC, parsed_nrrd
 
 VOLUME_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -85,7 +85,9 @@ def read_volume(path: str | Path, check_hu: bool = False) -> tuple[np.ndarray, V
         voxels = np.empty(header.shape, header.dtype, order="F")
         stream.skip_to(offset)
         stream.fill(voxels.reshape(-1, order="F").view(np.uint8))
-        trailing = stream.drain(limit=_smallest_face(header) * header.dtype.itemsize)
+        x, y, z = header.shape
+        face = min(x * y, y * z, x * z)  # what one more voxel along some axis would add: fewer bytes are no lost image
+        trailing = stream.drain(limit=face * header.dtype.itemsize)
     if trailing:
         header = _warned(header, f"HEADER: {trailing} bytes after the last voxel are ignored")
     array = _real_values(voxels, header)
@@ -162,7 +164,9 @@ def _offset(stream: ByteStream, header: VolumeHeader, voxels: Voxels) -> int:
 
 def with_scan_warnings(header: VolumeHeader, array: np.ndarray, low: float, high: float) -> VolumeHeader:
     """The header of a CT, warned where slices lie wide apart (SLICE_GAP) or the values are no HU (HU_RANGE)."""
-    return _warned(header, *_gap_warnings(header), *_hu_warnings(array, low, high))
+    wide = max(header.spacing) >= _WIDE
+    gap = f"SLICE_GAP: voxels of {in_mm(header.spacing)}: an organ may lie between two slices"
+    return _warned(header, *([gap] if wide else []), *_hu_warnings(array, low, high))
 
 
 def _real_values(voxels: np.ndarray, header: VolumeHeader) -> np.ndarray:
@@ -190,12 +194,6 @@ def _finite_range(array: np.ndarray, path: Path) -> tuple[float, float]:
     return low, high
 
 
-def _gap_warnings(header: VolumeHeader) -> list[str]:
-    if max(header.spacing) < _WIDE:
-        return []
-    return [f"SLICE_GAP: voxels of {in_mm(header.spacing)}: an organ may lie between two slices"]
-
-
 def _hu_warnings(array: np.ndarray, low: float, high: float) -> list[str]:
     """Whether the values can be Hounsfield units: a scan of a body holds air or at least fat, and bone."""
     if low == high:
@@ -214,12 +212,6 @@ def _hu_warnings(array: np.ndarray, low: float, high: float) -> list[str]:
     else:
         return []
     return [f"HU_RANGE: values from {low:g} (0.5 % below {darkest:g}) to {high:g} hold {reason}"]
-
-
-def _smallest_face(header: VolumeHeader) -> int:
-    """Voxels that one more along some axis would add: fewer trailing bytes cannot be lost image."""
-    x, y, z = header.shape
-    return min(x * y, y * z, x * z)
 
 
 def _warned(header: VolumeHeader, *warnings: str) -> VolumeHeader:

@@ -98,13 +98,7 @@ def text_header(
 ) -> VolumeHeader:
     """The checked header of a volume that lies where a NIfTI file of it would.
 
-    Args:
-        path: the file.
-        shape: voxels along its axes.
-        dtype: of the voxels.
-        lps: (4, 4) voxel index to LPS mm.
-        geometry: as `VolumeHeader` has it.
-        warnings: what is odd so far.
+    `lps` is (4, 4), voxel index to LPS mm; `warnings` are what is odd so far.
 
     Raises:
         UserError: TOO_LARGE, GEOMETRY, SPACING_RANGE.
@@ -114,8 +108,7 @@ def text_header(
     with np.errstate(over="ignore"):  # what overflows is refused as not finite
         affine = (LPS_TO_RAS @ lps).astype(np.float32).astype(np.float64)
     affine, odd = checked_affine(path, affine, shape, "header")
-    spacing = np.linalg.norm(affine[:3, :3], axis=0).round(6).tolist()
-    return VolumeHeader(path, shape, affine, tuple(spacing), dtype, 1.0, 0.0, geometry, (*warnings, *odd))
+    return VolumeHeader(path, shape, affine, dtype, 1.0, 0.0, geometry, (*warnings, *odd))
 
 
 def lps_columns(affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ from medseg3d.files.atomic import atomic_path
 from medseg3d.files.signature import SIGNATURE
 from medseg3d.files.stream import GZIP, ZLIB
 from medseg3d.volumes.metaimage import geometry_of_metaimage, head_of_metaimage
-from medseg3d.volumes.nifti_geometry import geometry_of
+from medseg3d.volumes.nifti import geometry_of
 from medseg3d.volumes.nrrd import geometry_of_nrrd, head_of_nrrd
 from medseg3d.volumes.reading import read_volume
 
@@ -54,13 +54,7 @@ def write_mask(
 def write_probabilities(
     path: str | Path, prob: np.ndarray, geometry: bytes | None = None, affine: np.ndarray | None = None
 ) -> str:
-    """The sha256 of the map of probabilities just written: float32, read back and compared as a mask is.
-
-    Args:
-        path: as in `write_mask`.
-        prob: (X, Y, Z) float32 in [0, 1].
-        geometry: as in `write_mask`.
-        affine: as in `write_mask`.
+    """As `write_mask`, a map of probabilities: (X, Y, Z) float32 in [0, 1], read back and compared as a mask is.
 
     Raises:
         ValueError: not such a volume, or not of the shape of `geometry`.

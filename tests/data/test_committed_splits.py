@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from medseg3d.data.clinicdb import clinicdb_sequence
-from medseg3d.data.leaks import find_leaks
-from medseg3d.data.splits import PARTS, make_split, read_split
+from medseg3d.data.splits import PARTS, find_leaks, make_split, read_split
 
 FOLDER = Path(__file__).parents[2] / "data" / "splits"
 SIZES = {

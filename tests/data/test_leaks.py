@@ -1,7 +1,6 @@
 from __future__ import annotations
 
-from medseg3d.data.leaks import Leak, find_leaks
-from medseg3d.data.splits import make_split
+from medseg3d.data.splits import Leak, find_leaks, make_split
 
 FRAMES = {f"{patient}-{frame}": patient for patient in "abcdefgh" for frame in range(4)}
 

@@ -10,7 +10,7 @@ from small_network import small_network
 
 from medseg3d.errors import UserError
 from medseg3d.inference import SlidingWindow
-from medseg3d.inference.region import foreground_box, windows_over, with_background
+from medseg3d.inference.windows import foreground_box, windows_over, with_background
 
 
 def bright(window: torch.Tensor) -> torch.Tensor:

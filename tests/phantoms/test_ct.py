@@ -11,7 +11,7 @@ from scipy import ndimage
 from medseg3d.data.msd import read_msd
 from medseg3d.errors import UserError
 from medseg3d.phantoms.ct import ORIENTATIONS, Phantom, make_phantom, write_phantom_dataset
-from medseg3d.volumes.grids import check_pair
+from medseg3d.volumes.geometry import check_pair
 from medseg3d.volumes.label_maps import check_labels
 from medseg3d.volumes.reading import read_volume
 

@@ -5,7 +5,7 @@ from PIL import ImageColor
 
 from medseg3d.pictures.colours import ERROR_COLOURS
 from medseg3d.pictures.overlays import ERROR_TINT
-from medseg3d.training.panels import three_plane_panel
+from medseg3d.training.progress import three_plane_panel
 
 
 def volumes():

@@ -11,7 +11,7 @@ import pytest
 
 from medseg3d.errors import UserError
 from medseg3d.limits import limits
-from medseg3d.volumes.grids import GridShift, check_pair, grid_shift
+from medseg3d.volumes.geometry import GridShift, check_pair, grid_shift
 from medseg3d.volumes.label_maps import check_labels
 from medseg3d.volumes.reading import read_header, read_volume
 from medseg3d.volumes.writing import write_mask
