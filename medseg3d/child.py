@@ -21,11 +21,7 @@ from typing import IO, Any
 
 
 def end_with_parent(heard: Callable[[bytes], None] = lambda line: None) -> None:
-    """Let this process end, with exit code 1, when its standard input closes.
-
-    Args:
-        heard: called with each line that comes before, in a thread.
-    """
+    """Let this process end, with exit code 1, when its standard input closes; a thread has `heard` each line."""
 
     def listen() -> None:
         # unbuffered: at exit Python wants the lock that a thread waiting for a buffered line holds
@@ -46,14 +42,9 @@ def run_child(
     output: IO[str] | None = None,
     errors: IO[str] | None = None,
 ) -> int:
-    """The exit code of `python WORDS ...`, run in a process that does not outlive this one.
+    """The exit code of `python -m MODULE WORDS ...`, run in a process that does not outlive this one.
 
-    Args:
-        words: `-m`, a module and what it is called with.
-        cwd: its current directory.
-        environment: its environment.
-        output: where its output goes; None lets it through.
-        errors: where its output for errors goes; None lets it through.
+    `words` begin with `-m`; `output` and `errors` are where it writes, None for where this process does.
     """
     command = [sys.executable, "-m", __name__, *words]
     with Popen(command, cwd=cwd, env=environment, stdin=PIPE, stdout=output, stderr=errors) as process:
@@ -67,10 +58,7 @@ def run_child(
 def run_workers(work: Callable[..., None], *arguments: Any, number: int) -> list[int | None]:
     """The exit codes of processes that run `work(*arguments)` side by side and do not outlive this one.
 
-    Args:
-        work: a function that can be imported.
-        arguments: what it is called with in each of them; what can be pickled.
-        number: of processes.
+    `work` can be imported, `arguments` can be pickled.
     """
     context = multiprocessing.get_context("spawn")
     workers = [context.Process(target=_work_with_parent, args=(work, arguments)) for _ in range(number)]

@@ -51,12 +51,7 @@ class Limit(NamedTuple):
         return f"if the image is real, raise the limit: {self.option}, in a training {self.variable}"
 
     def check(self, path: str | Path, shape: Sequence[int], number: int | None = None) -> None:
-        """Refuse an image that is too large by its header.
-
-        Args:
-            path: the image.
-            shape: sizes that its header states.
-            number: how many voxels or pixels it has; None for the product of its sizes.
+        """Refuse an image that is too large by its header: by its sizes there, or by `number` where that is given.
 
         Raises:
             UserError: TOO_LARGE.

@@ -53,11 +53,7 @@ def channel_statistics(paths: Sequence[str | Path]) -> ChannelStatistics:
 
 
 def training_statistics(dataset_dir: str | Path, split_file: str | Path | None = None) -> ChannelStatistics:
-    """The statistics of a data set's training set; of all its pictures where no split is named.
-
-    Args:
-        dataset_dir: as in `read_picture_folder`.
-        split_file: a manifest of the data set.
+    """The statistics of the training set of a split file; of all pictures of the data set where none is named.
 
     Raises:
         UserError: as `read_picture_folder`, `read_split` and `read_picture`; SPLIT_MISMATCH if the training set names

@@ -92,11 +92,7 @@ def fetch_kvasir_seg(root: str | Path = "data", say: Callable[[str], None] = pri
 
 
 def find_clinicdb(root: str | Path = "data", say: Callable[[str], None] = print) -> Path:
-    """The folder of CVC-ClinicDB, which has no open link; where it is not, the error says how to get it.
-
-    Args:
-        root: folder that holds `CVC-ClinicDB/`.
-        say: where messages for the user go.
+    """The folder `CVC-ClinicDB` below `root`, which has no open link; where it is not, the error says how to get it.
 
     Raises:
         UserError: MISSING_DATA with the steps by hand.

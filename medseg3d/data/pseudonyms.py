@@ -106,9 +106,7 @@ def read_pseudonyms(table: str | Path) -> dict[str, str]:
 def hidden(error: UserError, images: Mapping[str, str]) -> UserError:
     """The error without names: for each image its pseudonym, for folders, for files in them and for tags "...".
 
-    Args:
-        error: what is wrong.
-        images: absolute path -> pseudonym, "" where none is known yet.
+    `images` has for each absolute path its pseudonym, "" where none is known yet.
 
     Example:
         >>> error = UserError("EMPTY", "/in/Doe Jane/ct.nii", "0 bytes in ct.nii")

@@ -146,12 +146,7 @@ def make_split(
 def given_split(
     parts: Mapping[str, Sequence[str]], source: str | Path, groups: Mapping[str, str] | None = None
 ) -> Split:
-    """The split that three lists of ids are.
-
-    Args:
-        parts: ids to train, val and test on, in any order.
-        source: what the error calls the lists.
-        groups: id to group (patient) for every id, if cases of one group have to stay together.
+    """The split that three lists of ids, in any order, are; `groups` as in `make_split`, `source` for messages.
 
     Raises:
         UserError: LEAKAGE (an id or a group in two parts), TOO_FEW_CASES (none to train on).

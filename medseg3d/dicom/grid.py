@@ -109,9 +109,7 @@ def sorted_planes(planes: Sequence[Plane]) -> list[Plane]:
 def even_grid(source: Path, planes: Sequence[Plane]) -> tuple[np.ndarray, tuple[float, float, float], list[str]]:
     """Affine (4, 4) from voxel (column, row, slice) to RAS mm, the voxel sizes, and what is odd.
 
-    Args:
-        source: for the messages.
-        planes: as `sorted_planes` gives them, no two at one place.
+    Of planes as `sorted_planes` gives them, no two at one place.
 
     Raises:
         UserError: DIMENSIONS (a single slice), GANTRY_TILT, SLICE_GAP, SPACING_RANGE.

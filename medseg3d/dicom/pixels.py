@@ -85,14 +85,9 @@ def check_inflated(file: SourceFile, opened: IO[bytes]) -> bool:
 def hounsfield(
     file: SourceFile, content: bytes, tags: Dataset, planes: Mapping[int, Plane], gdcm: GdcmProcess
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Each plane (rows, columns) of a file in float32, with its key.
+    """Each plane (rows, columns) of a file in float32, with its key, of those wanted (`planes`).
 
-    Args:
-        file: where it is.
-        content: all of it.
-        tags: the same, parsed.
-        planes: those wanted.
-        gdcm: decodes the transfer syntaxes that nothing else does.
+    `content` is all of the file, `tags` the same, parsed; `gdcm` decodes the transfer syntaxes that nothing else does.
 
     Raises:
         UserError: TRUNCATED, DECODE, DTYPE.

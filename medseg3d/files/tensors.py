@@ -96,9 +96,7 @@ def read_tensors(path: str | Path) -> dict[str, Any]:
 def state_of_network(content: Mapping[str, Any], names: Iterable[str]) -> Mapping[str, Any]:
     """The state dict in a file's content: out of the dictionaries and from behind the prefixes of common trainers.
 
-    Args:
-        content: as `read_tensors` gives it.
-        names: those of the network's own state dict; a prefix goes only where that makes some of them fit.
+    A prefix goes only where that makes some of the `names` fit, those of the network's own state dict.
 
     Example:
         >>> state_of_network({"epoch": 3, "state_dict": {"model._orig_mod.conv.weight": 0}}, ["conv.weight"])

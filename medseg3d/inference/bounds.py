@@ -69,14 +69,8 @@ class Grid(NamedTuple):
 class CaseBounds:
     """The memory and the room that cases need, known before anything of them is read but the header.
 
-    Args:
-        preprocessing: the chain that begins with `LoadVolumed` or `LoadPictured`; of any other nothing is known, and
-            nothing is refused.
-        postprocessing: the chain that follows the network.
-        network: see `CasePredictor`.
-        inferer: see `CasePredictor`.
-        device: where the network runs.
-        workers: cases under way at once.
+    Arguments are those of `CasePredictor`. Of a preprocessing that does not begin with `LoadVolumed` or `LoadPictured`
+    nothing is known, and nothing is refused.
     """
 
     def __init__(

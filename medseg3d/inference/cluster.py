@@ -47,13 +47,10 @@ class Refusal(NamedTuple):
 
 
 class Worker:
-    """What a worker process holds: a `CasePredictor` of its own.
+    """What a worker process holds: a `CasePredictor` of its own, which `build` makes.
 
-    Args:
-        build: makes the predictor.
-        cores: threads that torch may use.
-        directory: the current directory of who started it, where relative paths start.
-        environment: variables to set.
+    It works in the current directory of who started it, where relative paths start, with further variables of the
+    environment, and as many threads of torch as it has cores.
     """
 
     def __init__(

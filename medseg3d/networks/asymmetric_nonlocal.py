@@ -24,9 +24,6 @@ class PyramidPool(nn.Module):
     matrices, because the pooling of torch has no deterministic backward on CUDA and no ONNX export for such sizes. The
     columns of all grids go first, channels last, which a map in channels-last memory needs no copy for.
 
-    Args:
-        sizes: cells along each axis of every grid.
-
     Example:
         >>> x = torch.rand(1, 2, 13, 10)
         >>> torch.allclose(PyramidPool((3,))(x), F.adaptive_avg_pool2d(x, 3).flatten(2), atol=1e-6)

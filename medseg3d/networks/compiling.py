@@ -27,9 +27,6 @@ def compile_network(network: nn.Module) -> None:
     gradients of a loss of them, are compared with those of the network itself in float32: they may be off twice as far
     as those of the network itself in the precision of the autocast. Compiled code that is wrong is not trained with.
 
-    Args:
-        network: tensors, or a tuple of them, from a batch.
-
     Raises:
         UserError: `ENGINE`, when the network is called.
     """

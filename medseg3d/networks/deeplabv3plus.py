@@ -23,12 +23,7 @@ BACKBONES: dict[str, type[DilatedResNet50] | type[DilatedSEResNeXt50]] = {
 class AtrousPyramid(nn.Module):
     """Five views of a map side by side: 1x1, three dilated 3x3, and the mean over the picture; projected to one.
 
-    Args:
-        in_channels: channels of the map.
-        out_channels: channels of each view and of the result.
-        dilations: of the 3x3 convolutions.
-        separable: whether these are depthwise-separable.
-        dropout: chance that an element of the result is dropped.
+    The 3x3 convolutions may be depthwise-separable. `dropout` is the chance that an element of the result is dropped.
     """
 
     def __init__(

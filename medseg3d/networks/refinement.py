@@ -72,7 +72,7 @@ class Refinement(nn.Module):
 
 @torch.no_grad()
 def pass_on(convolutions: Sequence[nn.Conv2d | nn.Conv3d]) -> None:
-    """Initialise the convolutions of a `Refinement` so that its map begins as the one that it gets.
+    """Initialise the four convolutions of a `Refinement` so that its map begins as the one that it gets.
 
     The logits are `5 (p - 1/2)` for one map p: their sigmoid is on the same side of 1/2 and within 0.032 of p between
     0.08 and 0.92, within 0.076 at the ends. For m maps they are `5/4 m (p - 1/m)`: their softmax has the classes in
@@ -86,9 +86,6 @@ def pass_on(convolutions: Sequence[nn.Conv2d | nn.Conv3d]) -> None:
     of weights and falls with its gain. The gains are such that it is the same share for all but the last, 4 % at a rate
     of 0.0003 and 32 channels, and multiply to 1. With Dirac kernels of gain 1 the first steps at that rate moved the
     logits by 3 down and 4 up, and a third of the channels behind those two kernels died.
-
-    Args:
-        convolutions: the four, with at least as many channels between them as maps.
     """
     first, *middle, last = convolutions
     channels, maps = first.out_channels, first.in_channels

@@ -17,10 +17,6 @@ class SqueezeExcitation(nn.Module):
 
     Two linear layers without bias, the first to `channels // reduction` with ReLU, the second back with a sigmoid.
 
-    Args:
-        channels: channels of the map.
-        reduction: how many times narrower the layer between is.
-
     Raises:
         ValueError: nothing would be left between.
 
@@ -44,11 +40,8 @@ class SqueezeExcitation(nn.Module):
 class ResidualUnit(nn.Module):
     """Twice BatchNorm, ReLU and 3×3 convolution, plus a 1×1 convolution of the input with BatchNorm.
 
-    Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        stride: of the first convolution and of the one beside.
-        norm_first: False for the first unit of a network, whose first convolution sees the picture itself.
+    The first convolution has the stride, and the one beside. The first unit of a network is without the first norm
+    (`norm_first`): its first convolution sees the picture itself.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1, norm_first: bool = True) -> None:
@@ -67,11 +60,6 @@ class SummedASPP(nn.Module):
     """The sum of 3×3 convolutions of several dilations, each with BatchNorm, through a 1×1 convolution.
 
     Where it differs from DeepLab's: summed and not concatenated, no ReLU, no image pooling.
-
-    Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        dilations: one branch for each.
     """
 
     def __init__(self, in_channels: int, out_channels: int, dilations: Sequence[int] = (1, 6, 12, 18)) -> None:
@@ -99,10 +87,6 @@ class SkipAttention(nn.Module):
     """Decoder features multiplied with a map made from them and from the skip of twice their size.
 
     No sigmoid: the map is a convolution's output and may be negative.
-
-    Args:
-        skip_channels: channels of the skip.
-        channels: channels of the decoder's features, and of the output.
     """
 
     def __init__(self, skip_channels: int, channels: int) -> None:
@@ -119,14 +103,7 @@ class SkipAttention(nn.Module):
 
 
 class AttentiveUp(nn.Module):
-    """One decoder stage of ResUNet++: attention, nearest upsampling by 2, skip, residual unit, squeeze-excitation.
-
-    Args:
-        skip_channels: channels of the skip.
-        in_channels: channels of the features from below.
-        out_channels: channels of the output.
-        reduction: of the squeeze-excitation.
-    """
+    """One decoder stage of ResUNet++: attention, nearest upsampling by 2, skip, residual unit, squeeze-excitation."""
 
     def __init__(self, skip_channels: int, in_channels: int, out_channels: int, reduction: int) -> None:
         super().__init__()

@@ -171,11 +171,9 @@ def case_seed(seed: int, number: int) -> int:
 def whole_data_set(folder: Path, overwrite: bool, marker: str, name: str) -> Iterator[Path]:
     """Context with a folder beside that of a data set, which it becomes at the end.
 
-    Args:
-        folder: where the data set is to be.
-        overwrite: whether it may replace one of its kind.
-        marker: the JSON file that says by its "name" what the folder holds.
-        name: the name there.
+    Only with `overwrite` it replaces one of its kind.
+
+    The JSON file `marker` says by its "name" what a folder holds.
 
     Raises:
         UserError: NOT_EMPTY for a folder that holds anything but phantoms of this name, and these unless `overwrite`.

@@ -62,9 +62,6 @@ class AttentionWatch:
     An attention is a module with a method `attention_logits` that takes what its `forward` takes. One that has
     collapsed is told of in a warning, once until it recovers.
 
-    Args:
-        network: the network that trains.
-
     Attributes:
         statistics: of the last epoch that was looked at, by name of the module.
     """

@@ -115,12 +115,9 @@ class RandPhotometricd(MapTransform, RandomizableTransform):
 
 
 def distorted(picture: torch.Tensor, distortion: Distortion, coloured: bool = True) -> torch.Tensor:
-    """A picture (*, 3, H, W), red, green, blue in [0, 1], with another brightness, contrast, saturation and hue.
+    """A picture (*, 3, H, W), red, green, blue, with other colours; it is clipped to [0, 1] after each change.
 
-    Args:
-        picture: clipped to [0, 1] after each.
-        distortion: what to do.
-        coloured: whether saturation and hue are touched.
+    Saturation and hue are touched where it is `coloured`.
     """
     picture = (picture + distortion.offset).clamp(0, 1)
     picture = (picture * distortion.contrast_first).clamp(0, 1)

@@ -310,11 +310,6 @@ def part_of_batch(part: int, batch: int, at_a_time: int) -> Iterator[None]:
     A map that is pooled over the picture, as in DeepLabv3+, has one value of each channel for every picture, and a
     single picture no variance of them.
 
-    Args:
-        part: cases in the part.
-        batch: cases in the batch.
-        at_a_time: the `micro_batch_size` that made the part, 0 for none.
-
     Raises:
         UserError: `BATCH_PART`.
     """

@@ -19,7 +19,8 @@ from torch import nn
 from medseg3d.cli import main
 from medseg3d.data import read_picture
 from medseg3d.errors import UserError
-from medseg3d.inference import SlidingWindow, backends, fastest, load_weights, with_engine
+from medseg3d.inference import SlidingWindow, backends, load_weights, with_engine
+from medseg3d.inference import engines as fastest
 from medseg3d.inference.backends import ENGINES, Engine
 from medseg3d.inference.engines import EngineOf
 from medseg3d.inference.exports import exported, network_sha256
