@@ -87,13 +87,9 @@ def check_device(device: str | int | torch.device) -> str:
     if there:
         return str(named)
     others = [f"{kind}:{index}" for kind in ("cuda", "mps", "xpu") for index in range(_devices(kind))]
-    raise UsageError(
-        "DEVICE",
-        f"--device {device}",
-        "no such device that torch can use here",
-        f"one of {', '.join(['cpu', *others])}",
-        "--device cpu, or leave it out for the best there is",
-    )
+    found = "no such device that torch can use here"
+    remedy = "--device cpu, or leave it out for the best there is"
+    raise UsageError("DEVICE", f"--device {device}", found, f"one of {', '.join(['cpu', *others])}", remedy)
 
 
 def _devices(kind: str) -> int:
@@ -153,13 +149,9 @@ def _with_amp(chosen: Precision, amp: bool, device: torch.device) -> Precision:
             return Precision("float32")
         return Precision("bfloat16") if device.type == "cpu" else chosen
     if amp != (chosen.dtype is not None):
-        raise UsageError(
-            "BAD_VALUE",
-            f"--amp {str(amp).lower()}",
-            f"--precision {chosen} beside it",
-            "two knobs that do not contradict each other",
-            "leave out --amp: --precision says all",
-        )
+        wanted = "two knobs that do not contradict each other"
+        remedy = "leave out --amp: --precision says all"
+        raise UsageError("BAD_VALUE", f"--amp {str(amp).lower()}", f"--precision {chosen} beside it", wanted, remedy)
     return chosen
 
 

@@ -47,13 +47,8 @@ def join_processes() -> torch.device:
         )
     local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
     if gpus and local >= gpus:
-        raise UsageError(
-            "DEVICE",
-            f"process {local + 1} of {os.environ['LOCAL_WORLD_SIZE']} on this machine",
-            f"{gpus} GPUs",
-            "a GPU for each process",
-            f"--nproc_per_node={gpus}",
-        )
+        this = f"process {local + 1} of {os.environ['LOCAL_WORLD_SIZE']} on this machine"
+        raise UsageError("DEVICE", this, f"{gpus} GPUs", "a GPU for each process", f"--nproc_per_node={gpus}")
     if gpus:
         torch.cuda.set_device(local)
     if not _joined():
@@ -69,13 +64,10 @@ def refuse_stray_process() -> None:
         UserError: `TORCHRUN`.
     """
     if dist.is_torchelastic_launched() and int(os.environ["WORLD_SIZE"]) > 1 and not _joined():
-        raise UsageError(
-            "TORCHRUN",
-            f"process {os.environ['RANK']} of {os.environ['WORLD_SIZE']}",
-            "a config for one process, or --device, which sends every process to one device",
-            "processes that train together",
-            f"add the bundle's multi_gpu_train.json: {_COMMAND}",
-        )
+        this = f"process {os.environ['RANK']} of {os.environ['WORLD_SIZE']}"
+        found = "a config for one process, or --device, which sends every process to one device"
+        remedy = f"add the bundle's multi_gpu_train.json: {_COMMAND}"
+        raise UsageError("TORCHRUN", this, found, "processes that train together", remedy)
 
 
 def share_of_batch(batch_size: int) -> int:
@@ -86,13 +78,9 @@ def share_of_batch(batch_size: int) -> int:
     """
     share, rest = divmod(batch_size, world_size())
     if rest:
-        raise UsageError(
-            "BAD_VALUE",
-            "--batch_size",
-            str(batch_size),
-            f"a multiple of the {world_size()} processes, which share it",
-            f"--batch_size {(share + 1) * world_size()}",
-        )
+        wanted = f"a multiple of the {world_size()} processes, which share it"
+        remedy = f"--batch_size {(share + 1) * world_size()}"
+        raise UsageError("BAD_VALUE", "--batch_size", str(batch_size), wanted, remedy)
     return share
 
 

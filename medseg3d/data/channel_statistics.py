@@ -65,11 +65,6 @@ def training_statistics(dataset_dir: str | Path, split_file: str | Path | None =
     wanted = read_split(split_file).train
     absent = [case for case in wanted if case not in images]
     if absent or not wanted:
-        raise UserError(
-            "SPLIT_MISMATCH",
-            split_file,
-            f"{len(absent)} of {len(wanted)} training cases that the data set lacks ({', '.join(absent[:3])})",
-            "the data set's own cases",
-            "name its own manifest",
-        )
+        found = f"{len(absent)} of {len(wanted)} training cases that the data set lacks ({', '.join(absent[:3])})"
+        raise UserError("SPLIT_MISMATCH", split_file, found, "the data set's own cases", "name its own manifest")
     return channel_statistics([images[case] for case in wanted])

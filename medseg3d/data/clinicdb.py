@@ -49,11 +49,6 @@ def clinicdb_sequence(case: str) -> str:
     if not (name.isascii() and name.isdigit()) or ("TestDataset" in folders and "CVC-ClinicDB" not in folders):
         return case
     if not 1 <= int(name) <= FRAMES:
-        raise UserError(
-            "GROUP_PATTERN",
-            case,
-            f"frame {int(name)}",
-            f"frames 1 to {FRAMES} of CVC-ClinicDB",
-            "is it another data set?",
-        )
+        wanted = f"frames 1 to {FRAMES} of CVC-ClinicDB"
+        raise UserError("GROUP_PATTERN", case, f"frame {int(name)}", wanted, "is it another data set?")
     return f"clinicdb-{bisect_right(FIRST_FRAMES, int(name)):02d}"

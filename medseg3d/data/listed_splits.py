@@ -58,13 +58,9 @@ def listed_split(
     parts = {part: [_known_as(name, ids) for name in names] for part, names in named.items()}
     repeated = [case for names in parts.values() for case, count in Counter(names).items() if count > 1]
     if repeated:
-        raise UserError(
-            "CASE_LIST",
-            source,
-            f"{first_of(repeated)} more than once in one list",
-            "each case once",
-            "remove the others",
-        )
+        wanted = "each case once"
+        remedy = "remove the others"
+        raise UserError("CASE_LIST", source, f"{first_of(repeated)} more than once in one list", wanted, remedy)
     split = given_split(parts, source, groups)
     unknown = sorted({case for names in parts.values() for case in names} - ids)
     left = sorted(ids - {case for names in parts.values() for case in names})

@@ -52,9 +52,6 @@ def prediction_kind(pairs: Sequence[MaskPair]) -> str:
     levels. Ask once for all, because the map of a case in which nothing was found may be a mask to look at. Pictures
     and volumes of floating point are read for it, up to the first map.
 
-    Args:
-        pairs: as `paired_masks` gives them.
-
     Raises:
         UserError: as `read_pair`; LABEL_SET also for pictures that have more than two but at most 8 levels each: these
             are labels of several classes, or maps too coarse to be told from them.
@@ -157,13 +154,10 @@ def _is_fractional(path: Path) -> bool:
 def _probabilities(array: np.ndarray, header: VolumeHeader) -> np.ndarray:
     low, high = float(array.min()), float(array.max())
     if low < -_ROUNDING or high > 1 + _ROUNDING:
-        raise UserError(
-            "LABEL_SET",
-            header.path,
-            f"values from {low:g} to {high:g}, taken for probabilities{stored_scaled(header)}",
-            "foreground probabilities from 0 to 1, or integer labels",
-            "write the output of the sigmoid or softmax, not logits, and do not resample it with splines",
-        )
+        found = f"values from {low:g} to {high:g}, taken for probabilities{stored_scaled(header)}"
+        wanted = "foreground probabilities from 0 to 1, or integer labels"
+        remedy = "write the output of the sigmoid or softmax, not logits, and do not resample it with splines"
+        raise UserError("LABEL_SET", header.path, found, wanted, remedy)
     prob = array.astype(np.float32, order="K", copy=False)
     return np.clip(prob, 0, 1, out=prob)
 
@@ -190,10 +184,6 @@ def _kind_of_pictures(greys: Iterable[GreyPicture]) -> str:
     if coarse is None:
         return "mask"
     path, levels = coarse
-    raise UserError(
-        "LABEL_SET",
-        path,
-        f"{len(levels)} levels, {', '.join(map(str, levels))}: labels of several classes, or coarse probabilities",
-        f"a mask of two levels or a map of more than {_FEW_LEVELS}",
-        "say with pred_kind whether the predictions are masks or probabilities",
-    )
+    found = f"{len(levels)} levels, {', '.join(map(str, levels))}: labels of several classes, or coarse probabilities"
+    remedy = "say with pred_kind whether the predictions are masks or probabilities"
+    raise UserError("LABEL_SET", path, found, f"a mask of two levels or a map of more than {_FEW_LEVELS}", remedy)

@@ -156,22 +156,14 @@ def _names(
         name = unicodedata.normalize("NFC", file.parent.relative_to(folder).as_posix())
         name = stem if name == "." else f"{name}/{stem}"
         if name in found:
-            raise UsageError(
-                "NAME_COLLISION",
-                file,
-                f"the same name as {found[name]}",
-                "one file for each case",
-                "move or rename one of them",
-            )
+            wanted = "one file for each case"
+            remedy = "move or rename one of them"
+            raise UsageError("NAME_COLLISION", file, f"the same name as {found[name]}", wanted, remedy)
         found[name] = file
     if not found:
-        raise UsageError(
-            "NO_INPUT",
-            folder,
-            "; ".join([f"no {', '.join(suffixes)}", *not_read(folder, files.unread, suffixes)]),
-            "at least one such file",
-            "name the folder that holds them, or convert the files",
-        )
+        said = "; ".join([f"no {', '.join(suffixes)}", *not_read(folder, files.unread, suffixes)])
+        remedy = "name the folder that holds them, or convert the files"
+        raise UsageError("NO_INPUT", folder, said, "at least one such file", remedy)
     return dict(sorted(found.items())), files.unread
 
 
@@ -191,26 +183,18 @@ def _suffix(name: str) -> str:
 def _kind_of(folder: Path, names: Mapping[str, Path]) -> str:
     volumes = sum(map(is_volume, names.values()))
     if 0 < volumes < len(names):
-        raise UserError(
-            "MIXED_KINDS",
-            folder,
-            f"{volumes} volumes and {len(names) - volumes} pictures",
-            "either volumes or pictures",
-            "move the others to a folder of their own",
-        )
+        found = f"{volumes} volumes and {len(names) - volumes} pictures"
+        remedy = "move the others to a folder of their own"
+        raise UserError("MIXED_KINDS", folder, found, "either volumes or pictures", remedy)
     return "volumes" if volumes else "pictures"
 
 
 def _check_folders(pred_dir: Path, truth_dir: Path) -> None:
     pred, truth = pred_dir.resolve(), truth_dir.resolve()
     if pred == truth or pred in truth.parents or truth in pred.parents:
-        raise UsageError(
-            "SAME_FOLDER",
-            pred_dir,
-            "the folder of the ground truth" if pred == truth else f"a folder that holds or lies in {truth_dir}",
-            "predictions and ground truth apart from each other",
-            "give each a folder of its own",
-        )
+        found = "the folder of the ground truth" if pred == truth else f"a folder that holds or lies in {truth_dir}"
+        wanted = "predictions and ground truth apart from each other"
+        raise UsageError("SAME_FOLDER", pred_dir, found, wanted, "give each a folder of its own")
 
 
 def _matched(
@@ -228,13 +212,9 @@ def _matched(
         for folder, same in ((truth_dir, names), (pred_dir, rivals)):
             taken = [*([short] if short in matched else []), *same]
             if len(taken) > 1:
-                raise UsageError(
-                    "NAME_COLLISION",
-                    folder,
-                    f"{' and '.join(taken[:_NAMED])}, which may all be {short}",
-                    "one file for each case",
-                    "move the others away, or give prediction and ground truth the same name",
-                )
+                found = f"{' and '.join(taken[:_NAMED])}, which may all be {short}"
+                remedy = "move the others away, or give prediction and ground truth the same name"
+                raise UsageError("NAME_COLLISION", folder, found, "one file for each case", remedy)
         matched[names[0]] = rivals[0]
         shortened[names[0]] = short
     return matched, shortened
@@ -257,13 +237,9 @@ def _images_of(truths: Mapping[str, Path], image_dir: str | Path, truth_dir: Pat
     image_of, _ = _matched(images, truths, MASK_ENDINGS + IMAGE_ENDINGS, Path(image_dir), truth_dir)
     without = [name for name in truths if name not in image_of]
     if without:
-        raise UserError(
-            "UNPAIRED",
-            image_dir,
-            f"no image for {_listed(without)}",
-            f"one of the same name for each ground truth in {truth_dir}",
-            "correct the folder or leave the images out",
-        )
+        wanted = f"one of the same name for each ground truth in {truth_dir}"
+        remedy = "correct the folder or leave the images out"
+        raise UserError("UNPAIRED", image_dir, f"no image for {_listed(without)}", wanted, remedy)
     return {name: images[image] for name, image in image_of.items()}
 
 

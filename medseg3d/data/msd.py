@@ -10,11 +10,12 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 from medseg3d.data.nnunet import case_of, check_channels, is_nnunet, listed_as_msd
 from medseg3d.errors import UsageError, UserError
+from medseg3d.files.folders import path_inside
 from medseg3d.volumes.reading import volume_stem
 
 HOW_TO_GET_DATA = (
@@ -120,15 +121,10 @@ def missing_files(dataset: MSDDataset) -> list[UserError]:
     absent = [item for item in wanted if not Path(item[2]).is_file()]
     shown = dataset.folder if dataset.source.name == "dataset.json" else dataset.source
     others = f" ({len(absent)} of {len(wanted)} files are missing)" if len(absent) > 1 else ""
+    remedy = f"put it there, or take the case out of {dataset.source}"
+    remedy += f"; `medseg3d data verify {shown}` lists everything that is wrong"
     return [
-        UsageError(
-            "MISSING_FILE",
-            path,
-            f"no file{others}",
-            f"the {key} of case {case}",
-            f"put it there, or take the case out of {dataset.source}; "
-            f"`medseg3d data verify {shown}` lists everything that is wrong",
-        )
+        UsageError("MISSING_FILE", path, f"no file{others}", f"the {key} of case {case}", remedy)
         for case, key, path in absent
     ]
 
@@ -251,17 +247,13 @@ def _labels(content: dict[str, Any], source: Path) -> dict[int, str]:
 
 
 def _inside(folder: Path, entry: str, source: Path) -> Path:
-    """The absolute path of an entry. Links that the user made inside the folder are followed, `..` is not."""
-    path = PureWindowsPath(entry)  # it knows both kinds of slashes
-    if path.drive or path.root or ".." in path.parts or not path.name:
-        raise UserError(
-            "PATH_ESCAPE",
-            source,
-            f"the path {_short(entry)}",
-            "a path inside the data set's folder",
-            "correct the entry; a data set from an unknown source that does this is not to be trusted",
-        )
-    return folder.joinpath(*path.parts)
+    """The absolute path of an entry."""
+    path = path_inside(folder, entry)
+    if path is None:
+        found = f"the path {_short(entry)}"
+        remedy = "correct the entry; a data set from an unknown source that does this is not to be trusted"
+        raise UserError("PATH_ESCAPE", source, found, "a path inside the data set's folder", remedy)
+    return path
 
 
 def _json_error(source: Path, found: str, wanted: str) -> UserError:

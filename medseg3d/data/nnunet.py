@@ -42,13 +42,9 @@ def check_channels(paths: Collection[Path]) -> None:
     for path in paths:
         match = _CHANNEL.fullmatch(case_of(path))
         if path.parent.name in _FOLDERS and match and path.parent / match[1] in first:
-            raise UserError(
-                "DIMENSIONS",
-                path,
-                f"a further channel of the case {match[1]}",
-                f"one image for each case, {match[1]}{_FIRST}",
-                "take the other channels out: the networks here see CT alone, or one picture in colour",
-            )
+            wanted = f"one image for each case, {match[1]}{_FIRST}"
+            remedy = "take the other channels out: the networks here see CT alone, or one picture in colour"
+            raise UserError("DIMENSIONS", path, f"a further channel of the case {match[1]}", wanted, remedy)
 
 
 def is_nnunet(content: Mapping[str, Any]) -> bool:

@@ -136,13 +136,9 @@ def input_items(
     for place in places.values():
         found = _without_results(found, place)
     if not found:
-        raise UsageError(
-            "NO_INPUT",
-            ", ".join(map(str, inputs)) or "inputs",
-            "; ".join([f"no file that ends in {' or '.join(image_suffixes)}", *warnings]) if inputs else "nothing",
-            "at least one image",
-            "name image files, or a folder that holds some",
-        )
+        said = "; ".join([f"no file that ends in {' or '.join(image_suffixes)}", *warnings]) if inputs else "nothing"
+        remedy = "name image files, or a folder that holds some"
+        raise UsageError("NO_INPUT", ", ".join(map(str, inputs)) or "inputs", said, "at least one image", remedy)
     _check_dicom(found, dicom, series, dicom_seg)
     for place in places.values():
         check_folder(place.folder)
@@ -222,24 +218,15 @@ def _check_dicom(found: Mapping[Path, Path], dicom: set[Path], series: str | int
         raise UsageError("BAD_VALUE", f"--series {series}", "no DICOM among the inputs", "a DICOM folder or ZIP")
     others = [file for file in found if file not in dicom]
     if dicom_seg and others:
-        raise UsageError(
-            "BAD_VALUE",
-            "--format dicom-seg",
-            f"{others[0]}, which is no DICOM",
-            "DICOM, whose patient, study and images a segmentation refers to",
-            "leave it out, or segment the others by themselves",
-        )
+        wanted = "DICOM, whose patient, study and images a segmentation refers to"
+        remedy = "leave it out, or segment the others by themselves"
+        raise UsageError("BAD_VALUE", "--format dicom-seg", f"{others[0]}, which is no DICOM", wanted, remedy)
 
 
 def _check_apart(table: Path, folders: Sequence[Path]) -> None:
     if any(_lies_in(table.absolute(), folder) for folder in folders):
-        raise UsageError(
-            "BAD_VALUE",
-            f"--pseudonym {table}",
-            "a folder of results",
-            "a place of its own",
-            "keep names and results apart",
-        )
+        remedy = "keep names and results apart"
+        raise UsageError("BAD_VALUE", f"--pseudonym {table}", "a folder of results", "a place of its own", remedy)
 
 
 def _lies_in(file: Path, folder: Path) -> bool:
@@ -263,13 +250,8 @@ def _distinct(found: dict[Path, Path]) -> dict[Path, Path]:
         common = Path(os.path.commonpath([file.parent for file in files]))
         names.update({file: file.relative_to(common).with_name(found[file].name) for file in files})
     for files in _same(names):
-        raise UsageError(
-            "NAME_COLLISION",
-            files[0],
-            f"the same name as {files[1]}",
-            "one mask for each image",
-            "rename one of them or segment them into different folders",
-        )
+        remedy = "rename one of them or segment them into different folders"
+        raise UsageError("NAME_COLLISION", files[0], f"the same name as {files[1]}", "one mask for each image", remedy)
     return names
 
 
@@ -286,13 +268,9 @@ def _check_place(image: Path, mask: Path, output_dir: Path, found: dict[Path, Pa
             "NAME_COLLISION", image, f"a result that would replace the input {mask}", "another name", "give a suffix"
         )
     if not mask.parent.resolve().is_relative_to(output_dir.resolve()):
-        raise UserError(
-            "OUTSIDE_OUTPUT",
-            mask.parent,
-            f"a link to {mask.parent.resolve()}",
-            f"a folder below {output_dir}",
-            "remove the link or choose another output folder",
-        )
+        wanted = f"a folder below {output_dir}"
+        remedy = "remove the link or choose another output folder"
+        raise UserError("OUTSIDE_OUTPUT", mask.parent, f"a link to {mask.parent.resolve()}", wanted, remedy)
 
 
 def _foreign(files: Mapping[str, Path]) -> str | None:

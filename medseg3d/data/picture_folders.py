@@ -285,15 +285,12 @@ def _left_for_testing(ids: list[str], train_list: str | Path) -> list[str]:
     unknown = sorted(listed.difference(ids))
     left = [case for case in ids if case not in listed]
     if unknown or not left or not listed:
-        raise UserError(
-            "CASE_LIST",
-            train_list,
-            f"{len(unknown)} names that the data set lacks ({', '.join(unknown[:5])})"
-            if unknown
-            else f"{len(listed)} of the data set's {len(ids)} cases",
-            "names of some of its cases, and others left to test on",
-            "complete the data set, or name another list with --train_list",
-        )
+        found = f"{len(listed)} of the data set's {len(ids)} cases"
+        if unknown:
+            found = f"{len(unknown)} names that the data set lacks ({', '.join(unknown[:5])})"
+        wanted = "names of some of its cases, and others left to test on"
+        remedy = "complete the data set, or name another list with --train_list"
+        raise UserError("CASE_LIST", train_list, found, wanted, remedy)
     return left
 
 
@@ -326,13 +323,8 @@ def _places(folder: Path) -> Iterator[tuple[Path, tuple[str, str]]]:
 
 
 def _no_data_set(folder: Path, found: str) -> UserError:
-    return UserError(
-        "MISSING_DATA",
-        folder,
-        found,
-        "a data set with the folders images/ and masks/",
-        "name it with --dataset_dir; a picture and its mask have the same name but for the suffix",
-    )
+    remedy = "name it with --dataset_dir; a picture and its mask have the same name but for the suffix"
+    return UserError("MISSING_DATA", folder, found, "a data set with the folders images/ and masks/", remedy)
 
 
 def _unpaired(images: dict[str, Path], masks: dict[str, Path], parts: tuple[str, str]) -> list[UserError]:
@@ -340,29 +332,19 @@ def _unpaired(images: dict[str, Path], masks: dict[str, Path], parts: tuple[str,
     for there, absent, kind in ((images, masks, "mask"), (masks, images, "picture")):
         alone = sorted(there.keys() - absent.keys())
         more = f" ({len(alone)} of {len(there)} lack one)" if len(alone) > 1 else ""
-        errors += [
-            UsageError(
-                "MISSING_FILE",
-                there[name],
-                f"no {kind} of the same name{more}",
-                f"a picture in {parts[0]}/ and a mask in {parts[1]}/ for every case",
-                "put it there, or take the file out",
-            )
-            for name in alone
-        ]
+        found = f"no {kind} of the same name{more}"
+        wanted = f"a picture in {parts[0]}/ and a mask in {parts[1]}/ for every case"
+        remedy = "put it there, or take the file out"
+        errors += [UsageError("MISSING_FILE", there[name], found, wanted, remedy) for name in alone]
     return errors
 
 
 def _check_twin(place: Path, names: frozenset[str], sets: dict[frozenset[str], Path]) -> None:
     """One data set in two formats (CVC-ClinicDB's `PNG/` and `TIF/`) must not be read as two."""
     if names in sets:
-        raise UserError(
-            "DUPLICATE_CASE",
-            place,
-            f"the {len(names)} names that {sets[names]} has too",
-            "every case once",
-            f"name one of the two with --dataset_dir, for example {place}",
-        )
+        found = f"the {len(names)} names that {sets[names]} has too"
+        remedy = f"name one of the two with --dataset_dir, for example {place}"
+        raise UserError("DUPLICATE_CASE", place, found, "every case once", remedy)
     sets[names] = place
 
 
@@ -378,22 +360,13 @@ def _pictures(folder: Path, part: str, warnings: list[str]) -> dict[str, Path]:
     check_channels(own)
     for path in own:
         if case_of(path) in found:
-            raise UserError(
-                "DUPLICATE_CASE",
-                path,
-                f"{found[case_of(path)].name} beside it",
-                "one file per case",
-                "take one of them out",
-            )
+            wanted = "one file per case"
+            remedy = "take one of them out"
+            raise UserError("DUPLICATE_CASE", path, f"{found[case_of(path)].name} beside it", wanted, remedy)
         found[case_of(path)] = path
     if not found:
-        raise UserError(
-            "MISSING_DATA",
-            folder / part,
-            "no picture",
-            f"files that end in {', '.join(PICTURE_SUFFIXES)}",
-            "name the folder above them",
-        )
+        wanted = f"files that end in {', '.join(PICTURE_SUFFIXES)}"
+        raise UserError("MISSING_DATA", folder / part, "no picture", wanted, "name the folder above them")
     return found
 
 

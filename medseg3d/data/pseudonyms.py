@@ -92,13 +92,11 @@ def read_pseudonyms(table: str | Path) -> dict[str, str]:
             continue
         wrong = number == 1 or len(row) != 2 or not _PSEUDONYM.fullmatch(row[0]) or not os.path.isabs(row[1])
         if wrong or row[0] in found or row[1] in found.values():
-            raise UsageError(
-                "BAD_VALUE",
-                f"--pseudonym {table}",
-                f"line {number}",
-                "pseudonym,image and then a line for each image: letters, digits, -, _ and ., and its absolute path",
-                "correct the line; no name and no image may be there twice",
+            wanted = (
+                "pseudonym,image and then a line for each image: letters, digits, -, _ and ., and its absolute path"
             )
+            remedy = "correct the line; no name and no image may be there twice"
+            raise UsageError("BAD_VALUE", f"--pseudonym {table}", f"line {number}", wanted, remedy)
         found[row[0]] = row[1]
     return found
 

@@ -124,13 +124,9 @@ def make_split(
     n_test = 0 if isinstance(test_cases, Sequence) else _number("test_cases", test_cases, len(all_units))
     n_val = _number("val_cases", val_cases, len(all_units))
     if n_test + n_val >= len(units):
-        raise UserError(
-            "TOO_FEW_CASES",
-            name,
-            f"{len(units)} {what}" + ("" if listed is None else f" beside {len(listed)} listed test cases"),
-            f"more than {n_test} test + {n_val} val {what}",
-            "ask for fewer, for example `--test_cases 2 --val_cases 2`",
-        )
+        found = f"{len(units)} {what}" + ("" if listed is None else f" beside {len(listed)} listed test cases")
+        remedy = "ask for fewer, for example `--test_cases 2 --val_cases 2`"
+        raise UserError("TOO_FEW_CASES", name, found, f"more than {n_test} test + {n_val} val {what}", remedy)
     ranked = sorted(units, key=lambda unit: hashlib.sha256(f"{seed}:{unit}".encode()).digest())
     drawn, val = set(ranked[:n_test]), set(ranked[n_test : n_test + n_val])
     parts: dict[str, list[str]] = {part: [] for part in PARTS}
@@ -236,14 +232,8 @@ def load_or_make_split(
 ) -> Split:
     """The split in the split file if there is one, else the split by the rule, written there for all later runs.
 
-    Args:
-        split_file: the split file; its folder is made.
-        ids: all case ids of the data set.
-        test_cases: as in `make_split`; None for what the split file has, which then must be there.
-        val_cases: as in `make_split`, or None.
-        seed: seed of the rule.
-        name: the data set's name, for the reader of the split file.
-        groups: as in `make_split`.
+    Arguments are those of `make_split`. `test_cases` and `val_cases` may be None for what the split file has, which
+    then must be there; `name` is for the reader of the file, whose folder is made.
 
     Raises:
         UserError: MISSING_DATA if a split file must be there and is not; SPLIT_MISMATCH if the split file was edited,
@@ -356,13 +346,9 @@ def _listed(test_cases: Sequence[str], ids: Sequence[str], name: str) -> frozens
     listed = frozenset(test_cases)
     unknown = sorted(listed.difference(ids))
     if unknown:
-        raise UserError(
-            "SPLIT_MISMATCH",
-            name,
-            f"{len(unknown)} of {len(listed)} listed test cases that it lacks ({', '.join(unknown[:5])})",
-            "a data set with every listed case",
-            "complete the data set, or correct the list",
-        )
+        found = f"{len(unknown)} of {len(listed)} listed test cases that it lacks ({', '.join(unknown[:5])})"
+        wanted = "a data set with every listed case"
+        raise UserError("SPLIT_MISMATCH", name, found, wanted, "complete the data set, or correct the list")
     return listed
 
 

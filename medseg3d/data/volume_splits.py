@@ -59,14 +59,10 @@ def split_of_volumes(
     path = Path(split_file)
     if not path.exists():
         if dataset.folds:
-            raise UsageError(
-                "BAD_VALUE",
-                dataset.source,
-                f"the folds {', '.join(map(str, dataset.folds))}",
-                "one of them to validate with",
-                f"`medseg3d data split {dataset.source} --from {dataset.source} --fold {dataset.folds[0]} "
-                f"--output {path}` writes the split file",
-            )
+            found, source = f"the folds {', '.join(map(str, dataset.folds))}", dataset.source
+            command = f"medseg3d data split {source} --from {source} --fold {dataset.folds[0]} --output {path}"
+            remedy = f"`{command}` writes the split file"
+            raise UsageError("BAD_VALUE", source, found, "one of them to validate with", remedy)
         if dataset.parts["val"]:
             write_split(path, given_split(dataset.parts, dataset.source), dataset.name)
     test = dataset.parts["test"] if dataset.parts["test"] and not dataset.parts["val"] else test_cases

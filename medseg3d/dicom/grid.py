@@ -95,13 +95,9 @@ def sorted_planes(planes: Sequence[Plane]) -> list[Plane]:
         )
         for what, same in differences:
             if not same:
-                raise UserError(
-                    "DIMENSIONS",
-                    plane.file.path,
-                    f"another {what} than {first.file.path.name}",
-                    "slices of one volume",
-                    "give the slices of one volume alone",
-                )
+                found = f"another {what} than {first.file.path.name}"
+                remedy = "give the slices of one volume alone"
+                raise UserError("DIMENSIONS", plane.file.path, found, "slices of one volume", remedy)
     normal = first.normal
     return sorted(planes, key=lambda plane: (float(plane.position @ normal), str(plane.file.path), plane.frame))
 
@@ -129,33 +125,21 @@ def even_grid(source: Path, planes: Sequence[Plane]) -> tuple[np.ndarray, tuple[
         worst = int(shift.argmax())
         mm = float(np.linalg.norm(aside[worst]))
         angle = float(np.degrees(np.arctan2(mm, along[worst])))
-        raise UserError(
-            "GANTRY_TILT",
-            planes[worst].file.path,
-            f"{mm:.1f} mm beside the normal through {first.file.path.name}, a tilt of {angle:.1f} degrees",
-            f"slices above each other within {GRID_TOLERANCE:g} voxels",
-            "resample the series onto an orthogonal grid first",
-        )
+        found = f"{mm:.1f} mm beside the normal through {first.file.path.name}, a tilt of {angle:.1f} degrees"
+        wanted = f"slices above each other within {GRID_TOLERANCE:g} voxels"
+        remedy = "resample the series onto an orthogonal grid first"
+        raise UserError("GANTRY_TILT", planes[worst].file.path, found, wanted, remedy)
     uneven = np.abs(along / step - np.arange(len(planes)))
     if uneven.max() > GRID_TOLERANCE:
         steps = np.diff(along)
         wide = int(np.abs(steps - np.median(steps)).argmax())
-        raise UserError(
-            "SLICE_GAP",
-            source,
-            f"{steps[wide]:.4g} mm between {planes[wide].file.path.name} and {planes[wide + 1].file.path.name}",
-            f"{np.median(steps):.4g} mm, as between the others",
-            "copy the missing slices, or resample the series",
-        )
+        found = f"{steps[wide]:.4g} mm between {planes[wide].file.path.name} and {planes[wide + 1].file.path.name}"
+        wanted = f"{np.median(steps):.4g} mm, as between the others"
+        raise UserError("SLICE_GAP", source, found, wanted, "copy the missing slices, or resample the series")
     spacing = (round(column_mm, 6), round(row_mm, 6), round(step, 6))
     if min(spacing) < SPACING_MM[0] or max(spacing) > SPACING_MM[1]:
-        raise UserError(
-            "SPACING_RANGE",
-            last.file.path,
-            f"voxels of {in_mm(spacing)}",
-            f"{SPACING_MM[0]:g} to {SPACING_MM[1]:g} mm",
-            _EXPORT,
-        )
+        wanted = f"{SPACING_MM[0]:g} to {SPACING_MM[1]:g} mm"
+        raise UserError("SPACING_RANGE", last.file.path, f"voxels of {in_mm(spacing)}", wanted, _EXPORT)
     worst_mm = float(max(uneven.max() * step, np.abs(aside).max()))
     odd = max(uneven.max(), shift.max()) > _WORTH_A_WORD
     remarks = [f"GEOMETRY: slices lie up to {worst_mm:.3g} mm off an even grid; taken as even"] if odd else []

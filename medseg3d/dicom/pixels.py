@@ -123,13 +123,9 @@ def _codec(file: SourceFile, syntax: UID) -> str:
     plugin = _CODECS.get(syntax)
     if plugin is not None and plugin in get_decoder(syntax).available_plugins:
         return plugin
-    raise UserError(
-        "DECODE",
-        file.path,
-        f"the transfer syntax {syntax.name} ({syntax})",
-        "one that a codec is installed for",
-        'pip install "medseg3d[dicom]"; where that does not help, convert it: gdcmconv --raw',
-    )
+    found = f"the transfer syntax {syntax.name} ({syntax})"
+    remedy = 'pip install "medseg3d[dicom]"; where that does not help, convert it: gdcmconv --raw'
+    raise UserError("DECODE", file.path, found, "one that a codec is installed for", remedy)
 
 
 def _check_codestreams(file: SourceFile, tags: Dataset, plane: Plane) -> None:
@@ -141,13 +137,9 @@ def _check_codestreams(file: SourceFile, tags: Dataset, plane: Plane) -> None:
     for frame in frames:
         said = _codestream_shape(frame)
         if said is not None and (said[:2] != (plane.rows, plane.columns) or said[2] > plane.bits or said[3] != 1):
-            raise UserError(
-                "DECODE",
-                file.path,
-                f"a compressed image of {said[0]} x {said[1]}, {said[2]} bits, {said[3]} components",
-                f"{plane.rows} x {plane.columns}, at most {plane.bits} bits, 1 component, as the header says",
-                _EXPORT,
-            )
+            found = f"a compressed image of {said[0]} x {said[1]}, {said[2]} bits, {said[3]} components"
+            wanted = f"{plane.rows} x {plane.columns}, at most {plane.bits} bits, 1 component, as the header says"
+            raise UserError("DECODE", file.path, found, wanted, _EXPORT)
 
 
 def _codestream_shape(frame: bytes) -> tuple[int, int, int, int] | None:

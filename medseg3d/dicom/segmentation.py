@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import highdicom as hd
 import numpy as np
@@ -103,13 +104,9 @@ def write_segmentation(
             transfer_syntax_uid=ExplicitVRLittleEndian,
         )
     except (AttributeError, TypeError, ValueError) as error:  # which quote the values of tags
-        raise UserError(
-            "DICOM_SEG",
-            path,
-            f"images that highdicom makes no segmentation of ({type(error).__name__})",
-            "a series as a scanner exports it",
-            "leave out --format dicom-seg",
-        ) from None
+        found = f"images that highdicom makes no segmentation of ({type(error).__name__})"
+        wanted = "a series as a scanner exports it"
+        raise UserError("DICOM_SEG", path, found, wanted, "leave out --format dicom-seg") from None
     with atomic_path(path) as temporary:
         segmentation.save_as(temporary)
         if not np.array_equal(read_segmentation(temporary, series), mask):
@@ -122,30 +119,18 @@ def read_segmentation(path: str | Path, series: LoadedSeries) -> np.ndarray:
     """Labels (X, Y, Z) uint8 of a segmentation on the grid of the series it refers to; 0 where no segment is."""
     segmentation = hd.seg.segread(path)
     sources = [str(_referable(tags, series).SOPInstanceUID) for tags in series.headers]
+    how: dict[str, Any] = {"combine_segments": True, "assert_missing_frames_are_empty": True}
     if len(sources) == 1:
-        frames = segmentation.get_pixels_by_source_frame(
-            sources[0],
-            [frame + 1 for _, frame in series.planes],
-            combine_segments=True,
-            assert_missing_frames_are_empty=True,
-        )
+        frames = segmentation.get_pixels_by_source_frame(sources[0], [frame + 1 for _, frame in series.planes], **how)
     else:
-        frames = segmentation.get_pixels_by_source_instance(
-            [sources[header] for header, _ in series.planes],
-            combine_segments=True,
-            assert_missing_frames_are_empty=True,
-        )
+        frames = segmentation.get_pixels_by_source_instance([sources[header] for header, _ in series.planes], **how)
     return frames.transpose(2, 1, 0).astype(np.uint8)
 
 
 def _missing(source: str | Path, keyword: str) -> UserError:
-    return UserError(
-        "MISSING_TAG",
-        source,
-        f"no usable {keyword} for a segmentation",
-        "the UIDs, patient and study of the scanner",
-        "leave out --format dicom-seg, or take the series as it was exported",
-    )
+    wanted = "the UIDs, patient and study of the scanner"
+    remedy = "leave out --format dicom-seg, or take the series as it was exported"
+    return UserError("MISSING_TAG", source, f"no usable {keyword} for a segmentation", wanted, remedy)
 
 
 def _segments(class_names: Sequence[str], model: Mapping[str, str | None]) -> list[hd.seg.SegmentDescription]:

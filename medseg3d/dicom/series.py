@@ -207,13 +207,8 @@ def choose_series(source: Path, files: Sequence[SourceFile], chosen: str) -> tup
         kinds = ", ".join(sorted({each.first("Modality") or "no modality" for each in found})) or "no image"
         raise UserError("MODALITY", source, kinds, "a CT series", "name a folder with a CT, or choose one by --series")
     if len(volumes) > 1:
-        raise UserError(
-            "SERIES",
-            source,
-            f"{len(volumes)} CT volumes: {_listed(volumes)}",
-            "one",
-            "choose one by --series NUMBER, or UID, or name its folder alone",
-        )
+        remedy = "choose one by --series NUMBER, or UID, or name its folder alone"
+        raise UserError("SERIES", source, f"{len(volumes)} CT volumes: {_listed(volumes)}", "one", remedy)
     return volumes[0], how
 
 
@@ -320,13 +315,9 @@ def _without_copies(series: Series) -> tuple[list[Plane], list[str]]:
         elif last.file is not plane.file and sha256(last.file) == sha256(plane.file):
             copies += 1
         else:
-            raise UserError(
-                "DUPLICATE_SLICE",
-                plane.file.path,
-                f"the position of {last.file.path.name}, other content",
-                "one image for each position",
-                "give one phase or reconstruction alone, or choose it by --series",
-            )
+            found = f"the position of {last.file.path.name}, other content"
+            remedy = "give one phase or reconstruction alone, or choose it by --series"
+            raise UserError("DUPLICATE_SLICE", plane.file.path, found, "one image for each position", remedy)
     return kept, [f"DUPLICATE_SLICE: {copies} files are copies of others and were passed over"] if copies else []
 
 

@@ -105,13 +105,9 @@ def dicom_files(source: str | Path) -> Iterator[list[SourceFile]]:
             unpacked = sum(member.file_size for member in members)
             most = _UNPACKED * VOXELS.most
             if unpacked > most:
-                raise UserError(
-                    "TOO_LARGE",
-                    source,
-                    f"{unpacked >> 20} MiB unpacked",
-                    f"at most {most >> 20} MiB, {_UNPACKED} bytes for each of {VOXELS.most} voxels",
-                    f"give the series alone; {VOXELS.remedy}",
-                )
+                wanted = f"at most {most >> 20} MiB, {_UNPACKED} bytes for each of {VOXELS.most} voxels"
+                remedy = f"give the series alone; {VOXELS.remedy}"
+                raise UserError("TOO_LARGE", source, f"{unpacked >> 20} MiB unpacked", wanted, remedy)
             yield _checked([_member(archive, source, member) for member in members])
     else:
         yield _checked([_plain(source)])
@@ -138,13 +134,8 @@ def damaged_member(path: Path) -> Iterator[None]:
 def require_packages(source: str | Path) -> None:
     """Refuse with MISSING_PACKAGE where the packages that read DICOM are not installed."""
     if find_spec("pydicom") is None or find_spec("highdicom") is None:
-        raise UserError(
-            "MISSING_PACKAGE",
-            source,
-            "DICOM, and no packages to read it",
-            "pydicom and highdicom",
-            'pip install "medseg3d[dicom]"',
-        )
+        found = "DICOM, and no packages to read it"
+        raise UserError("MISSING_PACKAGE", source, found, "pydicom and highdicom", 'pip install "medseg3d[dicom]"')
 
 
 def _checked(files: list[SourceFile]) -> list[SourceFile]:

@@ -82,13 +82,8 @@ def unpack(archive: Path, folder: Path, find: Callable[[Path], Path | None], wan
         extractall(archive, partial)  # refuses links and paths that leave the folder
         found = find(partial)
         if found is None:
-            raise UserError(
-                "CHECKSUM",
-                archive,
-                f"an archive without {wanted}",
-                "the published archive",
-                "delete it and run the same command again",
-            )
+            remedy = "delete it and run the same command again"
+            raise UserError("CHECKSUM", archive, f"an archive without {wanted}", "the published archive", remedy)
         os.replace(found, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -97,13 +92,8 @@ def unpack(archive: Path, folder: Path, find: Callable[[Path], Path | None], wan
 def check_empty(folder: Path, what: str) -> None:
     """Refuse with NOT_EMPTY if something else than the data set is in its folder."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(
-            "NOT_EMPTY",
-            folder,
-            f"files but no {what}",
-            "the whole data set, or nothing",
-            "move it away or name another folder with --root",
-        )
+        remedy = "move it away or name another folder with --root"
+        raise UsageError("NOT_EMPTY", folder, f"files but no {what}", "the whole data set, or nothing", remedy)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import NamedTuple
 
 from medseg3d.errors import UsageError, UserError
@@ -79,6 +79,21 @@ def _belongs_to_header(name: str, files: Iterable[str]) -> bool:
     """Whether a file holds the voxels of a header of the same name beside it."""
     stem = next((name[: -len(suffix)] for suffix in _VOXELS if name.lower().endswith(suffix)), None)
     return stem is not None and any(f"{stem}{suffix}" in files for suffix in _HEADERS)
+
+
+def path_inside(folder: Path, name: str) -> Path | None:
+    r"""The path of a name in a folder or below it, with slashes of either kind; None for one that leads out of it.
+
+    Links inside of the folder are followed, `..` is not.
+
+    Example:
+        >>> path_inside(Path("ct"), "a\\b.raw").as_posix(), path_inside(Path("ct"), "../b.raw")
+        ('ct/a/b.raw', None)
+    """
+    path = PureWindowsPath(name)
+    if path.drive or path.root or ".." in path.parts or not path.name:
+        return None
+    return folder.joinpath(*path.parts)
 
 
 def printable(name: str) -> str:

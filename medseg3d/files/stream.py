@@ -124,13 +124,8 @@ class ByteStream:
         """
         while self.position < position:
             if not self.take(min(position - self.position, _CHUNK)):
-                raise UserError(
-                    "HEADER",
-                    self.path,
-                    f"voxels starting at byte {position} of a file of {self.position}",
-                    "voxels inside the file",
-                    REWRITE,
-                )
+                found = f"voxels starting at byte {position} of a file of {self.position}"
+                raise UserError("HEADER", self.path, found, "voxels inside the file", REWRITE)
 
     def fill(self, target: np.ndarray) -> None:
         """Fill a uint8 array with the next bytes.
@@ -150,13 +145,8 @@ class ByteStream:
         start = self.position
         while self.take(_CHUNK):
             if self.position - start >= limit:
-                raise UserError(
-                    "HEADER",
-                    self.path,
-                    f"at least {self.position - start} bytes after the {self.expected} that the header announces",
-                    "dimensions that cover all voxels of the file",
-                    REWRITE,
-                )
+                found = f"at least {self.position - start} bytes after the {self.expected} that the header announces"
+                raise UserError("HEADER", self.path, found, "dimensions that cover all voxels of the file", REWRITE)
         return self.position - start
 
     def sha256(self) -> str:
@@ -210,13 +200,9 @@ class ByteStream:
                     raise truncated(self.path, count, self.expected)
 
     def _damaged(self, count: int, why: str) -> UserError:
-        return UserError(
-            "CHECKSUM",
-            self.path,
-            f"a damaged gzip stream after {count} uncompressed bytes ({why})",
-            "an intact file",
-            "copy or download it again; its voxels cannot be trusted",
-        )
+        found = f"a damaged gzip stream after {count} uncompressed bytes ({why})"
+        remedy = "copy or download it again; its voxels cannot be trusted"
+        return UserError("CHECKSUM", self.path, found, "an intact file", remedy)
 
 
 def truncated(path: Path, actual: int, expected: int | None) -> UserError:

@@ -63,13 +63,8 @@ def read_tensors_and_sum(path: str | Path) -> tuple[dict[str, Any], str]:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(
-            "MISSING_WEIGHTS",
-            path.absolute(),
-            "no such file",
-            "weights",
-            "train first, or name the file with --model_file",
-        )
+        remedy = "train first, or name the file with --model_file"
+        raise UserError("MISSING_WEIGHTS", path.absolute(), "no such file", "weights", remedy)
     content = path.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
     _check_sum(path, digest)
@@ -120,33 +115,21 @@ def _from_torch(path: Path, content: bytes) -> Any:
     except (RuntimeError, EOFError, ValueError, KeyError, OSError, pickle.UnpicklingError) as error:
         strange = re.search(r"GLOBAL (\S+) was not an allowed global", str(error))
         if strange:
-            raise UserError(
-                "CHECKPOINT",
-                path,
-                f"{strange[1]} in it, which is executed code and no tensor",
-                "a file that holds tensors only",
-                "where it was trained: torch.save(network.state_dict(), 'model.pt')",
-            ) from error
-        raise UserError(
-            "CHECKPOINT",
-            path,
-            f"{len(content)} bytes that torch cannot load ({' '.join(str(error).split())[:120]})",
-            "a file written by torch.save that holds tensors only",
-            "copy the file again, or train again",
-        ) from error
+            found = f"{strange[1]} in it, which is executed code and no tensor"
+            remedy = "where it was trained: torch.save(network.state_dict(), 'model.pt')"
+            raise UserError("CHECKPOINT", path, found, "a file that holds tensors only", remedy) from error
+        found = f"{len(content)} bytes that torch cannot load ({' '.join(str(error).split())[:120]})"
+        wanted = "a file written by torch.save that holds tensors only"
+        raise UserError("CHECKPOINT", path, found, wanted, "copy the file again, or train again") from error
 
 
 def _from_safetensors(path: Path, content: bytes) -> dict[str, torch.Tensor]:
     try:
         return safetensors.torch.load(content)
     except safetensors.SafetensorError as error:
-        raise UserError(
-            "CHECKPOINT",
-            path,
-            f"{len(content)} bytes that safetensors cannot load ({' '.join(str(error).split())[:120]})",
-            "a whole .safetensors file",
-            "copy or download the file again",
-        ) from error
+        found = f"{len(content)} bytes that safetensors cannot load ({' '.join(str(error).split())[:120]})"
+        wanted = "a whole .safetensors file"
+        raise UserError("CHECKPOINT", path, found, wanted, "copy or download the file again") from error
 
 
 def _check_sum(path: Path, found: str) -> None:
@@ -155,13 +138,8 @@ def _check_sum(path: Path, found: str) -> None:
         return
     wanted = (checksum.read_text(encoding="utf-8").split() or [""])[0]
     if found != wanted:
-        raise UserError(
-            "CHECKSUM",
-            path,
-            f"sha256 {found[:12]}",
-            f"{wanted[:12]}, as {checksum.name} says",
-            "copy the file again; delete the .sha256 only if you replaced the file yourself",
-        )
+        remedy = "copy the file again; delete the .sha256 only if you replaced the file yourself"
+        raise UserError("CHECKSUM", path, f"sha256 {found[:12]}", f"{wanted[:12]}, as {checksum.name} says", remedy)
 
 
 def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:

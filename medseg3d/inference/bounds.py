@@ -127,13 +127,10 @@ class CaseBounds:
     def _refuse(self, item: Mapping[str, Any], needed: int, free: int, what: str) -> None:
         if needed > free:
             fewer = f", ask for --workers 1 instead of {self.workers}" if self.workers > 1 else ""
-            raise UserError(
-                "OUT_OF_MEMORY",
-                str(item["image"]),
-                f"about {in_words(needed)} of {what} to segment it",
-                f"at most the {in_words(free)} that are free",
-                f"shrink --roi_size or --sw_batch_size, coarsen --spacing{fewer}, or take another --device",
-            )
+            found = f"about {in_words(needed)} of {what} to segment it"
+            wanted = f"at most the {in_words(free)} that are free"
+            remedy = f"shrink --roi_size or --sw_batch_size, coarsen --spacing{fewer}, or take another --device"
+            raise UserError("OUT_OF_MEMORY", str(item["image"]), found, wanted, remedy)
 
     def memory(self, item: Mapping[str, Any], cases: int = 1) -> int:
         """About the bytes of this machine's memory that cases like this take: of their steps that one which needs most.

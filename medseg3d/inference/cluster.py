@@ -65,13 +65,9 @@ class Worker:
         """Get ready, and say what the masks are made with: see `CasePredictor.made_with`."""
         try:
             if not Path(self.directory).is_dir():
-                raise UsageError(
-                    "MISSING_FILE",
-                    self.directory,
-                    f"no such folder on {platform.node()}",
-                    "the same files on every node",
-                    "start in a folder of a file system that the nodes share",
-                )
+                found = f"no such folder on {platform.node()}"
+                remedy = "start in a folder of a file system that the nodes share"
+                raise UsageError("MISSING_FILE", self.directory, found, "the same files on every node", remedy)
             os.chdir(self.directory)
             os.environ.update(self.environment)
             torch.set_num_threads(self.cores)
@@ -204,13 +200,10 @@ class RayWorkers:
         try:
             self._ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
         except (ConnectionError, ImportError, RuntimeError, ValueError) as error:
-            raise UsageError(
-                "CLUSTER",
-                f"--cluster {address}",
-                " ".join(str(error).split())[:300],
-                f"a cluster of Ray {self._ray.__version__} that runs",
-                "start it (ray start --head); set RAY_AUTH_MODE=token where it wants one; --cluster ray needs none",
-            ) from error
+            found = " ".join(str(error).split())[:300]
+            wanted = f"a cluster of Ray {self._ray.__version__} that runs"
+            remedy = "start it (ray start --head); set RAY_AUTH_MODE=token where it wants one; --cluster ray needs none"
+            raise UsageError("CLUSTER", f"--cluster {address}", found, wanted, remedy) from error
 
     def _shares(self) -> tuple[dict[str, float], int]:
         """What each worker asks of its node, and how many workers there are."""
@@ -259,25 +252,18 @@ class RayWorkers:
         if isinstance(answer, Exception):
             self._stillborn += 1
             if self._stillborn == _TRIES:
-                raise UserError(
-                    "WORKER_DIED",
-                    f"--cluster {self.address}",
-                    f"{_TRIES} workers in a row, before their first case: {_last_line(answer)}",
-                    "workers that start",
-                    "is this medseg3d installed on every node? is there memory for the network in each?",
-                ) from answer
+                found = f"{_TRIES} workers in a row, before their first case: {_last_line(answer)}"
+                wanted = "workers that start"
+                remedy = "is this medseg3d installed on every node? is there memory for the network in each?"
+                raise UserError("WORKER_DIED", f"--cluster {self.address}", found, wanted, remedy) from answer
             self._call_up()
             return
         if isinstance(answer, Refusal):
             raise answer.error()
         if self._made_with not in (None, answer):
-            raise UsageError(
-                "CLUSTER",
-                f"--cluster {self.address}",
-                f"workers that would make other masks: {_differences(self._made_with, answer)}",
-                "the same of all",
-                "name what differs, for instance --precision float32, or use nodes of one kind",
-            )
+            found = f"workers that would make other masks: {_differences(self._made_with, answer)}"
+            remedy = "name what differs, for instance --precision float32, or use nodes of one kind"
+            raise UsageError("CLUSTER", f"--cluster {self.address}", found, "the same of all", remedy)
         self._stillborn = 0
         self._made_with = answer
         self._idle.append(worker)
@@ -296,13 +282,9 @@ def _import_ray() -> ModuleType:
 
 
 def _deadly(item: Mapping[str, Any], error: Exception) -> UserError:
-    user_error = UserError(
-        "WORKER_DIED",
-        item["image"],
-        f"{_TRIES} workers died of it: {_last_line(error)}",
-        "",
-        "it may need more memory than there is: --workers 1, or segment it by itself",
-    )
+    found = f"{_TRIES} workers died of it: {_last_line(error)}"
+    remedy = "it may need more memory than there is: --workers 1, or segment it by itself"
+    user_error = UserError("WORKER_DIED", item["image"], found, "", remedy)
     user_error.__cause__ = error
     return user_error
 

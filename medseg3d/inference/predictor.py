@@ -86,13 +86,9 @@ class PredictionResult:
         if total == 1:
             first.said = True
             raise first from self.failed[0].cause
-        raise UserError(
-            "CASES_FAILED",
-            f"{len(self.failed)} of {total} cases",
-            f"first of all {first.code} {first.subject}",
-            "a mask of each",
-            "the log has a line on every one; fix those files and run the same command again",
-        ) from self.failed[0].cause
+        failed, found = f"{len(self.failed)} of {total} cases", f"first of all {first.code} {first.subject}"
+        remedy = "the log has a line on every one; fix those files and run the same command again"
+        raise UserError("CASES_FAILED", failed, found, "a mask of each", remedy) from self.failed[0].cause
 
     def __str__(self) -> str:
         return f"{len(self.done)} segmented, {len(self.skipped)} skipped, {len(self.failed)} failed"
@@ -368,11 +364,7 @@ class _Clock:
 def _out_of_memory(error: BaseException, item: Mapping[str, Any]) -> UserError | None:
     for cause in causes(error):
         if isinstance(cause, (MemoryError, torch.OutOfMemoryError)) or any(each in str(cause) for each in _NO_MEMORY):
-            return UserError(
-                "OUT_OF_MEMORY",
-                str(item.get("image")),
-                "more voxels than the memory holds",
-                "less at a time",
-                "coarsen --spacing, shrink --roi_size, ask for --workers 1, or run on --device cpu",
-            )
+            found = "more voxels than the memory holds"
+            remedy = "coarsen --spacing, shrink --roi_size, ask for --workers 1, or run on --device cpu"
+            return UserError("OUT_OF_MEMORY", str(item.get("image")), found, "less at a time", remedy)
     return None

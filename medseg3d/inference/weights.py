@@ -91,14 +91,11 @@ def fit_of(network: nn.Module, state: Mapping[str, Any]) -> Fit:
 def _check_fit(network: nn.Module, state: Mapping[str, Any], path: Path) -> None:
     fit = fit_of(network, state)
     if misfits := str(fit):
-        known = len(fit.unexpected) < len(state)
-        raise UserError(
-            "CHECKPOINT",
-            path,
-            f"weights of another network: {misfits}",
-            f"the {len(network.state_dict())} tensors of this {type(network).__name__}",
-            "is this the bundle and overlay it was trained with? are --init_filters, --nonlocal_blocks and "
-            "--num_classes those of the training?"
-            if known
-            else "no name is one of this network's: save network.state_dict() of the network alone",
-        )
+        wanted = f"the {len(network.state_dict())} tensors of this {type(network).__name__}"
+        remedy = "no name is one of this network's: save network.state_dict() of the network alone"
+        if len(fit.unexpected) < len(state):
+            remedy = (
+                "is this the bundle and overlay it was trained with? are --init_filters, --nonlocal_blocks and "
+                "--num_classes those of the training?"
+            )
+        raise UserError("CHECKPOINT", path, f"weights of another network: {misfits}", wanted, remedy)

@@ -40,12 +40,7 @@ class DilatedResNet50(ResNetFeatures):
 class DilatedSEResNeXt50(SEResNext50):
     """SE-ResNeXt-50 (32x4d) with dilation, without its classifier; MONAI's names for Cadene's weights.
 
-    Args:
-        in_channels: channels of the image.
-        output_stride: 8, 16 or 32.
-
-    Raises:
-        ValueError: another output stride.
+    Arguments and errors are those of `DilatedResNet50`.
 
     Example:
         >>> maps = DilatedSEResNeXt50(output_stride=16)(torch.zeros(2, 3, 64, 96))

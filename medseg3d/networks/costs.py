@@ -238,7 +238,10 @@ def _without_values(network: nn.Module) -> Iterator[dict[str, torch.Tensor]]:
     tensors = [*network.parameters(), *network.buffers()]
     # outside of the mode, where to detach is not yet a pretence itself, which takes three times as long
     shapes = {each: pretence.from_tensor(each.detach()).requires_grad_(each.requires_grad) for each in tensors}
-    with pretence, _mode_kept(network), _kernels_of_shapes():
+    # to follow the scan's many small steps would take minutes, and the lattice's size depends on the picture
+    scan = patch.object(mamba, "selective_scan", _ScanOfShapes.apply)
+    lattice = patch.object(crf, "PermutohedralLattice", _LatticeOfShapes)
+    with pretence, _mode_kept(network), scan, lattice:
         # a module in two places once: torch would leave it the shapes instead of its weights
         yield {
             f"{path}.{name}" if path else name: shapes[tensor]
@@ -246,19 +249,6 @@ def _without_values(network: nn.Module) -> Iterator[dict[str, torch.Tensor]]:
             for own in (module.named_parameters, module.named_buffers)
             for name, tensor in own(recurse=False, remove_duplicate=False)
         }
-
-
-@contextmanager
-def _kernels_of_shapes() -> Iterator[None]:
-    """Context in which Mamba layers scan shapes and CRFs filter them.
-
-    To follow the scan's many small steps would take minutes, and the lattice's size depends on the picture.
-    """
-    with (
-        patch.object(mamba, "selective_scan", _ScanOfShapes.apply),
-        patch.object(crf, "PermutohedralLattice", _LatticeOfShapes),
-    ):
-        yield
 
 
 def _module_costs(network: nn.Module, counter: FlopCounterMode) -> Iterator[ModuleCosts]:

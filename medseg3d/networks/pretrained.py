@@ -159,11 +159,6 @@ def _fitted(tensor: torch.Tensor, own: torch.Tensor) -> torch.Tensor | None:
 
 
 def _refusal(name: str, found: str, wanted: str = "") -> UserError:
-    return UserError(
-        "PRETRAINED",
-        name,
-        found,
-        wanted or f"at least {LEAST_MATCHED:.0%} of the encoder's tensors",
-        "name weights of torchvision's or timm's resnet50 for ResNet-50, of Cadene's se_resnext50_32x4d for "
-        "SE-ResNeXt-50, or train from scratch",
-    )
+    wanted = wanted or f"at least {LEAST_MATCHED:.0%} of the encoder's tensors"
+    resnets = "torchvision's or timm's resnet50 for ResNet-50, of Cadene's se_resnext50_32x4d for SE-ResNeXt-50"
+    return UserError("PRETRAINED", name, found, wanted, f"name weights of {resnets}, or train from scratch")

@@ -40,15 +40,7 @@ def unet_plus_plus(
     """MONAI's UNet++ for pictures, with BatchNorm and ReLU, as a network of one tensor: 9,119,233 parameters.
 
     The three heads of deep supervision, which MONAI's network has and does not use without it, are left out: 99
-    parameters that no gradient reaches, which distributed training refuses.
-
-    Args:
-        in_channels: channels of the picture.
-        out_channels: channels of logits, 1 for foreground against background.
-        features: filters of the five levels, and after the last upsampling.
-
-    Returns:
-        From (B, in_channels, H, W), H and W at least 16, to logits (B, out_channels, H, W).
+    parameters that no gradient reaches, which distributed training refuses. Arguments and shapes are those of `unet`.
 
     References:
         Zhou et al., UNet++, DLMIA 2018, https://arxiv.org/abs/1807.10165

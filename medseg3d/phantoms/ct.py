@@ -101,7 +101,6 @@ def write_phantom_dataset(
     seed: int = 0,
     *,
     test_images: int = 2,
-    size_mm: Sequence[float] = (340, 340, 240),
     spacing_mm: Sequence[float] | None = None,
     overwrite: bool = False,
 ) -> Path:
@@ -115,7 +114,6 @@ def write_phantom_dataset(
         cases: number of labelled volumes.
         seed: seed of the data set.
         test_images: number of unlabelled volumes in `imagesTs`.
-        size_mm: field of view of each volume, see `make_phantom`.
         spacing_mm: voxel size of each volume; varies by case if None.
         overwrite: replace a data set of phantoms that is there already.
 
@@ -133,7 +131,6 @@ def write_phantom_dataset(
             name = f"phantom_{number:03d}.nii.gz"
             phantom = make_phantom(
                 case_seed(seed, number),
-                size_mm=size_mm,
                 spacing_mm=spacing_mm,
                 orientation=ORIENTATIONS[(number - 1) % len(ORIENTATIONS)],
                 tumour=number % 2 == 0,

@@ -18,7 +18,7 @@ from PIL import Image
 from scipy import ndimage
 
 from medseg3d.phantoms.ct import case_seed, whole_data_set
-from medseg3d.phantoms.scene import Light, Scene
+from medseg3d.phantoms.scene import Scene
 
 MARKER = "phantoms.json"
 NAME = "PhantomPolyps"
@@ -83,7 +83,7 @@ def make_polyp_phantom(seed: int, *, size: tuple[int, int] | None = None, polyps
         scene.draw_polyp(polyp, inside)
     direction = np.array([*light.normal(0, 0.15, 2), 1.0])
     tint = np.array([1.0, light.uniform(0.88, 1.04), light.uniform(0.82, 1.04)])
-    picture = scene.lit(light, Light(direction / np.linalg.norm(direction), light.uniform(1.3, 2.0), tint))
+    picture = scene.lit(light, direction / np.linalg.norm(direction), light.uniform(1.3, 2.0), tint)
     return PolypPhantom(_taken(picture, inside, camera), scene.mask)
 
 

@@ -6,27 +6,11 @@ that draws takes what it varies from the generator it is given, so that one thin
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from scipy import ndimage
 
 Array = np.ndarray
 Generator = np.random.Generator
-
-
-class Light(NamedTuple):
-    """Where the light is seen from the wall, and how it fades.
-
-    Attributes:
-        direction: unit vector to the light.
-        gain: exposure.
-        tint: colour of the light, (3,).
-    """
-
-    direction: Array
-    gain: float
-    tint: Array
 
 
 class Scene:
@@ -130,17 +114,20 @@ class Scene:
         self.colour *= (1 - rng.uniform(0.05, 0.35) * rim)[..., None].astype(np.float32)
         self.mask |= within & inside
 
-    def lit(self, rng: Generator, light: Light) -> Array:
-        """The wall as the camera sees it, (H, W, 3) in [0, 1]: shading, falling light and wet highlights."""
+    def lit(self, rng: Generator, direction: Array, gain: float, tint: Array) -> Array:
+        """The wall as the camera sees it, (H, W, 3) in [0, 1]: shading, falling light and wet highlights.
+
+        `direction` is the unit vector to the light, `gain` the exposure, `tint` the colour of the light, (3,).
+        """
         slope_y, slope_x = np.gradient(self.height * self.unit)
         normal = np.stack([-slope_x, -slope_y, np.ones_like(slope_x)], -1)
         normal /= np.linalg.norm(normal, axis=-1, keepdims=True)
-        facing = np.clip(normal @ light.direction, 0, 1)
+        facing = np.clip(normal @ direction, 0, 1)
         # walls face each other in a tube: what looks away from the light is dim, not black
-        fading = light.gain * (0.25 + 0.75 * facing**1.3) / self.distance**1.4
-        fading = fading * (1 - 0.55 * np.clip(np.hypot(self.x - light.direction[0], self.y - light.direction[1]), 0, 1))
-        picture = np.clip(self.colour, 0.02, 1) * fading[..., None] * light.tint
-        halfway = light.direction + np.array([0.0, 0.0, 1.0])
+        fading = gain * (0.25 + 0.75 * facing**1.3) / self.distance**1.4
+        fading = fading * (1 - 0.55 * np.clip(np.hypot(self.x - direction[0], self.y - direction[1]), 0, 1))
+        picture = np.clip(self.colour, 0.02, 1) * fading[..., None] * tint
+        halfway = direction + np.array([0.0, 0.0, 1.0])
         mirror = normal @ (halfway / np.linalg.norm(halfway)) + 0.004 * self.noise(rng, 0.01) * _step(
             self.noise(rng, 0.1), 0.2, 1.0
         )

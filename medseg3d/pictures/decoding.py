@@ -138,13 +138,9 @@ def _check_png(path: Path, file: IO[bytes]) -> None:
         if length or len(stored) < 4:
             raise _decode_error(path, EOFError("the end of the file within a chunk"))
         if int.from_bytes(stored, "big") != checksum:
-            raise UserError(
-                "CHECKSUM",
-                path,
-                f"a chunk {kind!r} that is damaged before byte {file.tell()}",
-                "an intact file",
-                "copy or download it again; its pixels cannot be trusted",
-            )
+            found = f"a chunk {kind!r} that is damaged before byte {file.tell()}"
+            remedy = "copy or download it again; its pixels cannot be trusted"
+            raise UserError("CHECKSUM", path, found, "an intact file", remedy)
     file.seek(pillow_reads_from)
 
 
@@ -157,13 +153,9 @@ def _check_header(path: Path, image: Image.Image) -> None:
         raise UserError("DIMENSIONS", path, f"{pages} pages", "one picture", "split it into single pictures")
     if image.mode not in _KNOWN_MODES and not is_sixteen_bit(image):
         kind = {"F": "floating-point pixels", "I": "32-bit pixels"}.get(image.mode)
-        raise UserError(
-            "BIT_DEPTH" if kind else "DECODE",
-            path,
-            kind or f"pixels of mode {image.mode}",
-            "8 bits per channel, or 1 or 16 bits of grey",
-            "convert it and choose the scale",
-        )
+        found = kind or f"pixels of mode {image.mode}"
+        wanted = "8 bits per channel, or 1 or 16 bits of grey"
+        raise UserError("BIT_DEPTH" if kind else "DECODE", path, found, wanted, "convert it and choose the scale")
 
 
 def _decode_error(path: Path, error: Exception) -> UserError:
@@ -171,13 +163,8 @@ def _decode_error(path: Path, error: Exception) -> UserError:
         with open(path, "rb") as file:
             head = file.read(8)
         if not head.startswith(_BEGINNINGS):
-            return UserError(
-                "DECODE",
-                path,
-                f"no JPEG, PNG, TIFF or BMP (it begins with {head.hex(' ')})",
-                "a picture of one of these formats",
-                "convert or download it again",
-            )
+            found = f"no JPEG, PNG, TIFF or BMP (it begins with {head.hex(' ')})"
+            return UserError("DECODE", path, found, "a picture of one of these formats", "convert or download it again")
         found = "a header that is cut off or damaged"
     else:
         found = str(error).partition("\n")[0] or type(error).__name__

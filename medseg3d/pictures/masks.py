@@ -88,13 +88,9 @@ class GreyPicture:
             found = f"three levels, {', '.join(map(str, present))}, as of three classes"
         else:
             return
-        raise UserError(
-            "LABEL_SET",
-            self.path,
-            found,
-            "a mask of two levels: 0 and 1, 0 and 255, or 0 and 65535",
-            "write background as 0 and foreground as 255; is it a photograph, or a map of probabilities or labels?",
-        )
+        wanted = "a mask of two levels: 0 and 1, 0 and 255, or 0 and 65535"
+        remedy = "write background as 0 and foreground as 255; is it a photograph, or a map of probabilities or labels?"
+        raise UserError("LABEL_SET", self.path, found, wanted, remedy)
 
 
 def read_picture_mask(path: str | Path, upright: bool = False) -> np.ndarray:
@@ -149,24 +145,16 @@ def read_levels(path: str | Path, upright: bool = False) -> GreyPicture:
     if is_sixteen_bit(image):
         return GreyPicture(path, sixteen_bits(image), lossy)
     if see_through(image):
-        raise UserError(
-            "LABEL_SET",
-            path,
-            "transparent pixels: colour and transparency may each hold a mask",
-            "an opaque picture of black and white",
-            "write the mask as grey levels without an alpha channel",
-        )
+        found = "transparent pixels: colour and transparency may each hold a mask"
+        remedy = "write the mask as grey levels without an alpha channel"
+        raise UserError("LABEL_SET", path, found, "an opaque picture of black and white", remedy)
     if image.mode not in ("1", "L", "LA"):
         image = as_rgb(image)
         spread = _channel_spread(image)
         if spread > _COLOURED:
-            raise UserError(
-                "LABEL_SET",
-                path,
-                f"colours: channels that differ by up to {spread} levels",
-                "grey pixels",
-                "write one grey level per pixel; is it a photograph, or does each colour stand for a class?",
-            )
+            found = f"colours: channels that differ by up to {spread} levels"
+            remedy = "write one grey level per pixel; is it a photograph, or does each colour stand for a class?"
+            raise UserError("LABEL_SET", path, found, "grey pixels", remedy)
     return GreyPicture(path, np.array(image.convert("L")), lossy)
 
 

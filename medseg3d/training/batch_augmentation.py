@@ -89,13 +89,9 @@ class BatchAugmentation:
     def __init__(self, transforms: Sequence[Callable]) -> None:
         for step in transforms:
             if type(step) not in BATCHED or not BATCHED[type(step)].admits(step):
-                raise UsageError(
-                    "BAD_VALUE",
-                    "--augment_on",
-                    f"device, with {type(step).__name__} among what follows the first random transform",
-                    f"{', '.join(kind.__name__ for kind in BATCHED)}, alike for all channels and keeping the size",
-                    "--augment_on loader",
-                )
+                found = f"device, with {type(step).__name__} among what follows the first random transform"
+                wanted = f"{', '.join(kind.__name__ for kind in BATCHED)}, alike for all channels and keeping the size"
+                raise UsageError("BAD_VALUE", "--augment_on", found, wanted, "--augment_on loader")
         self.chain = Compose(transforms)
         self.seeder = Seeder(self.chain)
 

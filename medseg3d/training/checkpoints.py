@@ -289,25 +289,17 @@ class RunCheckpoint:
     def _restore(self, path: Path, state: Mapping[str, Any]) -> None:
         trainer = self.trainer
         if state["epoch_length"] != trainer.state.epoch_length:
-            raise UserError(
-                "CHECKPOINT",
-                path,
-                f"{state['epoch_length']} iterations per epoch",
-                f"{trainer.state.epoch_length}, as this run has",
-                "resume with the same data, --batch_size and --iterations_per_epoch",
-            )
+            found = f"{state['epoch_length']} iterations per epoch"
+            remedy = "resume with the same data, --batch_size and --iterations_per_epoch"
+            raise UserError("CHECKPOINT", path, found, f"{trainer.state.epoch_length}, as this run has", remedy)
         try:
             trainer.network.load_state_dict(state["network"])
             trainer.optimizer.load_state_dict(state["optimizer"])
             self.average.load_state_dict(state.get("average", {}))
         except (RuntimeError, ValueError) as error:
-            raise UserError(
-                "CHECKPOINT",
-                path,
-                " ".join(str(error).split())[:300],
-                "the state of this run's network, optimizer and average of weights",
-                "resume with the same network knobs and --ema_decay, or choose another --output_dir",
-            ) from error
+            wanted = "the state of this run's network, optimizer and average of weights"
+            remedy = "resume with the same network knobs and --ema_decay, or choose another --output_dir"
+            raise UserError("CHECKPOINT", path, " ".join(str(error).split())[:300], wanted, remedy) from error
         _go_on_with(self.lr_scheduler, state["lr_scheduler"])
         trainer.go_on_in(
             state.get("precision", trainer.precision.name),  # older checkpoints do not say it, and count no steps
@@ -404,13 +396,8 @@ def claim_run_folder(
             if checkpoints
             else "a model.pt"
         )
-        raise UserError(
-            "RUN_EXISTS",
-            output_dir,
-            f"a run with {state}",
-            "a new folder",
-            "--resume true to go on with it, --output_dir for another folder, or --overwrite true to remove it",
-        )
+        remedy = "--resume true to go on with it, --output_dir for another folder, or --overwrite true to remove it"
+        raise UserError("RUN_EXISTS", output_dir, f"a run with {state}", "a new folder", remedy)
     for path in (*checkpoints, model_file):
         path.unlink(missing_ok=True)
         path.with_name(path.name + ".sha256").unlink(missing_ok=True)

@@ -184,13 +184,10 @@ class AlternatingObjectives:
         """
         n = len(self.objectives)
         if self.by_epoch and epochs % n:
-            raise UsageError(
-                "BAD_VALUE",
-                f"--epochs {epochs}",
-                f"an end in a turn of {self.objectives[(epochs - 1) % n].name}",
-                f"a multiple of {n}: the last epoch is that of {self.objectives[-1].name}",
-                f"--epochs {epochs + n - epochs % n}, or --interleave step",
-            )
+            found = f"an end in a turn of {self.objectives[(epochs - 1) % n].name}"
+            wanted = f"a multiple of {n}: the last epoch is that of {self.objectives[-1].name}"
+            remedy = f"--epochs {epochs + n - epochs % n}, or --interleave step"
+            raise UsageError("BAD_VALUE", f"--epochs {epochs}", found, wanted, remedy)
 
 
 def _foreground(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

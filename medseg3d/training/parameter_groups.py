@@ -118,13 +118,8 @@ def _with_modules(name: str) -> Iterator[str]:
 
 def _without_match(knob: str, pattern: str, network: nn.Module) -> UserError:
     parts = ", ".join(f"{name}*" for name, child in network.named_children() if any(True for _ in child.parameters()))
-    return UsageError(
-        "BAD_VALUE",
-        knob,
-        f"{pattern!r}, which matches no parameter of this {type(network).__name__} that is left to learn",
-        f"a pattern of the names of its parameters, as {parts}",
-        "correct it",
-    )
+    found = f"{pattern!r}, which matches no parameter of this {type(network).__name__} that is left to learn"
+    return UsageError("BAD_VALUE", knob, found, f"a pattern of the names of its parameters, as {parts}", "correct it")
 
 
 def learning_rate_factor(

@@ -121,13 +121,9 @@ def find_initial_weights(init_from: str | Path) -> Path:
     if shipped is not None:
         return shipped.file
     ships = ", ".join(name for name in bundle_names() if shipped_weights(source_folder(name)))
-    raise UserError(
-        "MISSING_WEIGHTS",
-        init_from,
-        "neither a file nor a bundle with weights",
-        f"a run's model.pt, another file of weights, or one of {ships}",
-        "name it with --init_from, or leave it out to train from random weights",
-    )
+    wanted = f"a run's model.pt, another file of weights, or one of {ships}"
+    remedy = "name it with --init_from, or leave it out to train from random weights"
+    raise UserError("MISSING_WEIGHTS", init_from, "neither a file nor a bundle with weights", wanted, remedy)
 
 
 def write_initial_weights(network: nn.Module, output_dir: str | Path) -> None:
@@ -166,13 +162,9 @@ def _check_share(network: nn.Module, fit: Fit, path: Path) -> None:
     kernels = [name for name, value in network.state_dict().items() if value.ndim > 1]
     filled = len(set(kernels) & set(fit.fitting))
     if filled < LEAST_LOADED * len(kernels):
-        raise UserError(
-            "CHECKPOINT",
-            path,
-            f"{filled} of the {len(kernels)} kernels and matrices of this {type(network).__name__} in it; {fit}",
-            f"at least {LEAST_LOADED:.0%} of them",
-            "is it a network of this bundle and overlay, of the same widths and dimensions?",
-        )
+        found = f"{filled} of the {len(kernels)} kernels and matrices of this {type(network).__name__} in it; {fit}"
+        remedy = "is it a network of this bundle and overlay, of the same widths and dimensions?"
+        raise UserError("CHECKPOINT", path, found, f"at least {LEAST_LOADED:.0%} of them", remedy)
 
 
 def _log_account(tensors: int, fit: Fit, path: Path) -> None:
@@ -217,13 +209,8 @@ def find_weights(weights: str | Path) -> Path:
     if len(found) == 1:
         return found[0]
     names = ", ".join(file.name for file in found or there) or "no weights"
-    raise UserError(
-        "MISSING_WEIGHTS",
-        path,
-        f"no such file here, and {len(found)} of that name among those in {folder}: {names}",
-        "a file, or one name there",
-        remedy,
-    )
+    said = f"no such file here, and {len(found)} of that name among those in {folder}: {names}"
+    raise UserError("MISSING_WEIGHTS", path, said, "a file, or one name there", remedy)
 
 
 def _first(names: tuple[str, ...]) -> str:

@@ -256,13 +256,8 @@ class SegmentationTrainer(SupervisedTrainer):
             raise self._not_finite(f"no more than --max_skipped_steps {self.max_skipped_steps}")
 
     def _not_finite(self, wanted: str) -> UserError:
-        return UserError(
-            "LOSS_NOT_FINITE",
-            f"iteration {self.state.iteration}",
-            f"{self.skipped_in_row} steps in a row without a finite loss and gradient",
-            wanted,
-            self._remedy(),
-        )
+        found = f"{self.skipped_in_row} steps in a row without a finite loss and gradient"
+        return UserError("LOSS_NOT_FINITE", f"iteration {self.state.iteration}", found, wanted, self._remedy())
 
     def _remedy(self) -> str:
         reduced = self.precision.dtype is not None
@@ -319,10 +314,7 @@ def part_of_batch(part: int, batch: int, at_a_time: int) -> Iterator[None]:
         if "more than 1 value per channel" not in str(error):
             raise
         whole = part == batch
-        raise UserError(
-            "BATCH_PART",
-            f"--batch_size {batch}" if whole else f"--micro_batch_size {at_a_time}",
-            f"{part} at a time of a batch of {batch}: {error}",
-            "parts that the network can train on",
-            "--batch_size 2 or more" if whole else "choose at least 2, of which --batch_size is a multiple",
-        ) from error
+        knob = f"--batch_size {batch}" if whole else f"--micro_batch_size {at_a_time}"
+        found = f"{part} at a time of a batch of {batch}: {error}"
+        remedy = "--batch_size 2 or more" if whole else "choose at least 2, of which --batch_size is a multiple"
+        raise UserError("BATCH_PART", knob, found, "parts that the network can train on", remedy) from error

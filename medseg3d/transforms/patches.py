@@ -81,10 +81,7 @@ def check_patch_fill(shape: Sequence[int], roi_size: Sequence[int], path: str | 
         >>> check_patch_fill((200, 200, 46), (96, 96, 96), "ct.nii.gz")
     """
     if any(size < SMALLEST_FILL * wanted for size, wanted in zip(shape, roi_size, strict=True)):
-        raise UserError(
-            "PATCH_SIZE",
-            path,
-            f"{'x'.join(map(str, shape))} voxels on the resampled grid",
-            f"at least a quarter of the patch of {'x'.join(map(str, roi_size))} along each axis (the rest is padded)",
-            "lower --roi_size, refine --spacing, or leave the volume out",
-        )
+        found, patch = f"{'x'.join(map(str, shape))} voxels on the resampled grid", "x".join(map(str, roi_size))
+        wanted = f"at least a quarter of the patch of {patch} along each axis (the rest is padded)"
+        remedy = "lower --roi_size, refine --spacing, or leave the volume out"
+        raise UserError("PATCH_SIZE", path, found, wanted, remedy)

@@ -53,12 +53,8 @@ class ResizePictured(MapTransform):
 class FitPictured(ResizePictured):
     """Pictures (C, H, W) resized to fit into a frame, their proportion kept: one side is the frame's, no side larger.
 
-    Pictures as `resize_picture` does it, masks as `resize_mask`.
-
-    Args:
-        keys: pictures and masks.
-        spatial_size: rows and columns of the frame.
-        label_key: key of the mask.
+    Pictures as `resize_picture` does it, masks as `resize_mask`. Arguments are those of `ResizePictured`, of which
+    `spatial_size` is the frame.
 
     Example:
         >>> FitPictured("image", (512, 1024))({"image": MetaTensor(torch.zeros(3, 40, 60))})["image"].shape

@@ -212,13 +212,10 @@ def _refuse_non_finite(logits: torch.Tensor, item: Mapping[Hashable, Any], image
     if smallest > -_LARGEST_LOGIT and largest < _LARGEST_LOGIT:
         return
     strange = logits.numel() - int((logits.abs() < _LARGEST_LOGIT).sum())
-    raise UserError(
-        "NON_FINITE",
-        str(getattr(item.get(image_key), "meta", {}).get("filename_or_obj") or item.get("case", "an image")),
-        f"{strange} of {logits.numel()} logits that are NaN, infinite or overflowing",
-        "numbers that a mask can be made of",
-        "--precision float32; where that gives the same, the weights are at fault: take an earlier model.pt",
-    )
+    image = getattr(item.get(image_key), "meta", {}).get("filename_or_obj") or item.get("case", "an image")
+    found = f"{strange} of {logits.numel()} logits that are NaN, infinite or overflowing"
+    remedy = "--precision float32; where that gives the same, the weights are at fault: take an earlier model.pt"
+    raise UserError("NON_FINITE", str(image), found, "numbers that a mask can be made of", remedy)
 
 
 def _original_grid(image: Any, key: str) -> tuple[np.ndarray, tuple[int, ...]]:

@@ -48,13 +48,9 @@ def checked_affine(
     direction = affine[:3, :3] / spacing
     cosine = float(np.abs(direction.T @ direction - np.eye(3)).max())
     if cosine > _SHEARED:
-        raise UserError(
-            "GEOMETRY",
-            path,
-            f"sheared axes in the {where} (cosine {cosine:.2g} between two of them)",
-            f"orthogonal axes within {_SHEARED:g}",
-            "resample the image onto an orthogonal grid",
-        )
+        found = f"sheared axes in the {where} (cosine {cosine:.2g} between two of them)"
+        remedy = "resample the image onto an orthogonal grid"
+        raise UserError("GEOMETRY", path, found, f"orthogonal axes within {_SHEARED:g}", remedy)
     warnings = []
     if cosine > _WORTH_A_WORD:
         warnings.append(f"GEOMETRY: axes of the {where} are {cosine:.2g} (cosine) from orthogonal; straightened")
@@ -66,21 +62,13 @@ def _spacing(path: Path, affine: np.ndarray, where: str, unit: str | None) -> np
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     volume = abs(np.linalg.det(affine[:3, :3])) if np.isfinite(affine).all() else np.nan
     if not volume > 1e-6 * np.prod(spacing):  # also when NaN
-        raise UserError(
-            "GEOMETRY",
-            path,
-            f"an affine in the {where} that is {'not finite' if np.isnan(volume) else 'singular'}",
-            "one that places every voxel",
-            "export the image again, or repair its header",
-        )
+        found = f"an affine in the {where} that is {'not finite' if np.isnan(volume) else 'singular'}"
+        remedy = "export the image again, or repair its header"
+        raise UserError("GEOMETRY", path, found, "one that places every voxel", remedy)
     if spacing.min() < SPACING_MM[0] or spacing.max() > SPACING_MM[1]:
-        raise UserError(
-            "SPACING_RANGE",
-            path,
-            f"voxels of {in_mm(spacing)}" + (f" by the numbers, whose unit is the {unit}" if unit else ""),
-            f"{SPACING_MM[0]:g} to {SPACING_MM[1]:g} mm",
-            "convert the header to millimetres" if unit else "correct the voxel sizes",
-        )
+        found = f"voxels of {in_mm(spacing)}" + (f" by the numbers, whose unit is the {unit}" if unit else "")
+        remedy = "convert the header to millimetres" if unit else "correct the voxel sizes"
+        raise UserError("SPACING_RANGE", path, found, f"{SPACING_MM[0]:g} to {SPACING_MM[1]:g} mm", remedy)
     return spacing
 
 

@@ -72,11 +72,7 @@ def three_axes(path: Path, sizes: Sequence[int]) -> tuple[int, int, int]:
     while len(kept) > 3 and kept[-1] == 1:
         kept.pop()
     if len(kept) != 3 or min(kept) < 2:
-        raise UserError(
-            "DIMENSIONS",
-            path,
-            f"{len(kept)} axes of sizes {' x '.join(map(str, kept))}",
-            "one volume of three axes with at least 2 voxels each",
-            "split a series into single volumes" if len(kept) > 3 else "give the whole volume, not a slice",
-        )
+        found = f"{len(kept)} axes of sizes {' x '.join(map(str, kept))}"
+        remedy = "split a series into single volumes" if len(kept) > 3 else "give the whole volume, not a slice"
+        raise UserError("DIMENSIONS", path, found, "one volume of three axes with at least 2 voxels each", remedy)
     return (kept[0], kept[1], kept[2])

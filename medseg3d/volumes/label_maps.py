@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from medseg3d.errors import UserError
+from medseg3d.files.folders import first_of
 from medseg3d.volumes.header import VolumeHeader
 
 _WHOLE = 2e-5  # a label stored as 16 bits with a slope comes back within 1.6e-5 of the integer it was
@@ -39,20 +40,15 @@ def check_labels(
     # slice by slice: numpy widens an index to 64 bits first
     if np.array_equal(as_uint8, array) and all(allowed[part].all() for part in as_uint8.T):
         return as_uint8
-    found = np.unique(array)
-    integer = np.isfinite(found) & (found == np.rint(found)) & (found >= 0) & (found <= 255)
-    legal = integer & allowed[np.where(integer, found, 0).astype(np.uint8)]
-    strange = found[~legal]
-    values = ", ".join(f"{value:g}" for value in strange[:8]) + (", ..." if len(strange) > 8 else "")
-    raise UserError(
-        "LABEL_SET",
-        path,
-        f"the values {values}{stored_scaled(header)}",
-        wanted,
-        "correct the label or name its values with --labels"
-        if np.all(integer)
-        else "a label has integer values; was it resampled with interpolation, or is it an image?",
-    )
+    values = np.unique(array)
+    integer = np.isfinite(values) & (values == np.rint(values)) & (values >= 0) & (values <= 255)
+    legal = integer & allowed[np.where(integer, values, 0).astype(np.uint8)]
+    strange = [f"{value:g}" for value in values[~legal]]
+    found = f"the values {first_of(strange, 8)}{stored_scaled(header)}"
+    remedy = "correct the label or name its values with --labels"
+    if not np.all(integer):
+        remedy = "a label has integer values; was it resampled with interpolation, or is it an image?"
+    raise UserError("LABEL_SET", path, found, wanted, remedy)
 
 
 def holds_integers(array: np.ndarray) -> bool:

@@ -184,13 +184,8 @@ def _finite_range(array: np.ndarray, path: Path) -> tuple[float, float]:
     largest = float(np.finfo(np.float32).max)
     if not (-largest <= low and high <= largest):
         strange = array.size - int(np.count_nonzero(np.abs(array) <= largest))
-        raise UserError(
-            "NON_FINITE",
-            path,
-            f"{strange} of {array.size} voxels that are NaN or infinite in float32",
-            "finite voxels",
-            "find out what they stand for and replace them",
-        )
+        found = f"{strange} of {array.size} voxels that are NaN or infinite in float32"
+        raise UserError("NON_FINITE", path, found, "finite voxels", "find out what they stand for and replace them")
     return low, high
 
 

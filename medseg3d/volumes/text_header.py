@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 
 import numpy as np
 
 from medseg3d.errors import UserError
+from medseg3d.files.folders import path_inside
 from medseg3d.files.stream import REWRITE, ByteStream
 from medseg3d.limits import VOXELS
 from medseg3d.volumes.geometry import LPS_TO_RAS, checked_affine
@@ -76,16 +77,11 @@ def data_file(path: Path, name: str) -> Path:
     """
     if not name.isprintable() or len(name) > _LONGEST_NAME:
         raise header_error(path, f"voxels in {name[:80]!r}", "the name of a file")
-    named = PureWindowsPath(name)  # it knows both kinds of slashes
-    if named.drive or named.root or ".." in named.parts or not named.name:
-        raise UserError(
-            "PATH_ESCAPE",
-            path,
-            f"voxels in {name[:80]!r}",
-            "a file in the folder of the header",
-            "put both into one folder and correct the header; from an unknown source it is not to be trusted",
-        )
-    return path.parent.joinpath(*named.parts)
+    file = path_inside(path.parent, name)
+    if file is None:
+        remedy = "put both into one folder and correct the header; from an unknown source it is not to be trusted"
+        raise UserError("PATH_ESCAPE", path, f"voxels in {name[:80]!r}", "a file in the folder of the header", remedy)
+    return file
 
 
 def text_header(
