@@ -11,15 +11,7 @@ from medseg3d.errors import UserError
 from medseg3d.files.stream import ZLIB, ByteStream
 from medseg3d.volumes.geometry import LPS_TO_RAS
 from medseg3d.volumes.header import VolumeHeader, Voxels, three_axes
-from medseg3d.volumes.text_header import (
-    data_file,
-    header_error,
-    header_lines,
-    lps_columns,
-    numbers,
-    text_header,
-    whole_numbers,
-)
+from medseg3d.volumes.text_header import Fields, header_lines, lps_columns, text_header
 
 MAGICS = (b"ObjectType", b"NDims", b"Comment")
 
@@ -41,17 +33,17 @@ _DIGITS = 12  # room for the size of the compressed voxels, which is known at th
 
 def parsed_metaimage(path: Path, stream: ByteStream) -> tuple[VolumeHeader, Voxels]:
     """The checked header and where the voxels are; the stream stands right behind the header."""
-    fields = _fields(header_lines(path, stream))
+    fields = _fields(path, header_lines(path, stream))
     if fields.get("ObjectType", "Image") != "Image":
-        raise header_error(path, f"an object of type {fields['ObjectType'][:40]!r}", "an Image")
-    dimension = whole_numbers(path, fields, "NDims", 1)[0]
-    shape = three_axes(path, whole_numbers(path, fields, "DimSize", dimension))
+        raise fields.error(f"an object of type {fields['ObjectType'][:40]!r}", "an Image")
+    dimension = fields.whole_numbers("NDims", 1)[0]
+    shape = three_axes(path, fields.whole_numbers("DimSize", dimension))
     lps = np.eye(4)
-    lps[:3, :3] = _of_three(path, fields, "TransformMatrix", dimension, 2).T
-    lps[:3, :3] *= _of_three(path, fields, "ElementSpacing", dimension, 1)
-    lps[:3, 3] = _of_three(path, fields, "Offset", dimension, 1)
+    lps[:3, :3] = _of_three(fields, "TransformMatrix", dimension, 2).T
+    lps[:3, :3] *= _of_three(fields, "ElementSpacing", dimension, 1)
+    lps[:3, 3] = _of_three(fields, "Offset", dimension, 1)
     said = {name: fields[name] for name in _GEOMETRY} if dimension == 3 else _said(LPS_TO_RAS @ lps)
-    return text_header(path, shape, _dtype(path, fields), lps, _as_bytes(said)), _voxels(path, fields, stream)
+    return text_header(path, shape, _dtype(fields), lps, _as_bytes(said)), _voxels(fields, stream)
 
 
 def geometry_of_metaimage(affine: np.ndarray) -> bytes:
@@ -71,46 +63,46 @@ def head_of_metaimage(array: np.ndarray, geometry: bytes, signature: str, compre
     )
 
 
-def _fields(lines: Sequence[str]) -> dict[str, str]:
-    said = {"Offset": "0 0 0", "TransformMatrix": _IDENTITY}
+def _fields(path: Path, lines: Sequence[str]) -> Fields:
+    said = {"Offset": "0 0 0", "TransformMatrix": _IDENTITY, "HeaderSize": "0"}
     for line in lines:
         name, _, value = line.partition("=" if "=" in line else ":")
         said[_SPELLINGS.get(name.strip(), name.strip())] = value.strip()
     said.setdefault("ElementSpacing", said.get("ElementSize", "1 1 1"))
-    return said
+    return Fields(path, said)
 
 
-def _of_three(path: Path, fields: Mapping[str, str], name: str, dimension: int, axes: int) -> np.ndarray:
+def _of_three(fields: Fields, name: str, dimension: int, axes: int) -> np.ndarray:
     """What a field says of the three axes of space."""
-    found = np.array(numbers(path, fields, name, dimension**axes)).reshape((dimension,) * axes)
+    found = np.array(fields.numbers(name, dimension**axes)).reshape((dimension,) * axes)
     return found[(slice(3),) * axes]
 
 
-def _dtype(path: Path, fields: Mapping[str, str]) -> np.dtype:
+def _dtype(fields: Fields) -> np.dtype:
     kind, channels = fields.get("ElementType", ""), fields.get("ElementNumberOfChannels", "1")
     if channels != "1" or kind.endswith("_ARRAY"):
         found = f"voxels of {channels[:8]} channels ({kind[:40]})"
-        raise UserError("DTYPE", path, found, "one real number per voxel, up to 64 bits", "convert the image")
+        raise UserError("DTYPE", fields.path, found, "one real number per voxel, up to 64 bits", "convert the image")
     if kind not in _TYPES:
-        raise header_error(path, f"the type {kind[:40]!r}", "a type MetaImage has")
+        raise fields.error(f"the type {kind[:40]!r}", "a type MetaImage has")
     is_big = fields.get("BinaryDataByteOrderMSB", "False").lower() == "true"
     return np.dtype(_TYPES[kind]).newbyteorder(">" if is_big else "<")
 
 
-def _voxels(path: Path, fields: Mapping[str, str], stream: ByteStream) -> Voxels:
+def _voxels(fields: Fields, stream: ByteStream) -> Voxels:
     if fields.get("BinaryData", "False").lower() != "true":
-        raise header_error(path, "voxels written as text", "BinaryData = True")
+        raise fields.error("voxels written as text", "BinaryData = True")
     for name, identity in (("ElementToIntensityFunctionSlope", 1), ("ElementToIntensityFunctionOffset", 0)):
-        if name in fields and numbers(path, fields, name, 1) != [identity]:
-            raise header_error(path, f"{name} {fields[name][:40]}, which ITK does not apply", f"{identity}")
+        if name in fields and fields.numbers(name, 1) != [identity]:
+            raise fields.error(f"{name} {fields[name][:40]}, which ITK does not apply", f"{identity}")
     file = fields.get("ElementDataFile", "")
     if not file or file.upper().startswith("LIST") or "%" in file:
-        raise header_error(path, f"ElementDataFile {file[:80]!r}", "LOCAL, or the one file that holds the voxels")
-    skip = whole_numbers(path, {"HeaderSize": "0", **fields}, "HeaderSize", 1, least=-1)[0]
+        raise fields.error(f"ElementDataFile {file[:80]!r}", "LOCAL, or the one file that holds the voxels")
+    skip = fields.whole_numbers("HeaderSize", 1, least=-1)[0]
     inside = file.upper() == "LOCAL"
     compressed = fields.get("CompressedData", "False").lower() == "true"
     return Voxels(
-        None if inside else data_file(path, file),
+        None if inside else fields.data_file(file),
         None if skip < 0 else stream.position if inside else skip,
         ZLIB if compressed else 0,
     )

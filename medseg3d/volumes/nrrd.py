@@ -13,15 +13,7 @@ from medseg3d.files.folders import harmless
 from medseg3d.files.stream import GZIP, ByteStream
 from medseg3d.volumes.geometry import LPS_TO_RAS
 from medseg3d.volumes.header import VolumeHeader, Voxels, three_axes
-from medseg3d.volumes.text_header import (
-    data_file,
-    header_error,
-    header_lines,
-    lps_columns,
-    numbers,
-    text_header,
-    whole_numbers,
-)
+from medseg3d.volumes.text_header import Fields, header_lines, lps_columns, text_header
 
 MAGIC = b"NRRD"
 
@@ -51,16 +43,16 @@ _VECTOR = re.compile(r"\(([^()]*)\)|none")
 
 def parsed_nrrd(path: Path, stream: ByteStream) -> tuple[VolumeHeader, Voxels]:
     """The checked header and where the voxels are; the stream stands right behind the header."""
-    fields = _fields(header_lines(path, stream))
-    dimension = whole_numbers(path, fields, "dimension", 1)[0]
-    sizes = whole_numbers(path, fields, "sizes", dimension)
-    vectors = _vectors(path, fields, "space directions", dimension)
+    fields = _fields(path, header_lines(path, stream))
+    dimension = fields.whole_numbers("dimension", 1)[0]
+    sizes = fields.whole_numbers("sizes", dimension)
+    vectors = _vectors(fields, "space directions", dimension)
     # an axis of size 1 without direction, as of a list of segments, is none of space
     kept = [axis for axis in range(dimension) if sizes[axis] > 1 or not vectors or vectors[axis]]
     shape = three_axes(path, [sizes[axis] for axis in kept])
-    lps, warnings = _placed(path, fields, [vectors[axis] for axis in kept[:3]] if vectors else None, dimension)
+    lps, warnings = _placed(fields, [vectors[axis] for axis in kept[:3]] if vectors else None, dimension)
     said = _to_the_letter(fields) if dimension == 3 else _said(LPS_TO_RAS @ lps)
-    return text_header(path, shape, _dtype(path, fields), lps, _as_bytes(said), warnings), _voxels(path, fields, stream)
+    return text_header(path, shape, _dtype(fields), lps, _as_bytes(said), warnings), _voxels(fields, stream)
 
 
 def geometry_of_nrrd(affine: np.ndarray) -> bytes:
@@ -76,36 +68,34 @@ def head_of_nrrd(array: np.ndarray, geometry: bytes, signature: str) -> bytes:
     return geometry.replace(b"\n", f"\n{fields}endian: little\nencoding: gzip\n".encode(), 1) + b"\n"
 
 
-def _fields(lines: Sequence[str]) -> dict[str, str]:
+def _fields(path: Path, lines: Sequence[str]) -> Fields:
     """The fields by their names in lower case; comments and keys of one's own (`:=`) are none."""
-    said = {}
+    said = {"byte skip": "0"}
     for line in lines[1:]:
         name, separator, value = line.partition(":")
         if separator and not name.startswith("#") and not value.startswith("="):
             name = name.strip().lower()
             said[_SPELLINGS.get(name, name)] = value.strip()
-    return said
+    return Fields(path, said)
 
 
-def _placed(
-    path: Path, fields: Mapping[str, str], vectors: Sequence[list[float]] | None, dimension: int
-) -> tuple[np.ndarray, list[str]]:
+def _placed(fields: Fields, vectors: Sequence[list[float]] | None, dimension: int) -> tuple[np.ndarray, list[str]]:
     """The affine to LPS mm, and what is odd about it."""
     space = fields.get("space", "").lower()
     if space.endswith("-time"):
-        raise header_error(path, f"the space {space}", "one without time")
+        raise fields.error(f"the space {space}", "one without time")
     lps = np.eye(4)
     if vectors is None:
         if space or "axis mins" in fields:
-            raise header_error(path, "no space directions", "a direction for each axis")
-        lps[:3, :3] = np.diag(numbers(path, fields, "spacings", dimension)[:3])
+            raise fields.error("no space directions", "a direction for each axis")
+        lps[:3, :3] = np.diag(fields.numbers("spacings", dimension)[:3])
     else:
-        origin = _vectors(path, fields, "space origin", 1) or [[0.0, 0.0, 0.0]]
+        origin = _vectors(fields, "space origin", 1) or [[0.0, 0.0, 0.0]]
         if any(len(vector) != 3 for vector in (*vectors, *origin)):
             found = (
                 f"space directions {fields['space directions'][:80]!r}, origin {fields.get('space origin', '')[:40]!r}"
             )
-            raise header_error(path, found, "three numbers each")
+            raise fields.error(found, "three numbers each")
         lps[:3, :3], lps[:3, 3] = np.transpose(vectors), origin[0]
     warnings = []
     if space not in _SPACES:
@@ -130,7 +120,7 @@ def _to_the_letter(fields: Mapping[str, str]) -> dict[str, str]:
     return {**said, **{name: " ".join(match[0] for match in _VECTOR.finditer(fields[name])) for name in names}}
 
 
-def _vectors(path: Path, fields: Mapping[str, str], name: str, count: int) -> list[list[float]]:
+def _vectors(fields: Fields, name: str, count: int) -> list[list[float]]:
     """The vectors of a field, an empty one for `none`; nothing where there is no such field."""
     if name not in fields:
         return []
@@ -140,37 +130,34 @@ def _vectors(path: Path, fields: Mapping[str, str], name: str, count: int) -> li
     except ValueError:
         vectors = []
     if len(vectors) != count:
-        raise header_error(path, f"{name} {fields[name][:80]!r}", f"{count} vectors of numbers")
+        raise fields.error(f"{name} {fields[name][:80]!r}", f"{count} vectors of numbers")
     return vectors
 
 
-def _dtype(path: Path, fields: Mapping[str, str]) -> np.dtype:
+def _dtype(fields: Fields) -> np.dtype:
     kind = fields.get("type", "").lower()
     if kind == "block":
-        raise UserError(
-            "DTYPE", path, "blocks of bytes", "one real number per voxel, up to 64 bits", "convert the image"
-        )
+        wanted = "one real number per voxel, up to 64 bits"
+        raise UserError("DTYPE", fields.path, "blocks of bytes", wanted, "convert the image")
     dtype, is_big = np.dtype(_TYPES.get(kind, "V")), _BIG_ENDIAN.get(fields.get("endian", "").lower())
     if dtype.kind == "V" or (is_big is None and dtype.itemsize > 1):
-        raise header_error(
-            path, f"the type {kind!r}, endian {fields.get('endian')!r}", "a type NRRD has, and its order"
-        )
+        raise fields.error(f"the type {kind!r}, endian {fields.get('endian')!r}", "a type NRRD has, and its order")
     return dtype.newbyteorder(">" if is_big else "<")
 
 
-def _voxels(path: Path, fields: Mapping[str, str], stream: ByteStream) -> Voxels:
+def _voxels(fields: Fields, stream: ByteStream) -> Voxels:
     encoding = fields.get("encoding", "").lower()
     if encoding not in _ENCODINGS:
-        raise header_error(path, f"the encoding {encoding[:40]!r}", f"one of {', '.join(_ENCODINGS)}")
-    skip = whole_numbers(path, {"byte skip": "0", **fields}, "byte skip", 1, least=0 if _ENCODINGS[encoding] else -1)[0]
+        raise fields.error(f"the encoding {encoding[:40]!r}", f"one of {', '.join(_ENCODINGS)}")
+    skip = fields.whole_numbers("byte skip", 1, least=0 if _ENCODINGS[encoding] else -1)[0]
     if fields.get("line skip", "0") != "0":
-        raise header_error(path, f"line skip {fields['line skip'][:40]!r}", "voxels behind a number of bytes")
+        raise fields.error(f"line skip {fields['line skip'][:40]!r}", "voxels behind a number of bytes")
     file = fields.get("data file")
     if file is None:
         return Voxels(None, None if skip < 0 else stream.position + skip, _ENCODINGS[encoding])
     if file.upper().startswith("LIST") or "%" in file:
-        raise header_error(path, f"voxels in several files ({file[:80]!r})", "one data file")
-    return Voxels(data_file(path, file), None if skip < 0 else skip, _ENCODINGS[encoding])
+        raise fields.error(f"voxels in several files ({file[:80]!r})", "one data file")
+    return Voxels(fields.data_file(file), None if skip < 0 else skip, _ENCODINGS[encoding])
 
 
 def _vector(numbers: np.ndarray) -> str:

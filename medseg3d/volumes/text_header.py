@@ -18,6 +18,60 @@ _MOST = 1 << 20  # bytes of a header: that of a segmentation has several lines f
 _LONGEST_NAME = 255
 
 
+class Fields(dict[str, str]):
+    """The fields of a header by their names, and the path of the file that they are of."""
+
+    def __init__(self, path: Path, said: Mapping[str, str]) -> None:
+        super().__init__(said)
+        self.path = path
+
+    def error(self, found: str, wanted: str) -> UserError:
+        """The refusal of what the header says."""
+        return UserError("HEADER", self.path, found, wanted, REWRITE)
+
+    def numbers(self, name: str, count: int) -> list[float]:
+        """The numbers of a field, so many of them.
+
+        Raises:
+            UserError: HEADER.
+        """
+        said = self.get(name)
+        try:
+            found = [float(number) for number in (said or "").split()]
+        except ValueError:
+            found = []
+        if len(found) != count:
+            wanted = f"{count} numbers for it" if count > 1 else "a number for it"
+            raise self.error(f"no {name}" if said is None else f"{name} {said[:80]!r}", wanted)
+        return found
+
+    def whole_numbers(self, name: str, count: int, least: int = 1) -> list[int]:
+        """The whole numbers of a field, so many of them, none below `least`.
+
+        Raises:
+            UserError: HEADER.
+        """
+        found = self.numbers(name, count)
+        if not all(least <= number < 2**63 and number == number // 1 for number in found):
+            raise self.error(f"{name} {self[name][:80]!r}", f"whole numbers from {least}")
+        return [int(number) for number in found]
+
+    def data_file(self, name: str) -> Path:
+        """The file of the voxels that the header names, in its folder or below it.
+
+        Raises:
+            UserError: PATH_ESCAPE; HEADER for what can be no name.
+        """
+        found = f"voxels in {name[:80]!r}"
+        if not name.isprintable() or len(name) > _LONGEST_NAME:
+            raise self.error(found, "the name of a file")
+        file = path_inside(self.path.parent, name)
+        if file is None:
+            remedy = "put both into one folder and correct the header; from an unknown source it is not to be trusted"
+            raise UserError("PATH_ESCAPE", self.path, found, "a file in the folder of the header", remedy)
+        return file
+
+
 def header_lines(path: Path, stream: ByteStream) -> list[str]:
     """The lines of a header up to an empty one, to one that says where the voxels are, or to the end of the file.
 
@@ -29,59 +83,10 @@ def header_lines(path: Path, stream: ByteStream) -> list[str]:
         lines.append(line)
         left -= len(line)
         if left <= 0:
-            raise header_error(path, f"a header of {_MOST} bytes or more", "a line that ends it")
+            raise UserError("HEADER", path, f"a header of {_MOST} bytes or more", "a line that ends it", REWRITE)
         if line.startswith("ElementDataFile"):
             break
     return lines
-
-
-def header_error(path: Path, found: str, wanted: str) -> UserError:
-    """The refusal of what a header says."""
-    return UserError("HEADER", path, found, wanted, REWRITE)
-
-
-def numbers(path: Path, fields: Mapping[str, str], name: str, count: int) -> list[float]:
-    """The numbers of a field, so many of them.
-
-    Raises:
-        UserError: HEADER.
-    """
-    said = fields.get(name)
-    try:
-        found = [float(number) for number in (said or "").split()]
-    except ValueError:
-        found = []
-    if len(found) != count:
-        wanted = f"{count} numbers for it" if count > 1 else "a number for it"
-        raise header_error(path, f"no {name}" if said is None else f"{name} {said[:80]!r}", wanted)
-    return found
-
-
-def whole_numbers(path: Path, fields: Mapping[str, str], name: str, count: int, least: int = 1) -> list[int]:
-    """The whole numbers of a field, so many of them, none below `least`.
-
-    Raises:
-        UserError: HEADER.
-    """
-    found = numbers(path, fields, name, count)
-    if not all(least <= number < 2**63 and number == number // 1 for number in found):
-        raise header_error(path, f"{name} {fields[name][:80]!r}", f"whole numbers from {least}")
-    return [int(number) for number in found]
-
-
-def data_file(path: Path, name: str) -> Path:
-    """The file of the voxels that a header names, in its folder or below it.
-
-    Raises:
-        UserError: PATH_ESCAPE; HEADER for what can be no name.
-    """
-    if not name.isprintable() or len(name) > _LONGEST_NAME:
-        raise header_error(path, f"voxels in {name[:80]!r}", "the name of a file")
-    file = path_inside(path.parent, name)
-    if file is None:
-        remedy = "put both into one folder and correct the header; from an unknown source it is not to be trusted"
-        raise UserError("PATH_ESCAPE", path, f"voxels in {name[:80]!r}", "a file in the folder of the header", remedy)
-    return file
 
 
 def text_header(
