@@ -26,13 +26,7 @@ from medseg3d.networks.costs import forward_bytes
 from medseg3d.pictures.decoding import read_size
 from medseg3d.postprocessing import CleanMaskd
 from medseg3d.precision import resolved
-from medseg3d.transforms import (
-    FitSlicesd,
-    LoadPictured,
-    LoadVolumed,
-    ResampleVolumed,
-    ResizePictured,
-)
+from medseg3d.transforms import FitSlicesd, LoadPictured, LoadVolumed, ResampleVolumed, ResizePictured
 from medseg3d.volumes.reading import read_header
 
 _SLABS = 64 << 20  # of the way back to the original grid

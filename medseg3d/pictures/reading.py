@@ -17,15 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medseg3d.pictures.decoding import (
-    TURNS,
-    as_rgb,
-    decoded,
-    eight_bits,
-    is_sixteen_bit,
-    see_through,
-    sixteen_bits,
-)
+from medseg3d.pictures.decoding import TURNS, as_rgb, decoded, eight_bits, is_sixteen_bit, see_through, sixteen_bits
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp")
 """Of the files in folders that are taken for pictures, in any case of letters."""
