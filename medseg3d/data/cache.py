@@ -13,6 +13,7 @@ import torch
 from monai.data import CacheDataset, MetaTensor, get_track_meta, set_track_meta
 from monai.transforms import Compose, MapTransform, Randomizable, RandomizableTrait, Transform
 from monai.utils import MAX_SEED
+from torch.utils._pytree import tree_leaves
 from tqdm import tqdm
 
 from medseg3d.data.ahead import map_ahead
@@ -38,15 +39,7 @@ def size_in_memory(item: Any) -> int:
         >>> size_in_memory({"image": torch.zeros(1, 4, 4, 4), "spacing": np.zeros(3), "case": "a"})
         280
     """
-    if isinstance(item, torch.Tensor):
-        return item.element_size() * item.nelement()
-    if isinstance(item, np.ndarray):
-        return item.nbytes
-    if isinstance(item, Mapping):
-        return sum(size_in_memory(value) for value in item.values())
-    if isinstance(item, (list, tuple)):
-        return sum(size_in_memory(value) for value in item)
-    return 0
+    return sum(leaf.nbytes for leaf in tree_leaves(item) if isinstance(leaf, (torch.Tensor, np.ndarray)))
 
 
 class CaseCache(CacheDataset):
