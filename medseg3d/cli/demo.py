@@ -24,8 +24,7 @@ from medseg3d.phantoms.ct import write_phantom_dataset
 from medseg3d.phantoms.polyps import write_polyp_phantoms
 from medseg3d.reports.baselines import interval_baseline, mean_mask_baseline
 from medseg3d.reports.document import Text
-from medseg3d.reports.page import Remarks
-from medseg3d.reports.run_report import write_report
+from medseg3d.reports.run_report import Remarks, write_report
 from medseg3d.reports.runs import read_run
 from medseg3d.reports.wording import duration
 from medseg3d.workflows import evaluate, predict

@@ -6,8 +6,7 @@ import argparse
 
 from medseg3d.errors import UsageError
 from medseg3d.files.atomic import atomic_write
-from medseg3d.reports.parameter_tables import FORMATS
-from medseg3d.reports.parameters import bundle_report, paper_report, papers_of_bundle
+from medseg3d.reports.parameters import FORMATS, bundle_report, paper_report, papers_of_bundle
 
 DEFAULT_BUNDLE = "pancreas_nl"
 

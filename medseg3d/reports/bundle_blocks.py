@@ -15,8 +15,7 @@ from medseg3d.reports.document import Block, Bullets, Cell, Picture, Table, Text
 from medseg3d.reports.paper_table import Column, PaperTable, as_block
 from medseg3d.reports.papers import PAPERS, TABLES
 from medseg3d.reports.parameter_figure import Point, draw_parameters, panels_of, run_points
-from medseg3d.reports.parameter_tables import COLUMNS
-from medseg3d.reports.parameters import ParameterRow, paper_report, papers_of_bundle, recorded_row
+from medseg3d.reports.parameters import COLUMNS, ParameterRow, paper_report, papers_of_bundle, recorded_row
 from medseg3d.reports.runs import EvaluatedRun
 from medseg3d.reports.tables import common_parts
 from medseg3d.reports.wording import SENTENCES, interval, number

@@ -9,8 +9,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from medseg3d.errors import UserError
 from medseg3d.reports.document import Text
-from medseg3d.reports.page import Remarks
-from medseg3d.reports.run_report import write_report
+from medseg3d.reports.run_report import Remarks, write_report
 from medseg3d.reports.runs import read_run, read_runs
 
 pytestmark = pytest.mark.usefixtures("undrawn")

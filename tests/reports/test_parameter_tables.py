@@ -7,8 +7,7 @@ import json
 import pytest
 
 from medseg3d.networks.costs import ModuleCosts, NetworkCosts
-from medseg3d.reports.parameter_tables import COLUMNS, as_csv, as_json, as_markdown, as_text
-from medseg3d.reports.parameters import ParameterRow
+from medseg3d.reports.parameters import COLUMNS, ParameterRow, as_csv, as_json, as_markdown, as_text
 from medseg3d.reports.wording import SENTENCES
 
 MODULES = (
