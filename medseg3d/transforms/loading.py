@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -84,7 +85,9 @@ class LoadVolumed(MapTransform):
                 array = check_labels(array, self.labels, item[key], header)
             elif not (self.keep_integers and array.dtype in (np.int8, np.int16)):
                 array = array.astype(np.float32, order="K", copy=False)  # torch lacks some of NIfTI's types
-            item[key] = _as_meta_tensor(array, header)
+            values, affine = torch.from_numpy(array)[None], torch.from_numpy(header.affine)
+            item[key] = _as_meta_tensor(values, affine, header.path, header.sha256, header.warnings)
+            item[key].meta.update(space="RAS", geometry=header.geometry)
             headers[key] = header
         if self.image_key in headers and self.label_key in headers:
             check_pair(headers[self.image_key], headers[self.label_key], self.grid_tolerance)
@@ -138,26 +141,19 @@ class LoadPictured(MapTransform):
             shape = array.shape[1:]
             first = first or (path, shape)
             check_size(path, shape, *first)
-            meta = {
-                "original_affine": torch.eye(4, dtype=torch.float64),
-                "spatial_shape": np.array(shape),  # as MONAI's readers leave it
-                "filename_or_obj": str(path),
-                "sha256": file_sha256(path),
-                "warnings": "\n".join(remarks),
-            }
-            item[key] = MetaTensor(torch.from_numpy(array), affine=torch.eye(4, dtype=torch.float64), meta=meta)
+            identity = torch.eye(4, dtype=torch.float64)
+            item[key] = _as_meta_tensor(torch.from_numpy(array), identity, path, file_sha256(path), remarks)
         return item
 
 
-def _as_meta_tensor(array: np.ndarray, header: VolumeHeader) -> MetaTensor:
-    affine = torch.from_numpy(header.affine)
+def _as_meta_tensor(
+    values: torch.Tensor, affine: torch.Tensor, path: str | Path, sha256: str | None, warnings: Sequence[str]
+) -> MetaTensor:
     meta = {
         "original_affine": affine.clone(),
-        "spatial_shape": np.array(header.shape),  # as MONAI's readers leave it
-        "filename_or_obj": str(header.path),
-        "space": "RAS",
-        "geometry": header.geometry,
-        "sha256": header.sha256,
-        "warnings": "\n".join(header.warnings),
+        "spatial_shape": np.array(values.shape[1:]),  # as MONAI's readers leave it
+        "filename_or_obj": str(path),
+        "sha256": sha256,
+        "warnings": "\n".join(warnings),
     }
-    return MetaTensor(torch.from_numpy(array)[None], affine=affine, meta=meta)
+    return MetaTensor(values, affine=affine, meta=meta)
