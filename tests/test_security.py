@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 from pathlib import Path
 
@@ -23,6 +24,7 @@ PARSERS = {"bundle.py": 1, "reports/parameters.py": 1}
 """Calls of ConfigParser: one for the bundle files that a user has named, one for the package's list of networks."""
 
 
+@functools.cache  # for both tests of each module
 def calls(path: Path) -> list[tuple[str, ast.Call]]:
     """(dotted name as it is written, call) of every call in a module."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
