@@ -377,7 +377,7 @@ def _group(case: str, pattern: str, path: str) -> str:
     try:
         match = re.search(pattern, case)
     except re.error as error:
-        raise UsageError("GROUP_PATTERN", pattern, f"no regular expression: {error}", "one", remedy) from error
+        raise UserError("GROUP_PATTERN", pattern, f"no regular expression: {error}", "one", remedy) from error
     if match is None:
         raise UserError("GROUP_PATTERN", path, "a name without a patient", f"a name that {pattern} matches", remedy)
     return match[1] if match.re.groups else match[0]

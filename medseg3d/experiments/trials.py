@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medseg3d.evaluation.page import markdown_table
 from medseg3d.files.atomic import atomic_write
 
 COMPLETE, PRUNED, DIVERGED, FAILED, RUNNING = "complete", "pruned", "diverged", "failed", "running"
@@ -88,6 +87,8 @@ def values_sentence(values: Mapping[str, Any]) -> str:
 
 def trials_markdown(records: Sequence[TrialRecord], metric: str, knobs: Sequence[str]) -> str:
     """A table of the trials, the best first, then by state and number."""
+    from medseg3d.evaluation.page import markdown_table  # brings MONAI: no worker of a study needs it
+
     order = (COMPLETE, PRUNED, DIVERGED, FAILED, RUNNING)
     ranked = sorted(
         records,
