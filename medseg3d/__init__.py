@@ -10,7 +10,7 @@ __all__ = ["evaluate", "predict", "view"]
 
 
 def __getattr__(name: str) -> Any:
-    """What is imported only when it is asked for: it brings torch and MONAI, and `--help` must be instant."""
+    """What is imported only when it is requested: it brings torch and MONAI, and `--help` must be instant."""
     if name == "view":
         from medseg3d.viewer import view
 

@@ -183,7 +183,7 @@ def engine_rows(
 
 
 def table(found: Mapping[str, Any]) -> str:
-    """What `bench` found, for people."""
+    """What `bench` found, as readable text."""
     machine, network, limits = found["machine"], found["network"], found["limits"]
     rows = [row for row in found["engines"] if "median" in row]
     base = next((row["median"] for row in rows if (row["engine"], row["precision"]) == ("torch", "float32")), None)
@@ -223,7 +223,7 @@ def table(found: Mapping[str, Any]) -> str:
 
 
 class _FoundError(Exception):
-    """Carries the first windows out of an inferer that need not go on."""
+    """Carries the first windows out of an inferer that need not continue."""
 
     def __init__(self, windows: torch.Tensor) -> None:
         super().__init__()

@@ -197,7 +197,7 @@ def copy_bundle(bundle: str | Path, folder: str | Path) -> Path:
     source = source_folder(str(bundle)) if str(bundle) in bundle_names() else bundle_folder(bundle)
     target = Path(folder) / source.name
     if target.exists():
-        raise UsageError("NOT_EMPTY", target, "something already", "a new folder", "name another DIR")
+        raise UsageError("NOT_EMPTY", target, "existing files", "a new folder", "choose another DIR")
     try:
         write_self_contained(source, target)
     except OSError as error:
@@ -307,7 +307,7 @@ def shipped_weights(folder: Path) -> ShippedWeights | None:
             file,
             "no such file",
             f"the weights that {folder.name} ships",
-            "get the repository whole, or name your own with --model_file",
+            "restore the file from the repository, or name your own weights with --model_file",
         )
     sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
     own = {name: value for name, value in knobs.items() if name not in ("_desc_", "model_file")}

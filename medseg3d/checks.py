@@ -77,13 +77,13 @@ def check_bundle(
 
     Found here: misspelt knobs and impossible values; `%` and `@` that lead nowhere; `_target_`s that do not exist, are
     not allowed or do not take their arguments; a data set that is missing or has any error that `verify_msd` knows, or
-    a picture or mask that cannot be read or paired; a split that does not fit; volumes too small for the patch; a
+    an image or mask that cannot be read or paired; a split that does not fit; volumes too small for the patch; a
     network that cannot take the patch; weights of another network, or of another encoder; patterns of parameters that
     match none; losses whose turns the epochs do not fit; a device that is not there; a cache that will not fit.
 
     Args:
         bundle: the bundle's folder.
-        overlays: names of overlays beside train.json, without `.json`.
+        overlays: names of overlays next to train.json, without `.json`.
         overrides: knob -> value.
         allow: packages besides `ALLOWED_TARGETS` that a `_target_` may be of, for instance `mylab`.
 
@@ -114,7 +114,7 @@ def check_bundle(
             ]
             report.problems += problems
             if not problems:
-                report.passed.append(f"{name}: every knob, reference and target is known")
+                report.passed.append(f"{name}: all options, references and targets are known")
         if "train.json" in parsers and not report.problems:
             _check_training(parsers["train.json"], report)
     return report
@@ -136,7 +136,7 @@ def check_config(parser: ConfigParser, name: str, allow: Sequence[str] = ()) -> 
         if isinstance(value, str):
             if value.startswith("%"):
                 yield UserError(
-                    "BAD_REFERENCE", f"{name} {key}", value, "a % that leads to a file and a key in it", "correct it"
+                    "BAD_REFERENCE", f"{name} {key}", value, "a % reference to an existing file and key", "correct it"
                 )
             if value.startswith(("@", "$")):
                 for reference in REFERENCE.findall(value):
@@ -145,7 +145,7 @@ def check_config(parser: ConfigParser, name: str, allow: Sequence[str] = ()) -> 
                             "BAD_REFERENCE",
                             f"{name} {key}",
                             f"@{reference}",
-                            "the id of something in the config",
+                            "an id that exists in the config",
                             "correct it",
                         )
         elif isinstance(value, Mapping) and "_target_" in value:
@@ -162,7 +162,7 @@ def _target_problems(allowed: tuple[str, ...], where: str, config: Mapping[str, 
         return
     home = f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', '')}"  # not where it is passed on
     if not (home if dotted.startswith("monai.") else dotted).startswith(allowed):
-        wanted = f"something of {', '.join(prefix.rstrip('.') for prefix in allowed)}"
+        wanted = f"one from {', '.join(prefix.rstrip('.') for prefix in allowed)}"
         yield UserError("BAD_TARGET", where, f"_target_ {target}", wanted, "if you trust its package: --allow PACKAGE")
         return
     errors = (argument_error(config, argument, where) for argument in config)
@@ -227,7 +227,7 @@ def _check_network(parser: ConfigParser) -> list[str]:
     try:
         network = parser.get_parsed_content("network_def")
         count = sum(parameter.numel() for parameter in network.parameters())
-        network.eval()  # training mode refuses to normalise the one pixel of a pooled picture
+        network.eval()  # training mode refuses to normalise the one pixel of a pooled image
         # shapes alone, but where they follow from values, as those of a CRF's lattice do
         device = "cpu" if any(isinstance(module, CRFasRNN) for module in network.modules()) else "meta"
         with torch.inference_mode():
@@ -238,14 +238,18 @@ def _check_network(parser: ConfigParser) -> list[str]:
         raise
     except Exception as error:
         raise UserError(
-            "NETWORK", "--roi_size and the network's knobs", _cause(error), f"a network for {roi_size}", "choose others"
+            "NETWORK",
+            "--roi_size and the network's options",
+            _cause(error),
+            f"a network that takes patches of {roi_size}",
+            "change --roi_size or the network's options",
         ) from error
     finally:
         parser.parse(reset=True)  # the network on the meta device must not be used again
     classes = parser.get_parsed_content("num_classes")
     if channels != classes and (channels, classes) != (1, 2):  # one logit tells two classes apart
         raise UserError(
-            "NETWORK", "--num_classes", f"{channels} output channels", f"{classes} classes", "give the network as many"
+            "NETWORK", "--num_classes", f"{channels} output channels", f"{classes} classes", "give both the same number"
         )
     return [f"the network has {count:,} parameters and takes patches of {'x'.join(map(str, roi_size))}"]
 
@@ -330,7 +334,7 @@ def _check_pictures(parser: ConfigParser) -> list[str]:
     pixels = math.prod(size) if isinstance(size, Sequence) else size**2
     needed = len(cases) * 13 * pixels  # three channels of float32 and a uint8 label
     return [
-        f"{len(cases)} pictures in {', '.join(map(str, folders))} are sound",
+        f"{len(cases)} images in {', '.join(map(str, folders))} are sound",
         *(_split_sentence(read_split(split_file)) for split_file in split_files),
         _cache_sentence("pictures", needed, knob("cache_memory")),
     ]
@@ -348,7 +352,7 @@ def _check_volumes(parser: ConfigParser) -> list[str]:
                 verified.folder,
                 f"label values {unknown}",
                 f"those of --labels, {knob('labels')}",
-                "name all or correct the labels",
+                "name all values with --labels, or correct the label files",
             )
         )
     if problems:

@@ -19,7 +19,7 @@ from medseg3d.precision import resolved
 from medseg3d.training.evaluation import versions
 
 SOUND = "sound"
-"""State of weights whose SHA-256 is the one in the file beside them."""
+"""State of weights whose SHA-256 is the one in the file next to them."""
 
 _VARIABLES = re.compile(r"^(OMP|MKL|KMP|OPENBLAS|CUDA|NVIDIA|PYTORCH|TORCH|MONAI|MEDSEG3D)_|^(NCCL|ITK)_\w*THREADS?")
 
@@ -111,7 +111,7 @@ def _version_or_missing(package: str) -> str:
 
 
 def _weights(name: str) -> dict[str, str]:
-    """What a bundle ships, and whether its sum is the one beside it."""
+    """What a bundle ships, and whether its sum is the one next to it."""
     try:
         weights = shipped_weights(source_folder(name))
     except UserError as error:

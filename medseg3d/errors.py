@@ -1,6 +1,6 @@
-"""The one exception that tells a user what is wrong with what they handed in.
+"""The exception for errors that a user can act on.
 
-A `UserError` is a refusal the user can act on: bad input, a missing folder, a wrong knob. Everything else that is
+A `UserError` tells the user about bad input, a missing folder, an unknown option. Everything else that is
 raised is a bug or a broken machine and keeps its traceback.
 """
 
@@ -13,13 +13,13 @@ from pathlib import Path
 
 
 class UserError(Exception):
-    """One line: the code, the file or knob, what was found, what was wanted, what to do next.
+    """One line: the code, the file or option, what was found, what was expected, and a hint.
 
     Args:
         code: stable name of the error in capitals (`TRUNCATED`, `PAIR_GEOMETRY`, `UNKNOWN_KNOB`, ...).
-        subject: the file, folder or knob at fault.
+        subject: the file, folder or option concerned.
         found: what was found there.
-        wanted: what was wanted instead.
+        wanted: what was expected instead.
         remedy: what the user can do about it.
 
     Example:
@@ -28,10 +28,10 @@ class UserError(Exception):
     """
 
     exit_code = 1
-    """Of a command that ends with it: 1, the data or the result is at fault."""
+    """Exit code of a command that fails with it: 1 for bad data or a bad result."""
 
     said = False
-    """Whether the log has the line already, so that nobody says it again."""
+    """Whether the error has been logged already, so that it is not printed twice."""
 
     def __init__(self, code: str, subject: str | Path, found: str, wanted: str = "", remedy: str = "") -> None:
         self.code = code
@@ -52,7 +52,7 @@ class UserError(Exception):
 
 
 class UsageError(UserError):
-    """A `UserError` of the call rather than of the data: an option, a value, a device, a path that was named."""
+    """A `UserError` about the call rather than the data: an option, a value, a device, a path."""
 
     exit_code = 2
 
@@ -93,7 +93,7 @@ def escape_names() -> None:
 
 
 def internal_error(error: BaseException, subject: str | Path) -> UserError:
-    """A `UserError` `INTERNAL` of what nobody foresaw: the innermost cause, without the layers around it, and its file.
+    """A `UserError` `INTERNAL` for an unexpected exception: its innermost cause, without the layers around it.
 
     Example:
         >>> try:
@@ -125,7 +125,9 @@ def error_hook(previous: Callable) -> Callable:
                 sys.stderr.write(f"error: {user_error}\n")
             raise SystemExit(user_error.exit_code)  # what a hook raises is what Python ends with
         elif isinstance(error, KeyboardInterrupt):
-            sys.stderr.write("interrupted; the same command with --resume true goes on after the last whole epoch\n")
+            sys.stderr.write(
+                "interrupted; rerun the same command with --resume true to resume after the last completed epoch\n"
+            )
         else:
             previous(exception_type, error, trace)
 

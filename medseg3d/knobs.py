@@ -33,7 +33,7 @@ def as_flag(value: bool | int | str, name: str) -> bool:
     """
     flag = _FLAGS.get(str(value).strip().lower())
     if flag is None:
-        raise UsageError("BAD_VALUE", f"--{name}", repr(value), "true or false")
+        raise UsageError("BAD_VALUE", f"--{name}", repr(value), "true or false", f"--{name} true or --{name} false")
     return flag
 
 
@@ -53,7 +53,7 @@ def choice(name: str, value: str, choices: Mapping[str, _Value]) -> _Value:
         2
     """
     if value not in choices:
-        raise UsageError("BAD_VALUE", f"--{name}", repr(value), f"one of {', '.join(choices)}")
+        raise UsageError("BAD_VALUE", f"--{name}", repr(value), f"one of {', '.join(choices)}", "correct it")
     return choices[value]
 
 

@@ -74,7 +74,7 @@ VOXELS = Limit("voxels", "--max-voxels", "MEDSEG3D_MAX_VOXELS", 2**30)
 """Of a volume: 1024 cubed, 4 GiB as float32."""
 
 PIXELS = Limit("pixels", "--max-pixels", "MEDSEG3D_MAX_PIXELS", 50_000_000)
-"""Of a picture."""
+"""Of an image."""
 
 
 @contextmanager
@@ -88,7 +88,13 @@ def limits(max_voxels: int | None = None, max_pixels: int | None = None) -> Iter
     before = {limit.variable: os.environ.get(limit.variable) for limit in wanted}
     for limit, most in wanted.items():
         if most is not None and most < 1:
-            raise UsageError("BAD_VALUE", limit.option, str(most), f"a number of {limit.unit}, 1 or more")
+            raise UsageError(
+                "BAD_VALUE",
+                limit.option,
+                str(most),
+                f"a number of {limit.unit}, 1 or more",
+                "correct it, or leave it out",
+            )
     os.environ.update({limit.variable: str(most) for limit, most in wanted.items() if most is not None})
     try:
         yield

@@ -144,13 +144,15 @@ def _weights(
     shipped = None if overlays or knobs else shipped_weights(folder)
     if shipped is None:
         found = "none for these overlays and knobs" if overlays or knobs else f"none: {folder.name} ships none"
-        raise UserError("MISSING_WEIGHTS", "--weights", found, "a file of weights", "--weights runs/X/model.pt")
+        raise UserError("MISSING_WEIGHTS", "--weights", found, "a weights file", "--weights runs/X/model.pt")
     return shipped.file, [shipped.overlay], True
 
 
 def _read(source: Path, name: str, overlays: Sequence[str], knobs: Mapping[str, Any]) -> ConfigParser:
     if "model_file" in knobs:
-        raise UsageError("BAD_VALUE", "--model_file", "it as a knob", "--weights FILE", "name the weights so")
+        raise UsageError(
+            "BAD_VALUE", "--model_file", "given as an option of the bundle", "--weights FILE", "use --weights"
+        )
     return read_config(config_files(source, name, overlays), absolute_paths(knobs))
 
 
@@ -160,7 +162,7 @@ def _targets(output: Path, source: Path) -> tuple[Path, Path]:
     found = output / source.name, output / f"{source.name}_v{version}.zip"
     for path in found:
         if path.exists():
-            raise UsageError("NOT_EMPTY", path, "something already", "a new folder", "-o for another one")
+            raise UsageError("NOT_EMPTY", path, "existing files", "a new folder", "choose another folder with -o")
     for part in ("configs", "models"):
         make_folder(found[0] / part)
     return found
@@ -213,8 +215,9 @@ _PAGE = """\
 
 {description} Research only: not a medical device, and not for clinical use.
 
-The configs call medseg3d: `pip install medseg3d=={version}` where this runs, beside what `configs/metadata.json` lists
-under `required_packages_version`. Nothing else of that project is needed. In this folder, or by its path in any other:
+The configs call medseg3d: `pip install medseg3d=={version}` where this runs, in addition to the packages
+in `required_packages_version` of `configs/metadata.json`. Nothing else of that project is
+needed. In this folder, or from any other folder by its path:
 
     python -m monai.bundle run inferring --config_file configs/inference.json --inputs "['image']"
     python -m monai.bundle run evaluating --config_file configs/evaluate.json --dataset_dir DATA

@@ -20,28 +20,28 @@ class CleanMaskd(MapTransform):
     """Label maps (1, *spatial) uint8 on the original grid, without holes, specks and parts apart, where asked for.
 
     In this order: holes are filled, so that a component's size counts them; components smaller than the least size are
-    removed; of the others the largest are kept. A component is foreground of any class that hangs together, also over
-    corners (8 neighbours in pictures, 26 in volumes): a tumour stays with its pancreas. Of components of one size, the
-    first in the order of the array is the larger.
+    removed; of the others the largest are kept. A component is connected foreground of any class, corners included
+    (8 neighbours in 2-D images, 26 in volumes): a tumour stays with its pancreas. Of components of equal size, the
+    first in array order counts as the larger.
 
     Holes are MONAI's `FillHoles`, but only background is filled: one class that lies within another stays. MONAI's
     `KeepLargestConnectedComponent` and `RemoveSmallObjects` do the rest for one class; they need scikit-image, which
     nothing else here does, so the components are SciPy's, labelled once for both.
 
-    With nothing asked for the item passes as it is. Otherwise `meta["cleaned"]` of the mask says what was asked for,
+    With nothing asked for the item passes as it is. Otherwise `meta["cleaned"]` of the mask says what was requested,
     how many voxels or pixels were filled and removed, and how many components there were and are.
 
     Args:
-        keys: the masks, as `InvertToOriginald` leaves them; a map of probabilities beside them stays as it is.
+        keys: the masks, as `InvertToOriginald` leaves them; a map of probabilities next to them stays as it is.
         largest_component: how many of the largest components are kept; true for one, false or 0 for all.
         fill_holes: whether to fill what a class encloses, in a volume on all sides.
         min_volume_ml: least size of a component of a volume that stays, millilitres by the determinant of the affine.
-        min_area_px: least size of a component of a picture that stays, pixels.
+        min_area_px: least size of a component of an image that stays, pixels.
         allow_missing_keys: pass over keys that an item lacks.
 
     Raises:
-        UserError: BAD_VALUE for what is no number of components, no flag or no size.
-        ValueError: a volume without an affine where a size in ml is asked for.
+        UserError: BAD_VALUE for what is not a number of components, no flag or no size.
+        ValueError: a volume without an affine where a size in ml is requested.
 
     Example:
         >>> mask = torch.tensor([[[1, 1, 1, 0, 1], [1, 0, 1, 0, 0], [1, 1, 1, 0, 0]]], dtype=torch.uint8)
@@ -126,12 +126,14 @@ def _number_kept(value: bool | int | str) -> int:
     try:
         return int(as_flag(value, "largest_component"))
     except UserError as error:
-        raise UsageError("BAD_VALUE", "--largest_component", error.found, "true, false or how many to keep") from error
+        raise UsageError(
+            "BAD_VALUE", "--largest_component", error.found, "true, false or a number", "--largest_component 1"
+        ) from error
 
 
 def _size(value: float, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
-        raise UsageError("BAD_VALUE", f"--{name}", repr(value), "a size of 0 or more")
+        raise UsageError("BAD_VALUE", f"--{name}", repr(value), "a size of 0 or more", "0 turns it off")
     return value
 
 

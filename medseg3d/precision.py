@@ -26,7 +26,7 @@ class Precision:
 
     Args:
         name: `float32`, `bfloat16` or `float16`.
-        reason: why it was chosen, for the log; empty where it was asked for.
+        reason: why it was chosen, for the log; empty where it was requested.
 
     Attributes:
         dtype: what autocast reduces to; None for float32.
@@ -55,25 +55,25 @@ class Precision:
         """Go on with a training that has computed in `before`.
 
         What was chosen for this device gives way, so that a training does not change its numbers because it moves to
-        another machine; what was asked for stays, and the log says that it is another.
+        another machine; what was requested stays, and the log says that it is another.
         """
         if before == self.name:
             return
         if self.reason:
             logger.info(
-                "precision %s, in which this training began (for this device it would be %s)", before, self.name
+                "precision %s, which this training started with (this device alone would use %s)", before, self.name
             )
             self.dtype = _DTYPES[before]
             self.name = before
         else:
-            logger.warning("precision %s from here on, as asked for; so far this training was in %s", self.name, before)
+            logger.warning("precision %s from here on, as requested; so far this training used %s", self.name, before)
 
 
 def check_device(device: str | int | torch.device) -> str:
     """The name of a device, which is there.
 
     Raises:
-        UserError: `DEVICE`, also for what is no name of one.
+        UserError: `DEVICE`, also for what is not a name of one.
 
     Example:
         >>> check_device("cpu")
@@ -87,8 +87,8 @@ def check_device(device: str | int | torch.device) -> str:
     if there:
         return str(named)
     others = [f"{kind}:{index}" for kind in ("cuda", "mps", "xpu") for index in range(_devices(kind))]
-    found = "no such device that torch can use here"
-    remedy = "--device cpu, or leave it out for the best there is"
+    found = "no such device available to torch"
+    remedy = "use --device cpu, or leave it out for the best available"
     raise UsageError("DEVICE", f"--device {device}", found, f"one of {', '.join(['cpu', *others])}", remedy)
 
 
@@ -149,9 +149,9 @@ def _with_amp(chosen: Precision, amp: bool, device: torch.device) -> Precision:
             return Precision("float32")
         return Precision("bfloat16") if device.type == "cpu" else chosen
     if amp != (chosen.dtype is not None):
-        wanted = "two knobs that do not contradict each other"
-        remedy = "leave out --amp: --precision says all"
-        raise UsageError("BAD_VALUE", f"--amp {str(amp).lower()}", f"--precision {chosen} beside it", wanted, remedy)
+        wanted = "options that do not contradict each other"
+        remedy = "leave out --amp: --precision is enough"
+        raise UsageError("BAD_VALUE", f"--amp {str(amp).lower()}", f"--precision {chosen} next to it", wanted, remedy)
     return chosen
 
 

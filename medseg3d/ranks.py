@@ -43,7 +43,7 @@ def join_processes() -> torch.device:
     """
     if not dist.is_torchelastic_launched():
         raise UsageError(
-            "TORCHRUN", "multi_gpu_train.json", "one process alone", "several", f"start it with {_COMMAND}"
+            "TORCHRUN", "multi_gpu_train.json", "a single process", "several processes", f"start it with {_COMMAND}"
         )
     local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
     if gpus and local >= gpus:
@@ -65,7 +65,7 @@ def refuse_stray_process() -> None:
     """
     if dist.is_torchelastic_launched() and int(os.environ["WORLD_SIZE"]) > 1 and not _joined():
         this = f"process {os.environ['RANK']} of {os.environ['WORLD_SIZE']}"
-        found = "a config for one process, or --device, which sends every process to one device"
+        found = "a config for a single process, or --device, which puts every process on the same device"
         remedy = f"add the bundle's multi_gpu_train.json: {_COMMAND}"
         raise UsageError("TORCHRUN", this, found, "processes that train together", remedy)
 

@@ -51,42 +51,43 @@ def predict(
     progress: Callable[[int, int, dict], None] | None = None,
     cluster: str | None = None,
 ) -> PredictionResult:
-    """Segment volumes or pictures with a bundle's inference.json; masks in the geometry of each come out.
+    """Segment volumes or 2-D images with a bundle's inference.json; each mask has the geometry of its image.
 
-    Without weights of one's own (`model_file`) and without `overlays`, those that the bundle ships are taken, where it
-    ships some: `weights_for` says which. The current directory is the bundle's repository while its configs are read,
-    because their paths start there, and the caller's again while cases are segmented.
+    Without a `model_file` and without `overlays`, the weights shipped with the bundle are used, if there are any:
+    `weights_for` says which. While the configs are read, the current directory is the bundle's repository, because
+    their paths are relative to it; while cases are segmented, it is the caller's again.
 
     Args:
         bundle: the bundle's folder.
-        inputs: files and folders of them: volumes in NIfTI, NRRD or MetaImage, or JPEG, PNG, TIFF and BMP where the
-            bundle is for pictures. A DICOM folder, a ZIP of one and a multi-frame file are one volume each.
-        output_dir: where the masks go: `<name>_seg.nii.gz` (or as `mask_format` says), of pictures `<name>_seg.png`.
-        prob_dir: where maps of foreground probability go, `<name>_prob` as float32 NIfTI or 16-bit PNG; None for none.
-        overlay_dir: where pictures with their masks drawn on them go, `<name>_overlay.png`; None for none.
-        series: of DICOM, the number or UID of the series to take; None for the only CT volume.
-        dicom_seg: of DICOM, write each mask as a DICOM segmentation too, `<name>_seg.dcm`.
-        mask_format: of the masks and maps of volumes, one of `medseg3d.data.outputs.MASK_FORMATS`: "nifti", "nrrd",
-            "mha", or "source" for that of each image where it is NRRD or MetaImage.
-        suffix: what masks have behind the name of their image, of letters, digits and `_.-`.
-        manifest: list of SHA-256 sums as `sha256sum` writes it; an image that is not as listed fails with CHECKSUM.
-        pseudonyms: table of pseudonyms (CSV, made if needed) that take the place of the names of files and folders in
-            results, records and messages; see `medseg3d.data.pseudonyms`. None for the names themselves.
-        overwrite: segment again what has a mask already.
-        overlays: overlays beside inference.json that the training had, without `.json`.
-        knobs: further knobs (`model_file`, `device`, `overlap`, `workers`, ...); paths from the current directory.
+        inputs: files and folders of them: volumes in NIfTI, NRRD or MetaImage, or JPEG, PNG, TIFF and BMP if the
+            bundle is for 2-D images. A DICOM folder, a ZIP of one and a multi-frame file are one volume each.
+        output_dir: folder for the masks: `<name>_seg.nii.gz` (or as `mask_format` says), 2-D: `<name>_seg.png`.
+        prob_dir: folder for foreground probability maps, `<name>_prob` as float32 NIfTI or 16-bit PNG; None for none.
+        overlay_dir: folder for images with the contour of their mask, `<name>_overlay.png`; None for none.
+        series: DICOM: number or UID of the series to use; None for the only CT volume.
+        dicom_seg: DICOM: also write each mask as a DICOM Segmentation, `<name>_seg.dcm`.
+        mask_format: format of masks and maps of volumes, one of `medseg3d.data.outputs.MASK_FORMATS`: "nifti", "nrrd",
+            "mha", or "source" for the format of each image if that is NRRD or MetaImage.
+        suffix: appended to the name of the image; letters, digits and `_.-`.
+        manifest: checksum file in the format of `sha256sum`; an image that does not match fails with CHECKSUM.
+        pseudonyms: table of pseudonyms (CSV, created if missing) that replace file and folder names in results, records
+            and messages; see `medseg3d.data.pseudonyms`. None to use the names themselves.
+        overwrite: segment images again even if their masks exist.
+        overlays: the overlays used in training, without `.json`.
+        knobs: options of the bundle (`model_file`, `device`, `overlap`, `workers`, ...); relative paths start from the
+            current directory.
         progress: called with (cases done, cases in all, item) after each case.
-        cluster: `ray`, or the address of a cluster, to spread the cases as `medseg3d.inference.RayWorkers` does, over
-            as many workers as the knob `workers` says; None for this process.
+        cluster: `ray`, or the address of a Ray cluster, to distribute the cases with `medseg3d.inference.RayWorkers`
+            over as many workers as the option `workers` says; None to use this process.
 
     Returns:
-        What was done, skipped and failed. A file that cannot be used does not stop the others.
+        What was done, skipped and failed. A bad file does not stop the others.
 
     Raises:
-        UserError: before anything is computed: no input, colliding names, no weights or another network's, misspelt
-            knobs, impossible values, a device that is not there, overlays of volumes, a format of volumes for pictures,
-            a series or a segmentation of what is no DICOM, pseudonyms with a segmentation, a cluster that cannot be
-            used; on the way when its workers cannot.
+        UserError: before anything is computed, for missing input, colliding names, missing weights or those of another
+            network, unknown options, invalid values, a missing device, overlays of volumes, a volume format for 2-D
+            images, `series` or `dicom_seg` without DICOM, pseudonyms with a DICOM segmentation, or an unusable cluster;
+            later if its workers cannot run.
     """
     inputs = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
     folders = {"prob_dir": prob_dir, "overlay_dir": overlay_dir}
@@ -131,17 +132,17 @@ def case_predictor(
     suffix: str = "_seg",
     is_worker: bool = False,
 ) -> CasePredictor:
-    """What `predict` runs, before it runs; arguments and errors are those of `predict`.
+    """The predictor that `predict` runs, ready to run; arguments and errors are those of `predict`.
 
-    A worker's lists no inputs, because it is handed its cases one by one.
+    That of a worker lists no inputs, because a worker receives its cases one by one.
     """
     folder = bundle_folder(bundle)
     if series is not None and not re.fullmatch(r"[0-9.]+", str(series)):
-        raise UsageError("BAD_VALUE", "--series", repr(series), "the number of a series or its UID")
+        raise UsageError("BAD_VALUE", "--series", repr(series), "the number of a series or its UID", "correct it")
     if not re.fullmatch(r"[\w.-]*", suffix):
-        raise UsageError("BAD_VALUE", "--suffix", repr(suffix), "letters, digits, _, . and -")
+        raise UsageError("BAD_VALUE", "--suffix", repr(suffix), "letters, digits, _, . and -", "--suffix _seg")
     if pseudonyms is not None and dicom_seg:
-        found, wanted = "it with --pseudonym", "NIfTI alone: a DICOM Segmentation carries the patient of its source"
+        found, wanted = "given with --pseudonym", "NIfTI alone: a DICOM Segmentation carries the patient of its source"
         raise UsageError("BAD_VALUE", "--format dicom-seg", found, wanted, "leave one of them out")
     shipped = weights_for(folder, overlays, knobs)
     if shipped is not None:
@@ -184,17 +185,19 @@ def _set_mask_format(parser: ConfigParser, mask_format: str) -> None:
         wanted, remedy = "one for volumes", "leave it out: the masks of 2-D images are PNG"
         raise UsageError("BAD_VALUE", f"--format {mask_format}", "a bundle for 2-D images", wanted, remedy)
     if mask_format not in MASK_FORMATS:
-        raise UsageError("BAD_VALUE", f"--format {mask_format}", "no such format", ", ".join(MASK_FORMATS))
+        raise UsageError(
+            "BAD_VALUE", f"--format {mask_format}", "no such format", f"one of {', '.join(MASK_FORMATS)}", "correct it"
+        )
     parser["mask_suffix"] = MASK_FORMATS[mask_format]
 
 
 def weights_for(
     bundle: str | Path, overlays: Sequence[str] = (), knobs: Mapping[str, Any] | None = None
 ) -> ShippedWeights | None:
-    """The shipped weights that `predict` takes with these arguments; None where the caller has named others.
+    """The shipped weights that `predict` uses with these arguments; None if the caller names others.
 
-    Named are weights by `model_file`, by the `output_dir` of a training, and by any overlay. Whether a training has
-    been run makes no difference.
+    `model_file`, the `output_dir` of a training and any overlay name other weights, whether or not that training has
+    been run.
 
     Raises:
         UserError: as `medseg3d.bundle_folders.shipped_weights`.
@@ -223,34 +226,34 @@ def evaluate(
     seed: int = 0,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Summary:
-    """Score a folder of predictions, anybody's, against a folder of ground truth, and write what came out.
+    """Score a folder of predictions, from any program, against a folder of ground truth, and write the results.
 
-    Volumes (NIfTI) also get surface distances, pictures the scores of PraNet's evaluation; `Evaluation` says what each
-    number is. One case is in memory at a time. A pair that cannot be used stops the whole: an evaluation that left
-    cases out would be another one.
+    Volumes also get surface distances, 2-D images the scores of PraNet's evaluation; `Evaluation` documents each
+    score. One case is in memory at a time. A bad pair stops the evaluation, because without that case it would be a
+    different evaluation.
 
     Args:
         pred_dir: masks or probability maps, paired with the ground truth by name (`medseg3d.data.paired_masks`).
         truth_dir: masks of the same kind and on the same grids.
-        output_dir: where `Evaluation.write` puts its files, all at the end.
-        image_dir: images, only to be named in files.json.
-        class_names: of the label values 1, 2, ...; by default 1 is "foreground" and nothing else is allowed.
+        output_dir: folder for the files of `Evaluation.write`, all written at the end.
+        image_dir: the images, only listed in files.json.
+        class_names: names of label values 1, 2, ...; by default 1 is "foreground" and no other value is allowed.
         pred_kind: "mask", "probability", or "auto", decided once for the whole folder.
-        threshold: foreground is where a probability is at least this.
-        missing: what a ground truth without prediction is: an "error"; "empty", a prediction of nothing; or
-            "leave-out", no case at all, which the summary then says.
-        group: regular expression, searched in each case's name; what its first parenthesis matches (or all of it)
-            names the patient or sequence of the case.
+        threshold: probabilities at or above this are foreground.
+        missing: how to treat ground truth without a prediction: "error"; "empty", scored with an empty mask; or
+            "leave-out", not scored, which the summary states.
+        group: regular expression, searched in each case's name; its first group (or the whole match) is the
+            patient or sequence of the case.
         slices: volumes: also score each axial slice.
-        tolerance_mm: volumes: of the surface Dice.
-        grid_tolerance: volumes: voxels that a corner of a prediction may lie from that of its ground truth.
-        pranet_min_max: pictures: stretch each map to its full range first, as PraNet does, for its scores.
-        edges: the two sizes that part small, medium and large cases, in ml (pictures: %); None for tertiles.
-        seed: of the resampling behind the intervals.
+        tolerance_mm: volumes: tolerance of the surface Dice.
+        grid_tolerance: volumes: maximum distance in voxels between corners of prediction and ground truth.
+        pranet_min_max: 2-D images: min-max normalize each map for PraNet's scores, as PraNet does.
+        edges: the two limits between small, medium and large cases, in ml (2-D images: %); None for tertiles.
+        seed: random seed of the bootstrap confidence intervals.
         progress: called with (cases done, cases in all, case) after each case.
 
     Returns:
-        What summary.json holds.
+        The content of summary.json.
 
     Raises:
         UserError: BAD_VALUE for an argument; GROUP_PATTERN where the expression does not fit the name of a case;
@@ -276,11 +279,13 @@ def evaluate(
             seed=seed,
         )
     except ValueError as error:
-        raise UsageError("BAD_VALUE", "the evaluation", str(error)) from error
+        raise UsageError("BAD_VALUE", "the evaluation", str(error), "", "correct that option") from error
     evaluation.warnings += pairs.warnings
     if pairs.left_out:
         left_out, total = len(pairs.left_out), len(pairs.left_out) + len(pairs)
-        evaluation.warnings.append(f"LEFT_OUT: {left_out} of {total} truths have no prediction and are in no score")
+        evaluation.warnings.append(
+            f"LEFT_OUT: {left_out} of {total} ground-truth masks have no prediction and are left out of all scores"
+        )
     if pred_kind == "auto":
         pred_kind = prediction_kind(pairs)
     kinds = []
@@ -323,13 +328,17 @@ def evaluate(
 
 def _check_arguments(volumes: bool, slices: bool, pranet_min_max: bool, threshold: float) -> None:
     if not 0 <= threshold <= 1:
-        raise UsageError("BAD_VALUE", "--threshold", f"{threshold}", "a probability from 0 to 1")
+        raise UsageError("BAD_VALUE", "--threshold", f"{threshold}", "a probability from 0 to 1", "correct it")
     if slices and not volumes:
         raise UsageError(
-            "BAD_VALUE", "--slices", "pictures", "volumes", "a picture is one slice; name patients by --group-pattern"
+            "BAD_VALUE",
+            "--slices",
+            "2-D images",
+            "volumes",
+            "leave it out; to group 2-D images by patient, use --group-pattern",
         )
     if pranet_min_max and volumes:
-        raise UsageError("BAD_VALUE", "--pranet-minmax", "volumes", "pictures", "leave it out")
+        raise UsageError("BAD_VALUE", "--pranet-minmax", "volumes", "2-D images", "leave it out")
 
 
 def _check_labels(loaded: LoadedPair, pair: MaskPair, class_names: Sequence[str]) -> None:
@@ -340,5 +349,5 @@ def _check_labels(loaded: LoadedPair, pair: MaskPair, class_names: Sequence[str]
                 path,
                 f"the label {labels.max()}",
                 f"0 for the background and {', '.join(f'{k} for {name}' for k, name in enumerate(class_names, 1))}",
-                "name the classes of the values 1, 2, ... with --class-names",
+                "name the classes of label values 1, 2, ... with --class-names",
             )

@@ -1,11 +1,11 @@
-"""Record what pysodmetrics 1.6.2 says of fixed pictures: tests/metrics/golden/pysodmetrics.json.
+"""Record what pysodmetrics 1.6.2 says of fixed images: tests/metrics/golden/pysodmetrics.json.
 
 It needs older libraries than this package, so it runs in an environment of its own, on the command line:
 
     python -m venv golden && golden/bin/pip install pysodmetrics==1.6.2 Pillow
     golden/bin/python scripts/golden_pysodmetrics.py --masks KVASIR-SEG/masks -o tests/metrics/golden/pysodmetrics.json
 
-Only numbers are stored. The pictures are made again by the tests, from the functions here; a SHA-256 of each tells
+Only numbers are stored. The images are made again by the tests, from the functions here; a SHA-256 of each tells
 whether they are the same. The real ones are made from the masks of Kvasir-SEG named in `REAL`.
 """
 
@@ -37,7 +37,7 @@ REAL = {
 
 
 def synthetic() -> Iterator[tuple[str, Pictures]]:
-    """Name and pictures of every synthetic case."""
+    """Name and images of every synthetic case."""
     noise = np.random.RandomState(1)  # the one generator whose stream NumPy has frozen
     round_ = ellipse((64, 64), (30, 34), (15, 20))
     soft = to_levels(gaussian_filter(np.roll(round_, 5, axis=0).astype(float), 4))
@@ -101,7 +101,7 @@ def to_levels(prob: np.ndarray) -> np.ndarray:
 
 
 def fingerprint(pictures: Pictures) -> str:
-    """SHA-256 of the two pictures and their shape."""
+    """SHA-256 of the two images and their shape."""
     levels, truth = pictures
     content = f"{levels.shape}".encode() + levels.tobytes() + truth.astype(np.uint8).tobytes()
     return hashlib.sha256(content).hexdigest()

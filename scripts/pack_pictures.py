@@ -1,9 +1,9 @@
-"""Make a data set of pictures and masks small enough to carry to another machine.
+"""Make a data set of images and masks small enough to carry to another machine.
 
     python scripts/pack_pictures.py data/Kvasir-SEG packed/Kvasir-SEG
     python scripts/pack_pictures.py data/CVC-ClinicDB packed/CVC-ClinicDB --side 320
 
-Masks become PNG of one bit, which loses nothing. Pictures stay as they are, unless `--side` shrinks them: then they are
+Masks become PNG of one bit, which loses nothing. Images stay as they are, unless `--side` shrinks them: then they are
 JPEG of quality 88, and scores of them are not scores of the data set.
 """
 
@@ -29,7 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, help="folder with images/ and masks/")
     parser.add_argument("target", type=Path, help="folder to write; it must not exist")
-    parser.add_argument("--side", type=int, help="longest side of a picture in pixels (default: as it is)")
+    parser.add_argument("--side", type=int, help="longest side of an image in pixels (default: as it is)")
     args = parser.parse_args()
     try:
         pack(args.source, args.target, args.side)
@@ -67,7 +67,7 @@ def pack(source: Path, target: Path, side: int | None = None) -> None:
             shutil.copy(picture, images / f"{name}{picture.suffix}")
         mask.convert("1", dither=Image.Dither.NONE).save(masks / f"{name}.png", optimize=True)
     size = sum(path.stat().st_size for path in target.rglob("*.*"))
-    print(f"{target}: {len(cases)} pictures with their masks, {size / 2**20:.1f} MiB")
+    print(f"{target}: {len(cases)} images with their masks, {size / 2**20:.1f} MiB")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-r"""Slice pictures to train pancreas_nl_2d's shipped weights on: those of a folder, and slices without a pancreas.
+r"""Slice images to train pancreas_nl_2d's shipped weights on: those of a folder, and slices without a pancreas.
 
     python scripts/pancreas_pictures.py data/pancreas_pictures --pictures nih-pancreas-2d --leave-out 0001 \
         --negatives example_ct.nii.gz example_seg_fast_force_split.nii.gz 7 --upper example_ct_dicom 13
 
-Every picture of a folder of NIH Pancreas-CT shows the pancreas; a network trained on those alone marks one in every
+Every 2-D image of a folder of NIH Pancreas-CT shows the pancreas; a network trained on those alone marks one in every
 slice of a volume. `--negatives` takes the slices of a scan that its label says are without, MARGIN_MM away from the
 organ and one every STEP_MM; `--upper` those of a DICOM series or a volume from a slice on that somebody has looked at.
-They are written as the NIH pictures are: HU clipped to 0..255, three equal channels, rows towards anterior, columns
-towards the patient's left, JPEG; the mask is black. Pictures of the folder are linked, but for patients left out.
+They are written as the NIH images are: HU clipped to 0..255, three equal channels, rows towards anterior, columns
+towards the patient's left, JPEG; the mask is black. 2-D images of the folder are linked, but for patients left out.
 
 A scan gets a patient's number from 9001 on, the first that the rule of the split (seed 0, 10 test, 7 validation
 patients) leaves to the training set: parts are chosen by rank, and a scan of another kind should judge nothing.
@@ -33,7 +33,7 @@ PATIENT = r"PANCREAS_(\d+)-"
 TEST_PATIENTS, VAL_PATIENTS, SEED = 10, 7, 0
 MARGIN_MM, STEP_MM = 9.0, 6.0
 QUALITY = 95
-"""Of the JPEG: a picture without JPEG's marks could be told from the others by their absence."""
+"""Of the JPEG: an image without JPEG's marks could be told from the others by their absence."""
 
 
 def main() -> None:
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def link_pictures(folder: Path, pictures: Path, leave_out: list[str]) -> list[str]:
-    """Link every picture and mask of the other patients into `folder`; the patients linked."""
+    """Link every image and mask of the other patients into `folder`; the patients linked."""
     patients = set()
     for case in read_picture_folder(pictures, PATIENT):
         if case["group"] in leave_out:
@@ -115,7 +115,7 @@ def every_step(slices: list[int] | range, volume: SimpleITK.Image) -> list[int]:
 
 
 def write_negatives(folder: Path, patient: str, volume: SimpleITK.Image, slices: list[int]) -> None:
-    """Write the slices and their empty masks as pictures of a patient."""
+    """Write the slices and their empty masks as images of a patient."""
     array = SimpleITK.GetArrayViewFromImage(volume)
     for z in slices:
         grey = np.clip(np.rint(array[z]), 0, 255).astype(np.uint8)

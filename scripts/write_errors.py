@@ -21,9 +21,9 @@ _HEAD = """# Error codes
 
 <!-- made by scripts/write_errors.py -->
 
-A message is one line: the code, the file or option, what was found, what was wanted, and what to do next. The exit code
-of the command says whose fault it is: 1 for the data or the result, 2 for the call, and 3 where `predict` finished some
-of several cases. A bug of ours is INTERNAL and comes with its traceback.
+Each message is one line: the code, the file or option, what was found, what was expected, and a hint. The exit code
+of the command tells errors apart: 1 for bad data or a bad result, 2 for wrong usage, and 3 if `predict` finished only
+some of several cases. A bug in this program is INTERNAL and comes with its traceback.
 """
 
 _WARNINGS = """

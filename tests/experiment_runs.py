@@ -1,4 +1,4 @@
-"""Commands that cost nothing, in place of MONAI's, for experiments on pictures that hold nothing."""
+"""Commands that cost nothing, in place of MONAI's, for experiments on images that hold nothing."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PICTURES = {
 
 
 class Commands:
-    """Stands in for MONAI's command: a training leaves a checkpoint, an evaluation the files of those pictures.
+    """Stands in for MONAI's command: a training leaves a checkpoint, an evaluation the files of those images.
 
     Args:
         wrong: strategy -> what its training ends with.
@@ -80,7 +80,7 @@ def empty_pictures(folder: Path, cases: int = 20) -> Path:
 
 
 def definition(folder: Path, **others) -> dict:
-    """Two strategies of polyp_cris on the pictures in `folder`/data, which is made."""
+    """Two strategies of polyp_cris on the images in `folder`/data, which is made."""
     data = folder / "data" if (folder / "data").exists() else empty_pictures(folder / "data")
     return {
         "bundle": str(ROOT / "bundles" / "polyp_cris"),

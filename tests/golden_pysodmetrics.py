@@ -1,4 +1,4 @@
-"""The recorded scores of pysodmetrics and the pictures they are of, made again by the script that recorded them."""
+"""The recorded scores of pysodmetrics and the images they are of, made again by the script that recorded them."""
 
 from __future__ import annotations
 
@@ -29,5 +29,5 @@ def real_pictures(real_data: Path, case: str) -> tuple[np.ndarray, np.ndarray]:
 def _checked(group: str, pictures: dict) -> dict:
     for name, pair in pictures.items():
         if _script.fingerprint(pair) != GOLDEN[group][name]["sha256"]:
-            raise ValueError(f"{name} is not the picture that was scored; run {SCRIPT} again")
+            raise ValueError(f"{name} is not the image that was scored; run {SCRIPT} again")
     return pictures

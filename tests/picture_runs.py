@@ -1,4 +1,4 @@
-"""Pictures with something bright in them, and runs of picture bundles in this process."""
+"""Pictures with something bright in them, and runs of image bundles in this process."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def split_knobs(folder: Path) -> dict[str, object]:
-    """Overrides that name a folder of pictures and a split of it with one picture each to validate and to test."""
+    """Overrides that name a folder of images and a split of it with one image each to validate and to test."""
     return {
         "dataset_dir": str(folder),
         "split_file": str(folder.parent / "split.json"),
@@ -137,7 +137,7 @@ def split_knobs(folder: Path) -> dict[str, object]:
 
 
 def linked_pictures(source: Path, folder: Path, cases: int = 6) -> Path:
-    """The first pictures and masks of a data set, as links in a folder of its name."""
+    """The first images and masks of a data set, as links in a folder of its name."""
     for part in ("images", "masks"):
         (folder / source.name / part).mkdir(parents=True)
         for path in sorted((source / part).iterdir())[:cases]:

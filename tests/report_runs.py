@@ -17,7 +17,7 @@ AFFINE = np.diag([2.0, 2.0, 5.0, 1.0])
 
 
 class Page(HTMLParser):
-    """Tables as lists of rows of cells, section by section; pictures; every address; all words."""
+    """Tables as lists of rows of cells, section by section; images; every address; all words."""
 
     def __init__(self, html):
         super().__init__()
@@ -94,8 +94,8 @@ def make_run(folder, shifts, class_names=("pancreas",), with_curves=True, with_f
 
 
 def make_pictures(folder, shifts, side=40, **context):
-    """An evaluation of polyps in pictures, squares of 8, 9, 10, ... pixels whose prediction is shifted to the right."""
-    evaluation = Evaluation(["polyp"], grid="pixels of the picture")
+    """An evaluation of polyps in images, squares of 8, 9, 10, ... pixels whose prediction is shifted to the right."""
+    evaluation = Evaluation(["polyp"], grid="pixels of the image")
     for index, (case, shift) in enumerate(shifts.items()):
         truth = np.zeros((side, side), np.uint8)
         truth[4 : 12 + index, 4 : 12 + index] = 1

@@ -48,7 +48,7 @@ TRAININGS: tuple[tuple[str, dict], ...] = (
 
 
 def cases(spoiled: bool) -> list[dict]:
-    """Six pictures, the last of them not finite if wanted."""
+    """Six images, the last of them not finite if wanted."""
     generator = torch.Generator().manual_seed(7)
     items = []
     for number in range(6):

@@ -149,7 +149,7 @@ def test_the_list_names_task_data_weights_and_dice(capsys):
     assert [line for line in out.splitlines() if line and not line.startswith(" ")] == NAMES
     weights = [line.strip() for line in out.splitlines() if line.strip().startswith("weights  ")]
     assert {f"weights  {name}" for name in ("nih_slices, 3.1 MB", "kvasir_clinicdb128, 7.8 MB")} <= set(weights)
-    assert "scores   0.815 Dice, mean over 88 test pictures of Kvasir-SEG; " in out
+    assert "scores   0.815 Dice, mean over 88 test images of Kvasir-SEG; " in out
 
 
 @pytest.mark.parametrize("folder", ["pancreas_nl", str(ROOT / "bundles" / "pancreas_nl")])

@@ -82,7 +82,7 @@ def test_values_are_literals_where_they_parse_as_one(tokens, expected):
 
 
 def test_a_value_without_a_knob_is_refused():
-    with pytest.raises(UserError, match="UNKNOWN_KNOB 5: a value without a knob"):
+    with pytest.raises(UserError, match="UNKNOWN_KNOB 5: a value without a name"):
         parse_overrides(["--a", "1", "5"])
 
 

@@ -114,7 +114,7 @@ def test_the_ten_minutes_of_the_first_page_end_with_a_report(tmp_path):
     text = (ROOT / "docs/get-started.md").read_text(encoding="utf-8")
     (tmp_path / "bundles").symlink_to(ROOT / "bundles")
     env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    commands = [command for command in commands_of(text) if "picture.jpg" not in command]
+    commands = [command for command in commands_of(text) if "image.jpg" not in command]
     script = "\n".join(command + " --epochs 3" * (" training " in command) for command in commands)
     done = subprocess.run(["bash", "-exc", script], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -21,7 +21,7 @@ VERBS = {
 
 @pytest.fixture
 def folders(tmp_path):
-    """Predictions and ground truth, a volume of 60 voxels each and a picture of 20 pixels each."""
+    """Predictions and ground truth, a volume of 60 voxels each and a 2-D image of 20 pixels each."""
     for side in ("pred", "truth"):
         for kind in ("volumes", "pictures"):
             (tmp_path / kind / side).mkdir(parents=True)

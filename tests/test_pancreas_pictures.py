@@ -44,7 +44,7 @@ def scan(tmp_path) -> tuple[Path, Path]:
 
 @pytest.fixture
 def pictures(tmp_path) -> Path:
-    """Two pictures of each of 20 patients."""
+    """Two images of each of 20 patients."""
     folder = tmp_path / "slices"
     for part in ("images", "masks"):
         (folder / part).mkdir(parents=True)

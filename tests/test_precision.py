@@ -121,7 +121,7 @@ def test_amp_is_still_understood(precision, amp, device, expected, on_a_gpu, on_
 
 @pytest.mark.parametrize(("precision", "amp"), [("float32", True), ("bfloat16", "false"), ("float16", False)])
 def test_amp_must_not_contradict_precision(precision, amp):
-    words = f"BAD_VALUE --amp {str(amp).lower()}: --precision {precision} beside it.*leave out --amp"
+    words = f"BAD_VALUE --amp {str(amp).lower()}: --precision {precision} next to it.*leave out --amp"
     with pytest.raises(UserError, match=words):
         choose_precision(precision, "cpu", amp)
 
@@ -155,16 +155,14 @@ class TestGoingOn:
         chosen.go_on_from("float16")
         assert (chosen.name, chosen.dtype) == ("float16", torch.float16)
         assert caplog.messages[-1] == (
-            "precision float16, in which this training began (for this device it would be bfloat16)"
+            "precision float16, which this training started with (this device alone would use bfloat16)"
         )
 
     def test_what_was_asked_for_stays_and_the_log_warns(self, caplog):
         chosen = choose_precision("float32")
         chosen.go_on_from("float16")
         assert (chosen.name, chosen.dtype) == ("float32", None)
-        assert (
-            caplog.messages[-1] == "precision float32 from here on, as asked for; so far this training was in float16"
-        )
+        assert caplog.messages[-1] == "precision float32 from here on, as requested; so far this training used float16"
 
     @pytest.mark.parametrize("amp", [True, False])
     def test_amp_is_as_good_as_asking(self, amp):

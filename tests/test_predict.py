@@ -1,4 +1,4 @@
-"""`medseg3d predict` on pictures: whole commands on a bundle that ships tiny weights."""
+"""`medseg3d predict` on images: whole commands on a bundle that ships tiny weights."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def bundle(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def pictures(tmp_path, monkeypatch) -> Path:
-    """A folder of six pictures; the current directory is another one."""
+    """A folder of six images; the current directory is another one."""
     folder = polyp_folder(tmp_path / "polyps") / "images"
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
@@ -131,7 +131,7 @@ class TestShippedWeights:
             shipped_weights(folder)
 
 
-@pytest.mark.parametrize("windows", [[], ["--roi_size", "[16, 16]"]], ids=["whole pictures", "windows"])
+@pytest.mark.parametrize("windows", [[], ["--roi_size", "[16, 16]"]], ids=["whole images", "windows"])
 class TestWorkers:
     """Pictures under way at once."""
 
@@ -172,7 +172,7 @@ class TestWorkers:
 
 
 class TestErrors:
-    """One bad picture, or a bad disk, with several pictures under way."""
+    """One bad image, or a bad disk, with several images under way."""
 
     def predict(self, bundle: Path, *words: object) -> int:
         return main(["predict", str(bundle), *map(str, words), "--device", "cpu", "--workers", "3"])
@@ -286,14 +286,14 @@ class TestStandingMasks:
     def test_only_what_is_stale_is_made_again_and_it_is_said_why(self, bundle, pictures, capsys):
         self.capsys = capsys
         assert self.predict(bundle, pictures)[0] == set("123456")
-        assert self.predict(bundle, pictures)[1][0] == "6 skipped: the mask stands: same image, weights and settings"
+        assert self.predict(bundle, pictures)[1][0] == "6 skipped: the mask exists: same image, weights and settings"
         shutil.copy(pictures / "2.jpg", pictures / "1.jpg")
         Path("masks/3_seg.png").write_text("not a mask")
         Image.new("L", Image.open(pictures / "4.jpg").size).save("masks/4_seg.png")
         written, said = self.predict(bundle, pictures)
         assert written == {"1", "3"}
         assert said[:-1] == [
-            "3 skipped: the mask stands: same image, weights and settings",
+            "3 skipped: the mask exists: same image, weights and settings",
             "1 skipped: the mask was changed since it was written; --overwrite replaces it",
             "1 segmented again: another image",
             "1 segmented again: its mask is damaged",

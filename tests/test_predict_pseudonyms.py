@@ -78,7 +78,7 @@ def test_the_same_command_finds_its_masks_again_and_so_does_verify(predict, scan
     assert predict(*good, "--pseudonym", "names.csv") == 0
     capsys.readouterr()
     assert predict(*good, "--pseudonym", "names.csv") == 0
-    assert "2 skipped: the mask stands" in capsys.readouterr().out
+    assert "2 skipped: the mask exists" in capsys.readouterr().out
     verify = ["verify", "masks", "--images", str(scans), "--pseudonym", "names.csv"]
     assert main(verify) == 0
     shutil.copy(scans / f"metres_{NAME}.nii.gz", good[1])
@@ -104,8 +104,8 @@ def test_a_wrong_call_says_no_name_either(predict, scans, capsys, inputs, code):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--format", "dicom-seg"], "--format dicom-seg: it with --pseudonym"),
-        (["--pseudonym", "masks/names.csv"], "--pseudonym .*masks/names.csv: a folder of results"),
+        (["--format", "dicom-seg"], "--format dicom-seg: given with --pseudonym"),
+        (["--pseudonym", "masks/names.csv"], "--pseudonym .*masks/names.csv: a file inside a folder of results"),
     ],
 )
 def test_names_and_results_are_kept_apart(predict, scans, capsys, words, said):

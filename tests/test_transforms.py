@@ -506,7 +506,7 @@ def test_mask_needs_an_affine_and_one_path(tmp_path: Path) -> None:
 
 
 def picture_case(folder: Path, height: int = 60, width: int = 90, mask_size: tuple[int, int] | None = None) -> dict:
-    """A picture of noise and a mask of levels 0 and 255 with a rectangle, on disk."""
+    """An image of noise and a mask of levels 0 and 255 with a rectangle, on disk."""
     rng = np.random.default_rng(0)
     mask = np.zeros(mask_size or (height, width), np.uint8)
     mask[5:20, 30:40] = 255
@@ -630,7 +630,7 @@ def test_slices_are_fitted_as_pictures_are(shape: tuple[int, int]) -> None:
 @pytest.mark.parametrize(
     ("pixels", "pixel_mm", "fitted"),
     [
-        ((100, 100), (4.0, 4.0), (50, 50)),  # 400 mm: the whole picture
+        ((100, 100), (4.0, 4.0), (50, 50)),  # 400 mm: the whole image
         ((100, 50), (4.0, 4.0), (50, 25)),
         ((100, 100), (4.0, 2.0), (50, 25)),  # pixels that are no squares become such
         ((100, 100), (3.0, 3.0), (50, 50)),  # 300 mm, the shortest
@@ -645,7 +645,7 @@ def test_a_field_of_view_unlike_the_trainings_keeps_the_size_of_a_pixel(
     volume = MetaTensor(torch.zeros(1, *pixels, 2), affine=affine)
     got = FitSlicesd("image", 50, (300, 500))({"image": volume})["image"]
     assert got.shape == (1, *fitted, 2)
-    # the corners of the picture stay where they were
+    # the corners of the image stay where they were
     steps, origin = got.affine.numpy().diagonal()[:2], got.affine.numpy()[:2, 3]
     assert steps * fitted == pytest.approx(np.multiply(pixel_mm, pixels))
     assert origin - steps / 2 == pytest.approx(-np.array(pixel_mm) / 2)
@@ -707,7 +707,9 @@ def test_no_mask_comes_of_logits_that_are_not_finite(bad: float, channels: int, 
     image.meta["filename_or_obj"] = "scans/ct.nii.gz"
     logits = torch.zeros(channels, *SHAPE, dtype=dtype)
     logits[0, 3, 4, 5] = logits[-1, 6, 7, 8] = bad
-    words = rf"NON_FINITE scans/ct\.nii\.gz: 2 of {logits.numel()} logits .*. Hint: --precision float32; .*model\.pt"
+    words = (
+        rf"NON_FINITE scans/ct\.nii\.gz: 2 of {logits.numel()} logits .*. Hint: use --precision float32; .*model\.pt"
+    )
     for transform in (InvertToOriginald("pred"), LogitsToLabelsd("pred")):
         with pytest.raises(UserError, match=words):
             transform({"image": image, "pred": logits})

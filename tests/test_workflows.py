@@ -40,7 +40,7 @@ def volumes(tmp_path) -> tuple[Path, Path]:
 
 @pytest.fixture
 def pictures(tmp_path) -> tuple[Path, Path]:
-    """Folders of probability maps and ground truth of four pictures of two patients."""
+    """Folders of probability maps and ground truth of four images of two patients."""
     rng = np.random.default_rng(0)
     (tmp_path / "truth").mkdir()
     (tmp_path / "pred").mkdir()
@@ -124,7 +124,9 @@ def test_truths_without_prediction_are_left_out_when_asked_and_the_summary_says_
     (pred / "A-1.png").unlink()
     summary = medseg3d.evaluate(pred, truth, tmp_path / "out", missing="leave-out")
     assert (summary.cases[0].n, summary.cases[0].missed, len(summary.context["left_out"])) == (3, 0, 1)
-    assert summary.warnings[0] == "LEFT_OUT: 1 of 4 truths have no prediction and are in no score"
+    assert (
+        summary.warnings[0] == "LEFT_OUT: 1 of 4 ground-truth masks have no prediction and are left out of all scores"
+    )
 
 
 class TestVerb:

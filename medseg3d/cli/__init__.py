@@ -89,7 +89,7 @@ def parse_overrides(tokens: Sequence[str]) -> dict[str, object]:
         token = tokens[position]
         position += 1
         if not token.startswith("--") or len(token) == 2:
-            raise UsageError("UNKNOWN_KNOB", token, "a value without a knob", "--key value", "put --key before it")
+            raise UsageError("UNKNOWN_KNOB", token, "a value without a name", "--key value", "put --key before it")
         name, equals, value = token[2:].partition("=")
         if not equals:
             if position == len(tokens) or tokens[position].startswith("--"):

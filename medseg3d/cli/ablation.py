@@ -9,7 +9,7 @@ from medseg3d.experiments.definition import packaged
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run what is missing, then print the report and write it beside the runs."""
+    """Run what is missing, then print the report and write it next to the runs."""
     own = {"bundle": args.bundle, "overlays": args.config_overlay, "knobs": args.knobs}
     factors = {"nonlocal_blocks": args.blocks}
     definition = packaged("ablation", factors, **own, seeds=args.seeds, part=args.part)

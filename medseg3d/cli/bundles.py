@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.action == "copy":
         copied = copy_bundle(args.name, args.folder)
-        print(f"{copied}, which runs from any folder:")
+        print(f"copied to {copied}; to train it, from any folder:")
         print(f"python -m monai.bundle run training --config_file {(copied / 'train.json').as_posix()}")
         return 0
     print("\n\n".join(_described(source_folder(name)) for name in bundle_names()))
@@ -48,7 +48,7 @@ def _options(folder: Path) -> dict[str, Any]:
 def _described(folder: Path) -> str:
     """A few lines about a bundle: task, data, weights, what they reach, size."""
     about, weights = read_json(folder / "metadata.json"), shipped_weights(folder)
-    lines = {"task": about["task"], "data": about["data_source"], "weights": "none; train it, or bring your own"}
+    lines = {"task": about["task"], "data": about["data_source"], "weights": "none; train it, or use your own"}
     if weights is not None:
         lines["weights"] = f"{weights.overlay}, {weights.file.stat().st_size / 2**20:.1f} MB"
         lines |= {"scores": "; ".join(f"{value} {what}" for what, value in about["eval_metrics"].items())}

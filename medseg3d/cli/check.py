@@ -1,4 +1,4 @@
-"""`medseg3d check`: everything that can be found wrong without training."""
+"""`medseg3d check`: finds every problem of a bundle that can be found without training."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def run(args: argparse.Namespace) -> int:
         for expression in report.expressions:
             print(f"runs   {expression}")
     else:
-        print(f"note   using it runs {len(report.expressions)} Python expressions; see them with --expressions")
+        print(f"note   the bundle runs {len(report.expressions)} Python expressions; list them with --expressions")
     for error in report.problems:
         print(f"error  {error}", file=sys.stderr)
     if not report.problems:
-        print("nothing wrong was found")
+        print("no problems found")
         return 0
     return min(error.exit_code for error in report.problems)

@@ -67,7 +67,7 @@ def _split(args: argparse.Namespace) -> int:
         split = split_of_volumes(read_msd(args.dataset_dir), path, test, val, args.seed)
     sizes = ", ".join(f"{len(getattr(split, part))} {part}" for part in PARTS)
     print(f"{path}: {sizes}, hash {split.hash[:12]}")
-    print(f"any bundle uses it with --split_file {path}")
+    print(f"to use it with any bundle: --split_file {path}")
     return 0
 
 
@@ -75,7 +75,7 @@ def _listed_split(args: argparse.Namespace, path: str | Path, of_pictures: bool)
     """The split that the user's lists say, written unless it is there already."""
     drawn = [name for name in ("test_cases", "val_cases", "train_list") if getattr(args, name) is not None]
     if drawn:
-        found = "it together with --from, which lists every part"
+        found = "given with --from, which already lists every case"
         raise UsageError("BAD_VALUE", "--" + drawn[0].replace("_", "-"), found, "one of the two", "leave it out")
     if of_pictures:
         cases, name = read_picture_folder(args.dataset_dir, args.group_pattern), data_set_name(args.dataset_dir)
@@ -86,7 +86,7 @@ def _listed_split(args: argparse.Namespace, path: str | Path, of_pictures: bool)
     split = listed_split(args.lists, cases, args.fold, groups)
     if Path(path).exists():
         if (there := read_split(path)).hash != split.hash:
-            found, wanted = f"another split ({there.hash[:12]})", f"the split of the lists ({split.hash[:12]})"
+            found, wanted = f"a different split ({there.hash[:12]})", f"the split in the lists ({split.hash[:12]})"
             raise UserError(
                 "SPLIT_MISMATCH", path, found, wanted, "name another file with --output, or delete this one"
             )
@@ -97,8 +97,10 @@ def _listed_split(args: argparse.Namespace, path: str | Path, of_pictures: bool)
 
 def _statistics(args: argparse.Namespace) -> int:
     found = training_statistics(args.dataset_dir, args.split_file)
-    part = f"the training set of {args.split_file}" if args.split_file else "all pictures; --split_file for a part"
-    print(f"{found.pictures} pictures, {found.pixels:,} pixels in [0, 1] ({part})")
+    part = (
+        f"the training set of {args.split_file}" if args.split_file else "all images; --split-file for a training set"
+    )
+    print(f"{found.pictures} images, {found.pixels:,} pixels in [0, 1] ({part})")
     print(
         " ".join(
             f'--channel_{name} "{[round(value, 6) for value in getattr(found, name)]}"' for name in ("mean", "std")
@@ -108,13 +110,13 @@ def _statistics(args: argparse.Namespace) -> int:
 
 
 def _holds_pictures(args: argparse.Namespace) -> bool:
-    """Whether the data set is of pictures; options that only pictures have are not passed over."""
+    """Whether the data set is of images; options that only images have are not ignored."""
     if holds_pictures(args.dataset_dir):
         return True
     given = [name for name in ("split_file", "group_pattern", "train_list") if getattr(args, name, None) is not None]
     if given:
         option = "--" + given[0].replace("_", "-")
         raise UsageError(
-            "BAD_VALUE", option, "a dataset of volumes", "2-D images, to which alone it applies", "leave it out"
+            "BAD_VALUE", option, "a dataset of volumes", "2-D images, the only data it applies to", "leave it out"
         )
     return False

@@ -33,10 +33,10 @@ DICE_TO_REACH = 0.6
 """Mean Dice over the test phantoms, on their original grids, for the pancreas to count as found."""
 
 WHY = (
-    "Grey values alone and position alone stay far below (see the comparison: both are given the best interval and "
-    "the best mask for these very cases). To get here a network must have learnt texture, shape and surroundings of "
-    "the organ from other phantoms; and the masks must have come back to each volume's own grid, spacing and "
-    "orientation, because a mirrored or shifted mask scores near 0."
+    "Intensity alone and position alone score far lower (see the baselines, which even use the best interval and the "
+    "best mask for these very cases). To reach this score, the network must have learnt texture, shape and "
+    "surroundings of the organ from other phantoms, and the masks must have been restored to each volume's own grid, "
+    "spacing and orientation, because a mirrored or shifted mask scores near 0."
 )
 
 
@@ -52,7 +52,7 @@ def _run_whole(args: argparse.Namespace) -> int:
     folder = Path(args.output).absolute()
     _claim(folder, args.overwrite)
     data, cases = folder / "phantoms", args.num_cases or 26
-    say(f"phantoms: {cases} abdomens with a label and 2 without, in {data}")
+    say(f"phantoms: {cases} labelled and 2 unlabelled abdomens in {data}")
     started = time.perf_counter()
     write_phantom_dataset(data, cases=cases, seed=args.seed)
     seconds = {"phantoms": time.perf_counter() - started}
@@ -67,7 +67,7 @@ def _run_whole(args: argparse.Namespace) -> int:
     page = _report(record, evaluation, folder, seconds)
     dice = read_run(evaluation).dice("pancreas") or 0.0
     print(
-        f"\ntest Dice, mean over cases on the original grids: {dice:.3f} (to reach: {DICE_TO_REACH}); "
+        f"\ntest Dice, mean over cases on the original grids: {dice:.3f} (required: {DICE_TO_REACH}); "
         f"{sum(seconds.values()) / 60:.1f} min"
     )
     for what, path in (
@@ -79,14 +79,15 @@ def _run_whole(args: argparse.Namespace) -> int:
     ):
         print(f"  {what:21} {path}")
     if dice < DICE_TO_REACH:
-        print("The pancreas was not found: that is a failure of this installation or of these settings.")
+        print("The pancreas was not found: something is wrong with this installation or with these settings.")
     return 0 if dice >= DICE_TO_REACH else 1
 
 
 def _run_quick(args: argparse.Namespace) -> int:
     """Masks, scores and a page of generated frames, by the weights that polyp_resunetpp ships."""
     if args.epochs is not None:
-        raise UsageError("BAD_VALUE", "--epochs", "it with --quick, which trains nothing", "one of the two")
+        conflict = "given with --quick, which does not train"
+        raise UsageError("BAD_VALUE", "--epochs", conflict, "one of the two", "leave one of them out")
     started = time.perf_counter()
     folder = Path(args.output).absolute()
     _claim(folder, args.overwrite)
@@ -104,7 +105,7 @@ def _run_quick(args: argparse.Namespace) -> int:
     title = "medseg3d demo: polyps in generated frames"
     page = write_report([run], folder, title=title, remarks=remarks, with_networks=False)
     print(f"Dice, mean over the frames with a polyp: {run.dice('polyp') or 0.0:.3f}; masks in {folder / 'masks'}")
-    print(f"{time.perf_counter() - started:.0f} s; all of it on one page:")
+    print(f"{time.perf_counter() - started:.0f} s; the report:")
     print(page)
     return 0
 
@@ -122,7 +123,7 @@ def _without_warnings() -> Iterator[None]:
 
 
 def _report(record: Mapping[str, Any], evaluation: Path, folder: Path, seconds: Mapping[str, float]) -> Path:
-    """The path of a page with the scores beside those of something simple on the same cases."""
+    """The path of a page with the scores next to those of something simple on the same cases."""
     ((data, about),) = record["data"].items()
     numbers = {f"{part}_cases": about["cases"][part] for part in ("test", "val")}
     train, test = (split_cases(data, about["split_file"], part=part, **numbers) for part in ("train", "test"))

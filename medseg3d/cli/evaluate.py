@@ -34,7 +34,9 @@ def run(args: argparse.Namespace) -> int:
     warnings = summary.warnings
     if warnings:
         plural = "s" * (len(warnings) != 1)
-        print(f"{len(warnings)} warning{plural}, all in summary.json; the first: {warnings[0]}", file=sys.stderr)
+        print(f"{len(warnings)} warning{plural} (see summary.json), first: {warnings[0]}", file=sys.stderr)
     print(as_text(summary))
-    print(f"conventions, spread, strata and cases in {args.output}. Research only, not for clinical use.")
+    print(
+        f"conventions, spread, size strata and per-case scores in {args.output}. Research only, not for clinical use."
+    )
     return 0

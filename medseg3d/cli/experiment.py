@@ -1,4 +1,4 @@
-"""`medseg3d experiment`: somebody's own comparison, from a JSON file."""
+"""`medseg3d experiment`: a comparison of your own, defined in a JSON file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from medseg3d.reports.comparison_blocks import write_comparison
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run what is missing, then print the table and write it beside the runs."""
+    """Run what is missing, then print the table and write it next to the runs."""
     content = read_definition(args.file)
     content["knobs"] = {**content.get("knobs", {}), **args.knobs}
     folder, name = args.output_dir or Path("runs") / Path(args.file).stem, content.get("name", "experiment")
@@ -31,7 +31,7 @@ def compare(
     dry_run: bool = False,
     storage: str | None = None,
 ) -> int:
-    """Run what is missing of an experiment, then print its report and write it beside the runs; 3 if some have failed.
+    """Run what is missing of an experiment, then print its report and write it next to the runs; 3 if some have failed.
 
     Without a definition nothing is run, and with `dry_run` nothing reported.
     """
@@ -43,5 +43,5 @@ def compare(
         )
     if dry_run:
         return 0
-    print(f"\n{write_comparison(folder, name)}\ntables and figures in {folder}")
+    print(f"\n{write_comparison(folder, name)}\ntables and figures are in {folder}")
     return 3 if read_experiment(folder, name)["failures"] else 0

@@ -12,5 +12,5 @@ def run(args: argparse.Namespace) -> int:
     named = {"weights": args.weights, "overlays": args.config_overlay, "knobs": args.knobs}
     path, shape = export_bundle(args.bundle, args.to, args.output, **named)
     size = path.stat().st_size / 2**20
-    print(f"{path}: {size:.1f} MB, takes float32 of shape ({', '.join(map(str, shape))})")
+    print(f"{path}: {size:.1f} MB; input: float32 of shape ({', '.join(map(str, shape))})")
     return 0

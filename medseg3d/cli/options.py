@@ -20,10 +20,10 @@ RENAMED_VERBS = {"study": "reproduce"}
 """Earlier names of verbs, accepted for one version more and not shown."""
 
 EPILOG = """\
-Training is MONAI's own command:
+To train, use MONAI's own command:
   python -m monai.bundle run training --config_file bundles/pancreas_nl/train.json
 
-exit codes: 0 done, 1 the data or the result is at fault, 2 the call is at fault, 3 some cases failed
+exit codes: 0 success, 1 bad data or result, 2 wrong usage, 3 some cases failed
 Research software; not a medical device and not for clinical use.
 """
 
@@ -32,12 +32,12 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of all verbs."""
     parser = argparse.ArgumentParser(
         prog="medseg3d",
-        description="Segmentation of pancreas CT and polyps: five papers rebuilt on MONAI.",
+        description="Segmentation of the pancreas in CT and of polyps in colonoscopy: five papers rebuilt on MONAI.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"medseg3d {__version__}")
-    parser.add_argument("--traceback", action="store_true", help="show the traceback of a refusal, for a bug report")
+    parser.add_argument("--traceback", action="store_true", help="show the traceback of an error, for a bug report")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for name, about in VERBS.items():
         verb = verbs.add_parser(
@@ -74,7 +74,7 @@ def _add_option(parser: argparse.ArgumentParser, option: Mapping[str, Any]) -> N
     settings: dict[str, Any] = dict(option)
     if "limit" in option:
         limit, kind = (VOXELS, "volume") if option["limit"] == "voxels" else (PIXELS, "2-D image")
-        words = f"refuse a {kind} of more {limit.unit}, by its header (default: {limit.default})"
+        words = f"reject a {kind} with more than N {limit.unit} in its header (default: {limit.default})"
         settings = {"name": limit.option, "type": "int", "metavar": "N", "help": words}
     names = settings.pop("name").split()
     if "type" in settings:
@@ -98,7 +98,7 @@ def _millimetres(text: str) -> float:
 
 def _number(text: str) -> int | float:
     value = int(text) if text.lstrip("-").isdigit() else float(text)
-    return _within(value, value >= 0 and (isinstance(value, int) or value < 1), ">= 0, or a share below 1.0")
+    return _within(value, value >= 0 and (isinstance(value, int) or value < 1), ">= 0, or a fraction below 1.0")
 
 
 def _within(value: Any, admitted: bool, wanted: str) -> Any:

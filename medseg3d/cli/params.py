@@ -1,4 +1,4 @@
-"""`medseg3d params`: parameters, work and memory of networks, beside what the papers print."""
+"""`medseg3d params`: parameters, work and memory of networks, next to what the papers print."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DEFAULT_BUNDLE = "pancreas_nl"
 def run(args: argparse.Namespace) -> int:
     """Count, then print or write."""
     if args.runs and not args.figure:
-        raise UsageError("BAD_VALUE", "--runs", "no figure to draw them in", "--figure PNG with it")
+        raise UsageError("BAD_VALUE", "--runs", "no figure to draw them in", "--figure PNG", "add --figure PNG")
     bundle = args.bundle
     if bundle is None and (args.compare or args.ablation or args.knobs):
         bundle = DEFAULT_BUNDLE

@@ -26,10 +26,11 @@ def run(args: argparse.Namespace) -> int:
 def _write_polyps(args: argparse.Namespace) -> int:
     for option in ("test_images", "spacing"):
         if getattr(args, option) is not None:
-            raise UsageError("BAD_VALUE", f"--{option}", "it with --kind polyp", "--kind pancreas", "leave it out")
+            found = "given with --kind polyp"
+            raise UsageError("BAD_VALUE", f"--{option}", found, "--kind pancreas", "leave it out")
     cases = args.num_cases or 60
     folder = write_polyp_phantoms(args.output, cases, args.seed, overwrite=args.overwrite)
-    print(f"{cases} frames, every tenth without a polyp: {folder}")
+    print(f"{cases} frames (every tenth without a polyp): {folder}")
     print("next: " + _training_line("polyp_resunetpp", "data/phantom_polyps", args.output))
     return 0
 
@@ -53,7 +54,7 @@ def _write_abdomens(args: argparse.Namespace) -> int:
     figure = draw_labels(ct, label, header.affine, dataset.labels, title)
     picture = save_figure(figure, folder / "planes.png")
     print(f"{cases} labelled and {test_images} unlabelled phantoms: {folder}")
-    print(f"picture of {case['case']}: {picture}")
+    print(f"figure of {case['case']}: {picture}")
     print("next: " + _training_line("pancreas_nl", "data/phantom_pancreas", args.output))
     return 0
 

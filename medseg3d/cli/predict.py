@@ -1,4 +1,4 @@
-"""`medseg3d predict`: scans or pictures in, masks out."""
+"""`medseg3d predict`: scans or 2-D images in, masks out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def run(args: argparse.Namespace) -> int:
     """Segment, report each case, and return the exit code."""
     shipped = weights_for(args.bundle, args.config_overlay, args.knobs)
     if shipped is not None:
-        print(f"weights {shipped}; for your own: --model_file runs/.../model.pt", flush=True)
+        print(f"weights {shipped}; to use your own: --model_file runs/.../model.pt", flush=True)
     with _spoken(), progress_bar("case") as progress:
         report = predict(
             args.bundle,
@@ -39,11 +39,11 @@ def run(args: argparse.Namespace) -> int:
     for record in report.done:
         if "series" in record["input"]:
             series = record["input"]["series"]
-            number = series["number"] or "without a number"
+            number = series["number"] or "(unnumbered)"
             print(f"{record['case']}: {series['slices']} slices of DICOM series {number}, {series['chosen']}")
     if "engine" in args.knobs:
         for engine, number in Counter(record["inference"]["engine"] for record in report.done).items():
-            print(f"{number} computed by {engine}")
+            print(f"{number} computed with {engine}")
     for what, items in (("skipped", report.skipped), ("segmented again", report.again)):
         for reason, number in Counter(item["reason"] for item in items).items():
             print(f"{number} {what}: {reason}")

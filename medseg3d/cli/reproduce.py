@@ -14,7 +14,7 @@ from medseg3d.experiments.definition import packaged
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run what is missing, then print the report and write it beside the runs."""
+    """Run what is missing, then print the report and write it next to the runs."""
     definition = None if args.table else _definition(args)
     return compare(definition, args.output, _record_name(args.output), jobs=args.jobs, storage=args.storage)
 
@@ -27,9 +27,10 @@ def _definition(args: argparse.Namespace) -> dict[str, Any]:
     data, splits = _pairs("--data", args.data), _pairs("--split", args.split)
     for name in splits:
         if name not in data:
-            raise UsageError("BAD_VALUE", f"--split {name}", "no data set of that name", f"one of {', '.join(data)}")
+            found, wanted = "no data set of that name", f"one of {', '.join(data)}"
+            raise UsageError("BAD_VALUE", f"--split {name}", found, wanted, "correct the name, or add it to --data")
     if args.tune_epochs is not None and not args.trials:
-        raise UsageError("BAD_VALUE", "--tune-epochs", "no trials", "--trials above 0 with it", "leave it out")
+        raise UsageError("BAD_VALUE", "--tune-epochs", "given with --trials 0", "--trials above 0", "leave it out")
     known = packaged("cris")["factors"]["data"]
     root = bundle_root(bundle_folder(args.bundle))
     for name in data:
@@ -55,7 +56,7 @@ def _pairs(option: str, texts: Sequence[str]) -> dict[str, Any]:
     for text in texts:
         name, equals, value = text.partition("=")
         if not (name and equals and value) or name in pairs:
-            found = "a name without a path" if name not in pairs else "a name that comes twice"
+            found = "a duplicate name" if name in pairs else "no NAME=PATH"
             raise UsageError("BAD_VALUE", f"{option} {text}", found, "NAME=PATH, each name once", "correct it")
         pairs[name] = value
     return pairs

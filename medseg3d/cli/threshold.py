@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from medseg3d.data.splits import SET_NAMES
 from medseg3d.evaluation.thresholds import choose_threshold, write_threshold
 
 
@@ -13,10 +14,10 @@ def run(args: argparse.Namespace) -> int:
     choice = choose_threshold(args.evaluation, args.score, args.allow_test)
     path = args.output or Path(args.evaluation) / "threshold.json"
     write_threshold(path, choice)
-    part = f"part {choice.part}" if choice.part else "a part that the evaluation does not name"
+    on = f"the {SET_NAMES[choice.part]}" if choice.part else "cases whose set the evaluation does not name"
     print(
-        f"threshold {choice.threshold:.6g} (logit {choice.logit:.4g}): {choice.score} {choice.value:.4f} on {part}, "
+        f"threshold {choice.threshold:.6g} (logit {choice.logit:.4g}): {choice.score} {choice.value:.4f} on {on}, "
         f"{choice.n_cases} cases; at 0.5 it is {choice.value_at_half:.4f}"
     )
-    print(f"{path}: use it with --threshold_file {path}")
+    print(f"written to {path}; to use it: --threshold_file {path}")
     return 0

@@ -1,4 +1,4 @@
-"""`medseg3d tune`: knobs chosen by training with many of them."""
+"""`medseg3d tune`: search for the best values of a bundle's options, with Optuna."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
+from medseg3d.data.splits import SET_NAMES
 from medseg3d.errors import UsageError
 from medseg3d.experiments.trials import trials_markdown
 from medseg3d.experiments.tune import tune
@@ -21,7 +22,8 @@ def run(args: argparse.Namespace) -> int:
     for text in args.search:
         knob, _, values = text.partition("=")
         if knob in search:
-            raise UsageError("BAD_VALUE", f"--search {text}", "a second range", "one for each knob", "leave one out")
+            found, wanted = f"a second range of {knob}", "one range per option"
+            raise UsageError("BAD_VALUE", f"--search {text}", found, wanted, "leave one out")
         search[knob] = values
 
     bar = tqdm(total=args.trials, desc="trials", unit="trial", dynamic_ncols=True, disable=None)
@@ -57,9 +59,9 @@ def run(args: argparse.Namespace) -> int:
     values = ", ".join(f"{knob} {value}" for knob, value in tuned.values.items())
     print(f"\n{trials_markdown(tuned.records, tuned.metric, list(tuned.values))}\n")
     print(f"best: {values}, with {tuned.metric} {tuned.score:.4f} in trial {tuned.best.number} ({tuned.best.folder})")
-    print(f"chosen on the part {tuned.part} of the split alone; the test set was not looked at")
-    print(f"trials.csv and best.json in {args.output}. To train as this trial did, from {tuned.root}")
-    print("(leave out what only kept the trials short, --epochs for instance):")
+    print(f"chosen on the {SET_NAMES[tuned.part]}; the test set was not used")
+    print(f"trials.csv and best.json are in {args.output}. To train with the best values, run this in {tuned.root}")
+    print("(leave out options that only kept the trials short, such as --epochs):")
     print(command_line(tuned.train_command))
     return 0
 

@@ -1,4 +1,4 @@
-"""`medseg3d view`: a scan or a picture with its masks, in the browser."""
+"""`medseg3d view`: a scan or a 2-D image with its masks, in the browser."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def run(args: argparse.Namespace) -> int:
         port=args.port,
         open_browser=not args.no_browser,
     )
-    print(f"{page.url}\nCtrl-C ends it. Research only, not for clinical use.", flush=True)
+    print(f"{page.url}\nPress Ctrl-C to stop. Research only, not for clinical use.", flush=True)
     with page:
         try:
             page.wait()

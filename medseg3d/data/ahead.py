@@ -16,9 +16,9 @@ Result = TypeVar("Result")
 def map_ahead(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Generator[Result, None, None]:
     """`function(item)` of every item, in order, with up to `2 * workers` under way or waiting to be taken.
 
-    A slow item holds up nothing but the results behind it: the threads go on with the next items meanwhile. Decoding,
-    inflating, resampling and torch leave Python's lock alone, so threads use as many cores, and nothing has to be
-    copied from process to process. Each thread gets its share of torch's own threads.
+    A slow item holds up nothing but the results behind it: the threads continue with the next items meanwhile.
+    Decoding, inflating, resampling and torch leave Python's lock alone, so threads use as many cores, and nothing has
+    to be copied from process to process. Each thread gets its share of torch's own threads.
 
     Closing the generator, an exception of `function` and an interrupt cancel what has not begun.
 

@@ -48,7 +48,7 @@ class CaseCache(CacheDataset):
     Three differences from the parent:
 
     * It fills the cache until `memory_fraction` of the memory that was available is taken, then says how many cases
-      are kept and how many will be prepared anew whenever they are asked for. (The parent fills until the process is
+      are kept and how many will be prepared again whenever they are requested. (The parent fills until the process is
       killed.)
     * `dataset[CaseKey(index, seed)]` seeds every random transform with `seed` first. A sample is then the same in any
       process, with any number of workers and after any interruption. `dataset[index]` behaves as in the parent.
@@ -79,7 +79,7 @@ class CaseCache(CacheDataset):
             raise ValueError(f"memory_fraction must lie in [0, 1], got {memory_fraction}")
         if len(data) == 0:
             raise UserError(
-                "NO_CASES", f"{name} part", "no case", "at least one", "look at the split file and the data set"
+                "NO_CASES", f"the {name} set", "no case", "at least one", "check the split file and the data set"
             )
         self.memory_fraction = memory_fraction
         self.workers = num_workers
@@ -115,7 +115,7 @@ class CaseCache(CacheDataset):
         if len(kept) < len(wanted):
             logger.warning(
                 "%d of the %d %s cases fit in memory (%.1f GiB of %.1f GiB available, cache_memory %.2f); "
-                "the other %d are prepared anew each time, which is slower. Raise --cache_memory, free memory, or "
+                "the other %d are prepared again each time, which is slower. Raise --cache_memory, free memory, or "
                 "coarsen --spacing.",
                 len(kept),
                 len(wanted),

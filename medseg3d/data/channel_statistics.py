@@ -1,4 +1,4 @@
-"""Mean and standard deviation of the channels of pictures, for a bundle's normalisation."""
+"""Mean and standard deviation of the channels of images, for a bundle's normalisation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from medseg3d.pictures.reading import read_picture
 
 
 class ChannelStatistics(NamedTuple):
-    """Of the pixels of some pictures, on a scale from 0 to 1.
+    """Of the pixels of some images, on a scale from 0 to 1.
 
     Attributes:
         mean: of red, green and blue.
@@ -31,17 +31,17 @@ class ChannelStatistics(NamedTuple):
 
 
 def channel_statistics(paths: Sequence[str | Path]) -> ChannelStatistics:
-    """The statistics of all pixels of these pictures, of large ones more than of small ones.
+    """The statistics of all pixels of these images, of large ones more than of small ones.
 
-    One picture at a time; only how often each of the 256 levels occurs is kept, in whole numbers, so that neither the
-    number of pictures nor their order rounds anything.
+    One image at a time; only how often each of the 256 levels occurs is kept, in whole numbers, so that neither the
+    number of images nor their order rounds anything.
 
     Raises:
         UserError: as `read_picture`.
-        ValueError: no picture.
+        ValueError: no image.
     """
     if not paths:
-        raise ValueError("paths must name at least one picture")
+        raise ValueError("paths must name at least one image")
     counts = np.zeros((3, 256), np.int64)
     for path in paths:
         picture = read_picture(path)
@@ -53,11 +53,11 @@ def channel_statistics(paths: Sequence[str | Path]) -> ChannelStatistics:
 
 
 def training_statistics(dataset_dir: str | Path, split_file: str | Path | None = None) -> ChannelStatistics:
-    """The statistics of the training set of a split file; of all pictures of the data set where none is named.
+    """The statistics of the training set of a split file; of all images of the data set where none is named.
 
     Raises:
         UserError: as `read_picture_folder`, `read_split` and `read_picture`; SPLIT_MISMATCH if the training set names
-            pictures that the data set lacks, or none.
+            images that the data set lacks, or none.
     """
     images = {case["case"]: case["image"] for case in read_picture_folder(dataset_dir)}
     if split_file is None:
@@ -66,5 +66,7 @@ def training_statistics(dataset_dir: str | Path, split_file: str | Path | None =
     absent = [case for case in wanted if case not in images]
     if absent or not wanted:
         found = f"{len(absent)} of {len(wanted)} training cases that the data set lacks ({', '.join(absent[:3])})"
-        raise UserError("SPLIT_MISMATCH", split_file, found, "the data set's own cases", "name its own manifest")
+        raise UserError(
+            "SPLIT_MISMATCH", split_file, found, "the data set's own cases", "name the split file of this data set"
+        )
     return channel_statistics([images[case] for case in wanted])

@@ -34,10 +34,10 @@ def clinicdb_sequence(case: str) -> str:
     test sets are numbers too: below `TestDataset/` only those of `CVC-ClinicDB` are taken for its frames.
 
     Args:
-        case: name of a picture without suffix, with the folders it lies in, if any.
+        case: name of an image without suffix, with the folders it lies in, if any.
 
     Raises:
-        UserError: GROUP_PATTERN for a number that is no frame.
+        UserError: GROUP_PATTERN for a number that is not a frame.
 
     Example:
         >>> [clinicdb_sequence(case) for case in ("25", "26", "TrainDataset/612", "cju0qkwl35piu0993l0dewei2")]
@@ -50,5 +50,5 @@ def clinicdb_sequence(case: str) -> str:
         return case
     if not 1 <= int(name) <= FRAMES:
         wanted = f"frames 1 to {FRAMES} of CVC-ClinicDB"
-        raise UserError("GROUP_PATTERN", case, f"frame {int(name)}", wanted, "is it another data set?")
+        raise UserError("GROUP_PATTERN", case, f"frame {int(name)}", wanted, "check whether this is another data set")
     return f"clinicdb-{bisect_right(FIRST_FRAMES, int(name)):02d}"

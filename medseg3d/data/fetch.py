@@ -30,7 +30,7 @@ CLINICDB_PAGE = "https://polyp.grand-challenge.org/CVCClinicDB/"
 def fetch_pancreas(root: str | Path = "data", say: Callable[[str], None] = print, keep_archive: bool = False) -> Path:
     """Download and unpack MSD Task07_Pancreas through MONAI's checked downloader; the data set's folder comes back.
 
-    The archive is checked by its MD5 and unpacked beside its final folder, which therefore is whole or not there.
+    The archive is checked by its MD5 and unpacked next to its final folder, which therefore is whole or not there.
 
     Args:
         root: folder that gets `Task07_Pancreas/`; made if needed.
@@ -62,7 +62,7 @@ def fetch_pancreas(root: str | Path = "data", say: Callable[[str], None] = print
 def fetch_kvasir_seg(root: str | Path = "data", say: Callable[[str], None] = print, keep_archive: bool = False) -> Path:
     """Download and unpack Kvasir-SEG through MONAI's downloader; the data set's folder comes back.
 
-    No checksum is published for the archive: every member is compared with its CRC, and every picture must have its
+    No checksum is published for the archive: every member is compared with its CRC, and every image must have its
     mask. The folder is whole or not there.
 
     Args:
@@ -72,7 +72,7 @@ def fetch_kvasir_seg(root: str | Path = "data", say: Callable[[str], None] = pri
 
     Raises:
         UserError: NO_SPACE or NOT_EMPTY before anything is downloaded, NO_NETWORK with the steps by hand if the
-            download fails, CHECKSUM or TOO_LARGE if the archive is not what it should be, MISSING_FILE for a picture
+            download fails, CHECKSUM or TOO_LARGE if the archive is not what it should be, MISSING_FILE for an image
             without mask.
     """
     return _fetched(
@@ -103,12 +103,12 @@ def find_clinicdb(root: str | Path = "data", say: Callable[[str], None] = print)
             "MISSING_DATA",
             folder,
             "no such folder",
-            f"{CLINICDB_NAME}, which only its authors hand out (research and education, cite Bernal et al. 2015)",
+            f"{CLINICDB_NAME}, available only from its authors (research and education, cite Bernal et al. 2015)",
             f"ask for CVC-ClinicDB.rar at {CLINICDB_PAGE}, unpack it (`unar` or 7-Zip) so that "
             f"'{folder}/Original/1.tif' and '{folder}/Ground Truth/1.tif' exist, 612 each (PNG will do), and run "
             f"`medseg3d data verify {folder}`",
         )
-    say(f"{folder} is there; `medseg3d data verify {folder}` checks it")
+    say(f"{folder} exists; `medseg3d data verify {folder}` checks it")
     return folder
 
 
@@ -131,7 +131,7 @@ def _fetched(
     root = Path(root).expanduser().absolute()
     folder, archive = root / name, root / Path(url).name
     if (folder / marker).exists():
-        say(f"{folder} is there already; `medseg3d data verify {folder}` checks it")
+        say(f"{folder} already exists; `medseg3d data verify {folder}` checks it")
         return folder
     check_empty(folder, marker)
     say(f"{name}: {terms}")
@@ -154,7 +154,7 @@ def _msd_folder(unpacked: Path) -> Path | None:
 
 
 def _kvasir_folder(unpacked: Path) -> Path | None:
-    """The folder of the archive that holds pictures and masks, each picture with its mask."""
+    """The folder of the archive that holds images and masks, each image with its mask."""
     folders = [path.parent for path in sorted(unpacked.glob("**/images")) if (path.parent / "masks").is_dir()]
     folders = [folder for folder in folders if "__MACOSX" not in folder.parts]
     if len(folders) != 1:

@@ -1,4 +1,4 @@
-"""A split of one's own: three lists of cases, nnU-Net's `splits_final.json`, or a datalist of MONAI."""
+"""A custom split: three lists of cases, nnU-Net's `splits_final.json`, or a datalist of MONAI."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def listed_split(
 
     Raises:
         UserError: MISSING_FILE, CASE_LIST (none of these forms, a case twice), BAD_VALUE (several folds and no `fold`,
-            or no such one), TOO_FEW_CASES (none to train on), SPLIT_MISMATCH (names that are no cases, cases that no
+            or no such one), TOO_FEW_CASES (none to train on), SPLIT_MISMATCH (names that are not cases, cases that no
             list names), LEAKAGE (a case, a patient, or the same image in two parts).
     """
     source = ", ".join(map(str, lists))
@@ -59,7 +59,7 @@ def listed_split(
     repeated = [case for names in parts.values() for case, count in Counter(names).items() if count > 1]
     if repeated:
         wanted = "each case once"
-        remedy = "remove the others"
+        remedy = "remove the duplicates"
         raise UserError("CASE_LIST", source, f"{first_of(repeated)} more than once in one list", wanted, remedy)
     split = given_split(parts, source, groups)
     unknown = sorted({case for names in parts.values() for case in names} - ids)
@@ -68,11 +68,19 @@ def listed_split(
         found = f"{len(unknown)} names that the data set lacks ({first_of(unknown)})" if unknown else ""
         found += " and " if unknown and left else ""
         found += f"{len(left)} of its cases in no list ({first_of(left)})" if left else ""
-        raise UserError("SPLIT_MISMATCH", source, found, "each case of the data set in one list", "correct the lists")
+        raise UserError(
+            "SPLIT_MISMATCH", source, found, "each case of the data set in exactly one list", "correct the lists"
+        )
     for leak in find_leaks(split, digests=_digests_of_twins(cases)):
         if leak.kind == "picture":
             places = " and ".join(f"{first_of(same)} in {part}" for part, same in leak.cases.items())
-            raise UserError("LEAKAGE", source, f"one image as {places}", "it in one part", "take it out of one of them")
+            raise UserError(
+                "LEAKAGE",
+                source,
+                f"the same image as {places}",
+                "each image in one set",
+                "remove it from all but one of them",
+            )
     return split
 
 
@@ -88,10 +96,10 @@ def _read(lists: Sequence[str | Path], fold: int | None) -> dict[str, list[str]]
             return _of_json(content, paths[0], fold)
         except (ValueError, TypeError, AttributeError) as error:
             raise UserError(
-                "CASE_LIST", paths[0], f"no lists of cases ({error})", _FORMS, "correct the file"
+                "CASE_LIST", paths[0], f"a file without lists of cases ({error})", _FORMS, "correct the file"
             ) from error
     if len(paths) > len(PARTS):
-        raise UsageError("BAD_VALUE", "--from", f"{len(paths)} files", _FORMS)
+        raise UsageError("BAD_VALUE", "--from", f"{len(paths)} files", _FORMS, "leave out the rest")
     lines = [path.read_text(encoding="utf-8-sig").splitlines() for path in paths]
     return {
         part: [line.strip() for line in of_part if line.strip()]
@@ -122,7 +130,7 @@ def _of_json(content: Any, path: Path, fold: int | None) -> dict[str, list[str]]
 
 def _no_fold(path: Path, found: str, folds: Sequence[int]) -> UserError:
     wanted = f"one of {list(folds)}"
-    return UsageError("BAD_VALUE", f"{found} of {path}", "several folds", wanted, "name it with --fold")
+    return UsageError("BAD_VALUE", f"{found} of {path}", "a file with several folds", wanted, "choose one with --fold")
 
 
 def _name_of(entry: Any) -> str:

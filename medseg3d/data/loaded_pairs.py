@@ -28,10 +28,10 @@ class LoadedPair:
 
     Attributes:
         case: as in `MaskPair`.
-        pred: (*spatial) uint8 labels; of a picture 0 and 1.
+        pred: (*spatial) uint8 labels; of an image 0 and 1.
         truth: (*spatial) uint8 labels.
         prob: (*spatial) float32 foreground probability in [0, 1], where the prediction is one.
-        affine: (4, 4) float64, voxel index of the ground truth to RAS mm; None for pictures.
+        affine: (4, 4) float64, voxel index of the ground truth to RAS mm; None for images.
         kind: what the prediction was taken for: "mask", "probability" or, where there is none, "missing".
         warnings: `CODE: sentence` each.
     """
@@ -48,12 +48,12 @@ class LoadedPair:
 def prediction_kind(pairs: Sequence[MaskPair]) -> str:
     """Whether the predictions of a folder are masks or maps of foreground probability: "mask" or "probability".
 
-    They are maps as soon as one of them is: a NIfTI volume with fractions, or a lossless picture of more than two
-    levels. Ask once for all, because the map of a case in which nothing was found may be a mask to look at. Pictures
+    They are maps as soon as one of them is: a NIfTI volume with fractions, or a lossless image of more than two
+    levels. Ask once for all, because the map of a case in which nothing was found may be a mask to look at. 2-D images
     and volumes of floating point are read for it, up to the first map.
 
     Raises:
-        UserError: as `read_pair`; LABEL_SET also for pictures that have more than two but at most 8 levels each: these
+        UserError: as `read_pair`; LABEL_SET also for images that have more than two but at most 8 levels each: these
             are labels of several classes, or maps too coarse to be told from them.
     """
     files = [pair.pred for pair in pairs if pair.pred is not None]
@@ -67,7 +67,7 @@ def read_pair(
 ) -> LoadedPair:
     """The prediction and the ground truth of one case as labels on one grid; nothing is resized or resampled.
 
-    The truth is always a mask: integer labels of a NIfTI volume, or a picture as `read_picture_mask` takes it, in the
+    The truth is always a mask: integer labels of a NIfTI volume, or a 2-D image as `read_picture_mask` takes it, in the
     grid of the file.
 
     Args:
@@ -77,7 +77,7 @@ def read_pair(
         grid_tolerance: voxels that a corner of the prediction may lie from that of the ground truth.
 
     Raises:
-        UserError: as `read_volume` or `read_picture`; LABEL_SET (values that are no labels, or no probabilities);
+        UserError: as `read_volume` or `read_picture`; LABEL_SET (values that are not labels, or no probabilities);
             PAIR_GEOMETRY (shapes differ, or a corner lies further than that from where it should).
     """
     if pred_kind not in _KINDS:
@@ -123,7 +123,7 @@ def volume_values(array: np.ndarray, header: VolumeHeader, kind: str = "auto") -
 
 
 def picture_values(grey: GreyPicture, kind: str = "auto") -> tuple[str, np.ndarray, tuple[str, ...]]:
-    """The same of a picture, a mask of which is 0 and 1, and what is odd about it.
+    """The same of an image, a mask of which is 0 and 1, and what is odd about it.
 
     Raises:
         UserError: LABEL_SET, also for what may be a coarse map or several classes.
@@ -185,5 +185,5 @@ def _kind_of_pictures(greys: Iterable[GreyPicture]) -> str:
         return "mask"
     path, levels = coarse
     found = f"{len(levels)} levels, {', '.join(map(str, levels))}: labels of several classes, or coarse probabilities"
-    remedy = "say with pred_kind whether the predictions are masks or probabilities"
+    remedy = "state with --pred-kind whether the predictions are masks or probabilities"
     raise UserError("LABEL_SET", path, found, f"a mask of two levels or a map of more than {_FEW_LEVELS}", remedy)

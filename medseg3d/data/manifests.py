@@ -34,12 +34,20 @@ class Manifest:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         if not self.path.is_file():
-            raise UsageError("MISSING_FILE", path, "no such file", "a list of sha256sum", "name it with --manifest")
+            raise UsageError(
+                "MISSING_FILE", path, "no such file", "a checksum file written by sha256sum", "correct --manifest"
+            )
         lines = [line for line in self.path.read_text(encoding="utf-8", errors="surrogateescape").splitlines() if line]
         matches = [_LINE.fullmatch(line) for line in lines]
         if not lines or None in matches:
             wrong = repr(lines[matches.index(None)])[:80] if lines else "an empty file"
-            raise UsageError("BAD_VALUE", f"--manifest {path}", wrong, "lines as `sha256sum FILES` writes them")
+            raise UsageError(
+                "BAD_VALUE",
+                f"--manifest {path}",
+                wrong,
+                "lines as `sha256sum FILES` writes them",
+                "write the file with sha256sum",
+            )
         folder = self.path.absolute().parent
         self._sums = {(folder / match[2]).resolve(): match[1].lower() for match in matches if match}
 
@@ -55,10 +63,12 @@ class Manifest:
             wanted = self._sums.get(file.resolve())
             if wanted is None:
                 raise UserError(
-                    "CHECKSUM", file, f"no line of it in {self.path}", "its sum there", "add it where it was made"
+                    "CHECKSUM",
+                    file,
+                    f"no checksum in {self.path}",
+                    "a line for every file",
+                    "add it on the machine where the file was made",
                 )
             if (found := file_sha256(file)) != wanted:
                 listed = f"{wanted[:12]} as in {self.path}"
-                raise UserError(
-                    "CHECKSUM", file, f"sha256 {found[:12]}", listed, "copy it again from where it was made"
-                )
+                raise UserError("CHECKSUM", file, f"sha256 {found[:12]}", listed, "copy the file again from its source")

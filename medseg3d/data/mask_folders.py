@@ -77,7 +77,7 @@ def paired_masks(
     and files of another kind, are left alone.
 
     Args:
-        pred_dir: predictions, NIfTI volumes or pictures.
+        pred_dir: predictions, NIfTI volumes or 2-D images.
         truth_dir: truths of the same kind; neither folder may lie in the other.
         image_dir: images of the same kind, one for each ground truth.
         missing: what a ground truth without prediction is: an "error"; "empty", a prediction of nothing; or no case at
@@ -85,7 +85,7 @@ def paired_masks(
 
     Raises:
         UserError: MISSING_FILE (no such folder), NO_INPUT (nothing in it), SAME_FOLDER (or a file of both, by a
-            link), UNREADABLE (a sub-folder), MIXED_KINDS (volumes and pictures),
+            link), UNREADABLE (a sub-folder), MIXED_KINDS (volumes and 2-D images),
             NAME_COLLISION (two files, one name), UNPAIRED (a ground truth without prediction or image, or a prediction
             without ground truth).
 
@@ -107,7 +107,7 @@ def paired_masks(
     if _kind_of(truth_dir, truths) != kind:
         found = f"{kind}, and other files in {truth_dir}"
         raise UserError(
-            "MIXED_KINDS", pred_dir, found, "volumes in both folders, or pictures in both", "convert one of them"
+            "MIXED_KINDS", pred_dir, found, "volumes in both folders, or 2-D images in both", "convert one of them"
         )
     pred_of, case_of = _matched(preds, truths, MASK_ENDINGS, pred_dir, truth_dir)
     without_pred = [name for name in truths if name not in pred_of]
@@ -133,7 +133,11 @@ def paired_masks(
     for pair in pairs:
         if pair.pred is not None and pair.pred.resolve() == pair.truth.resolve():
             raise UsageError(
-                "SAME_FOLDER", pair.pred, f"its ground truth {pair.truth}, by a link", "a prediction", "remove it"
+                "SAME_FOLDER",
+                pair.pred,
+                f"a link to its ground truth {pair.truth}",
+                "a prediction",
+                "replace the link with a prediction",
             )
     left_out = without_pred if missing == "leave-out" else ()
     return MaskPairs(sorted(pairs, key=lambda pair: pair.case), left_out, warnings)
@@ -183,9 +187,9 @@ def _suffix(name: str) -> str:
 def _kind_of(folder: Path, names: Mapping[str, Path]) -> str:
     volumes = sum(map(is_volume, names.values()))
     if 0 < volumes < len(names):
-        found = f"{volumes} volumes and {len(names) - volumes} pictures"
-        remedy = "move the others to a folder of their own"
-        raise UserError("MIXED_KINDS", folder, found, "either volumes or pictures", remedy)
+        found = f"{volumes} volumes and {len(names) - volumes} 2-D images"
+        remedy = "move the others to a separate folder"
+        raise UserError("MIXED_KINDS", folder, found, "either volumes or 2-D images", remedy)
     return "volumes" if volumes else "pictures"
 
 
@@ -193,8 +197,8 @@ def _check_folders(pred_dir: Path, truth_dir: Path) -> None:
     pred, truth = pred_dir.resolve(), truth_dir.resolve()
     if pred == truth or pred in truth.parents or truth in pred.parents:
         found = "the folder of the ground truth" if pred == truth else f"a folder that holds or lies in {truth_dir}"
-        wanted = "predictions and ground truth apart from each other"
-        raise UsageError("SAME_FOLDER", pred_dir, found, wanted, "give each a folder of its own")
+        wanted = "separate folders for predictions and ground truth"
+        raise UsageError("SAME_FOLDER", pred_dir, found, wanted, "move them to separate folders")
 
 
 def _matched(
@@ -212,8 +216,8 @@ def _matched(
         for folder, same in ((truth_dir, names), (pred_dir, rivals)):
             taken = [*([short] if short in matched else []), *same]
             if len(taken) > 1:
-                found = f"{' and '.join(taken[:_NAMED])}, which may all be {short}"
-                remedy = "move the others away, or give prediction and ground truth the same name"
+                found = f"{' and '.join(taken[:_NAMED])}, which could all match {short}"
+                remedy = "remove the others, or give prediction and ground truth the same name"
                 raise UsageError("NAME_COLLISION", folder, found, "one file for each case", remedy)
         matched[names[0]] = rivals[0]
         shortened[names[0]] = short
@@ -237,8 +241,8 @@ def _images_of(truths: Mapping[str, Path], image_dir: str | Path, truth_dir: Pat
     image_of, _ = _matched(images, truths, MASK_ENDINGS + IMAGE_ENDINGS, Path(image_dir), truth_dir)
     without = [name for name in truths if name not in image_of]
     if without:
-        wanted = f"one of the same name for each ground truth in {truth_dir}"
-        remedy = "correct the folder or leave the images out"
+        wanted = f"an image of the same name for each ground truth in {truth_dir}"
+        remedy = "correct --images or leave it out"
         raise UserError("UNPAIRED", image_dir, f"no image for {_listed(without)}", wanted, remedy)
     return {name: images[image] for name, image in image_of.items()}
 

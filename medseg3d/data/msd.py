@@ -121,8 +121,8 @@ def missing_files(dataset: MSDDataset) -> list[UserError]:
     absent = [item for item in wanted if not Path(item[2]).is_file()]
     shown = dataset.folder if dataset.source.name == "dataset.json" else dataset.source
     others = f" ({len(absent)} of {len(wanted)} files are missing)" if len(absent) > 1 else ""
-    remedy = f"put it there, or take the case out of {dataset.source}"
-    remedy += f"; `medseg3d data verify {shown}` lists everything that is wrong"
+    remedy = f"put it there, or remove the case from {dataset.source}"
+    remedy += f"; `medseg3d data verify {shown}` lists all problems"
     return [
         UsageError("MISSING_FILE", path, f"no file{others}", f"the {key} of case {case}", remedy)
         for case, key, path in absent
@@ -143,7 +143,7 @@ def listed_parts(content: Mapping[str, Any]) -> dict[str, list[Any]]:
     """Part to its entries, names or objects; every list that is one of a part is in it.
 
     Raises:
-        TypeError: something in the place of a list.
+        TypeError: something instead of a list.
 
     Example:
         >>> listed_parts({"training": [{"image": "a.nii", "label": "b.nii"}], "testing": ["c.nii"]})["test"]
@@ -250,8 +250,8 @@ def _inside(folder: Path, entry: str, source: Path) -> Path:
     """The absolute path of an entry."""
     path = path_inside(folder, entry)
     if path is None:
-        found = f"the path {_short(entry)}"
-        remedy = "correct the entry; a data set from an unknown source that does this is not to be trusted"
+        found = f"the path {_short(entry)} outside it"
+        remedy = "correct the entry; do not trust a data set from an unknown source that does this"
         raise UserError("PATH_ESCAPE", source, found, "a path inside the data set's folder", remedy)
     return path
 

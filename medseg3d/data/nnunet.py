@@ -33,7 +33,7 @@ def case_of(path: str | Path) -> str:
 
 
 def check_channels(paths: Collection[Path]) -> None:
-    """Refuse images of several channels, `<case>_0001` and on beside `<case>_0000`.
+    """Refuse images of several channels, `<case>_0001` and on next to `<case>_0000`.
 
     Raises:
         UserError: DIMENSIONS.
@@ -43,8 +43,8 @@ def check_channels(paths: Collection[Path]) -> None:
         match = _CHANNEL.fullmatch(case_of(path))
         if path.parent.name in _FOLDERS and match and path.parent / match[1] in first:
             wanted = f"one image for each case, {match[1]}{_FIRST}"
-            remedy = "take the other channels out: the networks here see CT alone, or one picture in colour"
-            raise UserError("DIMENSIONS", path, f"a further channel of the case {match[1]}", wanted, remedy)
+            remedy = "remove the other channels: these networks take CT only, or one colour image"
+            raise UserError("DIMENSIONS", path, f"another channel of the case {match[1]}", wanted, remedy)
 
 
 def is_nnunet(content: Mapping[str, Any]) -> bool:

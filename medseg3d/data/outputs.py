@@ -23,7 +23,7 @@ PROBABILITY_SUFFIX = "_prob"
 """What is put behind the name of the image for its map of probabilities."""
 
 OVERLAY_SUFFIX = "_overlay"
-"""What is put behind the name of the picture for the picture with its mask drawn on it."""
+"""What is put behind the name of the image for the image with its mask drawn on it."""
 
 MASK_FORMATS = {"nifti": ".nii.gz", "nrrd": ".nrrd", "mha": ".mha", "source": "source"}
 """Formats of masks of volumes, and how their names end; `source` stands for that of each image."""
@@ -31,7 +31,7 @@ MASK_FORMATS = {"nifti": ".nii.gz", "nrrd": ".nrrd", "mha": ".mha", "source": "s
 _OF_SOURCE = {".nrrd": ".nrrd", ".nhdr": ".nrrd", ".mha": ".mha", ".mhd": ".mha"}
 _PICTURE = ".png"
 _FOREIGN = {
-    "prob_file": "a map of probabilities",
+    "prob_file": "a probability map",
     "overlay_file": "an overlay",
     "dicom_seg_file": "a segmentation",
     "mask_file": "a mask",
@@ -83,11 +83,11 @@ def input_items(
         suffix: what is put behind the name of the image.
         overwrite: whether to segment cases again whose mask is there.
         image_suffixes: how the names of images in folders end; a file that is named itself may end as it likes.
-        mask_suffix: how the names of masks end, and so their format: one of `MASK_FORMATS`, or `.png` for pictures;
+        mask_suffix: how the names of masks end, and so their format: one of `MASK_FORMATS`, or `.png` for images;
             "source" gives an NRRD for an NRRD, a MetaImage for a MetaImage, and NIfTI for whatever else.
         prob_dir: where maps of probabilities go, `<prob_dir>/ct_prob.nii.gz`; None for none. A folder of its own, so
             that either folder can be evaluated.
-        overlay_dir: where pictures with their masks drawn on them go, `<overlay_dir>/frame_overlay.png`; None for none.
+        overlay_dir: where images with their masks drawn on them go, `<overlay_dir>/frame_overlay.png`; None for none.
         series: number or UID of the series to take from DICOM; None for the only CT volume.
         dicom_seg: whether each mask also goes to `<output_dir>/folder_seg.dcm`, a DICOM segmentation of its image.
         pseudonyms: table of `medseg3d.data.pseudonyms`, whose names take the place of those of files and folders: items
@@ -102,7 +102,7 @@ def input_items(
     Raises:
         UserError: NO_INPUT, MISSING_FILE, DIMENSIONS (several channels), FILE_NAME (control characters), NAME_COLLISION
             (two inputs, one mask), NOT_WRITABLE or NO_SPACE (a folder of results), OUTSIDE_OUTPUT (a symbolic link
-            leads out of one), BAD_VALUE (overlays of volumes, a series or segmentation of what is no DICOM, a table of
+            leads out of one), BAD_VALUE (overlays of volumes, a series or segmentation of what is not DICOM, a table of
             pseudonyms among the results), MISSING_PACKAGE (the extra `dicom`).
 
     Example:
@@ -120,10 +120,16 @@ def input_items(
     inputs = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
     if overlay_dir is not None and mask_suffix != _PICTURE:
         raise UsageError(
-            "BAD_VALUE", "--save-overlays", "a bundle for volumes", "one for pictures", "leave the overlays out"
+            "BAD_VALUE",
+            "--save-overlays",
+            "a bundle for volumes",
+            "a bundle for 2-D images",
+            "leave --save-overlays out",
         )
     if mask_suffix not in (*MASK_FORMATS.values(), ".nii", _PICTURE):
-        raise UsageError("BAD_VALUE", "--mask_suffix", repr(mask_suffix), "the suffix of a format that is written")
+        raise UsageError(
+            "BAD_VALUE", "--mask_suffix", repr(mask_suffix), "the suffix of a supported format", "--mask_suffix .nii.gz"
+        )
     places = {"mask_file": _Place(Path(output_dir), suffix, mask_suffix)}
     if prob_dir is not None:
         places["prob_file"] = _Place(Path(prob_dir), PROBABILITY_SUFFIX, mask_suffix)
@@ -137,7 +143,7 @@ def input_items(
         found = _without_results(found, place)
     if not found:
         said = "; ".join([f"no file that ends in {' or '.join(image_suffixes)}", *warnings]) if inputs else "nothing"
-        remedy = "name image files, or a folder that holds some"
+        remedy = "name image files, or a folder that contains some"
         raise UsageError("NO_INPUT", ", ".join(map(str, inputs)) or "inputs", said, "at least one image", remedy)
     _check_dicom(found, dicom, series, dicom_seg)
     for place in places.values():
@@ -168,7 +174,7 @@ def input_items(
 
 
 def record_file(mask_file: str | Path) -> Path:
-    """The record beside a mask: `ct_seg.json` for `ct_seg.nii.gz`. It is written last, so it says that all is done."""
+    """The record next to a mask: `ct_seg.json` for `ct_seg.nii.gz`. It is written last, so it says that all is done."""
     path = Path(mask_file)
     return path.with_name(f"{case_of(path)}.json")
 
@@ -215,18 +221,26 @@ def _check_dicom(found: Mapping[Path, Path], dicom: set[Path], series: str | int
     if dicom:
         require_packages(min(dicom))
     elif series is not None:
-        raise UsageError("BAD_VALUE", f"--series {series}", "no DICOM among the inputs", "a DICOM folder or ZIP")
+        raise UsageError(
+            "BAD_VALUE", f"--series {series}", "no DICOM among the inputs", "a DICOM folder or ZIP", "leave it out"
+        )
     others = [file for file in found if file not in dicom]
     if dicom_seg and others:
-        wanted = "DICOM, whose patient, study and images a segmentation refers to"
-        remedy = "leave it out, or segment the others by themselves"
-        raise UsageError("BAD_VALUE", "--format dicom-seg", f"{others[0]}, which is no DICOM", wanted, remedy)
+        wanted = "DICOM only, because a segmentation refers to the patient, study and images of its source"
+        remedy = "leave it out, or segment the other files separately"
+        raise UsageError("BAD_VALUE", "--format dicom-seg", f"{others[0]}, which is not DICOM", wanted, remedy)
 
 
 def _check_apart(table: Path, folders: Sequence[Path]) -> None:
     if any(_lies_in(table.absolute(), folder) for folder in folders):
-        remedy = "keep names and results apart"
-        raise UsageError("BAD_VALUE", f"--pseudonym {table}", "a folder of results", "a place of its own", remedy)
+        remedy = "keep the table of names in another folder"
+        raise UsageError(
+            "BAD_VALUE",
+            f"--pseudonym {table}",
+            "a file inside a folder of results",
+            "a file outside the results",
+            remedy,
+        )
 
 
 def _lies_in(file: Path, folder: Path) -> bool:
@@ -265,16 +279,20 @@ def _same(names: dict[Path, Path]) -> list[list[Path]]:
 def _check_place(image: Path, mask: Path, output_dir: Path, found: dict[Path, Path]) -> None:
     if Path(os.path.abspath(mask)) in found:
         raise UsageError(
-            "NAME_COLLISION", image, f"a result that would replace the input {mask}", "another name", "give a suffix"
+            "NAME_COLLISION",
+            image,
+            f"a result that would replace the input {mask}",
+            "another name",
+            "choose a --suffix",
         )
     if not mask.parent.resolve().is_relative_to(output_dir.resolve()):
         wanted = f"a folder below {output_dir}"
         remedy = "remove the link or choose another output folder"
-        raise UserError("OUTSIDE_OUTPUT", mask.parent, f"a link to {mask.parent.resolve()}", wanted, remedy)
+        raise UserError("OUTSIDE_OUTPUT", mask.parent, f"a symbolic link to {mask.parent.resolve()}", wanted, remedy)
 
 
 def _foreign(files: Mapping[str, Path]) -> str | None:
-    """What stands in the place of a result and is not ours to replace, or None."""
+    """What is in place of a result and not ours to replace, or None."""
     for key, what in _FOREIGN.items():
         # a mask with a record is judged by that, even where the file is damaged
         judged = key not in files or (key == "mask_file" and record_file(files[key]).exists())

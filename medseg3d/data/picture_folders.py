@@ -1,7 +1,7 @@
-"""Data sets that are folders of pictures and of masks, paired by file name without suffix.
+"""Data sets that are folders of images and of masks, paired by file name without suffix.
 
 Slices exported from CT (`PANCREAS_0001-1106.jpg`), colonoscopy stills, frames of videos. A regular expression says of
-which patient or sequence a picture is, because a random split of near-copies proves nothing.
+which patient or sequence an image is, because a random split of near-copies proves nothing.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class FoundPictures(NamedTuple):
 
 
 def holds_pictures(dataset_dir: str | Path) -> bool:
-    """Whether a data set is of pictures: folders without a list of volumes, or nnU-Net's of files such as PNG."""
+    """Whether a data set is of 2-D images: folders without a list of volumes, or nnU-Net's of files such as PNG."""
     folder = Path(dataset_dir).expanduser()
     if not folder.is_dir():
         return False
@@ -56,13 +56,13 @@ def holds_pictures(dataset_dir: str | Path) -> bool:
 
 
 def read_picture_folder(dataset_dir: str | Path, group_pattern: str | None = None) -> list[dict[str, str]]:
-    r"""Every picture of a data set with its mask: `{"case", "image", "label"}` and `"group"`, sorted by case.
+    r"""Every image of a data set with its mask: `{"case", "image", "label"}` and `"group"`, sorted by case.
 
     The data set is a folder that holds one of `FOLDER_PAIRS`, or that has such folders up to two levels below it; a
     case then is named with the folder it is in: `TestDataset/Kvasir/cju0qkwl35piu0993l0dewei2` of PraNet's
-    `TrainDataset/{image,mask}` and `TestDataset/<name>/{images,masks}`. Files that are no pictures
-    (`kavsir_bboxes.json`) are passed over; those that may be pictures of another format, and pictures in sub-folders,
-    with a warning in the log. That a mask has the size of its picture is seen when they are loaded
+    `TrainDataset/{image,mask}` and `TestDataset/<name>/{images,masks}`. Files that are not images
+    (`kavsir_bboxes.json`) are ignored; those that may be images of another format, and images in sub-folders,
+    with a warning in the log. That a mask has the size of its image is seen when they are loaded
     (`LoadPictured`) and by `medseg3d data verify`.
 
     Args:
@@ -72,9 +72,9 @@ def read_picture_folder(dataset_dir: str | Path, group_pattern: str | None = Non
             no groups.
 
     Raises:
-        UserError: MISSING_DATA (no such folders, no picture), MISSING_FILE (a picture without mask or the other way
-            round), DUPLICATE_CASE (`a.png` beside `a.jpg`, `PNG/` beside `TIF/`), GROUP_PATTERN (no regular expression,
-            or a name that it does not match).
+        UserError: MISSING_DATA (no such folders, no image), MISSING_FILE (an image without mask or the other way
+            round), DUPLICATE_CASE (`a.png` next to `a.jpg`, `PNG/` next to `TIF/`), GROUP_PATTERN (no regular
+            expression, or a name that it does not match).
 
     Example:
         >>> import tempfile
@@ -140,22 +140,22 @@ def split_pictures(
     mask_dir: str | Path | None = None,
     train_list: str | Path | None = None,
 ) -> list[dict[str, str]]:
-    """The pictures of one part of a folder, as `read_picture_folder` gives them, groups never parted; or of several.
+    """The images of one part of a folder, as `read_picture_folder` gives them, groups never parted; or of several.
 
     What `medseg3d.data.split_cases` is for volumes: the bundles call it, and the split file is written on first use.
 
     Several data sets keep a split and its file each, the ones they have on their own, so that scores stay comparable.
     Their cases come one data set after the other, named `<folder>/<case>`, with the folder under `"data_set"`. If one
-    of them has groups, the pictures of those without are a group each.
+    of them has groups, the images of those without are a group each.
 
     Args:
         dataset_dir: as in `read_picture_folder`, or a list of such folders. Of a list, every argument below but `part`,
             `seed` and `mask_dir` may be a list too, of one value for each folder; otherwise all have the same.
         split_file: the split file; one for each of several folders.
         part: "train", "val" or "test".
-        test_cases: number of groups in the test set, or their share, a float below 1; of pictures without
+        test_cases: number of groups in the test set, or their share, a float below 1; of images without
             `group_pattern`. None for what the split file has, which then must be there.
-        val_cases: number or share of groups, or pictures, in the validation set, or None.
+        val_cases: number or share of groups, or images, in the validation set, or None.
         seed: seed of the rule.
         group_pattern: as in `read_picture_folder`.
         mask_dir: if given, each case gets a `"mask_file"` in this folder, `<case>_seg.png`.
@@ -263,7 +263,7 @@ def split_of_pictures(
     group_pattern: str | None = None,
     train_list: str | Path | None = None,
 ) -> tuple[list[dict[str, str]], Split]:
-    """All pictures and the split of them, which is written on first use; the arguments are those of `split_pictures`.
+    """All images and the split of them, which is written on first use; the arguments are those of `split_pictures`.
 
     Raises:
         UserError: as `read_picture_folder` and `medseg3d.data.load_or_make_split`; CASE_LIST (a list that names other
@@ -288,7 +288,7 @@ def _left_for_testing(ids: list[str], train_list: str | Path) -> list[str]:
         found = f"{len(listed)} of the data set's {len(ids)} cases"
         if unknown:
             found = f"{len(unknown)} names that the data set lacks ({', '.join(unknown[:5])})"
-        wanted = "names of some of its cases, and others left to test on"
+        wanted = "names of some of its cases, with others left for testing"
         remedy = "complete the data set, or name another list with --train_list"
         raise UserError("CASE_LIST", train_list, found, wanted, remedy)
     return left
@@ -296,7 +296,7 @@ def _left_for_testing(ids: list[str], train_list: str | Path) -> list[str]:
 
 def _names_in(path: Path) -> set[str]:
     if not path.is_file():
-        raise UsageError("MISSING_FILE", path, "no such file", "a list of cases", "name another one with --train_list")
+        raise UsageError("MISSING_FILE", path, "no such file", "a list of cases", "correct --train_list")
     lines = (line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines())
     return {
         line[: -len(Path(line).suffix)] if line.lower().endswith(PICTURE_SUFFIXES) else line for line in lines if line
@@ -304,7 +304,7 @@ def _names_in(path: Path) -> set[str]:
 
 
 def _places(folder: Path) -> Iterator[tuple[Path, tuple[str, str]]]:
-    """The folders that hold pictures and masks, and the names of the two."""
+    """The folders that hold images and masks, and the names of the two."""
     if not folder.is_dir():
         raise _no_data_set(folder, "no such folder")
     level, found = [folder], False
@@ -323,18 +323,18 @@ def _places(folder: Path) -> Iterator[tuple[Path, tuple[str, str]]]:
 
 
 def _no_data_set(folder: Path, found: str) -> UserError:
-    remedy = "name it with --dataset_dir; a picture and its mask have the same name but for the suffix"
+    remedy = "name it with --dataset_dir; an image and its mask have the same name except for the suffix"
     return UserError("MISSING_DATA", folder, found, "a data set with the folders images/ and masks/", remedy)
 
 
 def _unpaired(images: dict[str, Path], masks: dict[str, Path], parts: tuple[str, str]) -> list[UserError]:
     errors: list[UserError] = []
-    for there, absent, kind in ((images, masks, "mask"), (masks, images, "picture")):
+    for there, absent, kind in ((images, masks, "mask"), (masks, images, "image")):
         alone = sorted(there.keys() - absent.keys())
         more = f" ({len(alone)} of {len(there)} lack one)" if len(alone) > 1 else ""
         found = f"no {kind} of the same name{more}"
-        wanted = f"a picture in {parts[0]}/ and a mask in {parts[1]}/ for every case"
-        remedy = "put it there, or take the file out"
+        wanted = f"an image in {parts[0]}/ and a mask in {parts[1]}/ for every case"
+        remedy = "add it, or remove the file"
         errors += [UsageError("MISSING_FILE", there[name], found, wanted, remedy) for name in alone]
     return errors
 
@@ -361,12 +361,12 @@ def _pictures(folder: Path, part: str, warnings: list[str]) -> dict[str, Path]:
     for path in own:
         if case_of(path) in found:
             wanted = "one file per case"
-            remedy = "take one of them out"
+            remedy = "remove one of them"
             raise UserError("DUPLICATE_CASE", path, f"{found[case_of(path)].name} beside it", wanted, remedy)
         found[case_of(path)] = path
     if not found:
         wanted = f"files that end in {', '.join(PICTURE_SUFFIXES)}"
-        raise UserError("MISSING_DATA", folder / part, "no picture", wanted, "name the folder above them")
+        raise UserError("MISSING_DATA", folder / part, "no image", wanted, "name their parent folder")
     return found
 
 
@@ -377,7 +377,9 @@ def _group(case: str, pattern: str, path: str) -> str:
     try:
         match = re.search(pattern, case)
     except re.error as error:
-        raise UserError("GROUP_PATTERN", pattern, f"no regular expression: {error}", "one", remedy) from error
+        raise UserError(
+            "GROUP_PATTERN", pattern, f"an invalid regular expression: {error}", "a valid one", remedy
+        ) from error
     if match is None:
         raise UserError("GROUP_PATTERN", path, "a name without a patient", f"a name that {pattern} matches", remedy)
     return match[1] if match.re.groups else match[0]

@@ -83,7 +83,7 @@ def read_pseudonyms(table: str | Path) -> dict[str, str]:
     """
     table = Path(table)
     if not table.is_file():
-        raise UsageError("MISSING_FILE", table, "no such file", "a table of pseudonyms", "name it with --pseudonym")
+        raise UsageError("MISSING_FILE", table, "no such file", "a table of pseudonyms", "correct --pseudonym")
     with open(table, encoding="utf-8", errors="surrogateescape", newline="") as file:
         rows = list(csv.reader(file))
     found: dict[str, str] = {}
@@ -95,7 +95,7 @@ def read_pseudonyms(table: str | Path) -> dict[str, str]:
             wanted = (
                 "pseudonym,image and then a line for each image: letters, digits, -, _ and ., and its absolute path"
             )
-            remedy = "correct the line; no name and no image may be there twice"
+            remedy = "correct the line; every pseudonym and every image may occur only once"
             raise UsageError("BAD_VALUE", f"--pseudonym {table}", f"line {number}", wanted, remedy)
         found[row[0]] = row[1]
     return found
@@ -155,7 +155,13 @@ def _alone(table: Path) -> Iterator[None]:
         until = time.monotonic() + _PATIENCE
         while not stack.enter_context(claimed(table.with_name(f".{table.name}.lock"))):
             if time.monotonic() > until:
-                raise UsageError("IN_USE", table, "another process that writes it", "a table of one's own", "wait")
+                raise UsageError(
+                    "IN_USE",
+                    table,
+                    "another process writing to it",
+                    "a table that no other process uses",
+                    "wait for that process to finish",
+                )
             time.sleep(0.05)
         yield
 

@@ -1,4 +1,4 @@
-"""What the record beside a mask says of it, and whether that still holds."""
+"""What the record next to a mask says of it, and whether that still holds."""
 
 from __future__ import annotations
 
@@ -58,11 +58,11 @@ def standing(item: Mapping[str, Any], made_with: Mapping[str, Any]) -> Standing:
     if not mask.exists():
         return Standing(False, "")
     if not ("series" in item or Path(item["image"]).is_file()):
-        return Standing(False, "its image is no file")  # which reading it says, of this case alone
+        return Standing(False, "its image is not a file")  # which reading it says, of this case alone
     path = record_file(mask)
     record = read_record(path)
     if record is None and path.exists():
-        return Standing(True, f"{path.name} beside the mask is no record of medseg3d", warning=True)
+        return Standing(True, f"{path.name} next to the mask is not a record of medseg3d", warning=True)
     if record is None:
         return Standing(False, "its mask has no record")
     if file_sha256(mask) != record["mask"]["sha256"]:
@@ -72,7 +72,7 @@ def standing(item: Mapping[str, Any], made_with: Mapping[str, Any]) -> Standing:
     changed = list(_changed(item, record, json.loads(json.dumps(made_with, default=str))))
     if changed:
         return Standing(False, ", ".join(changed))
-    return Standing(True, "the mask stands: same image, weights and settings")
+    return Standing(True, "the mask exists: same image, weights and settings")
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
@@ -154,14 +154,16 @@ def verify_results(
         pseudonyms: table by which images that a record has under a pseudonym are found; what comes back has it as well.
 
     Raises:
-        UserError: `MISSING_FILE` for what is no folder, `NO_INPUT` where no record is; as
+        UserError: `MISSING_FILE` for what is not a folder, `NO_INPUT` where no record is; as
             `medseg3d.data.pseudonyms.read_pseudonyms`.
     """
     files = [path for folder in folders for path in files_below(folder, _EVERY_NAME).read]
     records = {path: record for path in files if path.suffix == ".json" and (record := read_record(path))}
     if not records:
         said = ", ".join(map(str, folders))
-        raise UsageError("NO_INPUT", said, "no record", "the masks of medseg3d predict", "name their folder")
+        raise UsageError(
+            "NO_INPUT", said, "no record", "the masks of medseg3d predict", "name the folder that predict wrote to"
+        )
     named = _by_name(files)
     originals = {} if pseudonyms is None else read_pseudonyms(pseudonyms)
     inputs = _by_name([path for folder in images for path in files_below(folder, _EVERY_NAME).read])
@@ -191,7 +193,7 @@ def verify_results(
 def _compared(candidates: Sequence[Path], recorded: Mapping[str, Any]) -> list[Difference]:
     """A file of one name may be in several sub-folders: one of them has to be the recorded one."""
     if not candidates:
-        return [Difference(recorded["file"], "MISSING_FILE", "no such file in the folders that were named")]
+        return [Difference(recorded["file"], "MISSING_FILE", "no such file in the given folders")]
     sums = [file_sha256(*volume_files(path)) for path in candidates]
     if recorded["sha256"] in sums:
         return []
@@ -211,7 +213,7 @@ def _compared_series(folders: Sequence[str | Path], name: str, recorded: Mapping
     candidates = [path for folder in folders for path in Path(folder).rglob(glob.escape(name))]
     candidates += [Path(folder) for folder in folders if Path(folder).name == name]
     if not candidates:
-        return [Difference(name, "MISSING_FILE", "no such folder or ZIP in the folders that were named")]
+        return [Difference(name, "MISSING_FILE", "no such folder or ZIP in the given folders")]
     try:
         if any(recorded["sha256"] in all_series_sha256(path) for path in candidates):
             return []

@@ -3,13 +3,13 @@
 The rule does not shuffle: every id is ranked by the SHA-256 of `"<seed>:<id>"`. The lowest `test_cases` are the test
 part, the next `val_cases` the validation set, the rest is for training. So the split depends on the ids and the seed
 alone, neither on the order of files nor on the versions of Python or numpy, and the test set stays the same whatever
-number of validation cases is asked for.
+number of validation cases is requested.
 
 Where several cases are of one patient (slices, frames), the patients are ranked instead and take their cases with them,
 so that no patient is in two parts; the counts then are numbers of patients.
 
 Where a test set has been published, its ids are listed, and the rule draws the validation set from the others. A
-split of one's own lists all three parts (`medseg3d.data.listed_splits`).
+custom split lists all three parts (`medseg3d.data.listed_splits`).
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ LISTED_GROUP_RULE = (
 )
 ALL_LISTED_RULE = "train, val and test are listed"
 PARTS = ("train", "val", "test")
+SET_NAMES = {"train": "training set", "val": "validation set", "test": "test set"}
+"""What a sentence calls each of them."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def make_split(
         groups: id to group for every id, if cases of one group have to stay together.
 
     Raises:
-        ValueError: an id occurs twice, a count is negative or a share not below 1, or the seed is no integer.
+        ValueError: an id occurs twice, a count is negative or a share not below 1, or the seed is not an integer.
         UserError: TOO_FEW_CASES if no case would be left to train on; SPLIT_MISMATCH if a listed id is not among the
             ids.
 
@@ -125,7 +127,7 @@ def make_split(
     n_val = _number("val_cases", val_cases, len(all_units))
     if n_test + n_val >= len(units):
         found = f"{len(units)} {what}" + ("" if listed is None else f" beside {len(listed)} listed test cases")
-        remedy = "ask for fewer, for example `--test_cases 2 --val_cases 2`"
+        remedy = "request fewer, for example `--test_cases 2 --val_cases 2`"
         raise UserError("TOO_FEW_CASES", name, found, f"more than {n_test} test + {n_val} val {what}", remedy)
     ranked = sorted(units, key=lambda unit: hashlib.sha256(f"{seed}:{unit}".encode()).digest())
     drawn, val = set(ranked[:n_test]), set(ranked[n_test : n_test + n_val])
@@ -188,7 +190,7 @@ def read_split(split_file: str | Path) -> Split:
     path = Path(split_file)
     if not path.is_file():
         raise UserError(
-            "MISSING_DATA", path.absolute(), "no such file", "a split file", "`medseg3d data split` makes one"
+            "MISSING_DATA", path.absolute(), "no such file", "a split file", "create one with `medseg3d data split`"
         )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -199,7 +201,7 @@ def read_split(split_file: str | Path) -> Split:
         split = Split(**parts, seed=content["seed"], hash=content["hash"], groups=groups, listed=listed)
         same_rule = rule == split.rule
     except (ValueError, KeyError, TypeError) as error:
-        found = f"no split file ({type(error).__name__}: {error})"
+        found = f"not a split file ({type(error).__name__}: {error})"
         raise _mismatch(path, found, "rule, seed, train, val, test and hash") from error
     actual = _hash(split.rule, parts, split.seed, groups)
     if not same_rule or actual != split.hash:
@@ -237,8 +239,8 @@ def load_or_make_split(
 
     Raises:
         UserError: MISSING_DATA if a split file must be there and is not; SPLIT_MISMATCH if the split file was edited,
-            is of other ids or groups, or of another seed, counts or listed cases than asked for; LEAKAGE if a case is
-            in two parts, or in a split of one's own a group; TOO_FEW_CASES.
+            is of other ids or groups, or of another seed, counts or listed cases than requested; LEAKAGE if a case is
+            in two parts, or in a custom split a group; TOO_FEW_CASES.
     """
     path = Path(split_file)
     if not path.exists() and test_cases is not None and val_cases is not None:
@@ -251,7 +253,7 @@ def load_or_make_split(
         check_disjoint(path, {part: getattr(split, part) for part in PARTS}, groups or {})
         return split
     if dict(split.groups) != dict(groups or {}):
-        raise _mismatch(path, _grouping(split.groups), f"{_grouping(groups or {})} as asked for")
+        raise _mismatch(path, _grouping(split.groups), f"{_grouping(groups or {})} as requested")
     _check_listed(path, split, test_cases)
     units = len(set(split.groups.values())) if split.groups else len(ids)
     asked = {"seed": seed} | {
@@ -264,7 +266,7 @@ def load_or_make_split(
     if different:
         found, wanted = (", ".join(f"{key} {values[key]}" for key in different) for values in (held, asked))
         knobs = " ".join(f"--{key} {held[key]}" for key in different)
-        raise _mismatch(path, found, f"{wanted} as asked for", f"pass {knobs}, or ")
+        raise _mismatch(path, found, f"{wanted} as requested", f"pass {knobs}, or ")
     return split
 
 
@@ -285,14 +287,14 @@ class Leak(NamedTuple):
 def find_leaks(
     split: Split, groups: Mapping[str, str] | None = None, digests: Mapping[str, str] | None = None
 ) -> list[Leak]:
-    """Every group and every content that is in more than one part of a split; pictures first, then by name.
+    """Every group and every content that is in more than one part of a split; images first, then by name.
 
     Only equal content is found: neighbouring frames of a video are not equal, which is what groups are for.
 
     Args:
         split: the split.
         groups: case to patient or sequence; those of the split itself if None.
-        digests: case to a hash of its picture's content; cases without one are passed over.
+        digests: case to a hash of its picture's content; cases without one are ignored.
 
     Example:
         >>> split = Split(["a", "b"], [], ["c"], seed=0, hash="")
@@ -322,7 +324,7 @@ def check_disjoint(source: str | Path, parts: Mapping[str, Sequence[str]], group
             shared = sorted(members[first] & members[second])
             if shared:
                 found = f"{len(shared)} {kind} in {first} and in {second} ({first_of(shared)})"
-                raise UserError("LEAKAGE", source, found, "each in one part", "take them out of one of the two")
+                raise UserError("LEAKAGE", source, found, "each in one set only", "remove them from one of the two")
 
 
 def _rule(grouped: bool, listed: Sequence[str]) -> str:
@@ -346,7 +348,7 @@ def _listed(test_cases: Sequence[str], ids: Sequence[str], name: str) -> frozens
     listed = frozenset(test_cases)
     unknown = sorted(listed.difference(ids))
     if unknown:
-        found = f"{len(unknown)} of {len(listed)} listed test cases that it lacks ({', '.join(unknown[:5])})"
+        found = f"{len(unknown)} of {len(listed)} listed test cases missing from it ({', '.join(unknown[:5])})"
         wanted = "a data set with every listed case"
         raise UserError("SPLIT_MISMATCH", name, found, wanted, "complete the data set, or correct the list")
     return listed
@@ -378,10 +380,10 @@ def _check_listed(path: Path, split: Split, test_cases: int | float | Sequence[s
     if test_cases is None or (isinstance(test_cases, (int, float)) and not split.listed):
         return
     if isinstance(test_cases, (int, float)):
-        raise _mismatch(path, "a listed test set", "one drawn by the seed, as asked for")
+        raise _mismatch(path, "a listed test set", "one drawn by the seed, as requested")
     if not split.listed or set(test_cases) != set(split.test):
         found = f"another test set of {len(split.test)} cases"
-        raise _mismatch(path, found, f"the {len(test_cases)} listed test cases as asked for")
+        raise _mismatch(path, found, f"the {len(test_cases)} listed test cases as requested")
 
 
 def _grouping(groups: Mapping[str, str]) -> str:
@@ -389,5 +391,5 @@ def _grouping(groups: Mapping[str, str]) -> str:
 
 
 def _mismatch(path: Path, found: str, wanted: str, remedy: str = "") -> UserError:
-    remedy += f"name another split file with --split_file, or delete {path} to draw the split anew"
+    remedy += f"name another split file with --split_file, or delete {path} to create a new split"
     return UserError("SPLIT_MISMATCH", path, found, wanted, remedy)

@@ -1,4 +1,4 @@
-"""Checking a data set, of volumes or of pictures, before anything is trained on it."""
+"""Checking a data set, of volumes or of 2-D images, before anything is trained on it."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class VerificationResult:
 
     Args:
         folder: the data set's folder.
-        n_cases: labelled cases that `dataset.json` names, or pictures with a mask.
+        n_cases: labelled cases that `dataset.json` names, or images with a mask.
         n_test: unlabelled cases that it names.
-        label_values: number of cases in which each label value occurs; of masks of pictures 0 and 1.
+        label_values: number of cases in which each label value occurs; of masks of images 0 and 1.
         errors: everything that is wrong, in the order of the cases.
         warnings: (file, warning) of what is odd but usable.
     """
@@ -110,10 +110,10 @@ def verify_pictures(
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> VerificationResult:
-    """Check a data set of pictures whole: every file is decoded, every problem is listed.
+    """Check a data set of images whole: every file is decoded, every problem is listed.
 
-    Checked are the number of cases, pictures and masks without the other half, and per case what `read_with_remarks`
-    and `read_picture_mask` check, and that the mask has the size of its picture. Two pictures of equal pixels are a
+    Checked are the number of cases, images and masks without the other half, and per case what `read_with_remarks`
+    and `read_picture_mask` check, and that the mask has the size of its image. Two images of equal pixels are a
     warning, and an error where a split has them in two parts. A patient or sequence in two parts is a warning: the
     papers' own protocols split frame by frame, and what they measure is not how a network does on new patients.
 
@@ -236,7 +236,7 @@ def _duplicates(digests: Mapping[str, str]) -> list[str]:
     same: dict[str, list[str]] = {}
     for case, digest in digests.items():
         same.setdefault(digest, []).append(case)
-    return [f"DUPLICATE_PICTURE: {_listed(found)} are one picture" for found in same.values() if len(found) > 1]
+    return [f"DUPLICATE_PICTURE: {_listed(found)} are the same image" for found in same.values() if len(found) > 1]
 
 
 def _check_split(
@@ -251,13 +251,19 @@ def _check_split(
     if absent:
         found = f"{len(absent)} cases that the data set lacks ({_listed(absent)})"
         report.errors.append(
-            UserError("SPLIT_MISMATCH", path, found, "the data set's own cases", "name its own split file")
+            UserError("SPLIT_MISMATCH", path, found, "the data set's own cases", "name the split file of this data set")
         )
     leaks = find_leaks(split, groups, digests)
     for leak in leaks:
         if leak.kind == "picture":
             report.errors.append(
-                UserError("LEAKAGE", path, f"one picture as {_parts_of(leak)}", "it in one part", "draw the split anew")
+                UserError(
+                    "LEAKAGE",
+                    path,
+                    f"the same image as {_parts_of(leak)}",
+                    "each image in one set",
+                    "create a new split",
+                )
             )
     shared = [leak for leak in leaks if leak.kind == "group"]
     if shared:

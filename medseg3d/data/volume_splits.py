@@ -62,7 +62,7 @@ def split_of_volumes(
             found, source = f"the folds {', '.join(map(str, dataset.folds))}", dataset.source
             command = f"medseg3d data split {source} --from {source} --fold {dataset.folds[0]} --output {path}"
             remedy = f"`{command}` writes the split file"
-            raise UsageError("BAD_VALUE", source, found, "one of them to validate with", remedy)
+            raise UsageError("BAD_VALUE", source, found, "one of them as the validation set", remedy)
         if dataset.parts["val"]:
             write_split(path, given_split(dataset.parts, dataset.source), dataset.name)
     test = dataset.parts["test"] if dataset.parts["test"] and not dataset.parts["val"] else test_cases

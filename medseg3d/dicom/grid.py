@@ -96,7 +96,7 @@ def sorted_planes(planes: Sequence[Plane]) -> list[Plane]:
         for what, same in differences:
             if not same:
                 found = f"another {what} than {first.file.path.name}"
-                remedy = "give the slices of one volume alone"
+                remedy = "use a folder with the slices of one volume only"
                 raise UserError("DIMENSIONS", plane.file.path, found, "slices of one volume", remedy)
     normal = first.normal
     return sorted(planes, key=lambda plane: (float(plane.position @ normal), str(plane.file.path), plane.frame))
@@ -125,8 +125,8 @@ def even_grid(source: Path, planes: Sequence[Plane]) -> tuple[np.ndarray, tuple[
         worst = int(shift.argmax())
         mm = float(np.linalg.norm(aside[worst]))
         angle = float(np.degrees(np.arctan2(mm, along[worst])))
-        found = f"{mm:.1f} mm beside the normal through {first.file.path.name}, a tilt of {angle:.1f} degrees"
-        wanted = f"slices above each other within {GRID_TOLERANCE:g} voxels"
+        found = f"{mm:.1f} mm off the normal through {first.file.path.name}, a tilt of {angle:.1f} degrees"
+        wanted = f"slices aligned within {GRID_TOLERANCE:g} voxels"
         remedy = "resample the series onto an orthogonal grid first"
         raise UserError("GANTRY_TILT", planes[worst].file.path, found, wanted, remedy)
     uneven = np.abs(along / step - np.arange(len(planes)))
@@ -135,7 +135,7 @@ def even_grid(source: Path, planes: Sequence[Plane]) -> tuple[np.ndarray, tuple[
         wide = int(np.abs(steps - np.median(steps)).argmax())
         found = f"{steps[wide]:.4g} mm between {planes[wide].file.path.name} and {planes[wide + 1].file.path.name}"
         wanted = f"{np.median(steps):.4g} mm, as between the others"
-        raise UserError("SLICE_GAP", source, found, wanted, "copy the missing slices, or resample the series")
+        raise UserError("SLICE_GAP", source, found, wanted, "add the missing slices, or resample the series")
     spacing = (round(column_mm, 6), round(row_mm, 6), round(step, 6))
     if min(spacing) < SPACING_MM[0] or max(spacing) > SPACING_MM[1]:
         wanted = f"{SPACING_MM[0]:g} to {SPACING_MM[1]:g} mm"
@@ -160,7 +160,7 @@ def _plane(file: SourceFile, tags: Dataset, frame: int, groups: Sequence[Dataset
         return _numbers(file, keyword, found, count)
 
     if int(tags.get("SamplesPerPixel") or 1) != 1:
-        raise UserError("DTYPE", file.path, "colour images", "one value for each pixel", "give the CT itself")
+        raise UserError("DTYPE", file.path, "colour images", "one value for each pixel", "use the original CT series")
     rows, columns, bits = (
         int(_numbers(file, name, tags.get(name), 1)[0]) for name in ("Rows", "Columns", "BitsAllocated")
     )
@@ -212,4 +212,10 @@ _POSITIVE = ("Rows", "Columns", "BitsAllocated", "PixelSpacing")
 
 
 def _missing(file: SourceFile, keyword: str) -> UserError:
-    return UserError("MISSING_TAG", file.path, f"no usable {keyword}", "every tag that places and scales a CT", _EXPORT)
+    return UserError(
+        "MISSING_TAG",
+        file.path,
+        f"no usable {keyword}",
+        "all tags that define the geometry and intensities of a CT",
+        _EXPORT,
+    )

@@ -93,7 +93,7 @@ def hounsfield(
         UserError: TRUNCATED, DECODE, DTYPE.
     """
     if "PixelData" not in tags:
-        raise UserError("TRUNCATED", file.path, "no whole pixel data", "every pixel", _COPY)
+        raise UserError("TRUNCATED", file.path, "incomplete pixel data", "every pixel", _COPY)
     first = next(iter(planes.values()))
     syntax = UID(tags.file_meta.get("TransferSyntaxUID") or "")
     if not syntax.is_transfer_syntax or syntax.is_encapsulated:
@@ -124,8 +124,8 @@ def _codec(file: SourceFile, syntax: UID) -> str:
     if plugin is not None and plugin in get_decoder(syntax).available_plugins:
         return plugin
     found = f"the transfer syntax {syntax.name} ({syntax})"
-    remedy = 'pip install "medseg3d[dicom]"; where that does not help, convert it: gdcmconv --raw'
-    raise UserError("DECODE", file.path, found, "one that a codec is installed for", remedy)
+    remedy = 'pip install "medseg3d[dicom]"; if that does not help, convert it with gdcmconv --raw'
+    raise UserError("DECODE", file.path, found, "one with an installed codec", remedy)
 
 
 def _check_codestreams(file: SourceFile, tags: Dataset, plane: Plane) -> None:

@@ -104,7 +104,7 @@ def write_segmentation(
             transfer_syntax_uid=ExplicitVRLittleEndian,
         )
     except (AttributeError, TypeError, ValueError) as error:  # which quote the values of tags
-        found = f"images that highdicom makes no segmentation of ({type(error).__name__})"
+        found = f"images that highdicom cannot make a segmentation from ({type(error).__name__})"
         wanted = "a series as a scanner exports it"
         raise UserError("DICOM_SEG", path, found, wanted, "leave out --format dicom-seg") from None
     with atomic_path(path) as temporary:
@@ -129,7 +129,7 @@ def read_segmentation(path: str | Path, series: LoadedSeries) -> np.ndarray:
 
 def _missing(source: str | Path, keyword: str) -> UserError:
     wanted = "the UIDs, patient and study of the scanner"
-    remedy = "leave out --format dicom-seg, or take the series as it was exported"
+    remedy = "leave out --format dicom-seg, or use the series as it was exported"
     return UserError("MISSING_TAG", source, f"no usable {keyword} for a segmentation", wanted, remedy)
 
 

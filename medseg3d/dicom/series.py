@@ -205,9 +205,11 @@ def choose_series(source: Path, files: Sequence[SourceFile], chosen: str) -> tup
         volumes = [each for each in volumes if _is_volume(each)] or volumes
     if not volumes:
         kinds = ", ".join(sorted({each.first("Modality") or "no modality" for each in found})) or "no image"
-        raise UserError("MODALITY", source, kinds, "a CT series", "name a folder with a CT, or choose one by --series")
+        raise UserError(
+            "MODALITY", source, kinds, "a CT series", "name a folder with a CT, or choose one with --series"
+        )
     if len(volumes) > 1:
-        remedy = "choose one by --series NUMBER, or UID, or name its folder alone"
+        remedy = "choose one with --series NUMBER or UID, or name the folder of that series"
         raise UserError("SERIES", source, f"{len(volumes)} CT volumes: {_listed(volumes)}", "one", remedy)
     return volumes[0], how
 
@@ -244,7 +246,7 @@ def _header(file: SourceFile) -> Header:
 
 
 def _parsed(file: SourceFile, opened: IO[bytes], converted: bool = False, **options: Any) -> Dataset:
-    """The data set, its values converted at once or, as pydicom does it, when they are asked for."""
+    """The data set, its values converted at once or, as pydicom does it, when they are requested."""
     try:
         tags = pydicom.dcmread(opened, **options)
         if converted:
@@ -315,10 +317,10 @@ def _without_copies(series: Series) -> tuple[list[Plane], list[str]]:
         elif last.file is not plane.file and sha256(last.file) == sha256(plane.file):
             copies += 1
         else:
-            found = f"the position of {last.file.path.name}, other content"
-            remedy = "give one phase or reconstruction alone, or choose it by --series"
+            found = f"the position of {last.file.path.name}, but other content"
+            remedy = "use a folder with one phase or reconstruction only, or choose one with --series"
             raise UserError("DUPLICATE_SLICE", plane.file.path, found, "one image for each position", remedy)
-    return kept, [f"DUPLICATE_SLICE: {copies} files are copies of others and were passed over"] if copies else []
+    return kept, [f"DUPLICATE_SLICE: {copies} files are copies of others and were ignored"] if copies else []
 
 
 def _pixels(planes: Sequence[Plane]) -> tuple[np.ndarray, dict[Path, Dataset], set[str]]:
@@ -354,7 +356,7 @@ def _tag_warnings(planes: Sequence[Plane]) -> Iterator[str]:
     if kinds:
         yield f"RESCALE: the values are {', '.join(sorted(kinds))}, not HU"
     if any(plane.lossy for plane in planes):
-        yield "LOSSY: the images were compressed with loss"
+        yield "LOSSY: the images were lossily compressed"
     bright = [plane.padding for plane in planes if plane.padding is not None and plane.padding > _BRIGHT_PADDING]
     if bright:
-        yield f"PADDING: what lies outside the field of view is {bright[0]:g} HU, which is not air"
+        yield f"PADDING: voxels outside the field of view are {bright[0]:g} HU, which is not air"

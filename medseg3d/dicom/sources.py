@@ -30,7 +30,7 @@ _MAGIC_AT = 128
 _MAGIC = b"DICM"
 _ZIP_MAGIC = b"PK\x03\x04"
 _UNPACKED = 16  # bytes in a ZIP for each voxel that a volume may have: room for several series
-_BUFFER = 1 << 16  # a ZIP's own file goes back by inflating anew
+_BUFFER = 1 << 16  # a ZIP's own file goes back by inflating again
 _COPY = "copy or download the file again"
 
 
@@ -84,7 +84,7 @@ def is_zip(path: str | Path) -> bool:
 def dicom_files(source: str | Path) -> Iterator[list[SourceFile]]:
     """Context with the DICOM files of a folder (sub-folders included), of a ZIP, or the one that is named.
 
-    Other files are passed over, but for those that must have been DICOM.
+    Other files are ignored, but for those that must have been DICOM.
 
     Raises:
         UserError: TRUNCATED (a file of 0 bytes), NOT_DICOM (a name like DICOM's, another content), UNREADABLE,
@@ -106,7 +106,7 @@ def dicom_files(source: str | Path) -> Iterator[list[SourceFile]]:
             most = _UNPACKED * VOXELS.most
             if unpacked > most:
                 wanted = f"at most {most >> 20} MiB, {_UNPACKED} bytes for each of {VOXELS.most} voxels"
-                remedy = f"give the series alone; {VOXELS.remedy}"
+                remedy = f"use an archive of that series only; {VOXELS.remedy}"
                 raise UserError("TOO_LARGE", source, f"{unpacked >> 20} MiB unpacked", wanted, remedy)
             yield _checked([_member(archive, source, member) for member in members])
     else:
@@ -123,18 +123,18 @@ def damaged_member(path: Path) -> Iterator[None]:
     try:
         yield
     except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
-        raise UserError("CHECKSUM", path, f"no whole ZIP ({error})", "an intact file", _COPY) from error
+        raise UserError("CHECKSUM", path, f"an incomplete or damaged ZIP ({error})", "an intact file", _COPY) from error
     except (OSError, RuntimeError, NotImplementedError) as error:
         found = (getattr(error, "strerror", None) or str(error)).lower()
         raise UserError(
-            "UNREADABLE", path, found, "a file that can be read", "unpack it, or correct its mode"
+            "UNREADABLE", path, found, "a file that can be read", "unpack it, or correct its permissions"
         ) from error
 
 
 def require_packages(source: str | Path) -> None:
     """Refuse with MISSING_PACKAGE where the packages that read DICOM are not installed."""
     if find_spec("pydicom") is None or find_spec("highdicom") is None:
-        found = "DICOM, and no packages to read it"
+        found = "DICOM, but the packages to read it are not installed"
         raise UserError("MISSING_PACKAGE", source, found, "pydicom and highdicom", 'pip install "medseg3d[dicom]"')
 
 

@@ -1,4 +1,4 @@
-"""What an evaluation keeps of its cases: counts and measured scores, no image."""
+"""Accumulating an evaluation case by case: counts and measured scores, no images."""
 
 from __future__ import annotations
 
@@ -24,33 +24,33 @@ THRESHOLDS = np.arange(1, 100) / 100
 
 @dataclass(eq=False)
 class Evaluation:
-    """Scores of cases, added one by one; between two cases only numbers are kept, no image.
+    """Scores of cases that are added one by one; only numbers are kept between cases, no images.
 
-    A case is a picture (2-D) or a volume (3-D), all of one kind. With several classes a region "foreground", all of
-    them against the background, is scored like one more class: probabilities belong to it.
+    Cases are either all 2-D images or all volumes. With several classes, the region "foreground" (all classes against
+    the background) is scored as an additional class; probabilities refer to it.
 
     Args:
         class_names: names of the foreground classes 1, 2, ... in order.
         grid: the grid that the labels are on ("original grid of the scan"), repeated in every record.
-        slice_axis: volumes: the axis along which slices are scored too; "axial" for the axis nearest to the body's,
-            by the affine; None for no scores of slices.
+        slice_axis: volumes: axis along which slices are also scored; "axial" for the axis nearest to the body axis,
+            according to the affine; None for no slice scores.
         surface: volumes: also HD95, mean surface distance and surface Dice.
-        surface_tolerance_mm: distance up to which the surface Dice takes two borders for one.
-        saliency: pictures: also the scores of PraNet's evaluation, of the 256 levels of an 8-bit map; a case without
+        surface_tolerance_mm: tolerance of the surface Dice.
+        saliency: images: also the scores of PraNet's evaluation, of the 256 levels of an 8-bit map; a case without
             a probability counts as a map of 0 and 255.
-        pranet_min_max: stretch each map from its minimum to its maximum before that, as PraNet does; it makes a nearly
-            empty map a full one.
-        edges: the two sizes that part small, medium and large cases, in ml (pictures: % of the picture); None for
-            the tertiles of the cases at hand.
-        seed: of the resampling behind the intervals.
+        pranet_min_max: min-max normalize each map before that, as PraNet does; it turns a nearly empty map into a
+            full one.
+        edges: the two limits between small, medium and large cases, in ml (2-D images: % of the image); None for
+            the tertiles of the evaluated cases.
+        seed: random seed of the bootstrap confidence intervals.
 
     Attributes:
         class_names: as given.
-        classes: these, and "foreground" where there are several.
-        cases: what is kept of each, by name.
+        classes: these, and "foreground" if there are several.
+        cases: the data kept of each case, by name.
         curve: precision-recall histogram of foreground against background, of the cases with a probability; None
             without any.
-        warnings: what was odd but usable, a sentence each.
+        warnings: unusual but usable input, one sentence each.
 
     Example:
         >>> evaluation = Evaluation(["polyp"])
@@ -107,21 +107,21 @@ class Evaluation:
         files: Mapping[str, str | Path] | None = None,
         warnings: Sequence[str] = (),
     ) -> None:
-        """Score one case. If anything about it is refused, nothing of it is counted.
+        """Score one case. If it is rejected, nothing of it is counted.
 
         Args:
             case: its name, used once.
             pred: (*spatial), tensor or array of labels 0..number of classes, not one-hot.
             truth: as `pred`, on the same grid.
             prob: (*spatial), probability of the foreground, 0 to 1, where there is one.
-            affine: (4, 4), voxel to world in mm, of a volume; without it there are no millilitres and no distances.
+            affine: (4, 4), voxel to world in mm, for volumes; without it there are no volumes in ml and no distances.
             group: the patient or sequence it belongs to; given for every case or for none.
-            data_set: which of several data sets it is of; the scores of each are given too.
-            files: where its "image", "truth" and "pred" lie, whichever are known.
-            warnings: what is odd about it.
+            data_set: which of several data sets it belongs to; each is also scored separately.
+            files: paths of its "image", "truth" and "pred", as far as known.
+            warnings: what is unusual about it.
 
         Raises:
-            ValueError: shapes differ, a value is no label or no probability, the name was used, pictures and volumes
+            ValueError: shapes differ, a value is not a label or probability, the name was used, 2-D images and volumes
                 or cases with and without a group are mixed, or a volume whose surface is to be scored has no affine.
         """
         pred, truth = as_array(pred), as_array(truth)
@@ -177,7 +177,7 @@ class Evaluation:
                 sums += np.nan_to_num(values), ~np.isnan(values)
 
     def summary(self) -> Summary:
-        """Every number with what it is of; the intervals take a second or so for a thousand cases.
+        """All scores with their conventions; the intervals take about a second per thousand cases.
 
         Raises:
             ValueError: no case was added.
@@ -214,17 +214,17 @@ class Evaluation:
         )
 
     def write(self, output_dir: str | Path, context: Mapping[str, Any] | None = None) -> Summary:
-        """Write the files of the evaluation, all or none; summary.json comes last, as the sign that all are there.
+        """Write the files of the evaluation, all or none; summary.json is written last and marks completion.
 
         scores.csv, slices.csv and groups.csv (if there are any), pr.npz and thresholds.csv (if there were
-        probabilities), files.json, summary.md, summary.json. What an earlier evaluation left there goes.
+        probabilities), files.json, summary.md, summary.json. Files of an earlier evaluation are removed.
 
         Args:
-            output_dir: the folder; made if needed.
-            context: what else the summary shall state (seed, part, split, model, versions, ...).
+            output_dir: the folder, created if missing.
+            context: further entries of the summary (seed, part, split, model, versions, ...).
 
         Returns:
-            What summary.json holds.
+            The content of summary.json.
 
         Raises:
             ValueError: no case was added.
@@ -259,7 +259,7 @@ class Evaluation:
         if case in self.cases:
             raise ValueError(f"each case must be added once, found {case} twice")
         if self._ndim not in (0, truth.ndim):
-            raise ValueError(f"{case}: pictures and volumes cannot be evaluated together, found {truth.ndim} axes")
+            raise ValueError(f"{case}: 2-D images and volumes cannot be evaluated together, found {truth.ndim} axes")
         if self.cases and are_grouped(self.cases) != (group is not None):
             raise ValueError(f"{case}: either every case has a group or none has, found {group!r}")
         if self.surface and truth.ndim == 3 and affine is None:

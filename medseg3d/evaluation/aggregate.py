@@ -74,7 +74,7 @@ class Aggregation:
         interval: tuple[float, float] = (math.nan, math.nan),
         over: Over = "pooled",
     ) -> Score:
-        """The record of a score that is no mean over cases, slices or groups."""
+        """The record of a score that is not a mean over cases, slices or groups."""
         low, high = map(_or_none, interval)
         return Score(name, score, over, _or_none(value), n, grid=self.grid, low=low, high=high)
 

@@ -33,7 +33,7 @@ def find_record(folder: str | Path) -> str:
 
 
 def read_experiment(folder: str | Path, name: str) -> dict[str, Any]:
-    """NAME.json, the record of an experiment, with the rows and failures of the runs whose folders are beside it.
+    """NAME.json, the record of an experiment, with the rows and failures of the runs whose folders are next to it.
 
     Returns:
         What it holds; the `evaluation` of each of its `rows` is a `Summary` of all cases together.

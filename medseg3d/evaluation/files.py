@@ -98,7 +98,7 @@ def score_row(case: str, name: str, counts: ConfusionCounts, voxel_mm3: float | 
         case: name of the case.
         name: of the class.
         counts: of that class in that case.
-        voxel_mm3: volume of a voxel; None for pictures, whose volumes are NaN.
+        voxel_mm3: volume of a voxel; None for 2-D images, whose volumes are NaN.
 
     Example:
         >>> row = score_row("ct_1", "pancreas", ConfusionCounts(tp=600, fp=200, fn=400, tn=9000), voxel_mm3=2.5)
@@ -152,7 +152,7 @@ def read_files(path: str | Path) -> dict[str, dict[str, str]]:
     """What a files.json holds: case -> `image`, `truth` and `pred`, whichever are known -> path.
 
     Raises:
-        UserError: SCORE_FILE if the file is absent, or is no JSON object of such objects.
+        UserError: SCORE_FILE if the file is absent, or is not a JSON object of such objects.
     """
     files = read_json(path)
     for case, kinds in files.items():

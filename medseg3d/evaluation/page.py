@@ -23,7 +23,7 @@ def as_markdown(summary: Summary) -> str:
     how = summary.intervals
     lines += [
         f"95 % intervals: {how['method']} over {how['resampled']}, {how['resamples']} resamples, seed "
-        f"{how['seed']}. They are of these cases, not of another training. Research software, not for clinical use.",
+        f"{how['seed']}. They cover the cases, not another training. Research software, not for clinical use.",
         "",
         *(f"- {_plain_line(warning)}" for warning in summary.warnings),
     ]

@@ -1,4 +1,4 @@
-"""Scores as records: a row for each number, which says what it is of, how it was taken, and how far it carries."""
+"""Scores as records: one row per number, with its class, convention and confidence interval."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ Over = Literal["cases", "groups", "slices", "pooled", "two_classes", "levels"]
 background and foreground, each pooled, as mmsegmentation; levels: the best of 256 thresholds, common to all cases."""
 
 Unit = Literal["ml", "percent", "voxels"]
-"""Of the size of a ground truth; percent: of the picture."""
+"""Of the size of a ground truth; percent: of the image."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """What is kept of a case; no image.
+    """The data kept of a case; no images.
 
     Attributes:
         counts: by class.
-        measured: class -> score -> value: all that is not taken from counts.
-        slices: class -> counts of each slice; empty where none are scored.
-        levels: counts at 256 levels, where PraNet's scores are asked for.
-        voxel_mm3: volume of a voxel; None where it is not known.
+        measured: class -> score -> value: scores that are not computed from counts.
+        slices: class -> counts of each slice; empty if slices are not scored.
+        levels: counts at 256 levels, where PraNet's scores are requested.
+        voxel_mm3: volume of a voxel; None if unknown.
         group: the patient or sequence.
         data_set: which of several it is of.
         files: kind -> path.
@@ -54,19 +54,19 @@ class Score:
     """One number of an evaluation.
 
     Attributes:
-        class_name: what it is a score of.
+        class_name: the class that it scores.
         score: `dice`, `hd95_mm`, ...; `medseg3d.evaluation.wording` has them all.
         over: what it is a mean over.
-        value: None where it is undefined.
-        n: how many (cases, groups, slices) it is of.
+        value: None if undefined.
+        n: number of cases, groups or slices that it includes.
         size: the stratum, by the size of the ground truth; empty for cases of all sizes.
         data_set: one of several data sets; empty for all.
-        grid: what the labels were compared on.
-        low: lower end of the 95 % interval; None where there is none, as of fewer than two cases.
+        grid: the grid on which the labels were compared.
+        low: lower end of the 95 % interval; None if there is none, as with fewer than two cases.
         high: its upper end.
-        sd: standard deviation (n - 1) of what it is a mean over; None for pooled scores and fewer than two.
-        left_out: how many more had no such score; None for pooled scores.
-        missed: distances: how many have either nothing in the ground truth or nothing in the prediction.
+        sd: standard deviation (n - 1) of the averaged values; None for pooled scores and fewer than two values.
+        left_out: number of cases without this score; None for pooled scores.
+        missed: distances: number of cases with either empty ground truth or an empty prediction.
     """
 
     class_name: str
@@ -91,18 +91,18 @@ class Score:
 
 @dataclass(frozen=True)
 class CaseCount:
-    """How many cases the scores of a class are of, and of how many there is little to say.
+    """Number of cases of a class, and how many are empty or missed.
 
     Attributes:
         class_name: as in `Score`.
         n: all of them.
-        empty_truth: nothing is there.
-        empty_pred: nothing was found.
-        missed: something is there and nothing was found.
+        empty_truth: with empty ground truth.
+        empty_pred: with an empty prediction.
+        missed: with ground truth and an empty prediction.
         size: as in `Score`.
         data_set: as in `Score`.
-        from_size: the least size of the ground truth; None for no bound.
-        below_size: the size that it does not reach; None for no bound.
+        from_size: inclusive lower limit of the ground-truth size; None for no limit.
+        below_size: exclusive upper limit; None for no limit.
     """
 
     class_name: str
@@ -118,16 +118,16 @@ class CaseCount:
 
 @dataclass(frozen=True)
 class Settings:
-    """What has to be known of an evaluation to say how its scores were taken.
+    """The settings of an evaluation that define its conventions.
 
     Attributes:
-        images: picture (2-D) or volume (3-D).
+        images: image (2-D) or volume (3-D).
         n_cases: all of them.
         n_probabilities: those with a probability.
-        pranet_min_max: whether maps were stretched from minimum to maximum for PraNet's scores.
+        pranet_min_max: whether maps were min-max normalized for PraNet's scores.
         surface_tolerance_mm: of the surface Dice.
         size_unit: of the sizes of ground truth.
-        size_edges_given: whether the caller has named the sizes that part small, medium and large; else they are the
+        size_edges_given: whether the caller gave the limits between small, medium and large; otherwise they are the
             tertiles of the cases.
     """
 
@@ -142,14 +142,14 @@ class Settings:
 
 @dataclass(frozen=True)
 class Summary:
-    """All numbers of an evaluation: what summary.json holds.
+    """All numbers of an evaluation: the content of summary.json.
 
     Attributes:
         scores: a record for each.
         cases: how many cases there were, for each class, size and data set.
-        settings: what the scores have in common.
-        intervals: how the intervals were made.
-        context: what else the caller has stated (part, seed, split, model, versions, warnings, ...).
+        settings: common to all scores.
+        intervals: how the intervals were computed.
+        context: further entries from the caller (part, seed, split, model, versions, warnings, ...).
     """
 
     scores: Sequence[Score] = ()
@@ -165,7 +165,7 @@ class Summary:
 
     @property
     def warnings(self) -> list[str]:
-        """What was odd but usable, a sentence each."""
+        """Unusual but usable input, one sentence each."""
         return list(self.context.get("warnings") or [])
 
     def pick(self, **columns: Any) -> list[Score]:
@@ -187,7 +187,7 @@ class Summary:
 
     @property
     def whole(self) -> Summary:
-        """The scores of all cases together alone, and nothing of the context."""
+        """Only the scores of all cases together, without the context."""
         return replace(self, scores=self.pick(size="", data_set=""), context={})
 
     def as_json(self) -> dict[str, Any]:
@@ -198,7 +198,7 @@ class Summary:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], path: str | Path) -> Summary:
-        """The summary that a file holds.
+        """The summary from the content of a file.
 
         Raises:
             UserError: SCORE_FILE if it is of another version, or not of this form.
@@ -209,21 +209,23 @@ class Summary:
             settings, intervals = Settings(**content["settings"]), content["intervals"]
         except (KeyError, TypeError) as error:
             found = f"scores of another form ({error})"
-            raise UserError("SCORE_FILE", path, found, "a summary that medseg3d wrote", "evaluate again") from error
+            raise UserError(
+                "SCORE_FILE", path, found, "a summary that medseg3d wrote", "run the evaluation again"
+            ) from error
         context = {key: value for key, value in content.items() if key not in {*_ROWS, *_OWN}}
         return cls(**rows, settings=settings, intervals=intervals, context=context)
 
 
 def check_version(content: Mapping[str, Any], path: str | Path) -> None:
-    """Refuse scores in the form of an earlier or a later version.
+    """Reject scores in the format of an earlier or later version.
 
     Raises:
         UserError: SCORE_FILE.
     """
     version = content.get("version", "1 or older")
     if version != VERSION:
-        remedy = "evaluate again, or use the version of medseg3d that has written it"
-        raise UserError("SCORE_FILE", path, f"scores in form {version}", f"form {VERSION}", remedy)
+        remedy = "run the evaluation again, or use the version of medseg3d that has written it"
+        raise UserError("SCORE_FILE", path, f"scores in format {version}", f"format {VERSION}", remedy)
 
 
 _ROWS: Mapping[str, type] = {"scores": Score, "cases": CaseCount}

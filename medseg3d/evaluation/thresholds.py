@@ -78,8 +78,8 @@ def choose_threshold(
             "TEST_PART",
             folder,
             "an evaluation of the test set",
-            "one of the validation set: a threshold chosen on the test cases is fitted to them",
-            "evaluate with --part val first; --allow-test only where nothing will be reported as a test score",
+            "one of the validation set, because a threshold chosen on the test cases is fitted to them",
+            "evaluate with --part val first; use --allow-test only if you will not report its scores as test results",
         )
     source = folder / ("pr.npz" if score == "dice_pooled" else "thresholds.csv")
     best = _best_pooled(source) if score == "dice_pooled" else _best_mean(source)
@@ -132,9 +132,9 @@ def read_threshold(path: str | Path | None, num_classes: int = 2) -> float:
         raise UsageError(
             "THRESHOLD_CLASSES",
             path,
-            f"a threshold for a network of {num_classes} classes",
+            f"a threshold for a network with {num_classes} classes",
             "two classes, background and foreground",
-            "leave --threshold_file out: the most probable class is taken",
+            "leave --threshold_file out: each voxel gets its most probable class",
         )
     try:
         check_regular(path, "a threshold")
@@ -178,7 +178,7 @@ def _best_mean(source: Path) -> dict[str, float]:
 
 
 def _nothing_to_find(source: Path, found: str) -> UserError:
-    return UserError("SCORE_FILE", source, found, "foreground in the ground truth", "evaluate cases that have some")
+    return UserError("SCORE_FILE", source, found, "foreground in the ground truth", "evaluate cases with foreground")
 
 
 def _error(path: str | Path, found: str) -> UserError:

@@ -56,7 +56,7 @@ KINDS: dict[str, str] = {
 }
 """The tables of a class in their order: kind to heading."""
 
-UNITS = {"ml": "ml", "percent": "% of the picture", "voxels": "voxels"}
+UNITS = {"ml": "ml", "percent": "% of the image", "voxels": "voxels"}
 
 
 def kind_of(score: Score) -> str:
@@ -91,21 +91,21 @@ def _taken(score: Score, settings: Settings) -> str:
             return f"mean over all slices of all volumes; a slice {left_out}"
         case "groups":
             return (
-                "mean over groups (patients or sequences) of the score of the counts summed over the "
+                "mean over groups (patients or sequences) of the score from the counts summed over the "
                 f"{settings.images}s of the group; a group {left_out}"
             )
         case "two_classes" if score.score == "aacc":
-            return "share of all voxels that are right, background included; as mmsegmentation"
+            return "fraction of correct voxels, background included; as in mmsegmentation"
         case "two_classes":
-            return "mean of background and foreground, each of the counts summed over all cases; as mmsegmentation"
+            return "mean of background and foreground, each from the counts summed over all cases; as in mmsegmentation"
         case "levels":
             return f"mean over cases at each level; PraNet-256: {WORDS[score.score].taken}; {_levels_of(settings)}"
         case "pooled" if score.score == "average_precision":
             return "voxels of all cases pooled, foreground against background, step-wise sum over thresholds"
         case "pooled" if score.score in ("dice_background", "iou_background"):
-            return "the background's score of the counts summed over all cases"
+            return "the background's score from the counts summed over all cases"
         case _:
-            return "one score of the counts summed over all cases"
+            return "one score from the counts summed over all cases"
 
 
 def _of_one_case(name: str, settings: Settings) -> str:
@@ -114,13 +114,13 @@ def _of_one_case(name: str, settings: Settings) -> str:
         taken = words.taken.format(tolerance=settings.surface_tolerance_mm)
         missed = "0" if name == "surface_dice" else "the diagonal of the image"
         return (
-            f"{taken}; a case empty in truth and prediction is left out; one empty in either counts as {missed}, "
-            "see missed"
+            f"{taken}; a case empty in both ground truth and prediction is left out; one empty in only one of them "
+            f"counts as {missed}, see missed"
         )
     if name == "average_precision":
-        return f"average precision of each {settings.images} by itself; a case empty in the ground truth is left out"
+        return f"average precision of each {settings.images} separately; a case empty in the ground truth is left out"
     if words.family == "probability":
-        return f"{words.taken}; {_taken_from('masks, where it is the error rate', settings)}"
+        return f"{words.taken}; {_taken_from('masks, for which it is the error rate', settings)}"
     if name in ("weighted_f", "s_measure"):
         return f"{words.taken}; {_taken_from('masks as maps of 0 and 1', settings)}; {_stretching(settings)}"
     if words.family == "saliency":

@@ -77,7 +77,7 @@ def build(parser: ConfigParser, name: str, what: str) -> Any:
         user_error = find_user_error(error)
         if user_error is None:
             said = " ".join(str(error.__cause__ or error).split())[:300]
-            user_error = UsageError("BAD_VALUE", what, said, f"what {name} can be built with", "correct it")
+            user_error = UsageError("BAD_VALUE", what, said, f"a value that {name} can be built with", "correct it")
         raise user_error from error
 
 
@@ -88,8 +88,10 @@ def refuse_unused(parser: ConfigParser, knob: str, what: str) -> None:
         UserError: `BAD_VALUE`.
     """
     if not re.search(r"[#:]", knob) and not used_knobs(parser, [knob]):
-        found = "a knob that nothing in the config uses"
-        raise UsageError("BAD_VALUE", what, found, "one that changes the training", "an overlay may have replaced it")
+        found = "an option that nothing in the config uses"
+        raise UsageError(
+            "BAD_VALUE", what, found, "one that changes the training", "check whether an overlay replaces it"
+        )
 
 
 def used_knobs(parser: ConfigParser, names: Sequence[str]) -> dict[str, Any]:

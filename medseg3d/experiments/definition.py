@@ -64,7 +64,7 @@ class Experiment:
         bundle: folder of the bundle, absolute.
         overlays: overlays for all runs.
         knobs: knobs for all runs, paths absolute.
-        factors: factor -> level -> its settings: knobs, `bundle`, and `overlays` beside those of all runs.
+        factors: factor -> level -> its settings: knobs, `bundle`, and `overlays` in addition to those of all runs.
         seeds: of the trainings.
         name: of its record, NAME.json.
         tune: `search`, `trials`, and where wanted `knobs` (of the trials alone), `pruner` and `startup_trials`; None
@@ -139,7 +139,7 @@ def read_definition(file: str | Path) -> dict[str, Any]:
     """The content of a definition's file.
 
     Raises:
-        UserError: `BAD_DEFINITION` if it is no JSON object.
+        UserError: `BAD_DEFINITION` if it is not a JSON object.
     """
     try:
         content = json.loads(Path(file).read_text(encoding="utf-8"))
@@ -166,7 +166,7 @@ def parse_experiment(content: Mapping[str, Any]) -> Experiment:
         )
     seeds = content.get("seeds", [0])
     if not _distinct(seeds) or not all(isinstance(seed, int) and seed >= 0 for seed in seeds):
-        raise UsageError("BAD_VALUE", "seeds", str(seeds), "different whole numbers from 0 up", "correct them")
+        raise UsageError("BAD_VALUE", "seeds", str(seeds), "distinct whole numbers, 0 or more", "correct them")
     knobs = absolute_paths(content.get("knobs", {}))
     factors = {name: _levels(name, levels) for name, levels in content.get("factors", {}).items()}
     tune = content.get("tune")
@@ -187,7 +187,9 @@ def parse_experiment(content: Mapping[str, Any]) -> Experiment:
     names = [str(run) for run in experiment.runs]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise UsageError("BAD_DEFINITION", "factors", f"two runs named {twice}", "a name for each", "rename a level")
+        raise UsageError(
+            "BAD_DEFINITION", "factors", f"two runs named {twice}", "a unique name for each", "rename a level"
+        )
     return experiment
 
 
@@ -215,7 +217,9 @@ def _levels(name: str, levels: Any) -> dict[Level, dict[str, Any]]:
         if not str(level) or {"/", "\\", "="} & set(str(level)):
             raise UsageError("BAD_VALUE", f"factor {name}", repr(level), "a name for a folder", "rename it")
     if not found:
-        raise UsageError("BAD_VALUE", f"factor {name}", "no level", "one or more", "add one or leave the factor out")
+        raise UsageError(
+            "BAD_VALUE", f"factor {name}", "no level", "one or more", "add a level or leave the factor out"
+        )
     return found
 
 
@@ -249,7 +253,9 @@ def _check_knobs(
         for name in sorted(names - {"bundle", "overlays"}):
             if name in setters:
                 found = f"set by {source} and by {setters[name]}"
-                raise UsageError("BAD_VALUE", f"--{name}", found, "a knob that one thing sets", "leave one out")
+                raise UsageError(
+                    "BAD_VALUE", f"--{name}", found, "an option that is set in one place only", "leave one out"
+                )
             setters[name] = source
 
 
@@ -257,15 +263,17 @@ def _check_parts(content: Mapping[str, Any]) -> None:
     threshold = content.get("threshold") or {}
     _refuse_unknown(threshold, {"part", "score"}, "threshold")
     if threshold.get("part") == "test":
-        wanted = "train or val: a threshold chosen on the test cases is fitted to them"
+        wanted = "train or val, because a threshold chosen on the test cases is fitted to them"
         raise UsageError("TEST_PART", "threshold", "the test set", wanted, "leave it out")
     if content.get("threshold") and threshold.get("score") not in SCORES:
-        raise UsageError("BAD_VALUE", "threshold score", repr(threshold.get("score")), f"one of {', '.join(SCORES)}")
+        raise UsageError(
+            "BAD_VALUE", "threshold score", repr(threshold.get("score")), f"one of {', '.join(SCORES)}", "correct it"
+        )
     parts = [("part", content.get("part", "test"))]
     parts += [("threshold part", threshold.get("part"))] if threshold else []
     for name, part in parts:
         if part not in PARTS:
-            raise UsageError("BAD_VALUE", name, repr(part), f"one of {', '.join(PARTS)}")
+            raise UsageError("BAD_VALUE", name, repr(part), f"one of {', '.join(PARTS)}", "correct it")
 
 
 def _refuse_unknown(content: Mapping[str, Any], known: set[str], where: str) -> None:
@@ -273,7 +281,13 @@ def _refuse_unknown(content: Mapping[str, Any], known: set[str], where: str) -> 
         if name not in known:
             close = difflib.get_close_matches(name, sorted(known), n=1)
             wanted = f"did you mean {close[0]}?" if close else f"one of {', '.join(sorted(known))}"
-            raise UsageError("BAD_DEFINITION", name, f"a key that {where} has not", wanted, "knobs stand under knobs")
+            raise UsageError(
+                "BAD_DEFINITION",
+                name,
+                f"a key that {where} does not have",
+                wanted,
+                "options of the bundle belong under knobs",
+            )
 
 
 def _distinct(values: Any) -> bool:

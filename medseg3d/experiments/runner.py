@@ -42,7 +42,7 @@ _CONDITIONS = (
     *("interleave", "val_interval", "checkpoint_selection", "patience", "flip_prob", "affine_prob", "intensity_prob"),
     *("noise_prob", "split_seed", "group_pattern", "chosen_precision"),
 )
-"""Knobs worth printing beside the results, where a bundle uses them."""
+"""Knobs worth printing next to the results, where a bundle uses them."""
 
 Command = Callable[..., float]
 """Trains, evaluates or infers, as `run_bundle`."""
@@ -138,9 +138,9 @@ def run_experiment(
     order of the cases and the augmentation; the split has its own. Validation picks the weights and what is tuned; the
     part that is scored is looked at last.
 
-    Interrupted, it goes on with the same call. A run that has failed is recorded with its reason, the others go on, and
-    the next call tries it again. Each is claimed by the process that works on it: the same call in another process on
-    the same machine takes others. Checkpoints are removed once a run is finished.
+    Interrupted, it continues with the same call. A run that has failed is recorded with its reason, the others
+    continue, and the next call tries it again. Each is claimed by the process that works on it: the same call in
+    another process on the same machine takes others. Checkpoints are removed once a run is finished.
 
     Args:
         experiment: as `parse_experiment` gives it.
@@ -180,13 +180,19 @@ def run_experiment(
     if jobs == 1:
         elsewhere = _work(plan, runs, say, command, tune)
         if elsewhere:
-            say(f"{elsewhere} runs are worked on by other processes")
+            say(f"other processes are working on {elsewhere} runs")
     else:
         threads = max(1, torch.get_num_threads() // jobs)
         codes = run_workers(_worker, plan, runs, threads, command, tune, number=jobs)
         broken = [code for code in codes if code]
         if broken:
-            raise UserError("RUN_FAILED", plan.folder, f"a worker with exit code {broken[0]}", "0", "read its message")
+            raise UserError(
+                "RUN_FAILED",
+                plan.folder,
+                f"a worker process that ended with exit code {broken[0]}",
+                "0",
+                "read its error message above",
+            )
     write_experiment(plan.folder, experiment.name)  # the last of some processes may have looked too early
     return read_json(plan.folder / f"{experiment.name}.json")
 
@@ -241,7 +247,9 @@ def _data(conditions: Mapping[str, Condition]) -> dict[str, Mapping[str, Any]]:
             if other["split_hash"] != data["split_hash"]:
                 wanted = f"that of the others, {other['split_file']}: runs on different splits cannot be compared"
                 found_there = f"the split {data['split_file']} of {folder}"
-                raise UsageError("BAD_VALUE", f"split_file of {name}", found_there, wanted, "give one for all")
+                raise UsageError(
+                    "BAD_VALUE", f"split_file of {name}", found_there, wanted, "use one split file for all"
+                )
     return found
 
 

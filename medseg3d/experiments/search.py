@@ -64,7 +64,9 @@ def parse_search(search: Mapping[str, str]) -> dict[str, Dimension]:
         ('[96,96]', '[128,128]')
     """
     if not search:
-        raise UsageError("BAD_VALUE", "--search", "no knob", f"KNOB={FORMS}", "--search learning_rate=log:1e-6:1e-2")
+        raise UsageError(
+            "BAD_VALUE", "--search", "no option to search", f"KNOB={FORMS}", "--search learning_rate=log:1e-6:1e-2"
+        )
     return {knob: _dimension(knob, text) for knob, text in search.items()}
 
 
@@ -101,4 +103,4 @@ def _options(knob: str, text: str, rest: str) -> tuple[str, ...]:
 
 
 def _refusal(knob: str, text: str, wanted: str) -> UserError:
-    return UsageError("BAD_VALUE", f"--search {knob}={text}", "nothing to draw from", wanted, "correct it")
+    return UsageError("BAD_VALUE", f"--search {knob}={text}", "not a valid search range", wanted, "correct it")

@@ -39,7 +39,7 @@ from medseg3d.experiments.trials import (
 from medseg3d.files.atomic import make_folder
 
 Report = Callable[[int, float], bool]
-"""Takes epoch, from 1, and validation score; whether the training shall go on."""
+"""Takes epoch, from 1, and validation score; whether the training should continue."""
 
 Train = Callable[[dict[str, Any], Path, Report], None]
 """Trains with the values of a trial in a folder, resuming what is there; a `UserError` ends the trial."""
@@ -120,7 +120,7 @@ def run_study(
         KeyboardInterrupt: the trial that was running waits to be begun again.
     """
     if pruner not in PRUNERS:
-        raise UsageError("BAD_VALUE", "--pruner", pruner, f"one of {', '.join(PRUNERS)}")
+        raise UsageError("BAD_VALUE", "--pruner", pruner, f"one of {', '.join(PRUNERS)}", "correct it")
     numbers = {"--trials": (n_trials, 1), "--startup-trials": (startup_trials, 0), "--seed": (seed, 0)}
     for option, (value, least) in numbers.items():
         if value < least:
@@ -167,7 +167,7 @@ class _Worker:
         """Run trials while some are to be begun, then wait for those of others."""
         known = study_records(study, self.search)
         if known:
-            self.say(f"going on with {study.study_name}: {_ended(known)} of {self.n_trials} trials have ended")
+            self.say(f"resuming {study.study_name}: {_ended(known)} of {self.n_trials} trials have ended")
         enough = MaxTrialsCallback(self.n_trials, states=(*_ENDED, TrialState.RUNNING))
         waits = False
         while True:
@@ -179,7 +179,7 @@ class _Worker:
                 study.optimize(self._objective, catch=(_TrialFailedError,), callbacks=[self._after, enough])
             else:
                 if not waits:
-                    self.say("no trial left to begin; waiting for those of other workers")
+                    self.say("no trials left to start; waiting for those of other workers")
                 waits = True
                 time.sleep(heartbeat_s / 4)
 
@@ -198,8 +198,8 @@ class _Worker:
                 "TRIALS_FAILED",
                 self.folder,
                 f"{self.failures} failed trials in a row",
-                "trials that end",
-                f"fix what made them fail and rerun the same command; the last with {record.reason}",
+                "trials that finish",
+                f"fix what made them fail and rerun the same command; the last error: {record.reason}",
             )
 
     def _objective(self, trial: Trial) -> float:
@@ -208,7 +208,7 @@ class _Worker:
         folder = self.folder / f"trial_{number:04d}"
         trial.set_user_attr("folder", str(folder))
         values = {knob: dimension.draw(trial, knob) for knob, dimension in self.search.items()}
-        goes_on = "goes on" if number != trial.number else "begins"
+        goes_on = "resumes" if number != trial.number else "starts"
         self.say(f"trial {number} {goes_on} in {folder}: {values_sentence(values)}")
         ended = _ended(study_records(trial.study, self.search))
         self.progress(ended, f"trial {number}")
@@ -217,7 +217,7 @@ class _Worker:
 
         def report(epoch: int, score: float) -> bool:
             nonlocal pruned
-            if not math.isnan(score) and epoch not in scores:  # a training that goes on may repeat an epoch
+            if not math.isnan(score) and epoch not in scores:  # a training that continues may repeat an epoch
                 scores[epoch] = score
                 trial.report(score, epoch)
                 pruned = trial.should_prune()
@@ -243,9 +243,9 @@ class _Worker:
 
 
 class _SeededByNumber(optuna.samplers.TPESampler):
-    """Optuna's TPE sampler, seeded anew for each trial by the study's seed and the number of the trial.
+    """Optuna's TPE sampler, seeded separately for each trial by the study's seed and the number of the trial.
 
-    With one generator for all, every worker, and a study that goes on, draws the first trial's values again.
+    With one generator for all, every worker, and a study that continues, draws the first trial's values again.
     """
 
     def __init__(self, seed: int, number: int = 0) -> None:
@@ -303,13 +303,15 @@ def _refuse_another_study(study: optuna.Study, folder: Path, settings: dict[str,
             found, wanted = (
                 "; ".join(f"{name} {each.get(name, 'not given')}" for name in differ) for each in (before, now)
             )
-            remedy = "-o for another folder, and --study for another name where --storage is the same"
+            remedy = "choose another folder with -o, and another --study name if you use the same --storage"
             raise UsageError("OTHER_STUDY", study.study_name, found, wanted, remedy)
         return
     strange = next(iter(sorted(folder.glob("trial_[0-9]*"))), None)
     if strange is not None:
         wanted = f"only trials of the study {study.study_name}"
-        raise UsageError("NOT_EMPTY", folder, f"{strange.name} of another study", wanted, "-o for another folder")
+        raise UsageError(
+            "NOT_EMPTY", folder, f"{strange.name} of another study", wanted, "choose another folder with -o"
+        )
     study.set_user_attr("settings", settings)
 
 
@@ -343,7 +345,9 @@ def _database(url: str, heartbeat_s: int) -> Iterator[RDBStorage]:
     except ArgumentError as error:
         wanted = "for instance sqlite:////data/study.db or postgresql+psycopg://user:password@host/database"
         # without the text: there may be a password in it
-        raise UsageError("BAD_VALUE", "--storage", "no URL of a database that SQLAlchemy knows", wanted) from error
+        raise UsageError(
+            "BAD_VALUE", "--storage", "not a database URL that SQLAlchemy understands", wanted, "correct it"
+        ) from error
     except ImportError as error:
         driver = " ".join(str(error.__cause__ or error).split())
         remedy = "pip install 'psycopg[binary]' for postgresql+psycopg://"
@@ -351,7 +355,7 @@ def _database(url: str, heartbeat_s: int) -> Iterator[RDBStorage]:
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         cause = error.__cause__ or error
         said = " ".join(str(getattr(cause, "orig", None) or cause).split())[:300]
-        wanted, remedy = "a database that can be written to", "correct that; rerun the same command to resume"
+        wanted, remedy = "a writable database", "fix that and rerun the same command to resume"
         raise UserError("STORAGE", shown, said, wanted, remedy) from error
 
 

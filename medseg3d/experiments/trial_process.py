@@ -1,8 +1,9 @@
-"""The process of one trial: MONAI's training command, which tells the study each validation score and asks to go on.
+"""The process of one trial: MONAI's training command, which reports each validation score and asks whether to continue.
 
 `python -m medseg3d.experiments.trial_process METRIC -m monai.bundle run training ...`. Each line on its standard output
 is a message in JSON, `{"epoch": 1, "score": 0.5}` or at the end `{"error": [...]}`; each line on its standard input is
-the answer to a score, `true` to go on. All else that it says goes to standard error. When the study is gone, it ends.
+the answer to a score, `true` to continue. All else that it says goes to standard error. When the study is gone, it
+ends.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ logger = logging.getLogger("medseg3d")
 
 
 def report_scores(evaluator: Engine, trainer: Engine, metric: str, ask: Callable[[dict[str, Any]], bool]) -> None:
-    """Tell each score, of that name in `evaluator.state.metrics`, and end the training when `ask` says not to go on."""
+    """Report each score, by its name in `evaluator.state.metrics`, and end the training if `ask` says so."""
 
     @evaluator.on(Events.COMPLETED)
     def tell(engine: Engine) -> None:
@@ -42,7 +43,7 @@ class _Study:
 
     def __init__(self) -> None:
         self.messages = os.fdopen(os.dup(1), "w", encoding="utf-8")
-        os.dup2(2, 1)  # what the training prints is no message
+        os.dup2(2, 1)  # what the training prints is not a message
         self.answers: SimpleQueue[bool] = SimpleQueue()
         end_with_parent(lambda line: self.answers.put(json.loads(line)))
 

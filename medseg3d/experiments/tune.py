@@ -86,7 +86,7 @@ def tune(
     A trial is a training with drawn values. It reports the key metric of its validations and ends early when it is
     pruned; its value is the best of them. Nothing but the validation set of the split is looked at.
 
-    Stopped at any moment, it goes on with the same call. The same call in several processes at once makes them share
+    Stopped at any moment, it continues with the same call. The same call in several processes at once makes them share
     the trials.
 
     Args:
@@ -95,7 +95,7 @@ def tune(
             best.json after every trial; the storage.
         search: knob -> `log:LOW:HIGH`, `uniform:LOW:HIGH`, `int:LOW:HIGH` or `choice:A,B,C`.
         n_trials: trials of all workers together; may be raised later.
-        overlays: overlays beside train.json, without `.json`.
+        overlays: overlays next to train.json, without `.json`.
         knobs: further knobs, the same for all trials.
         storage: URL of a database; `study.db` in `output_dir` if None.
         study: its name in the storage; that of the folder if None.
@@ -175,7 +175,7 @@ def tune(
             "NO_TRIAL",
             output,
             f"{len(records)} trials, all {states}",
-            "one that came to its end",
+            "at least one completed trial",
             "fix what trials.csv gives as reasons and raise --trials, or begin anew with -o for another folder",
         )
     return Tuned(dict(best.values), best.score, metric, part, best, records, train_command(best), root)
@@ -193,20 +193,22 @@ def check_search(
     """
     folder, dimensions = bundle_folder(bundle), parse_search(search)
     for names, taken, why in (
-        (dimensions, _OWN, "a knob that the study sets itself"),
-        (knobs, _OWN, "a knob that the study sets itself"),
-        (dimensions, _JUDGE, "a knob that changes what the trials are judged by"),
-        (dimensions, set(knobs), "a knob that is searched and has a value too"),
+        (dimensions, _OWN, "an option that the tuning sets itself"),
+        (knobs, _OWN, "an option that the tuning sets itself"),
+        (dimensions, _JUDGE, "an option that changes which cases the trials are judged on"),
+        (dimensions, set(knobs), "an option that is searched and also has a fixed value"),
     ):
         for name in sorted(taken & set(names)):
-            raise UsageError("BAD_VALUE", f"--{name}", why, "another", "leave it out; --seed is an option of the study")
+            raise UsageError(
+                "BAD_VALUE", f"--{name}", why, "another", "leave it out; --seed sets the seed of the tuning"
+            )
     example = {**knobs, **{knob: each.value(each.ends[0]) for knob, each in dimensions.items()}}
     with training_config(folder, overlays, example) as parser:
         for knob in dimensions:
             refuse_unused(parser, knob, f"--search {knob}")
         metric, part = next(iter(parser["validate::key_metric"])), str(parser["val_part"])
         if part == "test":
-            wanted = "the validation set: knobs chosen on the test cases are fitted to them"
+            wanted = "the validation set, because options chosen on the test cases are fitted to them"
             raise UsageError("TEST_PART", "--val_part", "the test set", wanted, "leave it out")
         for name in ("train::dataset::data", "validate::dataset::data"):
             build(parser, name, "the data set")

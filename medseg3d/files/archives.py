@@ -32,11 +32,9 @@ def download(url: str, archive: Path, by_hand: str, md5: str | None = None) -> N
             warnings.filterwarnings("ignore", "No hash value provided")  # where no MD5 is known, the caller checks
             download_url(url, archive, hash_val=md5, hash_type="md5")
     except HashCheckError as error:
-        raise UserError(
-            "CHECKSUM", archive, "another file than the published one", f"md5 {md5}", f"delete it; {by_hand}"
-        ) from error
+        raise UserError("CHECKSUM", archive, "not the published file", f"md5 {md5}", f"delete it; {by_hand}") from error
     except (OSError, RuntimeError) as error:  # URLError, HTTPError and ContentTooShortError are OSErrors
-        raise UserError("NO_NETWORK", url, f"no download ({error})", "the archive", by_hand) from error
+        raise UserError("NO_NETWORK", url, f"a failed download ({error})", "the archive", by_hand) from error
     if not archive.is_file():  # MONAI passes over a PermissionError in silence
         raise UserError("NO_NETWORK", url, f"nothing at {archive} after the download", "the archive", by_hand)
 
@@ -58,14 +56,14 @@ def check_zip(archive: Path, most_bytes: int) -> None:
             damaged = members.testzip()
     except (zipfile.BadZipFile, EOFError, OSError) as error:
         raise UserError(
-            "CHECKSUM", archive, f"no whole ZIP archive ({error})", "the published archive", remedy
+            "CHECKSUM", archive, f"an incomplete or damaged ZIP archive ({error})", "the published archive", remedy
         ) from error
     if damaged is not None:
-        raise UserError("CHECKSUM", archive, f"a damaged member, {damaged}", "the published archive", remedy)
+        raise UserError("CHECKSUM", archive, f"a damaged file in it, {damaged}", "the published archive", remedy)
 
 
 def unpack(archive: Path, folder: Path, find: Callable[[Path], Path | None], wanted: str) -> None:
-    """Unpack beside the folder and move what `find` finds to it: the folder is whole or not there.
+    """Unpack next to the folder and move what `find` finds to it: the folder is whole or not there.
 
     `find` gives the data set's folder among what was unpacked, or None; `wanted` is what the archive, a ZIP or tar,
     should hold.
@@ -92,8 +90,10 @@ def unpack(archive: Path, folder: Path, find: Callable[[Path], Path | None], wan
 def check_empty(folder: Path, what: str) -> None:
     """Refuse with NOT_EMPTY if something else than the data set is in its folder."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        remedy = "move it away or name another folder with --root"
-        raise UsageError("NOT_EMPTY", folder, f"files but no {what}", "the whole data set, or nothing", remedy)
+        remedy = "move it away or choose another folder with --root"
+        raise UsageError(
+            "NOT_EMPTY", folder, f"files but no {what}", "the complete data set, or an empty folder", remedy
+        )
 
 
 @contextmanager

@@ -259,7 +259,9 @@ def _refusal(error: OSError, path: str | Path, wanted: str) -> UserError:
     found = (error.strerror or str(error)).lower()
     if error.errno in _NO_SPACE:
         remedy = "free some space there or choose another output folder"
-        return UserError("NO_SPACE", path, f"no space left for it ({found})", "room for the whole file", remedy)
+        return UserError(
+            "NO_SPACE", path, f"no space left on the device ({found})", "room for the complete file", remedy
+        )
     return UserError("NOT_WRITABLE", path, found, wanted, "choose another output folder or correct its permissions")
 
 

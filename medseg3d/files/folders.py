@@ -1,4 +1,4 @@
-"""What lies below a folder: the files that are read, and those beside them that would otherwise be missed by nobody."""
+"""The content of a folder: the files that are read, and others that would otherwise be left out silently."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class FolderFiles(NamedTuple):
 
 
 def files_below(folder: str | Path, suffixes: Sequence[str]) -> FolderFiles:
-    """What lies below a folder, sub-folders that are links included; names that begin with a dot are passed over.
+    """What lies below a folder, sub-folders that are links included; names that begin with a dot are ignored.
 
     `suffixes` are how the names of the files to read end, in lower case.
 
     Raises:
-        UserError: MISSING_FILE, for what is no folder; UNREADABLE, for a sub-folder that cannot be listed.
+        UserError: MISSING_FILE, for what is not a folder; UNREADABLE, for a sub-folder that cannot be listed.
 
     Example:
         >>> import tempfile
@@ -76,7 +76,7 @@ def files_below(folder: str | Path, suffixes: Sequence[str]) -> FolderFiles:
 
 
 def _belongs_to_header(name: str, files: Iterable[str]) -> bool:
-    """Whether a file holds the voxels of a header of the same name beside it."""
+    """Whether a file holds the voxels of a header of the same name next to it."""
     stem = next((name[: -len(suffix)] for suffix in _VOXELS if name.lower().endswith(suffix)), None)
     return stem is not None and any(f"{stem}{suffix}" in files for suffix in _HEADERS)
 
@@ -149,5 +149,5 @@ def first_of(names: Sequence[str], most: int = 5) -> str:
 def _refuse(error: OSError) -> None:
     reason = (error.strerror or str(error)).lower()
     raise UserError(
-        "UNREADABLE", str(error.filename), reason, "a folder that can be listed", "correct its mode"
+        "UNREADABLE", str(error.filename), reason, "a folder that can be listed", "correct its permissions"
     ) from error

@@ -1,4 +1,4 @@
-"""Pillow's own bound on pictures, which is not ours, and which warns before it refuses."""
+"""Pillow's own bound on images, which is not ours, and which warns before it refuses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LOCK = threading.Lock()  # the bound, and Python's filters of warnings, are tho
 
 @contextmanager
 def pillow_unbounded() -> Iterator[None]:
-    """Context for one thread at a time, in which `medseg3d.limits.PIXELS` alone says how large a picture may be."""
+    """Context for one thread at a time, in which `medseg3d.limits.PIXELS` alone says how large an image may be."""
     with _LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         bound, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None

@@ -39,10 +39,10 @@ def opened(path: Path, wanted: str, code: str) -> Iterator[IO[bytes]]:
     except FileNotFoundError:
         raise UsageError("MISSING_FILE", path, "no such file", wanted, "correct the path") from None
     except IsADirectoryError:
-        raise UserError(code, path, "a folder", wanted, "name the files in it") from None
+        raise UserError(code, path, "a folder", wanted, "name the files inside it") from None
     except PermissionError:
         raise UserError(
-            "UNREADABLE", path, "permission denied", "a file that can be read", "correct its mode"
+            "UNREADABLE", path, "permission denied", "a file that can be read", "correct its permissions"
         ) from None
     with file:
         yield file
@@ -81,7 +81,7 @@ def file_sha256(*paths: str | Path) -> str:
 class ByteStream:
     """The uncompressed bytes of an open file, in order and once; a damaged compression is refused where it is met.
 
-    Of a file that is open for reading; where it goes on from another one (`after`), the sum is of both.
+    Of a file that is open for reading; where it continues from another one (`after`), the sum is of both.
     """
 
     def __init__(self, file: IO[bytes], path: Path, after: ByteStream | None = None) -> None:
@@ -201,7 +201,7 @@ class ByteStream:
 
     def _damaged(self, count: int, why: str) -> UserError:
         found = f"a damaged gzip stream after {count} uncompressed bytes ({why})"
-        remedy = "copy or download it again; its voxels cannot be trusted"
+        remedy = "copy or download it again; its voxels are not reliable"
         return UserError("CHECKSUM", self.path, found, "an intact file", remedy)
 
 

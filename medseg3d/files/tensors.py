@@ -55,7 +55,7 @@ def read_tensors_and_sum(path: str | Path) -> tuple[dict[str, Any], str]:
     A name that ends in `.safetensors` is read as such a file. The tensors are on the CPU.
 
     Args:
-        path: the file; if `path.sha256` lies beside it, the content must have that sum.
+        path: the file; if `path.sha256` lies next to it, the content must have that sum.
 
     Raises:
         UserError: `MISSING_WEIGHTS`, `CHECKSUM` (the sum is another one), `CHECKPOINT` (not a file of tensors,
@@ -115,11 +115,11 @@ def _from_torch(path: Path, content: bytes) -> Any:
     except (RuntimeError, EOFError, ValueError, KeyError, OSError, pickle.UnpicklingError) as error:
         strange = re.search(r"GLOBAL (\S+) was not an allowed global", str(error))
         if strange:
-            found = f"{strange[1]} in it, which is executed code and no tensor"
-            remedy = "where it was trained: torch.save(network.state_dict(), 'model.pt')"
-            raise UserError("CHECKPOINT", path, found, "a file that holds tensors only", remedy) from error
+            found = f"{strange[1]} in it, which is executable code, not a tensor"
+            remedy = "save it again where it was trained: torch.save(network.state_dict(), 'model.pt')"
+            raise UserError("CHECKPOINT", path, found, "a file that contains only tensors", remedy) from error
         found = f"{len(content)} bytes that torch cannot load ({' '.join(str(error).split())[:120]})"
-        wanted = "a file written by torch.save that holds tensors only"
+        wanted = "a file written by torch.save that contains only tensors"
         raise UserError("CHECKPOINT", path, found, wanted, "copy the file again, or train again") from error
 
 
@@ -128,7 +128,7 @@ def _from_safetensors(path: Path, content: bytes) -> dict[str, torch.Tensor]:
         return safetensors.torch.load(content)
     except safetensors.SafetensorError as error:
         found = f"{len(content)} bytes that safetensors cannot load ({' '.join(str(error).split())[:120]})"
-        wanted = "a whole .safetensors file"
+        wanted = "a complete .safetensors file"
         raise UserError("CHECKPOINT", path, found, wanted, "copy or download the file again") from error
 
 

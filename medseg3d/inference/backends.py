@@ -184,7 +184,7 @@ def _loaded(load: Callable[[Path], Any], network: nn.Module, windows: torch.Tens
     try:
         return load(folder)
     except Exception as error:
-        logger.warning("%s cannot be read and is made again: %s", folder, error)
+        logger.warning("%s cannot be read and is written again: %s", folder, error)
         shutil.rmtree(folder)
         return load(exported(network, windows, engine))
 
@@ -207,4 +207,4 @@ ENGINES: Mapping[str, Engine] = {
         Engine("onnxruntime", _onnxruntime, frozenset({"float32"}), _CPU, ("onnxruntime", "onnx", "onnxscript")),
     )
 }
-"""What `--engine` may name beside `auto`: torch as it is, torch.compile, and two that the network is exported for."""
+"""What `--engine` may name besides `auto`: torch as it is, torch.compile, and two that the network is exported for."""

@@ -44,7 +44,7 @@ class Grid(NamedTuple):
 
     Attributes:
         shape: voxels (X, Y, Z), or pixels (H, W).
-        affine: (4, 4), voxel to RAS mm; the identity of a picture.
+        affine: (4, 4), voxel to RAS mm; the identity of an image.
         reading: bytes of memory per voxel while it is read.
         read: bytes of memory per voxel when it has been.
     """
@@ -122,8 +122,8 @@ class CaseBounds:
         if needed > free:
             fewer = f", ask for --workers 1 instead of {self.workers}" if self.workers > 1 else ""
             found = f"about {in_words(needed)} of {what} to segment it"
-            wanted = f"at most the {in_words(free)} that are free"
-            remedy = f"shrink --roi_size or --sw_batch_size, coarsen --spacing{fewer}, or take another --device"
+            wanted = f"at most the {in_words(free)} available"
+            remedy = f"use a smaller --roi_size or --sw_batch_size, a coarser --spacing{fewer}, or another --device"
             raise UserError("OUT_OF_MEMORY", str(item["image"]), found, wanted, remedy)
 
     def memory(self, item: Mapping[str, Any], cases: int = 1) -> int:
@@ -141,7 +141,7 @@ class CaseBounds:
         slabs = min(_SLABS, 24 * max(original, prepared))
         restoring = prepared * 4 * (1 + logits) + original * (1 + maps) + slabs
         if isinstance(self.loader, LoadPictured):
-            # a picture comes back in one slab
+            # an image comes back in one slab
             voxels = [grid.reading, 14 + maps, 26 if maps else 0, 23 if "overlay_file" in item else 0]
         else:
             turned = any(isinstance(step, Orientationd) for step in self.steps)
@@ -211,7 +211,7 @@ class CaseBounds:
             with resolved(inferer.precision, self.device).autocast(self.device.type):
                 return forward_bytes(self.network, shape)
         except Exception as error:  # a network of the user's own may ask for values; what is wrong, its windows say
-            logger.info("the memory of a window is not known (%s)", " ".join(str(error).split())[:200])
+            logger.info("the memory needed for a window is unknown (%s)", " ".join(str(error).split())[:200])
             return 0, _LOGITS
 
 

@@ -66,7 +66,7 @@ class Worker:
         try:
             if not Path(self.directory).is_dir():
                 found = f"no such folder on {platform.node()}"
-                remedy = "start in a folder of a file system that the nodes share"
+                remedy = "run it in a folder on a file system that all nodes share"
                 raise UsageError("MISSING_FILE", self.directory, found, "the same files on every node", remedy)
             os.chdir(self.directory)
             os.environ.update(self.environment)
@@ -114,7 +114,9 @@ class RayWorkers:
         gpus: bool = True,
     ) -> None:
         if (address not in (_HERE, "auto") and ":" not in address) or "://" in address:
-            raise UsageError("BAD_VALUE", "--cluster", repr(address), "ray, auto or HOST:6379")
+            raise UsageError(
+                "BAD_VALUE", "--cluster", repr(address), "ray, auto or HOST:6379", "--cluster ray for this machine"
+            )
         self.address = address
         self.build = build
         self.size = size
@@ -181,7 +183,7 @@ class RayWorkers:
                 clear_leftovers([item])
                 deaths[position] += 1
                 if deaths[position] < _TRIES:
-                    logger.warning("%s: its worker died; it is tried again", case_name(item))
+                    logger.warning("%s: its worker died; retrying", case_name(item))
                     queue.append(position)  # at the end, when there may be more memory
                     continue
                 outcome: Outcome = Failure(item, _deadly(item, answer))
@@ -201,8 +203,8 @@ class RayWorkers:
             self._ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
         except (ConnectionError, ImportError, RuntimeError, ValueError) as error:
             found = " ".join(str(error).split())[:300]
-            wanted = f"a cluster of Ray {self._ray.__version__} that runs"
-            remedy = "start it (ray start --head); set RAY_AUTH_MODE=token where it wants one; --cluster ray needs none"
+            wanted = f"a running cluster of Ray {self._ray.__version__}"
+            remedy = "start it (ray start --head); set RAY_AUTH_MODE=token if it needs one; --cluster ray needs neither"
             raise UsageError("CLUSTER", f"--cluster {address}", found, wanted, remedy) from error
 
     def _shares(self) -> tuple[dict[str, float], int]:
@@ -218,7 +220,7 @@ class RayWorkers:
             return {"num_gpus": 1 / sharing, "num_cpus": share}, self.number or total
         if not cpus:
             remedy = "start nodes that have some (ray start --address HOST:6379)"
-            raise UsageError("CLUSTER", f"--cluster {self.address}", "no CPU on any node", "one at least", remedy)
+            raise UsageError("CLUSTER", f"--cluster {self.address}", "no CPU on any node", "at least one", remedy)
         share = 1 if self.one_core else _CORES
         if self.number is not None:
             share = sum(cpus) // self.number or sum(cpus) / self.number
@@ -239,12 +241,14 @@ class RayWorkers:
             ready, _ = self._ray.wait(calls, timeout=_SILENCE_S if self._made_with is None else None)
             if ready:
                 break
-            logger.warning("no worker yet: the cluster has nothing free, or is slow (a worker asks %s)", self._options)
+            logger.warning(
+                "no worker yet: the cluster has no free resources, or is slow (a worker needs %s)", self._options
+            )
         worker, position = self._under_way.pop(ready[0])
         try:
             return worker, position, self._ray.get(ready[0])
         except self._ray.exceptions.RayError as error:
-            self._ray.kill(worker)  # where only the way to it is broken, it must not go on beside another
+            self._ray.kill(worker)  # where only the way to it is broken, it must not run alongside another
             return worker, position, error
 
     def _welcome(self, worker: Any, answer: Any) -> None:
@@ -254,7 +258,7 @@ class RayWorkers:
             if self._stillborn == _TRIES:
                 found = f"{_TRIES} workers in a row, before their first case: {_last_line(answer)}"
                 wanted = "workers that start"
-                remedy = "is this medseg3d installed on every node? is there memory for the network in each?"
+                remedy = "check that every node has this version of medseg3d and enough memory for the network"
                 raise UserError("WORKER_DIED", f"--cluster {self.address}", found, wanted, remedy) from answer
             self._call_up()
             return
@@ -262,8 +266,10 @@ class RayWorkers:
             raise answer.error()
         if self._made_with not in (None, answer):
             found = f"workers that would make other masks: {_differences(self._made_with, answer)}"
-            remedy = "name what differs, for instance --precision float32, or use nodes of one kind"
-            raise UsageError("CLUSTER", f"--cluster {self.address}", found, "the same of all", remedy)
+            remedy = "set the option that differs, for instance --precision float32, or use identical nodes"
+            raise UsageError(
+                "CLUSTER", f"--cluster {self.address}", found, "identical results from all workers", remedy
+            )
         self._stillborn = 0
         self._made_with = answer
         self._idle.append(worker)
@@ -277,13 +283,13 @@ def _import_ray() -> ModuleType:
         import ray
     except ImportError as error:
         remedy = 'pip install "medseg3d[ray]"'
-        raise UserError("MISSING_PACKAGE", "--cluster", "no package to spread cases with", "ray", remedy) from error
+        raise UserError("MISSING_PACKAGE", "--cluster", "Ray is not installed", "ray", remedy) from error
     return ray
 
 
 def _deadly(item: Mapping[str, Any], error: Exception) -> UserError:
-    found = f"{_TRIES} workers died of it: {_last_line(error)}"
-    remedy = "it may need more memory than there is: --workers 1, or segment it by itself"
+    found = f"{_TRIES} workers died while segmenting it: {_last_line(error)}"
+    remedy = "it may need more memory than is available: use --workers 1, or segment it separately"
     user_error = UserError("WORKER_DIED", item["image"], found, "", remedy)
     user_error.__cause__ = error
     return user_error

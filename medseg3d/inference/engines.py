@@ -59,7 +59,9 @@ class EngineOf:
 
     def __init__(self, name: str) -> None:
         if name not in (AUTO, *ENGINES):
-            raise UsageError("BAD_VALUE", "--engine", repr(name), f"one of {', '.join([AUTO, *ENGINES])}")
+            raise UsageError(
+                "BAD_VALUE", "--engine", repr(name), f"one of {', '.join([AUTO, *ENGINES])}", "correct the name"
+            )
         if name != AUTO:
             ENGINES[name].check_installed()
         self.used = name
@@ -112,7 +114,7 @@ def fastest_engine(network: nn.Module, windows: torch.Tensor, precision: Precisi
         UserError: NO_SPACE or NOT_WRITABLE, for the cache folder.
     """
     if windows.device.type != "cpu":
-        logger.info("engine torch: no other has been tried on %s", windows.device.type)
+        logger.info("engine torch: no other engine was tried on %s", windows.device.type)
         return "torch"
     facts = {
         "network": network_sha256(network),

@@ -26,7 +26,7 @@ FORMS = {"torchscript": ".ts", "onnx": ".onnx", "torch.export": ".pt2"}
 _AXES = {2: ("height", "width"), 3: ("x", "y", "z")}
 
 _EXPORTERS = {"openvino": ("openvino",), "onnxruntime": ("onnx", "onnxscript", "onnxruntime")}
-"""Engine -> packages that decide what its file is, beside torch."""
+"""Engine -> packages that decide what its file is, besides torch."""
 
 
 def exported(network: nn.Module, windows: torch.Tensor, engine: str) -> Path:

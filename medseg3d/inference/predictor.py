@@ -1,4 +1,4 @@
-"""From a list of scans to masks on disk: one case after the other, or several at a time."""
+"""From a list of scans to masks on disk, one case at a time or several in parallel."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Failure:
 
     @property
     def error(self) -> UserError:
-        """What was wrong; `INTERNAL` with the innermost cause where nobody foresaw it."""
+        """The error; `INTERNAL` with the innermost cause if it was unexpected."""
         image = str(self.item.get("image") or case_name(self.item))
         error = find_user_error(self.cause) or internal_error(self.cause, image)
         return hidden(error, {image: self.item["pseudonym"]}) if "pseudonym" in self.item else error
@@ -52,13 +52,13 @@ class Failure:
 
 @dataclass
 class PredictionResult:
-    """What became of the cases.
+    """The outcome of all cases.
 
     Attributes:
-        done: records of the cases segmented, as in the JSON file beside each mask.
-        skipped: items that needed no work or are not ours to replace, each with a `reason`.
-        again: items that were segmented although a mask of theirs stood, each with a `reason`.
-        failed: the others.
+        done: records of the cases segmented, as in the JSON file next to each mask.
+        skipped: items that needed no work or whose files are not ours to replace, each with a `reason`.
+        again: items that were segmented although they had a mask, each with a `reason`.
+        failed: the other cases.
     """
 
     done: list[dict[str, Any]] = field(default_factory=list)
@@ -74,10 +74,10 @@ class PredictionResult:
         return 3 if self.done or self.skipped else 1
 
     def check(self) -> PredictionResult:
-        """The report itself, for the end of a run that has to fail when a case did.
+        """The result itself, to end a run that has to fail if a case failed.
 
         Raises:
-            UserError: CASES_FAILED, naming the first; or the only one's own error.
+            UserError: CASES_FAILED, naming the first; with a single case, its own error.
         """
         if not self.failed:
             return self
@@ -86,9 +86,9 @@ class PredictionResult:
         if total == 1:
             first.said = True
             raise first from self.failed[0].cause
-        failed, found = f"{len(self.failed)} of {total} cases", f"first of all {first.code} {first.subject}"
-        remedy = "the log has a line on every one; fix those files and run the same command again"
-        raise UserError("CASES_FAILED", failed, found, "a mask of each", remedy) from self.failed[0].cause
+        failed, found = f"{len(self.failed)} of {total} cases", f"failed, the first with {first.code} {first.subject}"
+        remedy = "see the log for each of them, fix those files and rerun the same command"
+        raise UserError("CASES_FAILED", failed, found, "a mask for each", remedy) from self.failed[0].cause
 
     def __str__(self) -> str:
         return f"{len(self.done)} segmented, {len(self.skipped)} skipped, {len(self.failed)} failed"
@@ -99,7 +99,7 @@ Outcome = dict[str, Any] | Failure
 
 
 class CaseRunner(Protocol):
-    """Who segments the cases: a `CasePredictor` itself, or processes that have one each."""
+    """Runs the cases: a `CasePredictor` itself, or processes with one each."""
 
     def made_with(self) -> dict[str, Any]:
         """The parts of a record that say what a mask is made with, as `provenance` gives them."""
@@ -111,39 +111,39 @@ class CaseRunner(Protocol):
 
 
 class CasePredictor:
-    """Segments cases, several at a time if asked to; what is wrong with one does not stop the others.
+    """Segments cases, optionally several in parallel; an error in one does not stop the others.
 
-    Each case is loaded and preprocessed, inferred, and postprocessed, which writes its mask; last of all a record
-    goes beside the mask (`ct_seg.json`): its existence says that the case is done, its content what was done. It names
-    files without their folders and holds nothing of the source's header but the geometry.
+    Each case is loaded, preprocessed, inferred and postprocessed, which writes its mask. Last, a record is written next
+    to the mask (`ct_seg.json`): its existence marks the case as done, its content says what was done. It names
+    files without their folders and contains nothing of the source's header except the geometry.
 
-    With several `workers`, as many cases are under way at once, each in a thread of its own from file to file; the
-    report and what is logged of a case keep the order of the items. On a CPU the workers part torch's threads among
-    them, so that none waits for the others after every layer and reading and writing cost no time of their own; on
-    other devices one network runs at a time. An interrupt lets the cases under way end, and no other begins.
+    With several `workers`, that many cases are processed at the same time, each in its own thread from file to file;
+    the report and the log keep the order of the items. On a CPU the workers share torch's threads, so that none waits
+    for the others after every layer, and reading and writing overlap with computing; on other devices one network
+    runs at a time. After an interrupt, running cases finish and no other starts.
 
     Args:
-        dataset: items `{"image", "mask_file", "case"}`, and `"prob_file"` where probabilities are wanted, best from
+        dataset: items `{"image", "mask_file", "case"}`, and `"prob_file"` for probabilities, preferably from
             `medseg3d.data.outputs.input_items`; or a MONAI data set of such items, whose transform then is the
-            preprocessing. Items with a `"reason"` are left alone.
-        network: logits (B, C, x, y, z) from images (B, 1, x, y, z), or (B, C, h, w) from pictures (B, 3, h, w); a
+            preprocessing. Items with a `"reason"` are skipped.
+        network: logits (B, C, x, y, z) from images (B, 1, x, y, z), or (B, C, h, w) from images (B, 3, h, w); a
             Module is moved to `device`.
         inferer: called as `inferer(batch, network)`, for instance `SlidingWindow`.
         postprocessing: takes the item with `pred`, logits (C, x, y, z) on the grid of the preprocessed `image`.
         preprocessing: from an item to one whose `image` is a MetaTensor (1, x, y, z); None for the data set's own.
         device: where the network runs.
-        precision: around the inferer, as `medseg3d.precision.choose_precision` takes or gives it; needless when the
-            inferer has one.
-        settings: further numbers worth keeping in the record, such as knobs.
-        workers: cases under way at once; None for as many as torch has threads, at most 8. The memory needed grows
-            with them: 1 for volumes, whose windows keep every core busy anyway.
+        precision: around the inferer, as `medseg3d.precision.choose_precision` takes or returns it; not needed if
+            the inferer has one.
+        settings: further values to record, such as options.
+        workers: cases processed at the same time; None for as many as torch has threads, at most 8. Memory grows
+            with them: use 1 for volumes, whose windows keep every core busy anyway.
         class_names: of the labels 1, 2, ..., for records, and for the DICOM segmentations of items with a
             `dicom_seg_file`.
-        manifest: the sums that the images have to have; None to take them as they are.
-        overwrite: whether to segment again what has a mask that stands.
+        manifest: the expected checksums of the images; None for no check.
+        overwrite: whether to segment images again that have a valid mask.
 
     Raises:
-        UserError: BAD_VALUE for `precision` or `workers`; of `run`, NO_SPACE before the first case.
+        UserError: BAD_VALUE for `precision` or `workers`; from `run`, NO_SPACE before the first case.
 
     Example:
         >>> import tempfile
@@ -186,7 +186,13 @@ class CasePredictor:
         if workers is None:
             workers = min(torch.get_num_threads(), _MOST_WORKERS)
         if not isinstance(workers, int) or workers < 1:
-            raise UsageError("BAD_VALUE", "--workers", repr(workers), "a number of cases, 1 or more, or none")
+            raise UsageError(
+                "BAD_VALUE",
+                "--workers",
+                repr(workers),
+                "a whole number, 1 or more, or none",
+                "leave it out to choose it automatically",
+            )
         preprocessing = preprocessing or getattr(dataset, "transform", None)
         if preprocessing is None:
             raise ValueError("preprocessing must be given with a plain list of items, found None")
@@ -202,7 +208,7 @@ class CasePredictor:
         self.class_names = class_names
         self.manifest = manifest
         self.overwrite = as_flag(overwrite, "overwrite")
-        # memory for one case's layers is all that a GPU is asked for, whatever the number of workers
+        # a GPU only needs memory for the layers of one case, whatever the number of workers
         self._turn = contextlib.nullcontext() if self.device.type == "cpu" else threading.Lock()
         self.bounds = CaseBounds(preprocessing, postprocessing, network, inferer, self.device, workers)
         if isinstance(network, nn.Module):
@@ -211,12 +217,12 @@ class CasePredictor:
     def run(
         self, runner: CaseRunner | None = None, progress: Callable[[int, int, dict], None] | None = None
     ) -> PredictionResult:
-        """Segment every case and say what became of each.
+        """Segment every case and return the outcomes.
 
         Errors of single cases are collected and logged, see `PredictionResult.check`; only an interrupt ends the run.
 
         Args:
-            runner: who segments the cases; None for this predictor, in this process.
+            runner: runs the cases; None for this predictor, in this process.
             progress: called with (cases done, cases in all, item) after each case.
         """
         runner = runner or self
@@ -262,7 +268,7 @@ class CasePredictor:
         return todo
 
     def _is_as_listed(self, item: Mapping[str, Any]) -> bool:
-        """Whether the manifest, if there is one, lets the image pass: one that it does not is no case to keep."""
+        """Whether the manifest, if there is one, lets the image pass: one that it does not is not a case to keep."""
         try:
             if self.manifest is not None:
                 self.manifest.check(item["image"])
@@ -277,7 +283,7 @@ class CasePredictor:
             yield from enumerate(outcomes)
 
     def attempt(self, item: Mapping[str, Any]) -> Outcome:
-        """Segment one case: its record, or what was wrong with it."""
+        """Segment one case: its record, or its failure."""
         try:
             return self._segment(item)
         except Exception as error:
@@ -329,7 +335,7 @@ class CasePredictor:
 
 
 def clear_leftovers(items: Iterable[Mapping[str, Any]]) -> None:
-    """Remove what killed processes left half written beside the masks and maps of some cases."""
+    """Remove partial files of killed processes next to the masks and maps of some cases."""
     written = ("mask_file", "prob_file")
     for folder in {Path(item[key]).parent for item in items for key in written if key in item}:
         remove_leftovers(folder)
@@ -364,7 +370,7 @@ class _Clock:
 def _out_of_memory(error: BaseException, item: Mapping[str, Any]) -> UserError | None:
     for cause in causes(error):
         if isinstance(cause, (MemoryError, torch.OutOfMemoryError)) or any(each in str(cause) for each in _NO_MEMORY):
-            found = "more voxels than the memory holds"
-            remedy = "coarsen --spacing, shrink --roi_size, ask for --workers 1, or run on --device cpu"
-            return UserError("OUT_OF_MEMORY", str(item.get("image")), found, "less at a time", remedy)
+            found = "more voxels than fit into memory"
+            remedy = "use a coarser --spacing, a smaller --roi_size, --workers 1, or --device cpu"
+            return UserError("OUT_OF_MEMORY", str(item.get("image")), found, "less memory per case", remedy)
     return None

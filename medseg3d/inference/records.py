@@ -1,4 +1,4 @@
-"""What the record beside a mask says: what was segmented, with what, and what came out."""
+"""What the record next to a mask says: what was segmented, with what, and what came out."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def _files_beside(item: Mapping[str, Any], result: Mapping[str, Any]) -> dict[st
 
 
 def _sizes(mask: torch.Tensor, affine: np.ndarray) -> dict[str, dict[str, float]]:
-    """Of every label but 0 its voxels and millilitres, in a picture its pixels and their share of it in per cent."""
+    """Of every label but 0 its voxels and millilitres, in an image its pixels and their share of it in per cent."""
     counts = label_counts(mask.cpu().numpy())
     if mask.ndim == 4:
         ml = abs(np.linalg.det(affine[:3, :3])) / 1000

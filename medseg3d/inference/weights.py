@@ -20,7 +20,7 @@ def load_weights(network: nn.Module, path: str | Path, device: str | torch.devic
     Args:
         network: the network the file was trained with.
         path: a state dict as `torch.save` wrote it, also in the dictionaries and behind the prefixes that
-            `medseg3d.files.tensors.state_of_network` knows. If `path.sha256` lies beside it, it has to agree.
+            `medseg3d.files.tensors.state_of_network` knows. If `path.sha256` lies next to it, it has to agree.
         device: where the network goes.
 
     Returns:
@@ -92,10 +92,10 @@ def _check_fit(network: nn.Module, state: Mapping[str, Any], path: Path) -> None
     fit = fit_of(network, state)
     if misfits := str(fit):
         wanted = f"the {len(network.state_dict())} tensors of this {type(network).__name__}"
-        remedy = "no name is one of this network's: save network.state_dict() of the network alone"
+        remedy = "none of the names belong to this network: save only network.state_dict()"
         if len(fit.unexpected) < len(state):
             remedy = (
                 "is this the bundle and overlay it was trained with? are --init_filters, --nonlocal_blocks and "
                 "--num_classes those of the training?"
             )
-        raise UserError("CHECKPOINT", path, f"weights of another network: {misfits}", wanted, remedy)
+        raise UserError("CHECKPOINT", path, f"weights of a different network: {misfits}", wanted, remedy)

@@ -1,4 +1,4 @@
-"""Sliding windows: over volumes, over pictures, and over the slices of a volume."""
+"""Sliding windows: over volumes, over images, and over the slices of a volume."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SURE = 30.0  # a logit whose probability is 1 in float32
 
 
 class SlidingWindow(SlidingWindowInfererAdapt):
-    """MONAI's sliding windows, run in channels-last memory and, if asked for, in reduced precision.
+    """MONAI's sliding windows, run in channels-last memory and, if requested, in reduced precision.
 
     A volume smaller than a window is padded with `cval` on both sides and the logits are cropped back, as MONAI does:
     after ScaleIntensityRanged a `cval` of 0 is what lies below the window of intensities, air. On a GPU the logits are
@@ -105,10 +105,20 @@ class SlidingWindow(SlidingWindowInfererAdapt):
         self.mirror_axes = list(mirror_axes)
         if len(set(self.mirror_axes)) < len(self.mirror_axes) or not {*self.mirror_axes} <= {0, 1, 2}:
             raise UsageError(
-                "BAD_VALUE", "--mirror_axes", repr(mirror_axes), "different spatial axes out of 0, 1 and 2"
+                "BAD_VALUE",
+                "--mirror_axes",
+                repr(mirror_axes),
+                "distinct spatial axes out of 0, 1 and 2",
+                "--mirror_axes [0,1,2], or [] for none",
             )
         if not 0 <= region_tau < 1:
-            raise UsageError("BAD_VALUE", "--region_tau", repr(region_tau), "a share of the greatest weight, 0 to 1")
+            raise UsageError(
+                "BAD_VALUE",
+                "--region_tau",
+                repr(region_tau),
+                "a fraction of the greatest weight, 0 to 1",
+                "--region_tau 0 to turn it off",
+            )
         self.region_tau = region_tau
         self.region_margin = region_margin
 
@@ -188,7 +198,13 @@ def mirrored(network: Callable[..., torch.Tensor], axes: Sequence[int]) -> Calla
 
     def mean(batch: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         if max(axes) >= batch.ndim - 2:
-            raise UsageError("BAD_VALUE", "--mirror_axes", f"{list(axes)}", f"axes of windows {tuple(batch.shape[2:])}")
+            raise UsageError(
+                "BAD_VALUE",
+                "--mirror_axes",
+                f"{list(axes)}",
+                f"axes of windows {tuple(batch.shape[2:])}",
+                "leave out the others",
+            )
         flips = [[axis + 2 for axis in combination] for combination in combinations]
         logits = network(torch.cat([batch.flip(dims) for dims in flips]), *args, **kwargs).chunk(len(flips))
         return torch.stack([part.flip(dims) for part, dims in zip(logits, flips, strict=True)]).mean(0)
@@ -200,13 +216,13 @@ class SliceWindows(SlidingWindow):
     """2-D sliding windows over every slice of a volume, each slice with its neighbours as channels.
 
     The channels of slice z are the slices z - n to z + n of the volume; beyond its ends the border slice is repeated,
-    so that the first and the last slice are segmented too. A batch of pictures (B, channels, H, W) goes through
+    so that the first and the last slice are segmented too. A batch of images (B, channels, H, W) goes through
     `SlidingWindow` as it is.
 
     Args:
         roi_size: the window, pixels along the two in-plane axes.
         neighbours: n, the slices on each side.
-        copies: how often these channels are given: 3 with no neighbours for a network of RGB pictures, which takes a
+        copies: how often these channels are given: 3 with no neighbours for a network of RGB images, which takes a
             slice for a grey one.
         slices_per_batch: slices whose logits are stitched at a time; bounds the memory, not the result.
         kwargs: as in `SlidingWindow`.
@@ -235,7 +251,7 @@ class SliceWindows(SlidingWindow):
         self.slices_per_batch = slices_per_batch
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Logits (1, C, X, Y, Z) of a volume (1, 1, X, Y, Z), or (B, C, H, W) of pictures (B, channels, H, W)."""
+        """Logits (1, C, X, Y, Z) of a volume (1, 1, X, Y, Z), or (B, C, H, W) of 2-D images (B, channels, H, W)."""
         if inputs.ndim == 4:
             return super().__call__(inputs, network, *args, **kwargs)
         if inputs.ndim != 5 or inputs.shape[:2] != (1, 1):

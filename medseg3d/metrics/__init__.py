@@ -1,4 +1,4 @@
-"""Counts in, numbers out; pictures and volumes alike."""
+"""Counts in, numbers out; 2-D images and volumes alike."""
 
 from medseg3d.metrics.counts import ConfusionCounts
 from medseg3d.metrics.errors import ProbabilityErrors, probability_errors

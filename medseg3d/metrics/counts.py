@@ -1,4 +1,4 @@
-"""How many voxels two masks agree and disagree on: all that the overlap scores need."""
+"""Confusion counts of two masks: all that the overlap scores need."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from medseg3d.metrics._blocks import ArrayLike, binary, blocks, labels
 
 @dataclass(frozen=True, slots=True)
 class ConfusionCounts:
-    """True and false positives and negatives of one class, in voxels (pixels, in pictures).
+    """True and false positives and negatives of one class, in voxels (pixels, in 2-D images).
 
     Counts of several cases are pooled by addition: `sum(counts, ConfusionCounts())`.
 
     Args:
-        tp: foreground in truth and prediction.
+        tp: foreground in ground truth and prediction.
         fp: foreground in the prediction only.
         fn: foreground in the ground truth only.
         tn: background in both.
@@ -55,7 +55,7 @@ class ConfusionCounts:
             truth: as `pred`.
 
         Raises:
-            ValueError: shapes differ, or a value is neither 0 nor 1; it is named.
+            ValueError: shapes differ, or a value is neither 0 nor 1 (the message names it).
         """
         tp = predicted = true = counted = 0
         for truths, preds in blocks(truth=truth, pred=pred):
@@ -68,15 +68,15 @@ class ConfusionCounts:
 
     @classmethod
     def from_labels(cls, pred: ArrayLike, truth: ArrayLike, num_classes: int) -> list[ConfusionCounts]:
-        """The counts of each foreground class 1..num_classes-1, each against all the others.
+        """The counts of each foreground class 1..num_classes-1, one-vs-rest.
 
         Args:
             pred: (*spatial), tensor or array of labels 0..num_classes-1, not one-hot.
             truth: as `pred`.
-            num_classes: background included, so at least 2.
+            num_classes: number of classes including background, at least 2.
 
         Raises:
-            ValueError: shapes differ, or a value is no such label; it is named.
+            ValueError: shapes differ, or a value is not a valid label (the message names it).
 
         Example:
             >>> import numpy as np

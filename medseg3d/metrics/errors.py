@@ -1,4 +1,4 @@
-"""How far a probability map is from its ground truth, voxel by voxel."""
+"""Voxel-wise errors of a probability map."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from medseg3d.metrics._blocks import ArrayLike, binary, blocks
 
 
 class ProbabilityErrors(NamedTuple):
-    """Mean squared error (Brier's score) and mean absolute error of a probability map, 0 to 1 each."""
+    """Mean squared error (Brier score) and mean absolute error of a probability map, 0 to 1 each."""
 
     mse: float
     mae: float
@@ -20,8 +20,8 @@ class ProbabilityErrors(NamedTuple):
 def probability_errors(prob: ArrayLike, truth: ArrayLike) -> ProbabilityErrors:
     """The means over all voxels of (prob - truth)^2 and of |prob - truth|, in constant memory; NaN without voxels.
 
-    The map is taken as it is. Tools for salient objects (PraNet's evaluation, PySODMetrics) first stretch each map
-    from its minimum to its maximum, and get other errors.
+    The map is used as it is. Tools for salient objects (PraNet's evaluation, PySODMetrics) first min-max normalize each
+    map, and get different errors.
 
     Args:
         prob: (*spatial), probability of the foreground, 0 to 1, tensor or array of any type.

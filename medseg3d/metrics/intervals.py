@@ -1,17 +1,17 @@
 """Confidence intervals of means and of pooled scores, by resampling cases or whole groups of them.
 
-Slices of a volume, frames of a sequence and scans of a patient resemble each other. Taken for independent, they give
-intervals that are too narrow; name their group, and groups are drawn instead of cases.
+Slices of a volume, frames of a sequence and scans of a patient resemble each other. Treated as independent, they give
+intervals that are too narrow; pass their groups, and groups are drawn instead of cases.
 
-The percentile bootstrap: cases (groups) are drawn with replacement, as many as there are, and the interval lies between
-the quantiles of the resampled scores. It stays within the score's range, and has an answer wherever the score has one;
-the bias-corrected bootstrap (BCa) has none where all values are equal, and gains little. Of 95 % intervals of the mean
+This is the percentile bootstrap: cases (groups) are drawn with replacement, as many as there are, and the interval is
+between the quantiles of the resampled scores. It stays within the score's range and is defined wherever the score is;
+the bias-corrected bootstrap (BCa) is undefined if all values are equal, and gains little. Of 95 % intervals of the mean
 of simulated Dice scores (Beta(8, 2), 1000 samples each), 82, 91, 93, 93 and 95 % held the true mean for 5, 10, 20, 50
-and 100 cases, and of BCa's at most a point more. So intervals of a handful of cases are too narrow: no resampling shows
-what was never sampled.
+and 100 cases, and BCa's at most a point more. So intervals from a handful of cases are too narrow: resampling cannot
+show what was never sampled.
 
-The interval is of the test cases, the network held fixed. How much another training run would differ is another
-question, which only seeds answer.
+The interval covers the choice of test cases, with the network held fixed. How much another training run would differ
+is a different question, which only several seeds can answer.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _DRAWS = 2**20  # numbers drawn at a time: memory does not grow with resamples
 
 
 class Interval(NamedTuple):
-    """Lower and upper end; both NaN where there is no interval."""
+    """Lower and upper end; both NaN if there is no interval."""
 
     low: float
     high: float
@@ -42,19 +42,19 @@ def mean_interval(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Interval:
-    """The interval of the mean over cases, NaN left out; (NaN, NaN) with fewer than two cases, or groups, of a number.
+    """The interval of the mean over cases without NaN; (NaN, NaN) with fewer than two such cases, or groups of them.
 
     Args:
         values: one per case; NaN is left out, as `mean_score` does.
-        groups: the group of each value (patient, sequence, volume): whole groups are drawn. The mean remains one over
-            cases, so that a large group weighs more.
+        groups: the group of each value (patient, sequence, volume): whole groups are drawn. The mean is still over
+            cases, so that a large group has more weight.
         confidence: between 0 and 1.
-        resamples: how often is drawn.
+        resamples: number of resamples.
         seed: the same seed gives the same interval.
 
     Raises:
-        ValueError: a value is infinite, `groups` is not as long as `values`, or confidence or resamples are no such
-            numbers.
+        ValueError: a value is infinite, `groups` is not as long as `values`, or confidence or resamples are
+            invalid.
 
     Example:
         >>> low, high = mean_interval([0.5, 0.75, 0.75, 1.0, float("nan")])
@@ -85,19 +85,19 @@ def pooled_interval(
 ) -> Interval:
     """The interval of one score of the summed counts; (NaN, NaN) with fewer than two cases, or groups.
 
-    Cases are drawn, not voxels, which are anything but independent. A resample whose counts have no score (recall
-    where no drawn case has foreground) is left out.
+    Cases are drawn, not voxels, which are far from independent. A resample whose counts have no score (such as recall
+    if no drawn case has foreground) is left out.
 
     Args:
         cases: the counts of one class by case name.
         score: a key of `SCORES`.
         groups: the group of each case (patient, sequence, volume) by case name: whole groups are drawn.
         confidence: between 0 and 1.
-        resamples: how often is drawn.
+        resamples: number of resamples.
         seed: the same seed gives the same interval.
 
     Raises:
-        ValueError: there is no such score, a case has no group, or confidence or resamples are no such numbers.
+        ValueError: there is no such score, a case has no group, or confidence or resamples are invalid.
 
     Example:
         >>> cases = {"a": ConfusionCounts(tp=9, fp=1, fn=1), "b": ConfusionCounts(tp=2, fp=3, fn=3)}

@@ -1,18 +1,18 @@
 """The polyp field's scores over all 256 grey levels of a probability map, in one pass over the pixels.
 
 PraNet's evaluation (Fan et al., MICCAI 2020, arXiv 2006.11392) binarises an 8-bit map at each of its 256 levels and
-averages the scores over them: its "mean Dice" is no Dice at 0.5. The definition here is that of pysodmetrics 1.6.2 and
-of the MATLAB toolbox it ports: the integer comparison `level >= k` for k = 0..255. Three consequences:
+averages the scores over them: its "mean Dice" is not a Dice at 0.5. The definition here is that of pysodmetrics 1.6.2
+and of the MATLAB toolbox it ports: the integer comparison `level >= k` for k = 0..255. Three consequences:
 
 - At k = 0 everything is foreground, so the mean over levels of a perfect prediction is a little below 1: Dice
   (255 + 2 f / (1 + f)) / 256 for a ground truth that fills the fraction f. Only the maximum is 1.
-- Where nothing true is found (TP = 0) Dice, IoU, recall and specificity are all 0, specificity included, and so are
-  the scores of a picture whose truth is empty. `medseg3d.metrics.scores` says NaN there and leaves such cases out.
+- Without true positives (TP = 0) Dice, IoU, recall and even specificity are 0, and so are the scores of an image
+  with empty ground truth. `medseg3d.metrics.scores` returns NaN there and leaves such cases out.
 - The widespread Python port compares level / 255 with np.linspace(1, 0, 256) as floats, which puts 66 of the 256
   levels on the wrong side of their own threshold: third decimal, mostly upwards.
 
-The E-measure (Fan et al., IJCAI 2018, arXiv 1805.10421) of a binary map depends on the four counts alone, so it is
-read from the same counts. Its sum is divided by N - 1, as in the tools: a perfect map of N pixels has N / (N - 1).
+The E-measure (Fan et al., IJCAI 2018, arXiv 1805.10421) of a binary map depends only on the four counts, so it is
+computed from them. Its sum is divided by N - 1, as in the tools: a perfect map of N pixels has N / (N - 1).
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ LEVELS = 256
 _EPS = float(np.finfo(np.float64).eps)
 _SCORES = ("dice", "iou", "recall", "specificity")
 MAXIMA = (*(f"max_{score}_pranet256" for score in _SCORES), "e_measure_max")
-"""The scores that are the best of the levels: of several pictures at one common level."""
+"""The scores that are the best of the levels: of several images at one common level."""
 
 
 def grey_levels(prob: ArrayLike, min_max: bool = False) -> np.ndarray:
-    """The 8-bit picture of a probability map, uint8 of its shape.
+    """The 8-bit image of a probability map, uint8 of its shape.
 
-    Probabilities go to the nearest of the 256 levels, as when the map is written to a PNG; levels stay what they are.
+    Probabilities are rounded to the nearest of the 256 levels, as when the map is written to a PNG; levels are kept.
 
     Args:
         prob: probabilities in [0, 1], or grey levels as uint8; array or tensor on the CPU, any shape.
-        min_max: stretch each map to 0..255 first, as PraNet's tools do to every picture: probabilities before they
+        min_max: stretch each map to 0..255 first, as PraNet's tools do to every image: probabilities before they
             are rounded (its test script), levels rounded down (its evaluation; pysodmetrics takes floats that may
-            fall one level short where the quotient is whole). A constant map is left as it is. For comparison with
-            published numbers only: it turns the noise of a nearly empty map into full contrast, so that a picture
-            without a polyp, rightly left blank, scores as one full of them.
+            fall one level short where the quotient is whole). A constant map is left as it is. Only for comparison with
+            published numbers: it amplifies the noise of a nearly empty map to full contrast, so that an image
+            without a polyp and with a correctly blank map scores as if it were full of polyps.
 
     Raises:
         ValueError: a value is not finite or outside [0, 1].
@@ -85,16 +85,16 @@ class ThresholdCounts(NamedTuple):
 
 
 def threshold_counts(prob: ArrayLike, truth: ArrayLike, thresholds: np.ndarray | list[float]) -> ThresholdCounts:
-    """The counts of `prob >= threshold` against the ground truth, in one pass and whatever the number of thresholds.
+    """The counts of `prob >= threshold` against the ground truth, in one pass for any number of thresholds.
 
     Args:
         prob: (*spatial), probability of the foreground, 0 to 1, tensor or array; compared as float32.
         truth: (*spatial), 0 or 1.
-        thresholds: (n,), rising; compared as float32.
+        thresholds: (n,), increasing; compared as float32.
 
     Raises:
         ValueError: shapes differ, a probability is outside [0, 1] or NaN, a ground truth is neither 0 nor 1, or the
-            thresholds do not rise.
+            thresholds are not increasing.
 
     Example:
         >>> counts = threshold_counts(np.array([0.1, 0.5, 0.9]), np.array([0, 0, 1]), [0.1, 0.5, 0.9])
@@ -118,7 +118,7 @@ def threshold_counts(prob: ArrayLike, truth: ArrayLike, thresholds: np.ndarray |
 
 
 class LevelCounts(ThresholdCounts):
-    """The counts of one picture at each of its 256 levels, int64 (256,): `level >= k` is foreground.
+    """The counts of one image at each of its 256 levels, int64 (256,): `level >= k` is foreground.
 
     Example:
         >>> counts = LevelCounts.from_map(np.array([[0, 255], [128, 128]], dtype=np.uint8), np.array([[0, 1], [1, 0]]))
@@ -150,7 +150,7 @@ class LevelCounts(ThresholdCounts):
 
     @property
     def n(self) -> int:
-        """Pixels of the picture."""
+        """Pixels of the image."""
         return int(self.tp[0] + self.fp[0])
 
     @property
@@ -166,17 +166,17 @@ class LevelCounts(ThresholdCounts):
 
 
 def pranet_curves(counts: LevelCounts) -> dict[str, np.ndarray]:
-    """Dice, IoU, recall, specificity and E-measure of one picture at each level, float64 (256,).
+    """Dice, IoU, recall, specificity and E-measure of one image at each level, float64 (256,).
 
     Recall is PraNet's "Sen". The rules of the module hold: 0 for all but the E-measure where TP is 0; specificity is
-    also 0 where the ground truth has no background. E-measure of an empty truth: the part of the picture left blank; of
-    a full one: the part that is foreground; both over N - 1.
+    also 0 where the ground truth has no background. E-measure with empty ground truth: the fraction of the image left
+    blank; with full ground truth: the fraction that is foreground; both over N - 1.
 
     Raises:
-        ValueError: the picture has fewer than two pixels, so that N - 1 is 0.
+        ValueError: the image has fewer than two pixels, so that N - 1 is 0.
     """
     if counts.n < 2:
-        raise ValueError(f"the E-measure needs a picture of at least 2 pixels, found {counts.n}")
+        raise ValueError(f"the E-measure needs an image of at least 2 pixels, found {counts.n}")
     curves = {}
     for name in _SCORES:
         curve = score_along(name, *counts)
@@ -186,19 +186,19 @@ def pranet_curves(counts: LevelCounts) -> dict[str, np.ndarray]:
 
 
 def pranet_scores(*pictures: LevelCounts) -> dict[str, float]:
-    """The numbers of a PraNet table, 0 to 1 (E-measure: to N / (N - 1)), of one picture or of a whole test set.
+    """The numbers of a PraNet table, 0 to 1 (E-measure: to N / (N - 1)), of one image or of a whole test set.
 
     Args:
-        pictures: the counts of each picture. The curves over the 256 levels are averaged over pictures first.
+        pictures: the counts of each image. The curves over the 256 levels are averaged over images first.
 
     Returns:
         `dice_pranet256` (their meanDic), `iou_pranet256`, `recall_pranet256`, `specificity_pranet256` and
         `e_measure_mean`: means over the levels. `max_dice_pranet256` (maxDic), ..., `e_measure_max`: maxima of the
-        averaged curve, so of several pictures at one common level; the mean of the pictures' own maxima is higher
-        and is not what papers print. `e_measure_adaptive`: mean over pictures at each one's `adaptive_level`.
+        averaged curve, so for several images at one common level; the mean of the images' own maxima is higher
+        and is not what papers print. `e_measure_adaptive`: mean over images at each one's `adaptive_level`.
 
     Raises:
-        ValueError: there are no pictures, or one has fewer than two pixels.
+        ValueError: there are no images, or one has fewer than two pixels.
 
     Example:
         >>> truth = np.array([[0, 0], [0, 1]])
@@ -207,7 +207,7 @@ def pranet_scores(*pictures: LevelCounts) -> dict[str, float]:
         (1.0, True)
     """
     if not pictures:
-        raise ValueError("pictures must hold the counts of at least one picture, found none")
+        raise ValueError("images must hold the counts of at least one image, found none")
     curves = _mean_curves([pranet_curves(counts) for counts in pictures])
     scores = {f"{name}_pranet256": float(curves[name].mean()) for name in _SCORES}
     scores |= {f"max_{name}_pranet256": float(curves[name].max()) for name in _SCORES}

@@ -1,12 +1,12 @@
 """Precision-recall curve and average precision in constant memory.
 
-Scores go into a histogram over their logits and are forgotten. Histograms of cases, processes, pictures and volumes
-add up. The bins are steps of 2^-13 of each power of two from 2^-15 to 2^16, positive and negative, taken from the bits
-of the float32 logit: 507,904 bins, 8 MB. Logits, because a trained network's probabilities crowd at 0 and 1, where
-float32 and linear bins can no longer tell them apart.
+Scores are counted in a histogram over their logits and discarded. Histograms of cases, processes, 2-D images and
+volumes can be added. The bins are steps of 2^-13 of each power of two from 2^-15 to 2^16, positive and negative, taken
+from the bits of the float32 logit: 507,904 bins, 8 MB. Logits are used because a trained network's probabilities
+cluster at 0 and 1, where float32 and linear bins cannot separate them.
 
-A bin begins exactly at its threshold: every point of the curve is the exact precision and recall of `logit >= edge`.
-What is lost is the order inside a bin, and `average_precision_bounds` says how much that can matter.
+A bin starts exactly at its threshold: every point of the curve is the exact precision and recall of `logit >= edge`.
+Only the order within a bin is lost, and `average_precision_bounds` says how much that can matter.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _AsLogit = Callable[[np.ndarray], np.ndarray]
 
 
 class BestThreshold(NamedTuple):
-    """Where a score is highest: as probability, as logit, and how high."""
+    """The threshold that maximizes a score, as probability and as logit, and the maximum."""
 
     threshold: float
     logit: float
@@ -41,9 +41,10 @@ class BestThreshold(NamedTuple):
 
 
 class BinnedPRCurve:
-    """The precision-recall curve of all voxels seen so far, of pictures or volumes, in 8 MB.
+    """The precision-recall curve of all voxels seen so far, of 2-D images or volumes, in 8 MB.
 
-    Merged by addition, also across processes: `sum(curves, BinnedPRCurve())`, or an all-reduce of `histogram`.
+    Curves are merged by addition, also across processes: `sum(curves, BinnedPRCurve())`, or an all-reduce of
+    `histogram`.
 
     Attributes:
         histogram: int64 (bins, 2), background and foreground voxels by bin, lowest logit first.
@@ -71,15 +72,15 @@ class BinnedPRCurve:
             truth: (*spatial), 0 or 1.
 
         Raises:
-            ValueError: shapes differ, a score is not finite, or a ground truth is neither 0 nor 1. What was seen of
-                this image is then not counted.
+            ValueError: shapes differ, a score is not finite, or a ground truth is neither 0 nor 1. Nothing of this
+                image is counted then.
         """
         self._update(score, truth, _checked_logit)
 
     def update_prob(self, prob: ArrayLike, truth: ArrayLike) -> None:
         """Count the voxels of an image given as probabilities.
 
-        The logit is better where it can be had: a float32 probability is exactly 1 for every logit above 17.
+        Prefer logits if available: a float32 probability is exactly 1 for every logit above 17.
 
         Args:
             prob: (*spatial), probability of the foreground, 0 to 1, tensor or array.
@@ -107,8 +108,8 @@ class BinnedPRCurve:
 
         Returns:
             precision: float64 (n + 1,), ends with 1.
-            recall: float64 (n + 1,), falls and ends with 0; NaN without true foreground.
-            threshold: float64 (n,), probability, rises; one for each bin that holds something.
+            recall: float64 (n + 1,), decreasing, ends with 0; NaN without true foreground.
+            threshold: float64 (n,), probability, increasing; one per non-empty bin.
         """
         bins, sweep = self._sweep()
         return (
@@ -120,8 +121,8 @@ class BinnedPRCurve:
     def average_precision(self) -> float:
         """Sum of precision times gain in recall over all thresholds, 0 to 1; NaN without true foreground.
 
-        As scikit-learn's `average_precision_score`, which does not interpolate either; scores of one bin count as
-        equal. Within 1e-4 of the unbinned value unless the scores crowd in a small part of a power of two.
+        As scikit-learn's `average_precision_score`, without interpolation; scores in one bin count as
+        equal. Within 1e-4 of the unbinned value unless the scores cluster in a small part of a power of two.
         """
         _, sweep = self._sweep()
         tp = sweep[0]
@@ -131,10 +132,10 @@ class BinnedPRCurve:
         return float(np.sum(gained * score_along("precision", *sweep)) / tp[0])
 
     def average_precision_bounds(self) -> tuple[float, float]:
-        """Between what values the average precision of the unbinned scores lies; NaN without true foreground.
+        """Lower and upper bound of the average precision of the unbinned scores; NaN without true foreground.
 
-        Lowest if in each bin all background scores above all foreground, highest the other way round. Sums over the
-        voxels of a bin are bounded by integrals of TP / (TP + FP) over TP.
+        It is lowest if in each bin all background scores are above all foreground, and highest the other way round.
+        Sums over the voxels of a bin are bounded by integrals of TP / (TP + FP) over TP.
 
         Example:
             >>> curve = BinnedPRCurve()
@@ -155,7 +156,7 @@ class BinnedPRCurve:
         return float(np.sum(low) / tp[0]), float(min(np.sum(high) / tp[0], 1.0))
 
     def best_threshold(self, score: str = "dice") -> BestThreshold:
-        """The threshold at which a score of the pooled counts is highest; of several, the one nearest to 0.5.
+        """The threshold that maximizes a score of the pooled counts; of several, the one nearest to 0.5.
 
         Args:
             score: a key of `medseg3d.metrics.SCORES`.
@@ -193,17 +194,17 @@ class BinnedPRCurve:
         return ConfusionCounts(tp=tp, fp=fp, fn=fn, tn=tn)
 
     def state(self) -> dict[str, np.ndarray]:
-        """The bins that hold something, as int64 arrays: what `from_state` needs, for a checkpoint or an npz file."""
+        """The non-empty bins as int64 arrays, as `from_state` takes them, for a checkpoint or an npz file."""
         bins = np.flatnonzero(self.histogram.any(1))
         negatives, positives = self.histogram[bins].T.copy()
         return {"layout": _LAYOUT.copy(), "bins": bins, "negatives": negatives, "positives": positives}
 
     @classmethod
     def from_state(cls, state: Mapping[str, np.ndarray]) -> BinnedPRCurve:
-        """The curve whose `state` this is.
+        """The curve restored from its `state`.
 
         Raises:
-            ValueError: an array is missing, the bins are of another layout, or the counts are none.
+            ValueError: an array is missing, the bins have another layout, or the counts are invalid.
         """
         missing = {"layout", "bins", "negatives", "positives"} - set(state)
         if missing:

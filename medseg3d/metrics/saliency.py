@@ -1,10 +1,11 @@
 """Two scores of whole probability maps, without a threshold: weighted F-measure and S-measure.
 
-Both come from salient object detection and stand in every table of the polyp field (PraNet's wFm and Sm). They look at
-where an error lies, in the plane, so they are for pictures only. The definition is that of pysodmetrics 1.6.2, which
-ports the authors' MATLAB; both work in float64 on the map as it is. For published numbers the map must first be what
-those tools make of it: `grey_levels(prob, min_max=True) / 255`. What MATLAB does otherwise: the nearest true pixel is
-another one where several are equally near, and a centroid exactly between two pixels goes up, here to the even one.
+Both come from salient object detection and are in every table of the polyp literature (PraNet's wFm and Sm). They
+depend on the position of errors in the plane, so they are for 2-D images only. The definition is that of pysodmetrics
+1.6.2, which ports the authors' MATLAB; both work in float64 on the map as it is. To compare with published numbers,
+preprocess the map as those tools do: `grey_levels(prob, min_max=True) / 255`. MATLAB differs in two details: if several
+true pixels are equally near, it picks another one, and it rounds a centroid exactly between two pixels up, here to the
+even one.
 """
 
 from __future__ import annotations
@@ -20,18 +21,18 @@ _HALVED_EVERY = 5.0  # pixels
 
 
 def weighted_f_measure(prob: ArrayLike, truth: ArrayLike) -> float:
-    """Margolin's weighted F-measure with beta² = 1, 0 to 1: a Dice of soft counts that knows where errors lie.
+    """Margolin's weighted F-measure with beta² = 1, 0 to 1: a Dice of soft counts weighted by the position of errors.
 
-    An error inside the ground truth is forgiven where its surroundings do better (7x7 Gaussian, sigma 5); one outside
-    costs 1 at the edge of the ground truth and up to 2 far from it, half of the way every 5 pixels. R. Margolin et al.,
-    "How to evaluate foreground maps?", CVPR 2014, doi:10.1109/CVPR.2014.39.
+    An error inside the ground truth counts less if its surroundings are better (7x7 Gaussian, sigma 5); one outside
+    costs 1 at the edge of the ground truth and up to 2 far from it, approaching 2 by half every 5 pixels. R. Margolin
+    et al., "How to evaluate foreground maps?", CVPR 2014, doi:10.1109/CVPR.2014.39.
 
     Args:
         prob: (H, W), array or tensor on the CPU, in [0, 1].
         truth: as `prob`, of any numeric type, 0 or 1.
 
     Returns:
-        The score; 0 where the ground truth is empty, whatever the map. A full truth needs no rule.
+        The score; 0 if the ground truth is empty, whatever the map. Full ground truth needs no special rule.
 
     Raises:
         ValueError: not two axes, shapes differ, a probability is outside [0, 1], or a ground truth is neither 0 nor 1.
@@ -55,15 +56,15 @@ def weighted_f_measure(prob: ArrayLike, truth: ArrayLike) -> float:
 
 
 def s_measure(prob: ArrayLike, truth: ArrayLike, alpha: float = 0.5) -> float:
-    """Fan's structure measure, 0 to 1: how alike object and background are, and the four quarters around the centroid.
+    """Fan's structure measure, 0 to 1: similarity of object, background and the quarters around the centroid.
 
     `alpha` of the object-aware part (means and spreads of the map inside and outside the ground truth) and 1 - alpha of
     the region-aware part (a structural similarity of each quarter, weighted by its area). D.-P. Fan et al.,
     "Structure-measure: a new way to evaluate foreground maps", ICCV 2017, arXiv 1708.00786.
 
     Differs from pysodmetrics in two places. A quarter without ground truth in which the map is constant counts 1, as
-    defined; there rounding leaves a variance of some 1e-33, and it counts 0, unless the constant is 0 or 1 or in luck.
-    And where the centroid lies on the last row or column a quarter is empty and left out; there the score is NaN.
+    defined; there rounding leaves a variance of about 1e-33, and it counts 0, unless the constant is 0 or 1 or rounds
+    well. And if the centroid is on the last row or column, a quarter is empty and left out; there the score is NaN.
 
     Args:
         prob: (H, W), array or tensor on the CPU, in [0, 1].
@@ -71,7 +72,7 @@ def s_measure(prob: ArrayLike, truth: ArrayLike, alpha: float = 0.5) -> float:
         alpha: weight of the object-aware part, 0 to 1.
 
     Returns:
-        The score, negative ones raised to 0. Empty truth: 1 minus the mean of the map; full truth: its mean.
+        The score, clipped at 0. Empty ground truth: 1 minus the mean of the map; full ground truth: its mean.
 
     Raises:
         ValueError: not two axes, shapes differ, a probability is outside [0, 1], or a ground truth is neither 0 nor 1.
@@ -95,7 +96,7 @@ def s_measure(prob: ArrayLike, truth: ArrayLike, alpha: float = 0.5) -> float:
 def _checked(prob: ArrayLike, truth: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     p, true = np.asarray(prob), np.asarray(truth)
     if p.ndim != 2 or p.shape != true.shape or not p.size:
-        raise ValueError(f"prob and truth must be pictures (H, W) of the same shape, found {p.shape} and {true.shape}")
+        raise ValueError(f"prob and truth must be images (H, W) of the same shape, found {p.shape} and {true.shape}")
     if not (p.min() >= 0 and p.max() <= 1):  # NaN fails too
         raise ValueError(f"prob must lie in [0, 1], found {p.min()} to {p.max()}")
     return p.astype(np.float64), binary(true, "truth")
@@ -105,10 +106,10 @@ def _forgiven(error: np.ndarray, true: np.ndarray, nearest: np.ndarray) -> np.nd
     """The errors of the true pixels, lowered to the mean around them where that is less.
 
     Around the ground truth each pixel stands in with the error of its nearest true one, so that what lies outside
-    neither forgives nor blames. Beyond the picture errors are 0.
+    neither forgives nor blames. Beyond the image errors are 0.
     """
     rows, columns = np.flatnonzero(true.any(1)), np.flatnonzero(true.any(0))
-    # the filter reaches no farther than this from the ground truth, and a polyp fills a sixth of a picture
+    # the filter reaches no farther than this from the ground truth, and a polyp fills a sixth of an image
     box = (
         slice(max(rows[0] - _RADIUS, 0), rows[-1] + _RADIUS + 1),
         slice(max(columns[0] - _RADIUS, 0), columns[-1] + _RADIUS + 1),

@@ -1,16 +1,16 @@
-"""What each score is, and what it is when there is nothing to find.
+"""Overlap scores, and their values for empty masks.
 
-Every score is a fraction of counts. Where the denominator is zero the question has no answer and the score is NaN;
-means leave NaN out and state how many numbers they are of. That one rule decides every empty case:
+Every score is a fraction of counts. If the denominator is zero, the score is undefined and NaN;
+means leave NaN out and state how many values they include. This one rule decides every empty case:
 
-| truth | prediction | dice, iou | recall | precision |
+| ground truth | prediction | dice, iou | recall | precision |
 |---|---|---|---|---|
 | empty | empty | NaN | NaN | NaN |
 | empty | something | 0 | NaN | 0 |
 | something | empty | 0 | 0 | NaN |
 
-Specificity is NaN where the ground truth fills the whole image. MONAI's DiceMetric differs: it leaves out every case
-whose truth is empty, so that false positives there cost nothing, and gives higher means.
+Specificity is NaN if the ground truth fills the whole image. MONAI's DiceMetric differs: it leaves out every case
+with empty ground truth, so that false positives there cost nothing, and gives higher means.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _FRACTIONS: dict[str, Callable[[Any, Any, Any, Any], tuple[Any, Any]]] = {
 
 
 def dice(counts: ConfusionCounts) -> float:
-    """2 TP / (2 TP + FP + FN), 0 to 1: twice the overlap over the sum of both sizes; the F1 score.
+    """2 TP / (2 TP + FP + FN), 0 to 1: twice the overlap divided by the sum of both sizes; the F1 score.
 
     Example:
         >>> dice(ConfusionCounts(tp=1, fp=1, fn=1, tn=6))
@@ -46,7 +46,7 @@ def dice(counts: ConfusionCounts) -> float:
 
 
 def iou(counts: ConfusionCounts) -> float:
-    """TP / (TP + FP + FN), 0 to 1: overlap over union, Jaccard's index; dice / (2 - dice).
+    """TP / (TP + FP + FN), 0 to 1: overlap over union, the Jaccard index; dice / (2 - dice).
 
     Example:
         >>> iou(ConfusionCounts(tp=1, fp=1, fn=2, tn=5))
@@ -56,7 +56,7 @@ def iou(counts: ConfusionCounts) -> float:
 
 
 def recall(counts: ConfusionCounts) -> float:
-    """TP / (TP + FN), 0 to 1: the part of the ground truth that was found; sensitivity.
+    """TP / (TP + FN), 0 to 1: the fraction of the ground truth that was found; sensitivity.
 
     Example:
         >>> recall(ConfusionCounts(tp=1, fp=5, fn=3))
@@ -66,7 +66,7 @@ def recall(counts: ConfusionCounts) -> float:
 
 
 def specificity(counts: ConfusionCounts) -> float:
-    """TN / (TN + FP), 0 to 1: the part of the background that was left alone.
+    """TN / (TN + FP), 0 to 1: the fraction of the background that was predicted as background.
 
     Near 1 for any small organ, whatever the prediction.
 
@@ -78,7 +78,7 @@ def specificity(counts: ConfusionCounts) -> float:
 
 
 def precision(counts: ConfusionCounts) -> float:
-    """TP / (TP + FP), 0 to 1: the part of the prediction that is true.
+    """TP / (TP + FP), 0 to 1: the fraction of the prediction that is correct.
 
     Example:
         >>> precision(ConfusionCounts(tp=3, fp=1, fn=9))
@@ -88,7 +88,7 @@ def precision(counts: ConfusionCounts) -> float:
 
 
 def accuracy(counts: ConfusionCounts) -> float:
-    """(TP + TN) / all, 0 to 1: the part of the voxels that is right, background included.
+    """(TP + TN) / all, 0 to 1: the fraction of voxels that are correct, background included.
 
     Near 1 for any small organ, whatever the prediction.
 
@@ -107,15 +107,15 @@ SCORES: dict[str, Callable[[ConfusionCounts], float]] = {
     "precision": precision,
     "accuracy": accuracy,
 }
-"""Every score by its name, in the order of tables."""
+"""All scores by name, in table order."""
 
 
 def score_along(name: str, tp: np.ndarray, fp: np.ndarray, fn: np.ndarray, tn: np.ndarray) -> np.ndarray:
-    """One score of many counts at once, float64 of their shape.
+    """One score for arrays of counts, float64 of their shape.
 
     Args:
         name: a key of `SCORES`.
-        tp: int64, any shape; `fp`, `fn` and `tn` alike.
+        tp: int64, any shape, the same for `fp`, `fn` and `tn`.
         fp: false positives.
         fn: false negatives.
         tn: true negatives.
@@ -134,7 +134,7 @@ def score_along(name: str, tp: np.ndarray, fp: np.ndarray, fn: np.ndarray, tn: n
 
 
 class MeanScore(NamedTuple):
-    """A mean and how many numbers it is of: `n` went in, `n_nan` were NaN and left out."""
+    """A mean of `n` values; `n_nan` others were NaN and left out."""
 
     mean: float
     n: int
@@ -142,7 +142,7 @@ class MeanScore(NamedTuple):
 
 
 def mean_score(values: Iterable[float]) -> MeanScore:
-    """The mean of the values that are not NaN; NaN where none is left.
+    """The mean of the values that are not NaN; NaN if there are none.
 
     Raises:
         ValueError: a value is infinite.
@@ -164,16 +164,16 @@ def two_class_scores(pooled: ConfusionCounts) -> dict[str, float]:
 
     They are means over two classes, background and foreground, of counts summed over the whole data set. The
     background is large and easy and lifts them: foreground Dice 0.911 is printed as mDice 0.947 where the foreground
-    fills a sixth of the pictures. They do not compare with a mean over cases of the foreground's Dice.
+    fills a sixth of the images. They do not compare with a mean over cases of the foreground's Dice.
 
-    mmsegmentation (`mmseg/evaluation/metrics/iou_metric.py`) calls recall "Acc", and gives per cent rounded to two
-    places; here they are fractions, not rounded. As there, a class without a score (NaN) is left out of its mean.
+    mmsegmentation (`mmseg/evaluation/metrics/iou_metric.py`) calls recall "Acc", and gives percentages rounded to two
+    decimals; here they are unrounded fractions. As there, a class without a score (NaN) is left out of its mean.
 
     Args:
         pooled: the foreground's counts, summed over all cases: `sum(counts, ConfusionCounts())`.
 
     Returns:
-        0 to 1, or NaN: `mdice`, `miou`, `mrecall`, `mprecision`, `aacc` (the part of all pixels that is right), and
+        0 to 1, or NaN: `mdice`, `miou`, `mrecall`, `mprecision`, `aacc` (the fraction of correct pixels), and
         dice, iou, recall and precision of each class, as `dice_background` and `dice_foreground`.
 
     Example:

@@ -1,4 +1,4 @@
-"""Cases by the size of what there is to find: a mean over all hides how the small ones fare."""
+"""Cases by the size of what there is to find: a mean over all hides the performance on small ones."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ import numpy as np
 
 
 class Strata(NamedTuple):
-    """The case names of "small", "medium" and "large", and the two sizes that part them, in the unit of the sizes."""
+    """The case names of "small", "medium" and "large", and the two limits between them, in the unit of the sizes."""
 
     cases: dict[str, list[str]]
     edges: tuple[float, float]
 
 
 def size_strata(sizes: Mapping[str, float], edges: Sequence[float] | None = None) -> Strata:
-    """The cases parted by size: small below the lower edge, large from the upper edge on, medium between.
+    """The cases stratified by size: small below the lower edge, large from the upper edge on, medium between.
 
     Without edges, the tertiles of the sizes above 0 are taken (NumPy's linear quantiles): three strata of about equal
-    number, unless sizes are equal, which are never parted. A case of size 0 has nothing to find and is in none.
+    number, except that equal sizes are never separated. A case of size 0 has no ground truth and is in none.
 
     Args:
-        sizes: size of the ground truth by case name, in any one unit: pixels, mm^3, part of the picture.
+        sizes: size of the ground truth by case name, in any one unit: pixels, mm^3, fraction of the image.
         edges: lower and upper edge in that unit, for strata that do not depend on the data set.
 
     Returns:
-        All three strata, in the order of `sizes`; some may be empty. The edges are NaN where neither they nor a size
+        All three strata, in the order of `sizes`; some may be empty. The edges are NaN if neither they nor a size
         above 0 are given.
 
     Raises:
-        ValueError: a size is negative or not finite, or the edges are not two that rise.
+        ValueError: a size is negative or not finite, or the edges are not two increasing numbers.
 
     Example:
         >>> size_strata({"a": 10, "b": 90, "c": 40, "empty": 0}, edges=(20, 80))

@@ -1,22 +1,22 @@
-"""Distances between the surfaces of two masks, in mm, pictures and anisotropic volumes alike.
+"""Distances between the surfaces of two masks, in mm, 2-D images and anisotropic volumes alike.
 
-What they are of is as in DeepMind's `surface-distance` (Nikolov et al., arXiv 1809.04430), which scored the Medical
-Segmentation Decathlon:
+The definitions are those of DeepMind's `surface-distance` (Nikolov et al., arXiv 1809.04430), which was used for the
+Medical Segmentation Decathlon:
 
-- A surface element sits at every corner of the voxel grid whose 8 neighbours (4 pixels) are not all alike, so halfway
-  between voxels. Outside the image is background: what touches the border has a surface there.
-- It weighs as much as the area in mm^2 (length in mm) of the piece of surface that marching cubes lays through its
-  neighbours. So neither thick slices nor stairs count too little.
-- Its distance is the Euclidean one to the nearest surface element of the other mask.
+- There is a surface element at every corner of the voxel grid whose 8 neighbours (4 pixels) are not all equal, so
+  halfway between voxels. Outside the image is background: a mask that touches the border has a surface there.
+- Its weight is the area in mm^2 (length in mm) of the surface patch that marching cubes puts through its neighbours,
+  so that thick slices and staircases get the right weight.
+- Its distance is the Euclidean distance to the nearest surface element of the other mask.
 
-HD95 is, of either surface, the distance within which at least 95 % of its area lie, and of the two the larger.
-The mean surface distance is the average symmetric one: the mean of both surfaces' distances together, weighted by area.
-Surface Dice is the part of both surfaces' area within the tolerance of the other.
+HD95 is the distance within which at least 95 % of a surface's area lies, the larger of both surfaces.
+The mean surface distance is the average symmetric one: the mean of both surfaces' distances, weighted by area.
+Surface Dice is the fraction of both surfaces' area within the tolerance of the other.
 
-Other tools measure otherwise. MONAI's `compute_hausdorff_distance(percentile=95)` takes the centres of the voxels that
-an erosion removes, each weighing the same whatever its area, and interpolates between distances: over 21 predicted
-pancreases in slices of 1 to 5 mm it was 0.5 mm off ours on average, 4.0 mm at most. Its `compute_surface_dice` is the
-one above with `use_subvoxels=True` only; without, it gave 0.05 less at 2 mm.
+Other tools differ. MONAI's `compute_hausdorff_distance(percentile=95)` uses the centres of the voxels that
+an erosion removes, with equal weights whatever their area, and interpolates between distances: for 21 predicted
+pancreases in slices of 1 to 5 mm it differed from ours by 0.5 mm on average and 4.0 mm at most. Its
+`compute_surface_dice` matches the definition above only with `use_subvoxels=True`; without, it was 0.05 lower at 2 mm.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _CROWDED = 0.02  # above this part of all corners, one distance transform of the
 
 
 class SurfaceScores(NamedTuple):
-    """How far two surfaces are apart; all NaN where both masks are empty."""
+    """Distances between two surfaces; all NaN if both masks are empty."""
 
     hd95_mm: float
     mean_surface_distance_mm: float
@@ -56,19 +56,19 @@ def surface_scores(
 ) -> SurfaceScores:
     """HD95, mean surface distance and surface Dice of a predicted mask against the true one.
 
-    Only the box around both masks is looked at. Time and memory grow with the surfaces in it, unless they crowd it, as
-    noise does.
+    Only the bounding box of both masks is processed. Time and memory grow with the surfaces in it, unless they fill it,
+    as noise does.
 
     Args:
         pred: (*spatial), 2-D or 3-D, tensor or array of any numeric type, 0 or 1.
         truth: as `pred`.
         spacing: mm per voxel along each axis of the masks.
-        tolerance_mm: up to which distance surfaces agree for the surface Dice; one part in a million beyond still
-            agrees, lest the rounding of a spacing decide.
+        tolerance_mm: distance up to which surfaces agree for the surface Dice; distances up to one part in a million
+            larger still agree, so that the rounding of a spacing does not decide.
 
     Raises:
         ValueError: shapes differ, the masks are not 2-D or 3-D, a value is neither 0 nor 1, or spacing or tolerance
-            are no such numbers.
+            are invalid.
 
     Example:
         >>> truth = np.zeros((9, 9, 9), dtype=bool)

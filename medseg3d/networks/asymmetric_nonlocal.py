@@ -1,7 +1,7 @@
 """Asymmetric non-local network: attention of every pixel to 110 pooled tokens instead of to every pixel.
 
 Zhu et al., *Asymmetric Non-local Neural Networks for Semantic Segmentation*, ICCV 2019, in the configuration of
-mmsegmentation's `ann_r50-d8`, which the polyp paper's tables and settings fit.
+mmsegmentation's `ann_r50-d8`, which matches the polyp paper's tables and settings.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from medseg3d.networks.nonlocal_block import logits_of_some
 class PyramidPool(nn.Module):
     """Averages over grids of 1x1, 3x3, 6x6 and 8x8 cells, as tokens: (B, C, H, W) to (B, C, 110).
 
-    The cells are those of `adaptive_avg_pool2d`, also where the sizes do not divide. Written as products with small
-    matrices, because the pooling of torch has no deterministic backward on CUDA and no ONNX export for such sizes. The
-    columns of all grids go first, channels last, which a map in channels-last memory needs no copy for.
+    The cells are those of `adaptive_avg_pool2d`, even if the sizes do not divide evenly. Implemented as products with
+    small matrices, because torch's pooling has no deterministic backward on CUDA and no ONNX export for such sizes. The
+    columns of all grids come first, channels last, so that a channels-last map needs no copy.
 
     Example:
         >>> x = torch.rand(1, 2, 13, 10)
@@ -67,8 +67,8 @@ def averaging_matrix(length: int, cells: int, like: torch.Tensor) -> torch.Tenso
 class TokenAttention(nn.Module):
     """At every pixel the mean of S values, weighted by softmax(Q^T K / sqrt(C)).
 
-    Products and a softmax that store H W x S weights. With as few tokens as the pyramid has, torch's
-    `scaled_dot_product_attention` is no faster and saves next to nothing: benchmarks/asymmetric_nonlocal.py.
+    Stores the H W x S weights. With as few tokens as the pyramid has, torch's
+    `scaled_dot_product_attention` is no faster and saves hardly any memory: benchmarks/asymmetric_nonlocal.py.
 
     Example:
         >>> query, key = torch.zeros(1, 2, 1, 2), torch.rand(1, 2, 4)
@@ -88,7 +88,7 @@ class TokenAttention(nn.Module):
     def attention_logits(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, queries: int = 64
     ) -> torch.Tensor:
-        """What the softmax gets, for looking at: (B, queries, S) float32 of pixels spread evenly over all H W.
+        """The input of the softmax, for monitoring: (B, queries, S) float32 for pixels spread evenly over all H W.
 
         Arguments are those of `forward`, of which the values are not used, and the number of queries, at most all.
         """
@@ -99,19 +99,19 @@ class AsymmetricNonLocal(nn.Module):
     """Attention of a query map to pooled tokens of a key map, concatenated with the query map and projected.
 
     With Q and K (1x1 convolution, BatchNorm, ReLU), V and the output (1x1 convolutions with bias),
-    `context = W_out softmax(Q^T pool(K) / sqrt(C)) pool(V)` and `y = BN(W [context; query map])`. W_out begins at zero:
-    a new block passes on `BN(W [0; query map])`.
+    `context = W_out softmax(Q^T pool(K) / sqrt(C)) pool(V)` and `y = BN(W [context; query map])`. W_out is
+    initialised to zero: a new block returns `BN(W [0; query map])`.
 
-    Two products are rearranged without changing the function: V is projected after pooling, as both are linear
-    (110 columns instead of H W), and W's half for the context is multiplied with W_out first, so that 256 channels
-    instead of 2048 go through it at every pixel.
+    Two products are rearranged without changing the function: V is projected after pooling, because both are linear
+    (110 columns instead of H W), and the part of W for the context is multiplied with W_out first, so that it processes
+    256 instead of 2048 channels at every pixel.
 
     Args:
-        query_channels: channels of the map that asks and that the result has.
-        key_channels: channels of the map that is asked.
+        query_channels: channels of the query map and of the result.
+        key_channels: channels of the key map.
         inner_channels: channels of queries, keys and values.
-        shared: whether queries and keys have one projection (APNB), which needs equal channels.
-        relu: whether a ReLU ends the block.
+        shared: whether queries and keys share one projection (APNB), which requires equal channels.
+        relu: whether the block ends with a ReLU.
 
     Raises:
         ValueError: `shared` with different channels.
@@ -152,7 +152,7 @@ class AsymmetricNonLocal(nn.Module):
         return self.act(self.norm(fused))
 
     def attend(self, query_map: torch.Tensor, key_map: torch.Tensor) -> torch.Tensor:
-        """What each pixel of the query map gets from the pooled tokens, before W_out: (B, inner_channels, H, W)."""
+        """The attention output at each pixel of the query map, before W_out: (B, inner_channels, H, W)."""
         query = self.query(query_map)
         key = self.pool(self.key(key_map))
         value = self.value(self.pool(key_map)[:, :, :, None])[:, :, :, 0]
@@ -160,20 +160,20 @@ class AsymmetricNonLocal(nn.Module):
 
 
 class AsymmetricNonLocalNet(nn.Module):
-    """The paper's network for polyps: dilated ResNet-50, AFNB, APNB, and an auxiliary head while training.
+    """The paper's network for polyps: dilated ResNet-50, AFNB, APNB, and an auxiliary head in training.
 
-    AFNB joins stage 5 (queries) with stage 4 (keys), a 3x3 convolution narrows to 512 channels, APNB lets each pixel
-    see the whole picture once more, a 1x1 convolution classifies. Logits at 1/8 come up bilinearly. 46,196,292
+    AFNB fuses stage 5 (queries) with stage 4 (keys), a 3x3 convolution reduces to 512 channels, APNB attends to the
+    whole image once more, a 1x1 convolution classifies. Logits at 1/8 are upsampled bilinearly. 46,196,292
     parameters, 43,835,970 without the auxiliary head, which inference does not need.
 
-    The paper says neither widths nor pool sizes nor dropout; they are mmsegmentation's. Its stem is torchvision's 7x7
-    here, not mmsegmentation's three 3x3 (46.22 M), so that ImageNet weights of either torchvision or timm fit.
+    The paper states neither widths nor pool sizes nor dropout; those of mmsegmentation are used. The stem is
+    torchvision's 7x7, not mmsegmentation's three 3x3 (46.22 M), so that ImageNet weights of torchvision and timm fit.
 
     Args:
-        in_channels: channels of the picture.
+        in_channels: channels of the image.
         out_channels: classes, background included.
-        auxiliary_head: whether there is one.
-        dropout: chance that a channel is dropped before either classifier.
+        auxiliary_head: whether to have one.
+        dropout: probability that a channel is dropped before each classifier.
 
     Example:
         >>> network = AsymmetricNonLocalNet().eval()
@@ -201,10 +201,10 @@ class AsymmetricNonLocalNet(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> Union[torch.Tensor, Tuple[torch.Tensor, torch.Tensor]]:  # noqa: UP006, UP007
-        """Logits (B, out_channels, H, W) of a picture (B, in_channels, H, W).
+        """Logits (B, out_channels, H, W) of an image (B, in_channels, H, W).
 
         Returns:
-            While training with an auxiliary head, a pair: the logits and those of the auxiliary head.
+            In training with an auxiliary head, a pair: the logits and those of the auxiliary head.
         """
         maps = self.backbone(x)
         low, high = maps[3], maps[4]

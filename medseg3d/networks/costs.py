@@ -60,7 +60,7 @@ class NetworkCosts:
 
     The working space that a kernel takes for itself while it runs (im2col, reordered weights) is in neither memory:
     it depends on the machine. A selective scan counts as one kernel, which it is where mamba_ssm is installed, and so
-    does a filter on a permutohedral lattice, whose size depends on the picture.
+    does a filter on a permutohedral lattice, whose size depends on the image.
     """
 
     parameters: int
@@ -238,7 +238,7 @@ def _without_values(network: nn.Module) -> Iterator[dict[str, torch.Tensor]]:
     tensors = [*network.parameters(), *network.buffers()]
     # outside of the mode, where to detach is not yet a pretence itself, which takes three times as long
     shapes = {each: pretence.from_tensor(each.detach()).requires_grad_(each.requires_grad) for each in tensors}
-    # to follow the scan's many small steps would take minutes, and the lattice's size depends on the picture
+    # to follow the scan's many small steps would take minutes, and the lattice's size depends on the image
     scan = patch.object(mamba, "selective_scan", _ScanOfShapes.apply)
     lattice = patch.object(crf, "PermutohedralLattice", _LatticeOfShapes)
     with pretence, _mode_kept(network), scan, lattice:

@@ -1,4 +1,4 @@
-"""A segmentation network and a conditional random field behind it, trained together: CRF-as-RNN.
+"""A segmentation network followed by a conditional random field, trained together: CRF-as-RNN.
 
 Zheng et al., *Conditional Random Fields as Recurrent Neural Networks*, ICCV 2015, https://arxiv.org/abs/1502.03240
 """
@@ -16,37 +16,38 @@ from medseg3d.networks.refinement import foreground_logit, only_output
 
 
 class CRFasRNN(nn.Module):
-    """Logits after mean-field steps of a dense CRF, in which every pixel draws the others to its label.
+    """Logits after mean-field steps of a dense CRF, in which every pixel pulls the others towards its label.
 
     Each step takes the softmax Q of the logits, averages it around every pixel, once with weights
-    `exp(-|p_i - p_j|² / 2γ²)` of the pixels' places p and once with `exp(-|p_i - p_j|² / 2α² - |I_i - I_j|² / 2β²)` of
-    places and colours I, and sets the logits to `unary - μ (W_s Q_s + W_b Q_b)`. With W or μ zero it gives the unary.
+    `exp(-|p_i - p_j|² / 2γ²)` of the pixel positions p and once with
+    `exp(-|p_i - p_j|² / 2α² - |I_i - I_j|² / 2β²)` of positions and colours I, and sets the
+    logits to `unary - μ (W_s Q_s + W_b Q_b)`. With W or μ zero it returns the unary.
 
-    All that is trained are the 3 L² numbers of W_s, W_b and μ, 12 for two labels, which start at 3 I, 5 I and -I. This
-    μ is Potts' (0 for one label, 1 for another) but for a constant that no softmax sees, and as in the original's code
-    the penalty is subtracted. They are few and far from a network's weights in size, and the original gives them
-    learning rates of their own: this module has no other parameters.
+    Only the 3 L² numbers of W_s, W_b and μ are trained, 12 for two labels, initialised to 3 I, 5 I and -I. This
+    μ is the Potts model (0 for equal labels, 1 for different ones) up to a constant that the softmax ignores, and as in
+    the original code the penalty is subtracted. They are few and of a very different scale than a network's weights,
+    and the original gives them separate learning rates: this module has no other parameters.
 
     The first average is exact. The second is the permutohedral lattice's, as in the original, and agrees with that of
-    pydensecrf, whose code the original took over, to 1e-5. As there a pixel counts among its own neighbours. Of the
-    averages of L labels the last is one less the others, and is not computed. Runs in float32, or in float64 where the
-    logits are that, whatever autocast says. Neither TorchScript nor `torch.export` can follow it, as the lattice's size
-    depends on the picture.
+    pydensecrf, whose code the original took over, to 1e-5. As there, a pixel is its own neighbour. The last of the
+    averages of L labels is one minus the others, and is not computed. Runs in float32, or in float64 if the logits
+    are, whatever autocast says. Neither TorchScript nor `torch.export` can trace it, because the lattice's size
+    depends on the image.
 
     Args:
         num_classes: L.
-        training_iterations: mean-field steps while training.
+        training_iterations: mean-field steps in training.
         iterations: steps otherwise.
-        alpha: α in pixels; 160 was found for PASCAL VOC's pictures of 500 × 375 and is not scaled to others.
-        beta: β in units of the picture.
+        alpha: α in pixels; 160 was chosen for PASCAL VOC's images of 500 × 375 and is not rescaled for others.
+        beta: β in units of the image.
         gamma: γ in pixels.
 
     Shape:
-        logits `(B, L, H, W)` and picture `(B, C, H, W)` of 0 to 255; output `(B, L, H, W)`.
+        logits `(B, L, H, W)` and image `(B, C, H, W)` of 0 to 255; output `(B, L, H, W)`.
 
     Raises:
-        ValueError: a width that is not positive, fewer than two labels or than no steps; from a call, shapes that do
-            not fit.
+        ValueError: a width that is not positive, fewer than two labels, a negative number of steps; when called, shapes
+            that do not match.
 
     Example:
         >>> crf = CRFasRNN()
@@ -82,10 +83,10 @@ class CRFasRNN(nn.Module):
         self.compatibility = nn.Parameter(-torch.eye(num_classes))
 
     def forward(self, logits: torch.Tensor, picture: torch.Tensor) -> torch.Tensor:
-        """Logits (B, L, H, W) of the unary's (B, L, H, W) and of a picture (B, C, H, W) of 0 to 255."""
+        """Logits (B, L, H, W) of the unary's (B, L, H, W) and of an image (B, C, H, W) of 0 to 255."""
         if logits.shape != (len(picture), self.num_classes, *picture.shape[2:]):
             raise ValueError(
-                f"logits must be {(len(picture), self.num_classes, *picture.shape[2:])} for the picture, got "
+                f"logits must be {(len(picture), self.num_classes, *picture.shape[2:])} for the image, got "
                 f"{list(logits.shape)} and {list(picture.shape)}"
             )
         with torch.autocast(logits.device.type, enabled=False):
@@ -115,25 +116,25 @@ class CRFasRNN(nn.Module):
 
 
 class CRFRefined(nn.Module):
-    """Logits of a backbone that a `CRFasRNN` has refined, which sees the picture itself.
+    """Logits of a backbone refined by a `CRFasRNN`, which also sees the image.
 
-    The picture of 0 to 255 is had back from the network's input, `255 (input · channel_std + channel_mean)`.
+    The image in 0 to 255 is recovered from the network's input, `255 (input · channel_std + channel_mean)`.
 
     Args:
-        backbone: any network whose output is logits of the picture's size: one channel, which stands for the labels 0
-            and 1 as the logits 0 and z do, or `num_classes` of them.
-        channel_mean: what was subtracted from each channel of the pictures, in 0 to 1.
+        backbone: any network that returns logits at the size of the image: one channel z, equivalent to the logits 0
+            and z of two labels, or `num_classes` channels.
+        channel_mean: what was subtracted from each channel of the images, in 0 to 1.
         channel_std: what it was then divided by.
         kwargs: as in `CRFasRNN`.
 
     Attributes:
-        crf: the `CRFasRNN`, whose parameters are the only ones that are not the backbone's.
+        crf: the `CRFasRNN`; all other parameters are the backbone's.
 
     Shape:
         input `(B, C, H, W)` as the backbone takes it, output as the backbone gives it.
 
     Raises:
-        ValueError: as `CRFasRNN` does; from a call, for a backbone of several outputs, see `only_output`.
+        ValueError: as `CRFasRNN`; when called, for a backbone with several outputs, see `only_output`.
 
     Example:
         >>> network = CRFRefined(nn.Conv2d(3, 1, kernel_size=1), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -158,7 +159,7 @@ class CRFRefined(nn.Module):
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32).view(-1, 1, 1), persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits of a picture (B, C, H, W), as many as the backbone gives."""
+        """Logits of an image (B, C, H, W), as many channels as the backbone's."""
         output = self.backbone(x)
         logits = output if isinstance(output, torch.Tensor) else only_output(output)
         picture = 255 * (x * self.channel_std + self.channel_mean)

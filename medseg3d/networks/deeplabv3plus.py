@@ -21,7 +21,7 @@ BACKBONES: dict[str, type[DilatedResNet50] | type[DilatedSEResNeXt50]] = {
 
 
 class AtrousPyramid(nn.Module):
-    """Five views of a map side by side: 1x1, three dilated 3x3, and the mean over the picture; projected to one.
+    """Five views of a map side by side: 1x1, three dilated 3x3, and the mean over the image; projected to one.
 
     The 3x3 convolutions may be depthwise-separable. `dropout` is the chance that an element of the result is dropped.
     """
@@ -58,7 +58,7 @@ class DeepLabV3Plus(nn.Module):
     48 channels.
 
     Args:
-        in_channels: channels of the picture.
+        in_channels: channels of the image.
         out_channels: classes, background included.
         backbone: `resnet50` or `seresnext50`.
         separable: whether the 3x3 convolutions of pyramid and decoder are depthwise-separable.
@@ -98,7 +98,7 @@ class DeepLabV3Plus(nn.Module):
         self.classifier = nn.Conv2d(256, out_channels, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits (B, out_channels, H, W) of a picture (B, in_channels, H, W)."""
+        """Logits (B, out_channels, H, W) of an image (B, in_channels, H, W)."""
         maps = self.backbone(x)
         low = self.low_level(maps[1])
         high = F.interpolate(self.pyramid(maps[4]), size=low.shape[2:], mode="bilinear", align_corners=False)

@@ -1,4 +1,4 @@
-"""The non-local block: every position sees every other one, and the N×N map between them is never stored."""
+"""The non-local block: attention between all positions, without storing the N×N attention map."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class PositionAttention(nn.Module):
     """At every position the mean of all positions' values, weighted by softmax(scale * query^T key).
 
     Args:
-        scale: factor of the likenesses.
-        qk_norm: whether queries and keys are made unit vectors, so that a likeness is `scale` at most.
+        scale: factor of the attention logits.
+        qk_norm: whether queries and keys are normalised to unit vectors, so that no logit exceeds `scale`.
     """
 
     def __init__(self, scale: float, qk_norm: bool = False) -> None:
@@ -54,39 +54,39 @@ class PositionAttention(nn.Module):
 
 
 class NonLocalBlock(nn.Module):
-    r"""The input plus, at every position, a mean of all positions weighted by their likeness to it.
+    r"""The input plus, at every position, a similarity-weighted mean over all positions.
 
     The embedded-Gaussian form, `y_i = x_i + W_z sum_j softmax_j(scale * theta(u_i)^T phi(u_j)) g(u_j)` with
-    `u = act(norm(x))`. `theta`, `phi`, `g` and `W_z` (`out`) are convolutions of size 1 with bias. `out` starts at
-    zero, so a fresh block is the identity and can be put into a trained network.
+    `u = act(norm(x))`. `theta`, `phi`, `g` and `W_z` (`out`) are convolutions of size 1 with bias. `out` is
+    initialised to zero, so a new block is the identity and can be inserted into a trained network.
 
-    `norm`, `act` and `scale` keep the attention alive. The stream that a pre-activation network such as SegResNet hands
-    over has passed no norm since it began, and grows while it trains; taken as it is, with `scale=1.0`, likenesses grow
-    with its square until the softmax is an argmax and its gradient is gone (docs/results/pancreas_nl_2d_ablation.md
-    looks inside). That is what `norm=None, act=None, scale=1.0` do, the paper's formula to the letter; Wang et al. put
-    their block behind a norm and a ReLU, and mmcv's scales by default. `qk_norm` bounds the likenesses by construction:
-    they are `scale` times cosines.
+    `norm`, `act` and `scale` keep the attention from collapsing. The residual stream of a pre-activation network such
+    as SegResNet has never been normalised, and grows during training; used as it is, with `scale=1.0`, the logits grow
+    with its square until the softmax is an argmax and its gradient vanishes (docs/results/pancreas_nl_2d_ablation.md
+    shows this). That is what `norm=None, act=None, scale=1.0` do, the paper's formula to the letter; Wang et al. put
+    their block after a norm and a ReLU, and mmcv's scales by default. `qk_norm` bounds the logits by construction:
+    they are `scale` times cosine similarities.
 
-    Where we differ from Wang et al.: no batch norm after `W_z` (zero weights do what its zero gamma did) and no
-    subsampling of `phi` and `g`. The result is the same as with a stored map, up to rounding; the map of N×N
-    likenesses (729 MB for 24×24×24 positions) never exists, forward or backward, because
-    `torch.nn.functional.scaled_dot_product_attention` walks it in tiles.
+    Where we differ from Wang et al.: no batch norm after `W_z` (zero weights replace its zero gamma) and no
+    subsampling of `phi` and `g`. The result is the same as with a stored map, up to rounding; the N×N attention
+    map (729 MB for 24×24×24 positions) never exists, forward or backward, because
+    `torch.nn.functional.scaled_dot_product_attention` processes it in tiles.
 
     Args:
-        spatial_dims: 2 for pictures, 3 for volumes.
+        spatial_dims: 2 for 2-D images, 3 for volumes.
         in_channels: channels C of the input, and of the output.
         inner_channels: channels of `theta`, `phi` and `g`; by default half of `in_channels`.
         norm: feature normalization before the projections, as MONAI writes it; None for none. The default has no
             parameters.
         act: activation after it, as MONAI writes it; None for none.
-        qk_norm: whether the vectors of `theta` and `phi` are made unit vectors.
-        scale: factor of the likenesses; by default `1 / sqrt(inner_channels)`, or 10 with `qk_norm`.
+        qk_norm: whether the vectors of `theta` and `phi` are normalised to unit vectors.
+        scale: factor of the logits; by default `1 / sqrt(inner_channels)`, or 10 with `qk_norm`.
 
     Shape:
         input `(B, C, *spatial)` of any spatial size, output the same.
 
     Raises:
-        ValueError: a bad constructor argument, or an input that has not `spatial_dims` spatial dimensions.
+        ValueError: a bad constructor argument, or an input without `spatial_dims` spatial dimensions.
 
     References:
         Wang et al., Non-local Neural Networks, CVPR 2018, https://arxiv.org/abs/1711.07971; `qk_norm`: Liu et al., Swin
@@ -97,7 +97,7 @@ class NonLocalBlock(nn.Module):
         >>> sum(parameter.numel() for parameter in block.parameters())
         33088
         >>> x = torch.rand(1, 128, 3, 4, 5)
-        >>> torch.equal(block(x), x)  # fresh, hence the identity
+        >>> torch.equal(block(x), x)  # new, hence the identity
         True
     """
 

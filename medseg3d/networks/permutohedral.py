@@ -1,4 +1,4 @@
-"""Gaussian filters of high dimension, as the bilateral one of pictures, on the permutohedral lattice.
+"""Gaussian filters of high dimension, as the bilateral one of images, on the permutohedral lattice.
 
 Adams, Baek and Davis, *Fast High-Dimensional Filtering Using the Permutohedral Lattice*, Eurographics 2010. In plain
 torch, because no library at hand has it with gradients: MONAI's needs an extension that its wheels lack and refuses
@@ -18,11 +18,11 @@ class PermutohedralLattice:
 
     The points are laid on the vertices of the simplices around them, the vertices are blurred along the d + 1
     directions of the lattice, and the points read them again: 2 (d + 1) N additions and as many for each vertex, of
-    which pictures have one to six for a pixel. Made once for a batch of pictures, it filters as many values as wanted.
+    which images have one to six for a pixel. Made once for a batch of images, it filters as many values as wanted.
 
     As in the paper the blur goes only over vertices that some point has touched. So the sum is lower where points are
     sparse, the result is not quite symmetric, and only `average` is near the Gaussian's: correlation above 0.99 on
-    colour pictures, single pixels 0.2 off. A lattice needs no gradients of its points and has none; it computes in the
+    colour images, single pixels 0.2 off. A lattice needs no gradients of its points and has none; it computes in the
     points' dtype and is deterministic, on CUDA under `torch.use_deterministic_algorithms`.
 
     The vertices are numbered by their integer coordinates in the basis of d of the d + 1 directions, in which the
@@ -30,7 +30,7 @@ class PermutohedralLattice:
     and the order of what is left over, and a step to a neighbour adds a constant to the number.
 
     Args:
-        features: (B, N, d) floating point, N points of each of B pictures, every axis in the Gaussian's standard
+        features: (B, N, d) floating point, N points of each of B images, every axis in the Gaussian's standard
             deviations.
 
     Raises:
@@ -58,12 +58,12 @@ class PermutohedralLattice:
         self._weights = ends[:, :-1] - ends[:, 1:]  # (B N, d + 1), each row sums to 1
 
         # the simplices reach one beyond the corners; another one stays free, so that no step leads into the next row of
-        # vertices or the next picture
+        # vertices or the next image
         lowest = corner.amin(0)
         extents = (corner.amax(0) + 3 - lowest).tolist()
         if not batch * math.prod(extents) < 2**63:
             raise ValueError(
-                f"features span {[f'{extent:g}' for extent in extents]} lattice steps in {batch} pictures, too many to "
+                f"features span {[f'{extent:g}' for extent in extents]} lattice steps in {batch} images, too many to "
                 "number; they must be finite and in standard deviations"
             )
         strides = [math.prod(int(extent) for extent in extents[axis + 1 :]) for axis in range(axes)]

@@ -72,7 +72,7 @@ def load_pretrained(
     Args:
         encoder: a `DilatedResNet50` or `DilatedSEResNeXt50`.
         state_dict: what the file holds: names to tensors, or a checkpoint with these in `state_dict` or `model`.
-            Prefixes (`backbone.`, `module.`) are found, other parts of a checkpoint passed over.
+            Prefixes (`backbone.`, `module.`) are found, other parts of a checkpoint ignored.
         name: what the errors call the weights, for example the path of the file.
 
     Returns:
@@ -161,4 +161,6 @@ def _fitted(tensor: torch.Tensor, own: torch.Tensor) -> torch.Tensor | None:
 def _refusal(name: str, found: str, wanted: str = "") -> UserError:
     wanted = wanted or f"at least {LEAST_MATCHED:.0%} of the encoder's tensors"
     resnets = "torchvision's or timm's resnet50 for ResNet-50, of Cadene's se_resnext50_32x4d for SE-ResNeXt-50"
-    return UserError("PRETRAINED", name, found, wanted, f"name weights of {resnets}, or train from scratch")
+    return UserError(
+        "PRETRAINED", name, found, wanted, f"name weights of {resnets}, or train from scratch (random weights)"
+    )

@@ -17,7 +17,7 @@ class Refinement(nn.Module):
 
     ReLU and dropout between them, 76,193 parameters at 32 channels, a receptive field of 13×13 pixels. The paper
     states the 1×1 convolution, kernels that decrease, and the dropout of 0.01 between trainable layers; sizes and
-    channels are ours, and the same for every backbone. The paper's map is one of pictures.
+    channels are ours, and the same for every backbone. The paper's map is one of images.
 
     The paper does not state the initialisation, and it decides how CRIS begins. Ours passes the map on, see `pass_on`.
     With torch's default a gap of 0.70 in probability between polyp and background is one of 0.002 to 0.07 in the
@@ -27,7 +27,7 @@ class Refinement(nn.Module):
         channels: channels between the convolutions.
         dropout: probability of an element to be zeroed after each but the last.
         maps: maps, one for every class where there are more than foreground and background.
-        spatial_dims: 2 for pictures, 3 for volumes, with cubes for kernels.
+        spatial_dims: 2 for 2-D images, 3 for volumes, with cubes for kernels.
         init: `identity` for `pass_on`, `default` for torch's own initialisation, to compare it with.
 
     Shape:
@@ -113,27 +113,28 @@ def pass_on(convolutions: Sequence[nn.Conv2d | nn.Conv3d]) -> None:
 
 
 class RefinedSegmenter(nn.Module):
-    """Logits of a backbone whose probability map a `Refinement` has made better.
+    """Logits of a backbone whose probability map is refined by a `Refinement`.
 
-    Gradients of the final output run through the map into the backbone. Its map is the sigmoid of one logit, as in the
+    Gradients of the final output flow through the map into the backbone. Its map is the sigmoid of one logit, as in the
     paper, or the softmax of several.
 
     Args:
-        backbone: any network with one output, logits of `out_channels`. Where that is 1, it may give two for background
-            and foreground as well: their difference is the logit of the same probability. One with auxiliary heads has
-            to be made without them, see `only_output`.
+        backbone: any network with one output, logits of `out_channels`. If that is 1, it may also return two, for
+            background and foreground: their difference is the logit of the same probability. A backbone with auxiliary
+            heads has to be built without them, see `only_output`.
         channels: channels of the refinement.
         dropout: of the refinement.
         out_channels: channels of the logits, 1 for foreground against background.
-        spatial_dims: 2 for pictures, 3 for volumes.
-        init: of the refinement: `identity` lets the final map begin as the backbone's, `default` is torch's own.
+        spatial_dims: 2 for 2-D images, 3 for volumes.
+        init: initialisation of the refinement: with `identity` the final map is initially the backbone's; `default` is
+            torch's own.
 
     Shape:
-        input `(B, C, *spatial)` as the backbone takes it; output `(B, out_channels, *spatial)`, while training a pair
-        of such: the final logits and the backbone's.
+        input `(B, C, *spatial)` as the backbone takes it; output `(B, out_channels, *spatial)`, in training a pair of
+        them: the final logits and the backbone's.
 
     Raises:
-        ValueError: from a call, for a backbone of other channels or of several outputs.
+        ValueError: when called, for a backbone with other channels or several outputs.
 
     References:
         Arudkar and Evans, *CRIS: Collaborative Refinement Integrated with Segmentation for Polyp Segmentation*,
@@ -165,12 +166,12 @@ class RefinedSegmenter(nn.Module):
 
         Args:
             x: the image.
-            refine: False for the backbone's logits alone: the refinement is not run, draws no dropout and gets no
-                gradients, so that no optimizer moves it, not even by its momentum. (`DistributedDataParallel` then
+            refine: False for only the backbone's logits: the refinement is not run, draws no dropout and gets no
+                gradients, so that no optimizer changes it, not even through momentum. (`DistributedDataParallel` then
                 needs `find_unused_parameters`.)
 
         Returns:
-            While training, with `refine`, a pair: the final logits and the backbone's.
+            In training, with `refine`, a pair: the final logits and the backbone's.
         """
         output = self.backbone(x)
         logits = output if isinstance(output, torch.Tensor) else only_output(output)
@@ -189,7 +190,7 @@ class RefinedSegmenter(nn.Module):
 
 
 def foreground_logit(logits: torch.Tensor) -> torch.Tensor:
-    """Of two logits, for background and foreground, the one of the same probability, their difference; others as is.
+    """For two logits, of background and foreground, their difference, the logit of the same probability; others as is.
 
     Args:
         logits: (B, 1 or 2, *spatial).
@@ -202,10 +203,10 @@ def foreground_logit(logits: torch.Tensor) -> torch.Tensor:
 
 
 def only_output(outputs: List[torch.Tensor]) -> torch.Tensor:  # noqa: UP006
-    """The one element of what a network gave in place of a tensor, as MONAI's BasicUNetPlusPlus does.
+    """The only element of the list that a network returned instead of a tensor, as MONAI's BasicUNetPlusPlus does.
 
-    Networks of several outputs are refused: which of them are the logits differs from network to network (the first
-    or the last), and a head whose output is dropped gets no gradients, which stops distributed training.
+    Networks with several outputs are rejected: which of them are the logits (the first or the last) differs between
+    networks, and a head whose output is dropped gets no gradients, which breaks distributed training.
 
     Raises:
         ValueError: there is not one.

@@ -1,4 +1,4 @@
-"""ResUNet++ and the ResUNet it grew from: U-shaped networks of residual units for pictures."""
+"""ResUNet++ and ResUNet, on which it is based: U-shaped networks of residual units for 2-D images."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from medseg3d.networks.input_size import check_size
 
 
 class SqueezeExcitation(nn.Module):
-    """Every channel scaled by a number in (0, 1) that depends on the means of all channels.
+    """Scales every channel by a factor in (0, 1) that depends on the means of all channels.
 
     Two linear layers without bias, the first to `channels // reduction` with ReLU, the second back with a sigmoid.
 
     Raises:
-        ValueError: nothing would be left between.
+        ValueError: the hidden layer would be empty.
 
     References:
         Hu et al., Squeeze-and-Excitation Networks, CVPR 2018, https://arxiv.org/abs/1709.01507
@@ -40,8 +40,8 @@ class SqueezeExcitation(nn.Module):
 class ResidualUnit(nn.Module):
     """Twice BatchNorm, ReLU and 3×3 convolution, plus a 1×1 convolution of the input with BatchNorm.
 
-    The first convolution has the stride, and the one beside. The first unit of a network is without the first norm
-    (`norm_first`): its first convolution sees the picture itself.
+    The first convolution and the shortcut have the stride. The first unit of a network is without the first norm
+    (`norm_first`): its first convolution sees the image itself.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1, norm_first: bool = True) -> None:
@@ -59,7 +59,7 @@ class ResidualUnit(nn.Module):
 class SummedASPP(nn.Module):
     """The sum of 3×3 convolutions of several dilations, each with BatchNorm, through a 1×1 convolution.
 
-    Where it differs from DeepLab's: summed and not concatenated, no ReLU, no image pooling.
+    Differs from DeepLab's: summed instead of concatenated, no ReLU, no image pooling.
     """
 
     def __init__(self, in_channels: int, out_channels: int, dilations: Sequence[int] = (1, 6, 12, 18)) -> None:
@@ -84,7 +84,7 @@ class SummedASPP(nn.Module):
 
 
 class SkipAttention(nn.Module):
-    """Decoder features multiplied with a map made from them and from the skip of twice their size.
+    """Decoder features multiplied by a map computed from them and from the skip, which is twice their size.
 
     No sigmoid: the map is a convolution's output and may be negative.
     """
@@ -118,21 +118,21 @@ class AttentiveUp(nn.Module):
 
 
 class ResUNetPlusPlus(nn.Module):
-    """Logits at the size of the picture: ResUNet with squeeze-excitation, ASPP and attention.
+    """Logits at the size of the image: ResUNet with squeeze-excitation, ASPP and attention.
 
     The defaults are the network of the published code: 16 to 256 filters, 4,062,993 parameters. A stem at full
-    resolution, three encoder stages that halve it, ASPP as the bridge, three attentive decoder stages, ASPP again, a
-    1×1 convolution. The squeeze-excitation stands after a unit's addition. The paper rebuilt here calls its network
-    "modified" and states no modification.
+    resolution, three encoder stages that each halve it, ASPP as the bridge, three decoder stages with attention, ASPP
+    again, and a 1×1 convolution. Squeeze-excitation comes after a unit's addition. The paper rebuilt here calls its
+    network "modified" but states no modification.
 
     Where we differ from the Keras original: logits instead of probabilities, torch's BatchNorm (eps 1e-5, momentum 0.1
-    instead of 1e-3 and 0.01), strided convolutions padded on all sides and not only at bottom and right.
+    instead of 1e-3 and 0.01), strided convolutions padded on all sides instead of only at bottom and right.
 
     Args:
-        in_channels: channels of the picture.
+        in_channels: channels of the image.
         out_channels: channels of logits, 1 for foreground against background.
         features: filters of the stem, the encoder stages, and the bridge.
-        reduction: how many times narrower the squeeze-excitations are between their layers.
+        reduction: reduction factor of the squeeze-excitations.
         dilations: of the branches of both ASPPs.
 
     Shape:
@@ -185,7 +185,7 @@ class ResUNetPlusPlus(nn.Module):
         self.head = nn.Conv2d(encoder[0], out_channels, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits (B, out_channels, H, W) of a picture (B, in_channels, H, W)."""
+        """Logits (B, out_channels, H, W) of an image (B, in_channels, H, W)."""
         check_size(x, self.size_divisor)
         x = self.stem(x)
         skips = [x]
@@ -199,14 +199,14 @@ class ResUNetPlusPlus(nn.Module):
 
 
 class ResUNet(nn.Module):
-    """Logits at the size of the picture: a U-Net of residual units, with what ResUNet++ has added taken away.
+    """Logits at the size of the image: a U-Net of residual units, with what ResUNet++ has added taken away.
 
     A unit at full resolution, further ones that halve it, then nearest upsampling, the skip and a unit for each level,
     and a 1×1 convolution. Where we differ from Zhang et al.: the shortcut is a 1×1 convolution with BatchNorm also
     where channels and size stay, as in the code of ResUNet++, whose baseline this is.
 
     Args:
-        in_channels: channels of the picture.
+        in_channels: channels of the image.
         out_channels: channels of logits, 1 for foreground against background.
         features: filters of each level from the finest to the coarsest.
 
@@ -244,7 +244,7 @@ class ResUNet(nn.Module):
         self.head = nn.Conv2d(features[0], out_channels, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits (B, out_channels, H, W) of a picture (B, in_channels, H, W)."""
+        """Logits (B, out_channels, H, W) of an image (B, in_channels, H, W)."""
         check_size(x, self.size_divisor)
         x = self.stem(x)
         skips = [x]

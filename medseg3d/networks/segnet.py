@@ -37,13 +37,13 @@ def max_unpool(x: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
 
 
 class SegNet(nn.Module):
-    """Logits at the size of the picture: VGG-16's convolutions with BatchNorm, pooled five times and unpooled again.
+    """Logits at the size of the image: VGG-16's convolutions with BatchNorm, pooled five times and unpooled again.
 
     29,443,585 parameters for one class, 14,723,136 of them the encoder's. The decoder mirrors the encoder; its last
     convolution gives the logits and has neither BatchNorm nor ReLU.
 
     Args:
-        in_channels: channels of the picture.
+        in_channels: channels of the image.
         out_channels: channels of logits, 1 for foreground against background.
         features: filters of the convolutions of each stage.
         convolutions: how many each stage has.
@@ -89,7 +89,7 @@ class SegNet(nn.Module):
         self.decoder.append(nn.Sequential(*_stage([first] * count), nn.Conv2d(first, out_channels, 3, padding=1)))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits (B, out_channels, H, W) of a picture (B, in_channels, H, W)."""
+        """Logits (B, out_channels, H, W) of an image (B, in_channels, H, W)."""
         check_size(x, self.size_divisor)
         places: list[torch.Tensor] = []
         for stage in self.encoder:

@@ -29,21 +29,22 @@ class SegResNetNL(SegResNet):
     blocks: `SegResNetNL(2, 32, 3, 2, nonlocal_blocks=0)` has 6,299,106, with two blocks 6,562,530. The paper does not
     state the blocks' inner width; here it is half of the bottleneck's, as in Wang et al.
 
-    A fresh network equals the SegResNet of the same weights bit for bit, because every block starts as the identity. A
-    SegResNet's state dict loads: strictly with `nonlocal_blocks=0`, else with only the keys of the blocks missing.
+    A new network equals a SegResNet with the same weights bit for bit, because every block starts as the identity. A
+    SegResNet's state dict can be loaded: strictly with `nonlocal_blocks=0`, otherwise only the keys of the blocks are
+    missing.
 
     Args:
-        spatial_dims: 2 for pictures, 3 for volumes.
+        spatial_dims: 2 for 2-D images, 3 for volumes.
         init_filters: channels of the first convolution; each further encoder stage doubles them.
         in_channels: channels of the input.
         out_channels: classes, background included.
         blocks_down: residual blocks of each encoder stage.
         blocks_up: residual blocks of each decoder stage, one stage fewer than in the encoder.
         nonlocal_blocks: number of cascaded non-local blocks, 0 for the plain SegResNet.
-        nonlocal_attention: what a block compares. `scaled`: features that a parameter-free norm and a ReLU have passed,
-            times `1 / sqrt(d)`; `cosine`: cosines of the same features, times 10, which nothing can make larger;
-            `literal`: the raw features with a factor of 1, as the paper writes it, which runs away while it trains
-            (see `NonLocalBlock`) and is there to show that it does.
+        nonlocal_attention: what a block compares. `scaled`: features after a parameter-free norm and a ReLU, times
+            `1 / sqrt(d)`; `cosine`: cosine similarities of the same features, times 10, which are bounded;
+            `literal`: the raw features with a factor of 1, as the paper writes it, which collapses during training
+            (see `NonLocalBlock`) and is kept to demonstrate this.
         dropout_prob: probability of an element to be zeroed after the first convolution.
         act: activation, as MONAI writes it.
         norm: feature normalization, as MONAI writes it.
@@ -56,8 +57,8 @@ class SegResNetNL(SegResNet):
         output `(B, out_channels, *spatial)`.
 
     Raises:
-        ValueError: a bad constructor argument, or an input of another number of dimensions or of a size that the
-            decoder could not give back.
+        ValueError: a bad constructor argument, or an input with a different number of dimensions or of a size that the
+            decoder could not restore.
 
     References:
         Myronenko, 3D MRI brain tumor segmentation using autoencoder regularization, https://arxiv.org/abs/1810.11654

@@ -23,7 +23,7 @@ def selective_scan(
     a chunk the recurrence is carried out as written, from a zero state, for all chunks of a block at once; the chunks
     are then joined by their end states and their total decays, in rounds that double what is joined. Nothing is ever
     divided by a decay, and a product of decays can only fade to zero, so no length overflows. The backward pass keeps
-    the state at the start of every block and computes the others anew: `B·L·E·N` numbers never exist at once.
+    the state at the start of every block and computes the others again: `B·L·E·N` numbers never exist at once.
 
     TorchScript, when it trains, keeps the graph of the same operations instead. An exported graph (torch.export, ONNX)
     has one block, whatever the length, so there they do exist at once.

@@ -1,4 +1,4 @@
-"""U-Mamba with Mamba layers in its encoder: a compared network of the pancreas paper."""
+"""U-Mamba with Mamba layers in its encoder: a network that the pancreas paper compares with."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ _FEATURES = {2: (64, 128, 256, 512, 1024), 3: (32, 64, 128, 256, 320)}
 class UMambaEnc(nn.Module):
     """Logits at the size of the input: a residual U-Net whose encoder stages end in Mamba layers.
 
-    Built as the public code of U-Mamba builds its "Enc" networks. A stem and the encoder's stages are residual blocks
+    Built like the "Enc" networks of U-Mamba's public code. A stem and the encoder's stages are residual blocks
     of 3×3(×3) convolutions, instance norm and leaky ReLU, two per stage in the upper half and one below. A Mamba layer
-    then mixes the positions of the map in raster order, each a token of its channels; where a map has no more positions
+    then mixes the positions of the map in raster order, each a token of its channels; if a map has no more positions
     than channels, it mixes the channels instead, each a token of its positions. In 3-D every stage ends in one, in 2-D
-    every second, counted from the deepest. The decoder upsamples by nearest neighbour and joins the skips, in 2-D all
-    but that of the full resolution.
+    every second, counted from the deepest. The decoder upsamples by nearest neighbour and concatenates the skips, in
+    2-D all but the one at full resolution.
 
     The defaults are the comparison of the paper's Table 3: 2-D, 3 channels, 2 classes, with 39,120,642 parameters for
-    256×256 pictures. The number depends on the size of the picture wherever channels are tokens: 39,375,730 for
-    288×288. The paper prints 39.26 M and no size; of the sizes that five stages can halve, only 224×336 gives that. In
+    256×256 images. The number depends on the image size wherever channels are tokens: 39,375,730 for
+    288×288. The paper prints 39.26 M and no size; of the sizes that five stages can halve, only 224×336 matches. In
     3-D the default for 96×96×96 windows (1 channel, 2 classes) has 22,808,642.
 
-    Where we differ from the public code: no heads for deep supervision (they hold 1,798 parameters of the 2-D network),
+    Where we differ from the public code: no heads for deep supervision (1,798 parameters of the 2-D network),
     and the 1×1 convolution before the upsampling instead of after it, which gives the same values for a quarter or an
     eighth of the work. As there, a Mamba layer has no residual connection and always computes in float32.
 
     Args:
-        spatial_dims: 2 for pictures, 3 for volumes.
+        spatial_dims: 2 for 2-D images, 3 for volumes.
         in_channels: channels of the input.
         out_channels: classes, background included.
         img_size: spatial size of the input, or of the sliding window; one number for all axes or one for each.
@@ -45,15 +45,15 @@ class UMambaEnc(nn.Module):
         strides: downsampling of each stage, one number for all axes or one for each; 1 for the first, by default 2 for
             the others.
         d_state: states of a channel in a Mamba layer.
-        d_conv: tokens that a Mamba layer's convolution sees.
-        expand: inner channels of a Mamba layer by its tokens' channels.
+        d_conv: kernel size of a Mamba layer's convolution, in tokens.
+        expand: ratio of a Mamba layer's inner channels to its tokens' channels.
 
     Shape:
         input `(B, in_channels, *spatial)`, output `(B, out_channels, *spatial)`. `spatial` must be `img_size` where the
         channels of some stage are tokens (`channel_token`), else any multiple of the product of the strides.
 
     Raises:
-        ValueError: a bad constructor argument, or an input of another size than those.
+        ValueError: a bad constructor argument, or an input of any other size.
 
     References:
         Ma, Li and Wang, U-Mamba: Enhancing Long-range Dependency for Biomedical Image Segmentation,

@@ -14,12 +14,13 @@ def unet(
     out_channels: int = 1,
     features: Sequence[int] = (64, 128, 256, 512, 1024, 64),
 ) -> BasicUNet:
-    """MONAI's U-Net for pictures, with BatchNorm and ReLU: 31,113,217 parameters.
+    """MONAI's U-Net for images, with BatchNorm and ReLU: 31,113,217 parameters.
 
-    The original has no normalization and 69,696 parameters less, as it halves the channels once more on the way up.
+    The original has no normalization and 69,696 fewer parameters, because it halves the channels once more in the
+    decoder.
 
     Args:
-        in_channels: channels of the picture.
+        in_channels: channels of the image.
         out_channels: channels of logits, 1 for foreground against background.
         features: filters of the five levels, and after the last upsampling.
 
@@ -37,10 +38,10 @@ def unet_plus_plus(
     out_channels: int = 1,
     features: Sequence[int] = (32, 64, 128, 256, 512, 32),
 ) -> nn.Module:
-    """MONAI's UNet++ for pictures, with BatchNorm and ReLU, as a network of one tensor: 9,119,233 parameters.
+    """MONAI's UNet++ for images, with BatchNorm and ReLU, returning a single tensor: 9,119,233 parameters.
 
-    The three heads of deep supervision, which MONAI's network has and does not use without it, are left out: 99
-    parameters that no gradient reaches, which distributed training refuses. Arguments and shapes are those of `unet`.
+    The three heads of deep supervision, which MONAI's network creates even if they are not used, are left out: 99
+    parameters without gradients, which distributed training does not accept. Arguments and shapes are those of `unet`.
 
     References:
         Zhou et al., UNet++, DLMIA 2018, https://arxiv.org/abs/1807.10165

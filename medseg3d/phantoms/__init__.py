@@ -1,1 +1,1 @@
-"""CT volumes and endoscopy pictures, drawn: data to try everything on without a download."""
+"""CT volumes and endoscopy images, drawn: data to try everything on without a download."""

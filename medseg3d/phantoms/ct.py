@@ -106,7 +106,7 @@ def write_phantom_dataset(
 ) -> Path:
     """Write phantoms in the MSD layout (`dataset.json`, `imagesTr`, `labelsTr`, `imagesTs`); the folder comes back.
 
-    About every second case has a tumour; orientations take turns. The data set is written beside the folder and moved
+    About every second case has a tumour; orientations take turns. The data set is written next to the folder and moved
     there when it is complete.
 
     Args:
@@ -166,7 +166,7 @@ def case_seed(seed: int, number: int) -> int:
 
 @contextmanager
 def whole_data_set(folder: Path, overwrite: bool, marker: str, name: str) -> Iterator[Path]:
-    """Context with a folder beside that of a data set, which it becomes at the end.
+    """Context with a folder next to that of a data set, which it becomes at the end.
 
     Only with `overwrite` it replaces one of its kind.
 

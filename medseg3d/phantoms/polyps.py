@@ -1,4 +1,4 @@
-"""Colonoscopy-like pictures with polyps: data to try, test and demonstrate everything on without a download.
+"""Colonoscopy-like images with polyps: data to try, test and demonstrate everything on without a download.
 
 They are drawn, not simulated: a wall of mucosa with vessels, folds and a lumen, lit from the camera, with highlights,
 soiling and bubbles, behind the mask and captions of an endoscope. Polyps are domes of any size with an outline, a tint
@@ -27,7 +27,7 @@ WITHOUT_POLYP = 0.1
 
 
 def is_phantom_data(dataset_dir: str | Path) -> bool:
-    """Whether a data set, of volumes or pictures, says of itself that it was generated."""
+    """Whether a data set, of volumes or 2-D images, says of itself that it was generated."""
     folder = Path(dataset_dir)
     try:
         described = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
@@ -97,7 +97,7 @@ def write_polyp_phantoms(
 ) -> Path:
     """Write phantoms in the layout of Kvasir-SEG (`images/*.jpg`, `masks/*.jpg`); the folder comes back.
 
-    Masks are JPEG as there: their rims have to be thresholded. The data set is written beside the folder and moved
+    Masks are JPEG as there: their rims have to be thresholded. The data set is written next to the folder and moved
     there when it is complete.
 
     Args:

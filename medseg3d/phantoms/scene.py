@@ -41,7 +41,7 @@ class Scene:
         return (field - field.mean()) / max(float(field.std()), 1e-6)
 
     def draw_wall(self, rng: Generator) -> None:
-        """Mucosa with vessels, and a lumen with folds around it, somewhere in or beside the picture."""
+        """Mucosa with vessels, and a lumen with folds around it, somewhere in or next to the image."""
         base = np.array([0.80, 0.44, 0.36]) + rng.normal(0, (0.05, 0.05, 0.05))
         shades = self.noise(rng, 0.25)[..., None] * (0.02, 0.035, 0.03) + self.noise(rng, 0.06)[..., None] * 0.012
         self.colour += (base + shades).astype(np.float32)
@@ -101,7 +101,7 @@ class Scene:
         edge = _step(1 - rho, -0.02, 0.05)
         self.height += edge * (under - self.height) + (tall * size * dome * lobes).astype(np.float32)
         self.height += edge * np.float32(rng.uniform(0.0003, 0.0014)) * self.noise(rng, 0.012).astype(np.float32)
-        # a polyp looks towards the camera even where the wall beside it falls away
+        # a polyp looks towards the camera even where the wall next to it falls away
         near = min(float(self.distance[row, column]), 1.5)
         self.distance += edge * (near - self.distance) * np.float32(0.85)
         self.distance -= (0.5 * tall * size * dome).astype(np.float32)

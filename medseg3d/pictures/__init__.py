@@ -1,1 +1,1 @@
-"""Pictures, masks and maps of pictures: decoded with care, written, painted on."""
+"""Pictures, masks and maps of images: decoded with care, written, painted on."""

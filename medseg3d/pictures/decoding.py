@@ -1,4 +1,4 @@
-"""Files of pictures, decoded by Pillow once their headers and checksums let them pass."""
+"""Files of images, decoded by Pillow once their headers and checksums let them pass."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""EXIF orientation -> what turns a picture upright."""
+"""EXIF orientation -> what turns an image upright."""
 
 _INVERSE = {6: 8, 8: 6}  # the other turns undo themselves
 
 
 def read_size(path: str | Path) -> tuple[int, int]:
-    """Rows and columns of a picture by its header; which of them is which an EXIF orientation may change.
+    """Rows and columns of an image by its header; which of them is which an EXIF orientation may change.
 
     Raises:
         UserError: MISSING_FILE, UNREADABLE, NOT_A_FILE, EMPTY, TOO_LARGE, DECODE, DIMENSIONS, BIT_DEPTH.
@@ -49,14 +49,14 @@ def read_size(path: str | Path) -> tuple[int, int]:
 
 
 def decoded(path: Path, upright: bool) -> tuple[Image.Image, int]:
-    """The one picture in a file, decoded, in the grid asked for and of a mode known here, and its EXIF orientation."""
+    """The one image in a file, decoded, in the grid asked for and of a mode known here, and its EXIF orientation."""
     with _opened(path) as (image, file):
         if image.format == "PNG":
             _check_png(path, file)
         with pillow_unbounded():  # which has no word for odd tags either
             orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
             white_is_zero = image.format == "TIFF" and image.getexif().get(_PHOTOMETRIC) == _WHITE_IS_ZERO
-        # Pillow looks at the size of a TIFF once more; so large a picture is decoded by itself
+        # Pillow looks at the size of a TIFF once more; so large an image is decoded by itself
         with pillow_unbounded() if math.prod(image.size) > PIXELS.default else nullcontext():
             image.load()
         if white_is_zero and is_sixteen_bit(image):
@@ -72,13 +72,13 @@ def decoded(path: Path, upright: bool) -> tuple[Image.Image, int]:
 
 
 def is_sixteen_bit(image: Image.Image) -> bool:
-    """Whether a picture is grey in 16 bits."""
+    """Whether an image is grey in 16 bits."""
     # Pillow before 11.3 opens a 16-bit PNG as mode I
     return image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
 
 
 def sixteen_bits(image: Image.Image) -> np.ndarray:
-    """The levels (H, W) uint16 of such a picture."""
+    """The levels (H, W) uint16 of such an image."""
     return np.array(image).astype(np.uint16)
 
 
@@ -93,20 +93,20 @@ def see_through(image: Image.Image) -> bool:
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """The picture in three channels of 8 bits."""
+    """The image in three channels of 8 bits."""
     return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Image.Image, IO[bytes]]]:
-    """The one picture in a file, its header read and checked, and the file; what goes wrong in the context is an error.
+    """The one image in a file, its header read and checked, and the file; what goes wrong in the context is an error.
 
     Raises:
         UserError: as `read_picture`.
     """
-    with opened(path, "a picture", "DECODE") as file:
+    with opened(path, "an image", "DECODE") as file:
         if path.stat().st_size == 0:
-            raise UserError("EMPTY", path, "0 bytes", "a picture", "copy the file again")
+            raise UserError("EMPTY", path, "0 bytes", "an image", "copy the file again")
         try:
             with pillow_unbounded():
                 image: Image.Image = Image.open(file, formats=_FORMATS)
@@ -138,8 +138,8 @@ def _check_png(path: Path, file: IO[bytes]) -> None:
         if length or len(stored) < 4:
             raise _decode_error(path, EOFError("the end of the file within a chunk"))
         if int.from_bytes(stored, "big") != checksum:
-            found = f"a chunk {kind!r} that is damaged before byte {file.tell()}"
-            remedy = "copy or download it again; its pixels cannot be trusted"
+            found = f"a damaged chunk {kind!r} before byte {file.tell()}"
+            remedy = "copy or download it again; its pixels are not reliable"
             raise UserError("CHECKSUM", path, found, "an intact file", remedy)
     file.seek(pillow_reads_from)
 
@@ -147,15 +147,17 @@ def _check_png(path: Path, file: IO[bytes]) -> None:
 def _check_header(path: Path, image: Image.Image) -> None:
     width, height = image.size
     PIXELS.check(path, (width, height))
-    # a photograph with a second picture in it (MPO) begins with the one that is meant
+    # a photograph with a second image in it (MPO) begins with the one that is meant
     pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
     if pages > 1:
-        raise UserError("DIMENSIONS", path, f"{pages} pages", "one picture", "split it into single pictures")
+        raise UserError("DIMENSIONS", path, f"{pages} pages", "one image", "split it into single images")
     if image.mode not in _KNOWN_MODES and not is_sixteen_bit(image):
         kind = {"F": "floating-point pixels", "I": "32-bit pixels"}.get(image.mode)
         found = kind or f"pixels of mode {image.mode}"
         wanted = "8 bits per channel, or 1 or 16 bits of grey"
-        raise UserError("BIT_DEPTH" if kind else "DECODE", path, found, wanted, "convert it and choose the scale")
+        raise UserError(
+            "BIT_DEPTH" if kind else "DECODE", path, found, wanted, "convert it, choosing how grey values are scaled"
+        )
 
 
 def _decode_error(path: Path, error: Exception) -> UserError:
@@ -163,10 +165,10 @@ def _decode_error(path: Path, error: Exception) -> UserError:
         with open(path, "rb") as file:
             head = file.read(8)
         if not head.startswith(_BEGINNINGS):
-            found = f"no JPEG, PNG, TIFF or BMP (it begins with {head.hex(' ')})"
-            return UserError("DECODE", path, found, "a picture of one of these formats", "convert or download it again")
+            found = f"not JPEG, PNG, TIFF or BMP (it begins with {head.hex(' ')})"
+            return UserError("DECODE", path, found, "an image in one of these formats", "convert or download it again")
         found = "a header that is cut off or damaged"
     else:
         found = str(error).partition("\n")[0] or type(error).__name__
     cut_off = isinstance(error, EOFError) or "truncated" in found.lower() or "cut off" in found
-    return UserError("TRUNCATED" if cut_off else "DECODE", path, found, "a whole picture", "copy the file again")
+    return UserError("TRUNCATED" if cut_off else "DECODE", path, found, "a complete image", "copy the file again")

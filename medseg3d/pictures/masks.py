@@ -1,4 +1,4 @@
-"""Masks and maps of probabilities that pictures hold, read by their levels."""
+"""Masks and maps of probabilities that images hold, read by their levels."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ logger = logging.getLogger("medseg3d")
 
 @dataclass(frozen=True)
 class GreyPicture:
-    """A decoded picture of one grey level per pixel, not yet taken for a mask or for a map of probabilities.
+    """A decoded image of one grey level per pixel, not yet taken for a mask or for a map of probabilities.
 
     Attributes:
         path: the file.
@@ -89,18 +89,20 @@ class GreyPicture:
         else:
             return
         wanted = "a mask of two levels: 0 and 1, 0 and 255, or 0 and 65535"
-        remedy = "write background as 0 and foreground as 255; is it a photograph, or a map of probabilities or labels?"
+        remedy = (
+            "write background as 0 and foreground as 255, unless it is a photograph, a probability map or a label map"
+        )
         raise UserError("LABEL_SET", self.path, found, wanted, remedy)
 
 
 def read_picture_mask(path: str | Path, upright: bool = False) -> np.ndarray:
-    """The mask a picture holds, (H, W) bool: its levels above 127 of 255.
+    """The mask an image holds, (H, W) bool: its levels above 127 of 255.
 
     The levels may be 0 and 1, 0 and 255 or 0 and 65535, in 1, 8 or 16 bits, in one channel, in equal channels or in a
     palette, which is decoded by colour. The rims a JPEG adds and the soft edges of a resized mask are thresholded. What
     is refused is a mask that would have to be guessed at: colours, transparency, more than 5 % of grey pixels
     (`MOST_GREY`), no bright level at all (labels 0 and 2), exactly three levels in a lossless file. A mask that covers
-    more than half of the picture is reported in the log as FOREGROUND; it may be inverted.
+    more than half of the image is reported in the log as FOREGROUND; it may be inverted.
 
     Args:
         path: JPEG, PNG, TIFF or BMP; what counts is the content.
@@ -123,9 +125,9 @@ def read_picture_mask(path: str | Path, upright: bool = False) -> np.ndarray:
 
 
 def read_grey(path: str | Path) -> np.ndarray:
-    """The map of probabilities a picture holds, (H, W) float32 in [0, 1]: its level over 255 or, in 16 bits, 65535.
+    """The map of probabilities an image holds, (H, W) float32 in [0, 1]: its level over 255 or, in 16 bits, 65535.
 
-    The picture is grey, or in colour of equal channels; it comes in the grid of the file.
+    The image is grey, or in colour of equal channels; it comes in the grid of the file.
 
     Raises:
         UserError: as `read_picture`, and LABEL_SET for colours or transparency.
@@ -134,7 +136,7 @@ def read_grey(path: str | Path) -> np.ndarray:
 
 
 def read_levels(path: str | Path, upright: bool = False) -> GreyPicture:
-    """A grey picture, for callers who look at its levels before they decide what it is.
+    """A grey image, for callers who look at its levels before they decide what it is.
 
     Raises:
         UserError: as `read_picture`, and LABEL_SET for colours or transparency.
@@ -145,33 +147,35 @@ def read_levels(path: str | Path, upright: bool = False) -> GreyPicture:
     if is_sixteen_bit(image):
         return GreyPicture(path, sixteen_bits(image), lossy)
     if see_through(image):
-        found = "transparent pixels: colour and transparency may each hold a mask"
+        found = "transparent pixels: the mask could be in the colours or in the alpha channel"
         remedy = "write the mask as grey levels without an alpha channel"
-        raise UserError("LABEL_SET", path, found, "an opaque picture of black and white", remedy)
+        raise UserError("LABEL_SET", path, found, "an opaque black-and-white image", remedy)
     if image.mode not in ("1", "L", "LA"):
         image = as_rgb(image)
         spread = _channel_spread(image)
         if spread > _COLOURED:
             found = f"colours: channels that differ by up to {spread} levels"
-            remedy = "write one grey level per pixel; is it a photograph, or does each colour stand for a class?"
+            remedy = (
+                "write one grey level per pixel; check that it is not a photograph or a mask with one colour per class"
+            )
             raise UserError("LABEL_SET", path, found, "grey pixels", remedy)
     return GreyPicture(path, np.array(image.convert("L")), lossy)
 
 
 def check_size(mask: str | Path, shape: Sequence[int], picture: str | Path, wanted: Sequence[int]) -> None:
-    """Refuse a mask whose rows and columns are not those of its picture.
+    """Refuse a mask whose rows and columns are not those of its image.
 
     Raises:
         UserError: PAIR_GEOMETRY.
     """
     if tuple(shape[:2]) != tuple(wanted[:2]):
         found, expected = (f"{rows} rows of {columns} pixels" for rows, columns, *_ in (shape, wanted))
-        remedy = "a mask must be drawn on the grid of its picture"
+        remedy = "a mask must be drawn on the grid of its image"
         raise UserError("PAIR_GEOMETRY", mask, found, f"{expected}, as in {picture}", remedy)
 
 
 def _channel_spread(image: Image.Image) -> int:
-    """The largest difference between two channels of one pixel of an RGB picture."""
+    """The largest difference between two channels of one pixel of an RGB image."""
     red, green, blue = image.split()
     pairs = ((red, green), (green, blue), (blue, red))
     return max(int(np.asarray(ImageChops.difference(*pair)).max()) for pair in pairs)

@@ -1,4 +1,4 @@
-"""Masks painted on pictures, pixel for pixel."""
+"""Masks painted on images, pixel for pixel."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ ERROR_TINT = 0.6
 
 
 def draw_overlay(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """A picture with its mask: the inside faintly tinted, a border just within it, and a black rim just outside.
+    """An image with its mask: the inside faintly tinted, a border just within it, and a black rim just outside.
 
     The border is sky blue, the colour of the prediction in every figure of ours; by the rim it is seen on bright
-    reflexes and without colour vision too. Its width grows with the picture: 3 pixels at 500 × 600.
+    reflexes and without colour vision too. Its width grows with the image: 3 pixels at 500 × 600.
 
     Args:
         picture: (H, W, 3) uint8.
         mask: (H, W) bool.
 
     Returns:
-        (H, W, 3) uint8; the picture itself outside of mask and rim.
+        (H, W, 3) uint8; the image itself outside of mask and rim.
 
     Example:
         >>> mask = np.zeros((9, 9), bool)
@@ -39,12 +39,12 @@ def draw_overlay(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
         [(100, 100, 100), (0, 0, 0), (86, 180, 233), (98, 112, 120)]
     """
     if picture.shape != (*mask.shape, 3):
-        raise ValueError(f"picture must be (H, W, 3) and mask (H, W), found {picture.shape} and {mask.shape}")
+        raise ValueError(f"image must be (H, W, 3) and mask (H, W), found {picture.shape} and {mask.shape}")
     drawn = picture.copy()
     if not mask.any():
         return drawn
     width = max(1, round(max(mask.shape) / 200))
-    around = tuple(  # the rest of the picture stays as it is
+    around = tuple(  # the rest of the image stays as it is
         slice(max(0, int(places[0]) - width), int(places[-1]) + 1 + width)
         for places in (np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0)))
     )
@@ -74,7 +74,7 @@ def error_map(truth: np.ndarray, pred: np.ndarray) -> np.ndarray:
 
 
 def draw_errors(picture: np.ndarray, truth: np.ndarray, pred: np.ndarray) -> np.ndarray:
-    """A picture with the areas of `error_map` tinted in `ERROR_COLOURS`.
+    """An image with the areas of `error_map` tinted in `ERROR_COLOURS`.
 
     Args:
         picture: (H, W, 3) uint8.
@@ -99,7 +99,7 @@ def write_overlay(path: str | Path, picture: np.ndarray, mask: np.ndarray) -> st
     """Write `draw_overlay` as PNG, whole or not at all; the sha256 of the file comes back.
 
     Raises:
-        ValueError: not a picture and its mask, or not the name of a PNG.
+        ValueError: not an image and its mask, or not the name of a PNG.
         UserError: NO_SPACE, NOT_WRITABLE.
     """
     return write_png(Path(path), draw_overlay(picture, mask))

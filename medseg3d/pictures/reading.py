@@ -1,4 +1,4 @@
-"""Pictures and masks of pictures as they are found in the wild, read by colour and never by accident.
+"""Pictures and masks of images as they are found in the wild, read by colour and never by accident.
 
 Pillow decodes JPEG, PNG, TIFF and BMP. What its usual recipe, `np.asarray(Image.open(file).convert("RGB"))`, gets wrong
 is put right or refused here: 16 bits saturate there, and are inverted where a TIFF counts from white; palettes are
@@ -6,8 +6,8 @@ taken for labels, a TIFF is turned where a JPEG is not, a mask of levels 0 and 1
 checksums of a PNG are not all looked at, and a failure names no file.
 
 Orientation: arrays come in the grid in which the file stores its rows, whatever its EXIF orientation says, because
-masks mostly are drawn on that grid and carry no tag. With `upright=True` each file, picture or mask, is turned as its
-own tag asks. Ask for the same of a picture and of its mask.
+masks mostly are drawn on that grid and carry no tag. With `upright=True` each file, image or mask, is turned as its
+own tag asks. Ask for the same of an image and of its mask.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 from medseg3d.pictures.decoding import TURNS, as_rgb, decoded, eight_bits, is_sixteen_bit, see_through, sixteen_bits
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp")
-"""Of the files in folders that are taken for pictures, in any case of letters."""
+"""Of the files in folders that are taken for images, in any case of letters."""
 
 _SMALL = 8  # pixels: a side that no photograph has
 
@@ -28,7 +28,7 @@ logger = logging.getLogger("medseg3d")
 
 
 def read_picture(path: str | Path, upright: bool = False) -> np.ndarray:
-    """A picture as RGB, (H, W, 3) uint8: row, column, channel, never transposed.
+    """An image as RGB, (H, W, 3) uint8: row, column, channel, never transposed.
 
     1-bit, grey, palette, RGBA, CMYK and YCbCr become RGB as Pillow's `convert` does. 16-bit grey is divided by 257 and
     rounded, so that `257 * level` comes back as `level`; of 16-bit colour Pillow keeps the upper 8. What is odd goes to
@@ -57,7 +57,7 @@ def read_picture(path: str | Path, upright: bool = False) -> np.ndarray:
 
 
 def read_with_remarks(path: str | Path, upright: bool = False) -> tuple[np.ndarray, tuple[str, ...]]:
-    """A picture as `read_picture` gives it, and what is odd about it, `CODE: sentence` each.
+    """An image as `read_picture` gives it, and what is odd about it, `CODE: sentence` each.
 
     Odd are TRANSPARENCY (dropped), CMYK (no colour profile is applied), PALETTE, BILEVEL, an EXIF ORIENTATION that is
     not followed, and a SIZE of a side below 8 pixels.
@@ -72,7 +72,7 @@ def read_with_remarks(path: str | Path, upright: bool = False) -> tuple[np.ndarr
         "TRANSPARENCY: dropped, the colours below are kept": transparent,
         "CMYK: converted to RGB without a colour profile": image.mode == "CMYK",
         "PALETTE: the colours of its palette are kept, its indices are not": image.mode in ("P", "PA"),
-        "BILEVEL: one bit a pixel, black and white alone": image.mode == "1",
+        "BILEVEL: one bit per pixel, only black and white": image.mode == "1",
         f"ORIENTATION: {orientation} by its EXIF, which turns it in a viewer; read and segmented as stored": (
             orientation in TURNS and not upright
         ),

@@ -93,6 +93,6 @@ def write_png(path: Path, pixels: np.ndarray) -> str:
             read_back = Image.open(temporary)
         with read_back as written:
             if not np.array_equal(np.asarray(written), pixels):
-                raise OSError(f"{path}: the picture read back is not the picture written")
+                raise OSError(f"{path}: the image read back is not the image written")
         digest = file_sha256(temporary)
     return digest

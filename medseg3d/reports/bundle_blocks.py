@@ -1,4 +1,4 @@
-"""What a report says from a run's bundle: the papers' tables beside the run's scores, and the sizes of the networks."""
+"""The part of a report that depends on the bundle: the papers' tables next to the run's scores, network sizes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from medseg3d.reports.wording import SENTENCES, interval, number
 def paper_blocks(runs: Sequence[EvaluatedRun]) -> list[Block]:
     """The tables of the papers that the runs' bundles rebuild, with the runs' scores below, each by its convention.
 
-    Scores on phantoms are never set beside published ones, and those on the training set only where a paper has its
+    Scores on phantoms are never set next to published ones, and those on the training set only where a paper has its
     own.
     """
     blocks: list[Block] = []
@@ -38,17 +38,17 @@ def paper_blocks(runs: Sequence[EvaluatedRun]) -> list[Block]:
             blocks += [_paper_table(table, own), Bullets(table.notes)]
     phantoms = [run.name for run in runs if run.is_phantom]
     if blocks and phantoms:
-        blocks.append(Text(f"Scores on phantoms are not set beside these: {', '.join(phantoms)}."))
+        blocks.append(Text(f"Scores on phantoms are not compared with these: {', '.join(phantoms)}."))
     elsewhere = [run.name for run in runs if papers_of_bundle(run.bundle) and run.name not in {*placed, *phantoms}]
     if blocks and elsewhere:
-        blocks.append(Text(f"Trained on data that no table here is of: {', '.join(elsewhere)}."))
+        blocks.append(Text(f"Trained on data without a table here: {', '.join(elsewhere)}."))
     training = [run.name for run in runs if run.name in placed and _is_training_part(run)]
     if training:
-        blocks.append(Text(f"Scores on the training set stand beside no test scores: {', '.join(training)}."))
+        blocks.append(Text(f"Scores on the training set are not compared with test scores: {', '.join(training)}."))
     unknown = [run.name for run in runs if not run.bundle]
     if unknown:
         blocks.append(
-            Text(f"No bundle is recorded of {', '.join(unknown)}: which paper to compare with is not known (--bundle).")
+            Text(f"No bundle is recorded for {', '.join(unknown)}: so the paper to compare with is unknown (--bundle).")
         )
     return blocks
 
@@ -83,7 +83,7 @@ def _paper_table(table: PaperTable, runs: Sequence[EvaluatedRun]) -> Table:
         rows=[*block.rows, *rows],
         note=f"Ours. {'. '.join(word[:1].upper() + word[1:] for word in conventions)}."
         if conventions
-        else "Nothing of ours is taken in these ways.",
+        else "None of our scores use these conventions.",
         lead=f"{paper[:1].upper()}{paper[1:]}. {table.name}.",
     )
 
@@ -108,14 +108,14 @@ def parameter_blocks(runs: Sequence[EvaluatedRun], figures: Path) -> list[Block]
             own.append(recorded_row(run.summary.context, file, f"{run.name}: {run.bundle}", f"bundle {run.bundle}"))
             scored += [] if run.is_phantom else run_points(run, own[-1].costs.parameters)
         except UserError as error:
-            missing.append(f"{run.name}: its network was not counted: {error}")
+            missing.append(f"{run.name}: its network could not be counted: {error}")
     papers = list(dict.fromkeys(paper for run in runs if run.bundle for paper in papers_of_bundle(run.bundle)))
     of_papers = paper_report(papers) if papers else []
     rows = own + of_papers
     blocks: list[Block] = []
     panels = panels_of(of_papers, scored)
     if sum(map(len, panels.values())) > 1:
-        words = "Parameters of each network over its Dice; every point says how its Dice was taken."
+        words = "Parameters of each network over its Dice; each point states the convention of its Dice."
         png = save_figure(draw_parameters(panels), figures / "parameters.png")
         blocks.append(Picture(png, alt=words, caption=words, wide=True))
     if rows:

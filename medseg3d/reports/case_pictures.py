@@ -1,4 +1,4 @@
-"""Which cases a report shows, by score and by size, and their pictures."""
+"""Which cases a report shows, by score and by size, and their images."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class PickedCase(NamedTuple):
 def cases_by_score(cases: Sequence[Mapping[str, Any]], n: int = 3) -> list[PickedCase]:
     """So many cases at even steps of rank by Dice: with three, the worst, median and best; none twice.
 
-    Cases whose Dice is undefined (nothing in truth and prediction) are not ranked. Of an even number, the lower of
-    the two in the middle counts as the median.
+    Cases whose Dice is undefined (nothing in ground truth and prediction) are not ranked. Of an even number, the lower
+    of the two in the middle counts as the median.
 
     Example:
         >>> scores = {"a": 0.9, "b": 0.2, "c": float("nan"), "d": 0.5}
@@ -58,7 +58,7 @@ def cases_by_size(run: EvaluatedRun, class_name: str) -> list[PickedCase]:
 
 
 def case_blocks(runs: Sequence[EvaluatedRun], class_name: str, figures: Path, n: int) -> list[Block]:
-    """The pictures of a report: cases by score, then by size, each in every run that has its files.
+    """The images of a report: cases by score, then by size, each in every run that has its files.
 
     Cases are picked by the first run's scores, so that every run shows the same ones. What cannot be drawn is said.
 
@@ -84,7 +84,7 @@ def case_blocks(runs: Sequence[EvaluatedRun], class_name: str, figures: Path, n:
         blocks.append(Text(f"Cases are picked by the scores of {first.name}; the other runs show the same ones."))
     missing = [run.name for run in runs if run not in drawable]
     if missing:
-        blocks.append(Text(f"Without pictures, because no files were recorded: {', '.join(missing)}."))
+        blocks.append(Text(f"Without images, because no files were recorded: {', '.join(missing)}."))
     counter = 0
     for heading, picks in (("By score", by_score), ("By size of the ground truth", by_size)):
         if picks:
@@ -105,7 +105,7 @@ def _role(place: int, last: int) -> str:
 
 def _why_none(runs: Sequence[EvaluatedRun], n: int) -> str:
     if n < 1:
-        return "None were asked for."
+        return "None were requested."
     return (
         "None: no images were given to this report. An evaluation that has files.json names them; evaluate again with "
         "this version to have it written."
@@ -126,7 +126,7 @@ def _picture(run: EvaluatedRun, class_name: str, role: str, case: str, png: Path
     return Picture(
         png,
         alt=f"{title}. {_WHAT_IS_SEEN[run.files[case].is_picture]}",
-        caption="",  # its title is in the picture
+        caption="",  # its title is in the image
         heading=f"{heading}, Dice {number(rows[case]['dice'])}",
         warning=_disagreement(on_disk, rows[case]["dice"]),
         wide=True,
@@ -134,13 +134,13 @@ def _picture(run: EvaluatedRun, class_name: str, role: str, case: str, png: Path
 
 
 _WHAT_IS_SEEN = {
-    True: "The picture, the borders of ground truth and prediction on it, and the errors.",
+    True: "The image, the borders of ground truth and prediction on it, and the errors.",
     False: "Axial, coronal and sagittal plane of the image, of both borders, and of the errors.",
 }
 
 
 def _draw(run: EvaluatedRun, files: CaseFiles, class_name: str, case: str, png: Path) -> tuple[str, float | None]:
-    """Write the picture; its title and the Dice of what is drawn."""
+    """Write the image; its title and the Dice of what is drawn."""
     if files.is_picture:
         picture = read_picture_case(
             files.image, files.truth, files.pred, name=case, target=class_name, threshold=run.threshold
@@ -163,7 +163,7 @@ def _draw(run: EvaluatedRun, files: CaseFiles, class_name: str, case: str, png: 
 
 
 def _grid_tolerance(run: EvaluatedRun) -> float:
-    """That of the evaluation, by `medseg3d evaluate` or in a training; what is no number there is not believed."""
+    """That of the evaluation, by `medseg3d evaluate` or in a training; what is not a number there is not believed."""
     stated = run.summary.context.get("grid_tolerance", run.config.get("grid_tolerance"))
     return stated if isinstance(stated, int | float) else GRID_TOLERANCE
 

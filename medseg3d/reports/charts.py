@@ -131,7 +131,7 @@ _STAGES = ("read", "preprocess", "network", "restore", "write")
 
 
 def draw_bench(found: Mapping[str, Any]) -> Figure:
-    """Rates of the engines beside the machine's convolution limits, and the seconds of each stage."""
+    """Rates of the engines next to the machine's convolution limits, and the seconds of each stage."""
     figure, (engines, stages) = new_figure(9.6, 3.6, columns=2)
     rows = [row for row in found["engines"] if "median" in row]
     labels = [f"{row['engine']}\n{row['precision']}" for row in rows]

@@ -76,7 +76,7 @@ class Comparison:
 
     @property
     def seeds(self) -> list[int]:
-        """Of the trainings that were asked for."""
+        """Of the trainings that were requested."""
         return sorted({run["seed"] for run in self.record["asked"]})
 
     @property
@@ -111,7 +111,7 @@ class Comparison:
         return [name for name in self.factors if name != self.data_factor]
 
     def conditions(self, data: str) -> list[Levels]:
-        """Those that were asked for on a data set of `data`; numbers rise, words are in the order of the definition."""
+        """Those that were requested on a data set of `data`; numbers rise, words are in the order of the definition."""
         asked = [self.levels(run) for run in self.record["asked"] if data in ("", run.get(self.data_factor))]
         first = [list(dict.fromkeys(column)) for column in zip(*asked, strict=True)]
         places = [
@@ -151,7 +151,7 @@ class Comparison:
         return row["evaluation"].find(self.class_name, score, over)
 
     def value(self, row: Row, score: str, over: str = "cases") -> float | None:
-        """Its value; the pooled MSE, over all pixels of all pictures, comes from the cases."""
+        """Its value; the pooled MSE, over all pixels of all images, comes from the cases."""
         if (score, over) == ("mse", "pooled") and row["run_dir"] in self.runs:
             cases = self.runs[row["run_dir"]].cases(self.class_name)
             pixels = [sum(case[count] for count in ("tp", "fp", "fn", "tn")) for case in cases]

@@ -1,4 +1,4 @@
-"""The report on an experiment: each condition, the paper's table with ours beside, differences, curves, every run."""
+"""The report on an experiment: each condition, the paper's table next to ours, differences, curves, every run."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg3d import __version__
+from medseg3d.data.splits import SET_NAMES
 from medseg3d.evaluation.wording import OVER, WORDS, taken_of
 from medseg3d.files.atomic import atomic_write
 from medseg3d.files.plain import write_json
@@ -29,7 +30,7 @@ _COLUMNS = ("class", "seeds", "mean", "sd", "reference", "difference", "low", "h
 def write_comparison(folder: str | Path, name: str) -> str:
     """Write the report on the experiment in a folder, and its table; the Markdown comes back.
 
-    The report is NAME.md, table.md for an experiment without a name, with figures beside it; table.csv and table.json
+    The report is NAME.md, table.md for an experiment without a name, with figures next to it; table.csv and table.json
     hold a line for each condition and what it is compared with.
 
     Raises:
@@ -112,7 +113,7 @@ def _data_blocks(comparison: Comparison, data: str, figures: Path, prefix: str) 
     tables, gains, suffix = paper_tables(comparison, data), comparison.gains(data), f"_{data}" if data else ""
     for table in tables:
         differ = _other_conditions(comparison, data, table)
-        blocks += [Text(f"{'; '.join(differ)}.", lead="Not the paper's conditions:")] * bool(differ)
+        blocks += [Text(f"{'; '.join(differ)}.", lead="Conditions that differ from the paper's:")] * bool(differ)
         for over in comparison.overs:
             cells = ours(comparison, data, table, over)
             if cells:
@@ -123,7 +124,9 @@ def _data_blocks(comparison: Comparison, data: str, figures: Path, prefix: str) 
         blocks.append(_gain_table(comparison, gains, tables))
     if comparison.varied:
         png = save_figure(draw_levels(comparison, data), figures / f"{prefix}scores{suffix}.png")
-        words = f"{_label(comparison)} of {comparison.class_name}: a point is a run, a line joins the means over seeds."
+        words = (
+            f"{_label(comparison)} of {comparison.class_name}: each point is a run, lines connect the means over seeds."
+        )
         blocks.append(Picture(png, alt=words, caption=words, wide=True))
     blocks += _curves(comparison, data, figures / f"{prefix}pr{suffix}.png")
     return [*blocks, *_run_tables(comparison, data)]
@@ -149,7 +152,7 @@ def _condition_table(comparison: Comparison, data: str) -> Table:
         rows.append([*words, *cells, str(len(runs)), parameters])
     taken = (taken_of(first["evaluation"], comparison.class_name, score, over) for over in overs)
     return Table(
-        f"{_label(comparison)} of {comparison.class_name} on the part {comparison.record['part']}, in %; mean ± "
+        f"{_label(comparison)} of {comparison.class_name} on the {SET_NAMES[comparison.record['part']]}, in %; mean ± "
         "standard deviation over seeds.",
         _heads(comparison.varied, [*(OVER[over] for over in overs), "seeds", "parameters"]),
         rows,
@@ -169,7 +172,7 @@ def _cell(comparison: Comparison, levels: Levels, score: str, over: str, scale: 
 
 
 def paper_tables(comparison: Comparison, data: str) -> list[PaperTable]:
-    """The tables of the bundle's paper that a data set's runs stand beside, by what is varied; none beside phantoms."""
+    """The tables of the bundle's paper that match a data set's runs, by what is varied; none for phantoms."""
     folders, varied = comparison.data[data], set(comparison.varied)
     if any(each["phantom"] for each in folders.values()):
         return []
@@ -211,8 +214,8 @@ def _other_conditions(comparison: Comparison, data: str, table: PaperTable) -> l
     found = {
         **record["conditions"],
         **{"cases": sum(cases), "split": "/".join(f"{100 * n / sum(cases):.0f}" for n in cases)},
-        **{"trials": (record["tune"] or {}).get("trials", 0), "part that is scored": record["part"]},
-        "part for the threshold": (record["threshold"] or {}).get("part"),
+        **{"trials": (record["tune"] or {}).get("trials", 0), "scored on": record["part"]},
+        "threshold chosen on": (record["threshold"] or {}).get("part"),
     }
     stated = table.conditions.items()
     return [f"{name} {found.get(name)}, not {value}" for name, value in stated if found.get(name) != value]
@@ -240,7 +243,7 @@ def _gain_table(comparison: Comparison, gains: Sequence[Gain], tables: Sequence[
     words = {*others, "difference", "what it says"}
     n = " or ".join(str(n) for n in sorted({len(gain.scores[score].cases) for gain in gains} - {0}))
     return Table(
-        f"{_label(comparison)} of one condition less that of another{f' on the same {n} cases' if n else ''}.",
+        f"Differences in {_label(comparison)} between two conditions{f' on the same {n} cases' if n else ''}.",
         [(head, "text" if head in words else "number") for head in heads],
         [[row[head] for head in heads] for row in rows],
         note=SENTENCES["compared"],
@@ -278,7 +281,7 @@ def _curves(comparison: Comparison, data: str, png: Path) -> list[Block]:
         )
     if not any(series for lines in panels.values() for series in lines):
         return []
-    words = f"Precision and recall{f', {data}' if data else ''}, part {comparison.record['part']}"
+    words = f"Precision and recall{f', {data}' if data else ''}, {SET_NAMES[comparison.record['part']]}"
     save_figure(draw_pr_panels(panels, words), png)
     return [Picture(png, alt=words, caption=f"{words}. {SENTENCES['drawn']}", wide=True)]
 
@@ -287,7 +290,7 @@ def _run_tables(comparison: Comparison, data: str) -> list[Table]:
     """A line for each run: its scores, and how it was trained; columns that no run has anything in are left out."""
     rows, names = comparison.rows_of(data), [*comparison.varied, "seed"]
     tables = []
-    for caption, columns in (("Every run: its scores.", _SCORES), ("Every run: its training.", _TRAINING)):
+    for caption, columns in (("Scores of each run.", _SCORES), ("Training of each run.", _TRAINING)):
         cells = {head: [text(comparison, row) for row in rows] for head, text in columns.items()}
         shown = {head: column for head, column in cells.items() if any(column)}
         lines = zip(*([str(row[name]) for row in rows] for name in names), *shown.values(), strict=True)
@@ -323,7 +326,7 @@ _SCORES: Columns = {
     "threshold": lambda comparison, row: f"{row['threshold']:.2f}" if "threshold" in row else "",
     "mean over cases, %": lambda comparison, row: _percent(comparison.value(row, comparison.score)),
     "95 % interval": _bounds,
-    "it at 0.5, %": _at_half("mean"),
+    "mean at 0.5, %": _at_half("mean"),
     "pooled, %": lambda comparison, row: _percent(comparison.value(row, comparison.score, "pooled")),
     "pooled at 0.5, %": _at_half("pooled"),
     "MSE": _raw("mse", "cases"),
@@ -352,15 +355,16 @@ def _conditions(comparison: Comparison) -> list[str]:
     trials = f", of {plain_text(tune['knobs'])}" if tune and tune.get("knobs") else ""
     searched = f"{plain_text(tune['search'])}, {tune['trials']} trials{trials}, on the validation set" if tune else ""
     overlays = f" with {plain_text(record['overlays'])}" if record["overlays"] else ""
+    chosen = f"best {threshold['score']} on the {SET_NAMES[threshold['part']]}" if threshold else "none"
     lines = [
         *record.get("notes", ()),
-        f"Bundle {record['bundle']}{overlays}. Equal for all: {plain_text(same)}.",
+        f"Bundle {record['bundle']}{overlays}. The same for all runs: {plain_text(same)}.",
         f"Tuned: {searched or 'nothing'}.",
-        f"Threshold: {'that of the best ' + threshold['score'] + ' on ' + threshold['part'] if threshold else 'none'}.",
+        f"Threshold: {chosen}.",
         f"Seeds of the trainings: {plain_text(comparison.seeds)}.",
     ]
     for folder, data in record["data"].items():
-        generated = "; generated pictures or volumes, which say nothing about patients" if data["phantom"] else ""
+        generated = "; generated images, which say nothing about patients" if data["phantom"] else ""
         split = f"split {data['split_hash'][:16]}, {Path(data['split_file']).name}, the same for all runs"
         cases = ", ".join(f"{n} {part}" for part, n in data["cases"].items())
         lines.append(f"{Path(folder).name}: {cases}; {split}{generated}.")
@@ -368,8 +372,8 @@ def _conditions(comparison: Comparison) -> list[str]:
     last = sum(epoch == epochs for epoch, epochs in kept)
     if last and not comparison.keeps_last:
         lines.append(
-            f"{last} of {len(kept)} trainings were best in their last epoch: longer ones may go on rising, and change "
-            "the order."
+            f"{last} of {len(kept)} trainings were best in their last epoch: longer ones might score higher and "
+            "change the order."
         )
     if rows:
         spent = {
@@ -378,13 +382,13 @@ def _conditions(comparison: Comparison) -> list[str]:
             "tuning": sum((row["tuning"] or {}).get("seconds", 0.0) for row in rows),
         }
         said = ", ".join(f"{name} {duration(seconds)}" for name, seconds in spent.items() if seconds)
-        at = f"; {record['jobs']} at a time, on {record['machine']}" if "machine" in record else ""
+        at = f"; {record['jobs']} in parallel, on {record['machine']}" if "machine" in record else ""
         resumed = sum(bool(row["resumed"]) for row in rows)
-        rest = f"; of {resumed} that were resumed, the last part alone" if resumed else ""
-        lines.append(f"Time by the clock, summed over {len(rows)} runs: {said}{rest}{at}.")
+        rest = f"; for the {resumed} resumed runs, only the time since resuming" if resumed else ""
+        lines.append(f"Wall-clock time, summed over {len(rows)} runs: {said}{rest}{at}.")
     versions = dict.fromkeys(plain_text(row["versions"]) for row in rows if row["versions"])
     lines += [f"Versions: {'; or '.join(versions)}."] * bool(versions)
     if record.get("command"):
-        lines.append(f"Last called as: {command_line([Path(record['command'][0]).name, *record['command'][1:]])}")
+        lines.append(f"Last command: {command_line([Path(record['command'][0]).name, *record['command'][1:]])}")
     lines += [f"{run} failed: {reason}" for run, reason in record["failures"].items()]
     return lines + [f"Not finished: {', '.join(comparison.missing)}"] * bool(comparison.missing)

@@ -75,7 +75,7 @@ def threshold_blocks(runs: Sequence[EvaluatedRun], figures: Path) -> list[Block]
                 caption=f"{words} A circle marks the threshold that was used.",
             ),
             Text(
-                "A threshold that is chosen on the cases it is then scored on flatters the score. Choose it on the "
+                "A threshold chosen on the scored cases themselves inflates the score. Choose it on the "
                 "validation set, with medseg3d threshold, and keep it.",
                 style="soft",
             ),

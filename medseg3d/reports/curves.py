@@ -1,4 +1,4 @@
-"""The precision-recall curve of a run and the course of its training: the data first, then the picture of it."""
+"""The precision-recall curve of a run and the course of its training: the data first, then the image of it."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def draw_pr_panels(panels: Mapping[str, Sequence[Sequence[PRSeries]]], title: st
         _draw_pr(axes, lines)
         if name:
             axes.set_title(name, color=INK)
-    all_axes[0].set_ylabel("precision (part of the prediction that is true)")
+    all_axes[0].set_ylabel("precision (fraction of the prediction that is correct)")
     if title:
         figure.suptitle(title, color=INK)
     make_room(figure)
@@ -146,7 +146,7 @@ def _draw_pr(axes: Axes, lines: Sequence[Sequence[PRSeries]]) -> None:
             _mark_operating_point(axes, each, colour, 8 if alone else 5, with_words=len(lines) == 1 and alone)
     drawn = [each for seeds in lines for each in seeds]
     _draw_prevalences(axes, drawn)
-    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall (part of the ground truth that is found)")
+    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall (fraction of the ground truth that is found)")
     if drawn:
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False, labelcolor=INK)
     else:
@@ -320,7 +320,7 @@ def _draw_prevalences(axes: Axes, series: Sequence[PRSeries]) -> None:
             levels.setdefault(each.prevalence, []).append(each.name)
     for level, names in levels.items():
         of_whom = f" ({', '.join(dict.fromkeys(names))})" if len(levels) > 1 else ""
-        label = wrapped(f"guessing{of_whom}: precision {level:.2g}, the foreground's part of all")
+        label = wrapped(f"guessing{of_whom}: precision {level:.2g}, the fraction of foreground")
         axes.axhline(level, color="#555555", linestyle=(0, (1, 2)), linewidth=1, label=label)
 
 

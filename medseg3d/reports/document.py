@@ -1,7 +1,7 @@
 """A report as a list of sections, written as one HTML page or as Markdown from the same words.
 
-The HTML page is one file. Pictures and styles are inside, there is no script, and nothing is fetched from anywhere: it
-can be mailed, archived, and opened without a network. The Markdown refers to the PNG files beside it.
+The HTML page is one file. Images and styles are inside, there is no script, and nothing is fetched from anywhere: it
+can be mailed, archived, and opened without a network. The Markdown refers to the PNG files next to it.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def as_html(document: Document) -> str:
 
 
 def as_markdown(document: Document, folder: Path) -> str:
-    r"""The report in GitHub's Markdown, its pictures as paths from `folder`.
+    r"""The report in GitHub's Markdown, its images as paths from `folder`.
 
     Example:
         >>> table = Table("Scores", ["score", "value"], [["a|b", Cell("0.5", small="n 3")]])
@@ -189,7 +189,7 @@ def as_markdown(document: Document, folder: Path) -> str:
 
 
 def data_uri(file: str | Path) -> str:
-    """A PNG file as the address of a picture inside the page."""
+    """A PNG file as the address of an image inside the page."""
     return "data:image/png;base64," + base64.b64encode(Path(file).read_bytes()).decode("ascii")
 
 

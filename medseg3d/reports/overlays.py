@@ -37,7 +37,7 @@ from medseg3d.volumes.reading import read_volume, volume_stem
 
 @dataclass(frozen=True)
 class ComparedMasks:
-    """A prediction and its ground truth, boolean and of one shape, drawn as a picture or as a volume.
+    """A prediction and its ground truth, boolean and of one shape, drawn as a 2-D image or as a volume.
 
     Attributes:
         name: the case, as the title names it.
@@ -269,13 +269,13 @@ _WORTH_ENLARGING = 0.6
 
 @dataclass(frozen=True)
 class PictureCase(ComparedMasks):
-    """What is drawn of one picture."""
+    """What is drawn of one image."""
 
-    kind = "picture"
-    whole = " of the picture"
+    kind = "image"
+    whole = " of the image"
 
     def size_of(self, n: int) -> str:
-        """A part of the picture."""
+        """A part of the image."""
         return percent(n / self.pred.size)
 
 
@@ -300,10 +300,10 @@ def read_picture_case(
     target: str = "foreground",
     threshold: float = 0.5,
 ) -> PictureCase:
-    """The picture and its masks, read from files and seen to have one size.
+    """The image and its masks, read from files and seen to have one size.
 
     Args:
-        image_file: the picture, or None for masks on black.
+        image_file: the image, or None for masks on black.
         truth_file: its label, or None.
         pred_file: the predicted mask, or a grey map of probabilities.
         name: name of the case; by default that of the prediction's file.
@@ -337,7 +337,7 @@ def read_picture_case(
 
 
 def draw_picture_case(case: PictureCase) -> Figure:
-    """Columns picture, borders, errors, as far as there are any; in a second row enlarged, what is small."""
+    """Columns image, borders, errors, as far as there are any; in a second row enlarged, what is small."""
     rows, columns = case.pred.shape
     whole: Extent = (-0.5, columns - 0.5, rows - 0.5, -0.5)
     near = enlarged_view(case)
@@ -370,7 +370,7 @@ def enlarged_view(case: PictureCase) -> Extent | None:
     """Left, right, bottom and top pixel edge of what is shown enlarged; None if there is nothing or it is large anyway.
 
     In the picture's own proportion, twice as large as the ground truth (as the prediction, where nothing is true), at
-    least a tenth of the picture. So it is the same for every prediction of a case, and a stray pixel cannot shrink the
+    least a tenth of the image. So it is the same for every prediction of a case, and a stray pixel cannot shrink the
     rest.
     """
     shown = case.pred if case.truth is None or not case.truth.any() else case.truth

@@ -64,7 +64,7 @@ class PairedDifference:
         low, high = self.interval
         if not self.cases and self.pairs:
             said = {1: "higher for every seed", -1: "lower for every seed", 0: "undecided by the seeds"}
-            return f"{said[self.sign]}; no cases are here"
+            return f"{said[self.sign]}; the cases are not available"
         if math.isnan(low + high):
             return "too few cases for an interval"
         if self.sign:

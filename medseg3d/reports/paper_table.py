@@ -1,4 +1,4 @@
-"""A paper's table as data: what is printed, in which convention, what cannot be, and ours beside it."""
+"""A paper's table as data: what is printed, in which convention, what cannot be, and ours next to it."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class PaperTable:
         flags: what is wrong with single cells.
         data: a pattern of what the folder of the data set is called, whose runs' scores may stand below: its letters
             and digits alone, in lower case; empty where all may.
-        factor: the knob that the rows are of; empty where they are no values of one.
+        factor: the knob that the rows are of; empty where they are not values of one.
         levels: value of that knob to the row that it compares with, where the row is called otherwise.
         conditions: name to value of what the paper states of how it was done.
 
@@ -116,7 +116,7 @@ class PaperTable:
         return [str(row[self.columns[0].key]) for row in self.rows]
 
     def is_of(self, *data_sets: str) -> bool:
-        """Whether a run on the data in these folders may be set beside the numbers; it may where no folder is known.
+        """Whether a run on the data in these folders may be set next to the numbers; it may where no folder is known.
 
         Example:
             >>> columns = (Column("strategy", "Strategy"),)

@@ -86,12 +86,22 @@ def scored_runs(folders: Sequence[str | Path]) -> list[Point]:
         file = run.folder / "summary.json"
         if not papers_of_bundle(run.bundle):
             wanted = "a run of one of the papers' bundles"
-            raise UsageError("BAD_VALUE", run.folder / "config.json", "no paper in the name of its bundle_root", wanted)
+            raise UsageError(
+                "BAD_VALUE",
+                run.folder / "config.json",
+                "no paper in the name of its bundle_root",
+                wanted,
+                "leave it out",
+            )
         parameters = recorded_row(run.summary.context, file, run.name, f"run {run.name}").costs.parameters
         points = run_points(run, parameters)
         if not points:
             raise UserError(
-                "SCORE_FILE", file, "no mean Dice with a value", "the scores of cases with foreground", "evaluate some"
+                "SCORE_FILE",
+                file,
+                "no mean Dice with a value",
+                "the scores of cases with foreground",
+                "evaluate cases with foreground",
             )
         found += points[:1]
     return found
@@ -175,7 +185,7 @@ def _draw_points(axes: Axes, points: Sequence[Point]) -> None:
 
 
 def _label(axes: Axes, points: Sequence[Point]) -> None:
-    """Put each name beside its point, where it covers no other name and no point."""
+    """Put each name next to its point, without covering other names or points."""
     pixels = axes.figure.dpi / 72
     places = [(point.parameters, point.dice) for point in points] + [p.printed for p in points if p.printed]
     taken = [Bbox.from_bounds(x - 4 * pixels, y - 4 * pixels, 8 * pixels, 8 * pixels)

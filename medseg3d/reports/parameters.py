@@ -72,7 +72,13 @@ def paper_report(papers: Sequence[str] = ()) -> list[ParameterRow]:
     """
     for paper in papers:
         if paper not in PAPERS:
-            raise UsageError("BAD_VALUE", f"--paper {paper}", "no paper of that name", f"one of {', '.join(PAPERS)}")
+            raise UsageError(
+                "BAD_VALUE",
+                f"--paper {paper}",
+                "no paper of that name",
+                f"one of {', '.join(PAPERS)}",
+                "correct the name",
+            )
     return [_paper_row(place) for place, each in enumerate(PAPER_NETWORKS) if not papers or each.paper in papers]
 
 
@@ -86,7 +92,7 @@ def bundle_report(
 
     Args:
         bundle: the bundle's folder.
-        compare: overlays beside its train.json, without `.json` (`unetr`, `swinunetr`).
+        compare: overlays next to its train.json, without `.json` (`unetr`, `swinunetr`).
         overrides: knobs, as in training.
         ablation: whether the network is counted with 0 to 4 non-local blocks too.
 
@@ -121,12 +127,12 @@ def recorded_row(summary: Mapping[str, Any], file: Path, name: str, source: str)
         source: where it comes from.
 
     Raises:
-        UserError: `SCORE_FILE` without such a record, or with a value in it that is no number.
+        UserError: `SCORE_FILE` without such a record, or with a value in it that is not a number.
     """
     record = summary.get("network")
     if not isinstance(record, Mapping):
         raise UserError(
-            "SCORE_FILE", file, "no record of the network", "its size under network", "evaluate the run again"
+            "SCORE_FILE", file, "no record of the network", "its size under network", "run the evaluation again"
         )
     counted = [each.name for each in fields(NetworkCosts) if each.name != "modules"]
     numbers: dict[str, Any] = {name: record.get(name) for name in counted}
@@ -134,7 +140,9 @@ def recorded_row(summary: Mapping[str, Any], file: Path, name: str, source: str)
     for key, values in {"input_shape": shape, **{key: [value] for key, value in numbers.items()}}.items():
         if not isinstance(values, list) or not all(type(value) is int and value >= 0 for value in values):
             wanted = "whole numbers, none negative"
-            raise UserError("SCORE_FILE", f"{file}, network#{key}", repr(record.get(key)), wanted, "evaluate again")
+            raise UserError(
+                "SCORE_FILE", f"{file}, network#{key}", repr(record.get(key)), wanted, "run the evaluation again"
+            )
     return ParameterRow(name, source, shape, NetworkCosts(modules=(), **numbers))
 
 

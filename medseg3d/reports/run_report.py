@@ -71,9 +71,9 @@ def report(
         paths: folders of evaluations, of runs with `evaluation_*` folders, or of experiments; `NAME=FOLDER` names one.
         output_dir: gets `report.html`, which holds everything, and `report.md` with `figures/*.png`.
         title: heading; by default made from the names of the runs.
-        cases: how many cases are drawn by score; 0 for no pictures.
+        cases: how many cases are drawn by score; 0 for no images.
         bundle: name of the bundle of runs that have recorded none.
-        class_name: class that the headline, the ranking and the pictures are about.
+        class_name: class that the headline, the ranking and the images are about.
 
     Raises:
         UserError: `NO_INPUT` without a path; `MISSING_FILE`, `NO_EVALUATION`, `SCORE_FILE` for what a path names;
@@ -92,7 +92,13 @@ def report(
     ]
     known = list(dict.fromkeys(each for run in runs for each in run.classes))
     if class_name is not None and class_name not in known:
-        raise UsageError("BAD_VALUE", f"--class {class_name}", "no class of these runs", f"one of {', '.join(known)}")
+        raise UsageError(
+            "BAD_VALUE",
+            f"--class {class_name}",
+            "no class of these runs",
+            f"one of {', '.join(known)}",
+            "correct the name, or leave it out",
+        )
     names = [run.name for run in runs] + [name for name, _ in experiments]
     return write_report(
         runs, output_dir, title=title or ", ".join(names), experiments=experiments, cases=cases, class_name=class_name
@@ -152,9 +158,9 @@ def _staging(output_dir: Path) -> Iterator[Path]:
         raise UsageError(
             "NOT_EMPTY",
             output_dir / FIGURES,
-            f"a folder of that name without a {PAGE} beside it",
-            "a new folder, or one that holds an older report",
-            "-o for another folder",
+            f"a folder of that name, but no {PAGE} next to it",
+            "a new folder, or one with an earlier report",
+            "choose another folder with -o",
         )
     with folder_errors(output_dir):
         output_dir.mkdir(parents=True, exist_ok=True)
@@ -328,7 +334,7 @@ def _size_blocks(runs: Sequence[EvaluatedRun], class_name: str, figures: Path) -
     blocks: list[Block] = [strata_table(having, class_name)]
     figure = draw_sizes(having, class_name)
     if figure is not None:
-        colours = ", of another colour and shape for each run" if len(having) > 1 else ""
+        colours = ", with a different colour and shape for each run" if len(having) > 1 else ""
         words = f"Dice of {class_name} over the size of the ground truth, a mark for each case{colours}."
         png = save_figure(figure, figures / "sizes.png")
         caption = f"{words} The dotted lines part small, medium and large. Cases without ground truth are not shown."

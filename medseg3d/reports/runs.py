@@ -33,7 +33,7 @@ class CaseFiles:
 
     @property
     def is_picture(self) -> bool:
-        """Whether these are pictures, not volumes."""
+        """Whether these are 2-D images, not volumes."""
         return not is_volume(Path(self.pred))
 
 
@@ -81,7 +81,7 @@ class EvaluatedRun:
         return float(self.summary.context.get("threshold") or 0.5)
 
     def recorded(self, name: str) -> Any:
-        """What the evaluation has stated beside its scores, or else the config; None where neither has."""
+        """What the evaluation has stated next to its scores, or else the config; None where neither has."""
         return self.summary.context.get(name) or self.config.get(name)
 
     @property
@@ -161,7 +161,7 @@ def read_run(folder: str | Path, name: str = "", bundle: str = "") -> EvaluatedR
     summary, rows = read_summary(folder / "summary.json"), SCORES_CSV.read(folder / "scores.csv")
     if not rows:
         wanted = "the scores of each case"
-        raise UserError("SCORE_FILE", folder / "scores.csv", "no case in it", wanted, "evaluate some cases")
+        raise UserError("SCORE_FILE", folder / "scores.csv", "no case in it", wanted, "evaluate at least one case")
     around = [folder, folder.resolve().parent] if folder.resolve().name.startswith(_PREFIX) else [folder]
     config = next((found for each in around if (found := read_json(each / "config.json"))), {})
     recorded = summary.context.get("bundle") or Path(str(config.get("bundle_root", ""))).name
@@ -188,7 +188,7 @@ def find_evaluations(path: str | Path) -> list[Path]:
     folder = Path(path)
     if not folder.is_dir():
         raise UsageError(
-            "MISSING_FILE", path, "no such folder", "the folder of a run or of an evaluation", "correct it"
+            "MISSING_FILE", path, "no such folder", "the folder of a run or of an evaluation", "correct the path"
         )
     if (folder / "summary.json").is_file():
         return [folder]
@@ -198,7 +198,7 @@ def find_evaluations(path: str | Path) -> list[Path]:
             "NO_EVALUATION",
             path,
             "neither summary.json nor evaluation_*/summary.json",
-            "the folder of a run that was evaluated, of an evaluation, or of an experiment",
+            "the folder of an evaluated run, of an evaluation, or of an experiment",
             f"evaluate first: {_evaluating(folder)}, or medseg3d evaluate on a folder of predictions",
         )
     return found
@@ -246,9 +246,7 @@ def read_runs(paths: Sequence[str | Path], bundle: str = "") -> list[EvaluatedRu
     names = [given or other for given, other in zip(found.values(), short, strict=True)]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise UsageError(
-            "NAME_COLLISION", twice, "the name of two runs", "a name for each", "give others with NAME=RUN"
-        )
+        raise UsageError("NAME_COLLISION", twice, "the name of two runs", "a name for each", "name them with NAME=RUN")
     return [read_run(folder, name, bundle) for folder, name in zip(found, names, strict=True)]
 
 
@@ -281,7 +279,7 @@ def _evaluating(folder: Path) -> str:
     bundle = Path(str(config.get("bundle_root") or "bundles/pancreas_nl")).name
     return (
         f"python -m monai.bundle run evaluating --config_file bundles/{bundle}/evaluate.json --output_dir {folder} "
-        "(with the knobs of the training)"
+        "(with the options of the training)"
     )
 
 

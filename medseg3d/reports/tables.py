@@ -34,7 +34,7 @@ _COUNTS = ("tp", "fp", "fn")
 def score_tables(runs: Sequence[EvaluatedRun]) -> list[Table]:
     """For each class a table of each way to take the scores, with interval, spread, n and convention.
 
-    What the conventions of a table have in common is its caption; what is left stands beside each number. Several runs
+    What the conventions of a table have in common is its caption; what is left stands next to each number. Several runs
     are columns.
     """
     tables = []
@@ -88,14 +88,14 @@ def common_parts(conventions: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def baseline_table(run: EvaluatedRun, class_name: str, baselines: Sequence[tuple[str, float, int, str]]) -> Table:
-    """A run beside something simple on the same cases (name, mean Dice over cases, n, how it was obtained), by Dice."""
+    """A run next to baselines on the same cases (name, mean Dice over cases, n, how it was obtained), by Dice."""
     own = run.score(class_name)
     value, n = (math.nan, 0) if own is None or own.value is None else (own.value, own.n)
     rows = [(value, "this run", n, "the network of this report", True)]
     rows += [(dice, name, n, how, False) for name, dice, n, how in baselines]
     rows.sort(key=lambda row: math.inf if math.isnan(row[0]) else -row[0])
     return Table(
-        f"{class_name}: mean Dice over cases; a full bar would be 1",
+        f"{class_name}: mean Dice over cases; a full bar is 1",
         ["method", "Dice", ("", "bar"), "n", ("how it was obtained", "words")],
         [
             [
@@ -222,7 +222,7 @@ def curve_table(series: Sequence[PRSeries]) -> Table:
                 f"{each.prevalence:.2g}",
                 "undefined"
                 if each.best is None
-                else f"{number(each.best[1])} at threshold {each.best[0]:.3g}, chosen with the ground truth in sight",
+                else f"{number(each.best[1])} at threshold {each.best[0]:.3g}, chosen with the ground truth",
             ]
             for each in series
         ],

@@ -109,9 +109,9 @@ class AttentionWatch:
         for name, found in self.statistics.items():
             if found.collapsed and name not in self._collapsed:
                 logger.warning(
-                    "epoch %d: %s has collapsed: the entropy of its attention is %.2g %% of the possible, its largest "
-                    "logit %.3g. Nearly every position looks at a single one and its gradient is gone; what it adds is "
-                    "no attention any more. Lower --learning_rate, or choose a form whose logits are bounded.",
+                    "epoch %d: %s has collapsed: the entropy of its attention is %.2g %% of the maximum, its "
+                    "largest logit %.3g. Nearly every position attends to a single one, and its gradient has vanished. "
+                    "Lower --learning_rate, or choose a form with bounded logits.",
                     engine.state.epoch,
                     name,
                     100 * found.entropy,

@@ -11,13 +11,13 @@ from monai.transforms import MapTransform, RandomizableTransform, SpatialCrop
 
 
 class RandVariedCropd(MapTransform, RandomizableTransform):
-    """A window of pictures and their mask that no class fills, at a random place.
+    """A window of images and their mask that no class fills, at a random place.
 
     mmsegmentation's `RandomCrop`: where one class has `largest_share` of the window or more, another place is drawn, up
-    to ten times; the last is taken as it is. A picture smaller than the window keeps its size along that side.
+    to ten times; the last is taken as it is. An image smaller than the window keeps its size along that side.
 
     Args:
-        keys: pictures (C, H, W) of one size, and the mask.
+        keys: images (C, H, W) of one size, and the mask.
         roi_size: rows and columns of the window.
         label_key: key of the mask.
         largest_share: as above; 1 for any window with two classes.
@@ -33,7 +33,7 @@ class RandVariedCropd(MapTransform, RandomizableTransform):
         self.largest_share = largest_share
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """The item with the window in place of the pictures."""
+        """The item with the window in place of the images."""
         item = dict(data)
         label = item[self.label_key]
         crop = self._draw(label.shape[1:])
@@ -55,7 +55,7 @@ class RandVariedCropd(MapTransform, RandomizableTransform):
 class Distortion(NamedTuple):
     """Other colours: what `RandPhotometricd` draws, in the order in which `distorted` does it.
 
-    Each is a number, or a tensor that broadcasts with the pictures, such as (B, 1, 1, 1).
+    Each is a number, or a tensor that broadcasts with the images, such as (B, 1, 1, 1).
     """
 
     offset: Any
@@ -66,14 +66,14 @@ class Distortion(NamedTuple):
 
 
 class RandPhotometricd(MapTransform, RandomizableTransform):
-    """Colour pictures with other brightness, contrast, saturation and hue, each with a probability of one half.
+    """Colour images with other brightness, contrast, saturation and hue, each with a probability of one half.
 
     mmsegmentation's `PhotoMetricDistortion`: brightness first, contrast second or, as often, last; values are clipped
-    after each. Where it differs: pictures are not rounded to 256 levels in between, and hue turns by any angle, not by
+    after each. Where it differs: images are not rounded to 256 levels in between, and hue turns by any angle, not by
     steps of 2 degrees.
 
     Args:
-        keys: pictures (3, H, W), red, green, blue in [0, 1].
+        keys: images (3, H, W), red, green, blue in [0, 1].
         brightness: most that is added or taken away.
         contrast: least and largest factor of the values.
         saturation: least and largest factor of the saturation (of hue, saturation, value).
@@ -115,7 +115,7 @@ class RandPhotometricd(MapTransform, RandomizableTransform):
 
 
 def distorted(picture: torch.Tensor, distortion: Distortion, coloured: bool = True) -> torch.Tensor:
-    """A picture (*, 3, H, W), red, green, blue, with other colours; it is clipped to [0, 1] after each change.
+    """A image (*, 3, H, W), red, green, blue, with other colours; it is clipped to [0, 1] after each change.
 
     Saturation and hue are touched where it is `coloured`.
     """
@@ -127,7 +127,7 @@ def distorted(picture: torch.Tensor, distortion: Distortion, coloured: bool = Tr
 
 
 def with_colours(picture: torch.Tensor, saturation: float | torch.Tensor, turn: float | torch.Tensor) -> torch.Tensor:
-    """A picture with its saturation multiplied (1 at most) and its hue turned, its value (largest channel) kept.
+    """An image with its saturation multiplied (1 at most) and its hue turned, its value (largest channel) kept.
 
     Args:
         picture: (*, 3, H, W), red, green, blue in [0, 1].

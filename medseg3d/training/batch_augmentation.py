@@ -70,7 +70,7 @@ class BatchAugmentation:
     for the noise, whose values are drawn on the device. Labels keep their type.
 
     The seeds are a function of the training's seed, the iteration and the place in the batch of all processes, so an
-    interrupted training goes on with the same samples, and two processes train on those of one.
+    interrupted training continues with the same samples, and two processes train on those of one.
 
     Args:
         transforms: in their order; `BATCHED` has their types.
@@ -89,8 +89,8 @@ class BatchAugmentation:
     def __init__(self, transforms: Sequence[Callable]) -> None:
         for step in transforms:
             if type(step) not in BATCHED or not BATCHED[type(step)].admits(step):
-                found = f"device, with {type(step).__name__} among what follows the first random transform"
-                wanted = f"{', '.join(kind.__name__ for kind in BATCHED)}, alike for all channels and keeping the size"
+                found = f"device, with {type(step).__name__} among the transforms after the first random one"
+                wanted = f"{', '.join(kind.__name__ for kind in BATCHED)}, alike for all channels, at unchanged size"
                 raise UsageError("BAD_VALUE", "--augment_on", found, wanted, "--augment_on loader")
         self.chain = Compose(transforms)
         self.seeder = Seeder(self.chain)
@@ -166,7 +166,7 @@ def _draw_affine(step: RandAffined, shape: Sequence[int]) -> torch.Tensor:
 
 def _affine(step: RandAffined, batch: Batch, rows: torch.Tensor, drawn: Sequence[torch.Tensor]) -> None:
     shape = batch[step.keys[0]].shape[2:]
-    # MONAI's matrices are of voxels from the centre, axes in order; torch's of halves of the picture, last axis first
+    # MONAI's matrices are of voxels from the centre, axes in order; torch's of halves of the image, last axis first
     half = torch.tensor(shape) / 2
     matrices = torch.stack(list(drawn)).float()
     linear = matrices[:, :-1, :-1] * half / half[:, None]

@@ -1,7 +1,8 @@
 """Checkpoints that survive any interruption, and the best weights of a run.
 
-A run folder holds `checkpoints/epoch_NNNNN.pt` (everything needed to go on, the newest two are kept) and `model.pt`
-(the state dict of the best validation, CPU tensors, loadable with `weights_only=True`), each with its SHA-256 beside.
+A run folder holds `checkpoints/epoch_NNNNN.pt` (everything needed to resume, the newest two are kept) and `model.pt`
+(the state dict of the best validation, CPU tensors, loadable with `weights_only=True`), each with its
+SHA-256 next to it.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ from medseg3d.training.trainer import SegmentationTrainer
 logger = logging.getLogger("medseg3d")
 
 KEPT_CHECKPOINTS = 2
-"""One to go on from, and one in case that it is damaged."""
+"""One to resume from, and one in case that it is damaged."""
 
 _PROGRESS = ("last_epoch", "_step_count", "_last_lr", "best", "num_bad_epochs", "cooldown_counter")
-"""What of the state of torch's and MONAI's schedules changes as a training goes on."""
+"""What of the state of torch's and MONAI's schedules changes as a training continues."""
 
 
 def cpu_state_dict(network: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -73,12 +74,12 @@ class BestModel:
         score = engine.state.metrics[self.metric_name]
         self.last_epoch = engine.state.epoch
         if math.isnan(score):
-            logger.warning("epoch %d: %s has no value", self.last_epoch, self.metric_name)
+            logger.warning("epoch %d: %s is undefined", self.last_epoch, self.metric_name)
             return
         better = score > self.best
         if score == 0 < self.best:
             logger.warning(
-                "epoch %d: %s has fallen to 0 from %.4f (epoch %d): the network finds nothing any more. Look at the "
+                "epoch %d: %s has fallen to 0 from %.4f (epoch %d): the network no longer finds anything. Check the "
                 "gradient norm and the attention in TensorBoard; lower --learning_rate",
                 self.last_epoch,
                 self.metric_name,
@@ -202,7 +203,7 @@ class EarlyStop:
 
 
 class RunCheckpoint:
-    """Handler of the trainer that writes everything a run needs to go on, after each epoch.
+    """Handler of the trainer that writes everything a run needs to resume, after each epoch.
 
     Args:
         folder: where the checkpoints are kept.
@@ -297,8 +298,8 @@ class RunCheckpoint:
             trainer.optimizer.load_state_dict(state["optimizer"])
             self.average.load_state_dict(state.get("average", {}))
         except (RuntimeError, ValueError) as error:
-            wanted = "the state of this run's network, optimizer and average of weights"
-            remedy = "resume with the same network knobs and --ema_decay, or choose another --output_dir"
+            wanted = "the state of this run's network, optimizer and weight average"
+            remedy = "resume with the same network options and --ema_decay, or choose another --output_dir"
             raise UserError("CHECKPOINT", path, " ".join(str(error).split())[:300], wanted, remedy) from error
         _go_on_with(self.lr_scheduler, state["lr_scheduler"])
         trainer.go_on_in(
@@ -377,7 +378,7 @@ def claim_run_folder(
     Args:
         output_dir: the run folder.
         model_file: the weights that the run will write.
-        resume: the run goes on with what is there.
+        resume: the run continues with what is there.
         overwrite: what is there is removed: checkpoints, weights and TensorBoard events.
 
     Raises:
@@ -396,7 +397,7 @@ def claim_run_folder(
             if checkpoints
             else "a model.pt"
         )
-        remedy = "--resume true to go on with it, --output_dir for another folder, or --overwrite true to remove it"
+        remedy = "--resume true to continue it, --output_dir for another folder, or --overwrite true to remove it"
         raise UserError("RUN_EXISTS", output_dir, f"a run with {state}", "a new folder", remedy)
     for path in (*checkpoints, model_file):
         path.unlink(missing_ok=True)

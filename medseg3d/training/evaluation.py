@@ -35,7 +35,7 @@ class CaseScores(Metric):
     `image` (its meta), `label` (its meta) and `mask_file`.
 
     Nothing slow happens during a training: `compute` and what goes into the engine's metrics are sums of counts.
-    Distances, maps of pictures and slices are only measured where an argument asks for them.
+    Distances, maps of images and slices are only measured where an argument asks for them.
 
     A case with an `error` has no score, and an evaluation with such a case none either: it would be of other cases.
     The engine then gets NaN for the mean and nothing else, and the log says which cases failed.
@@ -48,7 +48,7 @@ class CaseScores(Metric):
         surface_tolerance_mm: volumes: also HD95, mean surface distance and surface Dice at this tolerance; None for
             no distances.
         slice_axis: volumes: the axis along which slices are scored too, or "axial".
-        saliency: pictures: also the scores of PraNet's evaluation.
+        saliency: images: also the scores of PraNet's evaluation.
         seed: of the resampling behind the intervals.
 
     Attributes:
@@ -125,14 +125,14 @@ class CaseScores(Metric):
         return metrics.mean_score(means).mean
 
     def completed(self, engine: Engine, name: str) -> None:
-        """Put the mean under `name` into the engine's metrics, and the single scores of each class beside it."""
+        """Put the mean under `name` into the engine's metrics, and the single scores of each class next to it."""
         super().completed(engine, name)
         for label in self._labels:  # the engine of a training keeps the scores of its last validation
             engine.state.metrics.pop(label, None)
         self._labels.clear()
         if self.errors:
             failed = f"{len(self.errors)} case{'s' * (len(self.errors) > 1)}"
-            logger.warning("no score: %s failed, first of all %s", failed, self.errors[0])
+            logger.warning("no score: %s failed, the first with %s", failed, self.errors[0])
             return
         for class_name in self.evaluation.classes:
             of_class = f"_{class_name}" if len(self.class_names) > 1 else ""

@@ -87,7 +87,7 @@ class ProbabilityError(nn.Module):
 
 
 class FinalLoss(nn.Module):
-    """A loss of a network's final logits alone, whatever it returns beside them while training."""
+    """A loss of a network's final logits alone, whatever it returns next to them while training."""
 
     def __init__(self, loss: Loss) -> None:
         super().__init__()
@@ -132,7 +132,7 @@ class Objective:
     Attributes:
         loss: from what the network returns, in float32, and the labels to a scalar.
         name: what TensorBoard calls it.
-        network_arguments: handed to the network's `forward` with the pictures.
+        network_arguments: handed to the network's `forward` with the images.
     """
 
     loss: Loss
@@ -143,7 +143,7 @@ class Objective:
 class AlternatingObjectives:
     """Objectives that take turns, one per epoch or one per step, the first one first.
 
-    Whose turn it is follows from the epoch or the iteration alone, so that a resumed training goes on in turn. A
+    Whose turn it is follows from the epoch or the iteration alone, so that a resumed training continues in turn. A
     parameter that an objective does not reach has no gradient in its turn, and no optimizer moves it then, not even by
     its momentum.
 
@@ -184,8 +184,8 @@ class AlternatingObjectives:
         """
         n = len(self.objectives)
         if self.by_epoch and epochs % n:
-            found = f"an end in a turn of {self.objectives[(epochs - 1) % n].name}"
-            wanted = f"a multiple of {n}: the last epoch is that of {self.objectives[-1].name}"
+            found = f"a training that ends with an epoch of {self.objectives[(epochs - 1) % n].name}"
+            wanted = f"a multiple of {n}, so that the last epoch trains {self.objectives[-1].name}"
             remedy = f"--epochs {epochs + n - epochs % n}, or --interleave step"
             raise UsageError("BAD_VALUE", f"--epochs {epochs}", found, wanted, remedy)
 

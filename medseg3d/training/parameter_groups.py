@@ -38,7 +38,11 @@ def freeze_parameters(network: nn.Module, patterns: str | Sequence[str]) -> list
     frozen = [name for name in learning if _first_match(name, patterns)]
     if len(frozen) == len(learning):
         raise UsageError(
-            "BAD_VALUE", "--freeze", f"all {len(learning)} parameters", "some that learn", "freeze fewer parts"
+            "BAD_VALUE",
+            "--freeze",
+            f"all {len(learning)} parameters",
+            "at least one trainable parameter",
+            "freeze fewer parts",
         )
     for name in frozen:
         learning[name].requires_grad_(False)
@@ -68,7 +72,7 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """The parameters that learn in groups for an optimizer: first those at `learning_rate`, then each at its own rate.
 
-    (MONAI's `generate_param_groups` takes functions in the place of patterns, which a command line cannot give, and
+    (MONAI's `generate_param_groups` takes functions instead of patterns, which a command line cannot give, and
     takes a parameter that two of them match twice.)
 
     Args:
@@ -76,7 +80,7 @@ def parameter_groups(
         learning_rate: of what no pattern matches.
         lr_factors: pattern, as `freeze_parameters` takes it, to what the rate of its parameters is multiplied with. Of
             several that match a parameter the first counts.
-        learning_rates: the same with rates in the place of `learning_rate`, for parts that not every network of a
+        learning_rates: the same with rates instead of `learning_rate`, for parts that not every network of a
             bundle has: one that matches nothing makes no group.
 
     Raises:
@@ -118,7 +122,7 @@ def _with_modules(name: str) -> Iterator[str]:
 
 def _without_match(knob: str, pattern: str, network: nn.Module) -> UserError:
     parts = ", ".join(f"{name}*" for name, child in network.named_children() if any(True for _ in child.parameters()))
-    found = f"{pattern!r}, which matches no parameter of this {type(network).__name__} that is left to learn"
+    found = f"{pattern!r}, which matches no parameter of this {type(network).__name__} that is not frozen"
     return UsageError("BAD_VALUE", knob, found, f"a pattern of the names of its parameters, as {parts}", "correct it")
 
 
@@ -134,7 +138,7 @@ def learning_rate_factor(
     """What the first learning rate is multiplied with, for `torch.optim.lr_scheduler.LambdaLR` called per iteration.
 
     `floor + (1 - floor) * (1 - iteration / iterations) ** power`, times `gamma` for every drop that is past.
-    A function of the iteration alone: a resumed run goes on with it, and one that was made longer goes by its new
+    A function of the iteration alone: a resumed run continues with it, and one that was made longer goes by its new
     length. (torch's `PolynomialLR` has no floor.) Where the floor is mmsegmentation's `eta_min` over the first rate,
     this is what its recursion comes to.
 

@@ -122,7 +122,7 @@ def find_initial_weights(init_from: str | Path) -> Path:
         return shipped.file
     ships = ", ".join(name for name in bundle_names() if shipped_weights(source_folder(name)))
     wanted = f"a run's model.pt, another file of weights, or one of {ships}"
-    remedy = "name it with --init_from, or leave it out to train from random weights"
+    remedy = "correct --init_from, or leave it out to train from random weights"
     raise UserError("MISSING_WEIGHTS", init_from, "neither a file nor a bundle with weights", wanted, remedy)
 
 
@@ -163,7 +163,7 @@ def _check_share(network: nn.Module, fit: Fit, path: Path) -> None:
     filled = len(set(kernels) & set(fit.fitting))
     if filled < LEAST_LOADED * len(kernels):
         found = f"{filled} of the {len(kernels)} kernels and matrices of this {type(network).__name__} in it; {fit}"
-        remedy = "is it a network of this bundle and overlay, of the same widths and dimensions?"
+        remedy = "check that it is a network of this bundle and overlay, with the same widths and dimensions"
         raise UserError("CHECKPOINT", path, found, f"at least {LEAST_LOADED:.0%} of them", remedy)
 
 
@@ -174,12 +174,12 @@ def _log_account(tensors: int, fit: Fit, path: Path) -> None:
         "of another kind in the file": fit.of_another_kind,
     }
     logger.info(
-        "the training begins with %s: %d of %d tensors loaded%s%s",
+        "training starts from %s: %d of %d tensors loaded%s%s",
         path,
         len(fit.fitting),
         tensors,
-        "".join(f"; {len(names)} left at random, {why}{_first(names)}" for why, names in kept.items() if names),
-        f"; {len(fit.unexpected)} of the file not used{_first(fit.unexpected)}" if fit.unexpected else "",
+        "".join(f"; {len(names)} left random, {why}{_first(names)}" for why, names in kept.items() if names),
+        f"; {len(fit.unexpected)} in the file unused{_first(fit.unexpected)}" if fit.unexpected else "",
     )
 
 
@@ -210,7 +210,7 @@ def find_weights(weights: str | Path) -> Path:
         return found[0]
     names = ", ".join(file.name for file in found or there) or "no weights"
     said = f"no such file here, and {len(found)} of that name among those in {folder}: {names}"
-    raise UserError("MISSING_WEIGHTS", path, said, "a file, or one name there", remedy)
+    raise UserError("MISSING_WEIGHTS", path, said, "a file, or a name that is unique there", remedy)
 
 
 def _first(names: tuple[str, ...]) -> str:

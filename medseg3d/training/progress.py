@@ -1,4 +1,4 @@
-"""What a person sees of a running training: a progress bar, and curves and pictures in TensorBoard and MLflow."""
+"""What a person sees of a running training: a progress bar, and curves and images in TensorBoard and MLflow."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _COMPUTED = re.compile(r'"[$@%]|"_target_"|"_desc_"')
 def attach_progress_bar(trainer: SegmentationTrainer) -> None:
     """Show one bar over the whole training: epoch, iterations, loss, last validation score, time taken and time left.
 
-    (ignite's `ProgressBar` starts anew each epoch, so its time left is the epoch's.)
+    (ignite's `ProgressBar` starts again each epoch, so its time left is the epoch's.)
     """
     bar = tqdm(
         total=trainer.state.max_epochs * trainer.state.epoch_length,
@@ -68,7 +68,7 @@ class MLflowWriter:
         self._waiting.append(Metric(tag, float(value), int(1000 * time.time()), step))
 
     def add_image(self, tag: str, image: np.ndarray, step: int, dataformats: str = "HWC") -> None:
-        """Log a picture (H, W, 3), uint8; characters that MLflow does not take in a name are `_`."""
+        """Log an image (H, W, 3), uint8; characters that MLflow does not take in a name are `_`."""
         key = re.sub(r"[^\w\-. /]", "_", tag, flags=re.ASCII)
         self.handler.client.log_image(self._run_id, image, key=key, step=step)
 
@@ -118,7 +118,7 @@ class TrainingLog:
     `attention/<name>/largest_logit` the largest absolute value before the softmax.
 
     Where several losses take turns, `objective` is the number of the one whose turn it is, and each has a tag of its
-    own beside `train_loss`, such as `train_loss_final`.
+    own next to `train_loss`, such as `train_loss_final`.
 
     `gradient_norm` is the L2 norm before clipping; `skipped_steps`, once an epoch, the share of its steps that were
     skipped because the loss or the gradient was not finite.

@@ -35,7 +35,7 @@ class SegmentationTrainer(SupervisedTrainer):
 
     Differences from the parent (monai 1.6.1): any precision on any device (the parent's is autocast on CUDA only); the
     loss is computed in float32; the gradient scaler is made with the trainer, not in `run`, so that its state survives
-    a resume; torch's seed is set anew before every iteration, so that dropout too is a function of (seed, iteration);
+    a resume; torch's seed is reset before every iteration, so that dropout too is a function of (seed, iteration);
     a step whose loss or gradient is not finite is skipped; a batch may be augmented on the device, and go through the
     network in parts; the network may return a tuple (logits, auxiliary logits, ...); several losses may take turns.
 
@@ -72,7 +72,7 @@ class SegmentationTrainer(SupervisedTrainer):
     Attributes:
         skipped_steps: how many steps have been skipped since the training began.
         skipped_in_row: how many in a row up to now.
-        last_checkpoint: the newest checkpoint that a stopped training can go on from, if there is any.
+        last_checkpoint: the newest checkpoint that a stopped training can resume from, if there is any.
         trackers: MONAI's handlers of MLflow runs that this training is logged to.
 
     Raises:
@@ -147,8 +147,8 @@ class SegmentationTrainer(SupervisedTrainer):
 
     def run(self) -> None:
         """Train from the current state to `max_epochs`; nothing where a resumed run was complete."""
-        if self.state.epoch >= self.state.max_epochs:  # ignite would begin anew from epoch 0
-            logger.info("all %d epochs are done; raise --epochs to go on", self.state.epoch)
+        if self.state.epoch >= self.state.max_epochs:  # ignite would start again from epoch 0
+            logger.info("all %d epochs are done; raise --epochs to continue", self.state.epoch)
             return
         Workflow.run(self)
         if self.skipped_in_row >= self.state.epoch_length:  # a short training may end before it has skipped too many
@@ -167,7 +167,7 @@ class SegmentationTrainer(SupervisedTrainer):
         if norms and self.device_type == "cuda":
             self.network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(self.network)
         elif norms:
-            logger.warning("%d BatchNorms take their statistics over the cases of each process alone", len(norms))
+            logger.warning("%d BatchNorm layers compute their statistics separately in each process", len(norms))
         return DistributedDataParallel(
             self.network,
             device_ids=[self.state.device] if self.device_type == "cuda" else None,
@@ -235,8 +235,8 @@ class SegmentationTrainer(SupervisedTrainer):
         heads = tuple(head.float() for head in heads)
         loss = objective.loss(heads[0] if len(heads) == 1 else heads, targets) * (len(inputs) / batch)
         if not loss.requires_grad:
-            found = f"all that the objective {objective.name or 'of the training'} could move"
-            raise UsageError("BAD_VALUE", "--freeze", found, "some parameters that learn", "freeze fewer parts")
+            found = f"all parameters that the objective {objective.name or 'of the training'} trains"
+            raise UsageError("BAD_VALUE", "--freeze", found, "at least one trainable parameter", "freeze fewer parts")
         engine.scaler.scale(loss).backward()
         return heads[0].detach(), loss.detach()
 
@@ -266,8 +266,8 @@ class SegmentationTrainer(SupervisedTrainer):
         if reduced:
             change = "--precision float32"
         else:
-            change = f"--seed {self.seed + 1} (other batches; or begin anew with a lower --learning_rate)"
-        return f"the same command with --resume true {change} goes on from {self.last_checkpoint}, which is whole"
+            change = f"--seed {self.seed + 1} (other batches; or restart with a lower --learning_rate)"
+        return f"rerun the command with --resume true {change} to continue from {self.last_checkpoint}, which is intact"
 
 
 class Handlers:
@@ -302,8 +302,8 @@ def part_of_batch(part: int, batch: int, at_a_time: int) -> Iterator[None]:
     """While a part of a batch goes through a network in training: `UserError` where BatchNorm has one value of a
     channel.
 
-    A map that is pooled over the picture, as in DeepLabv3+, has one value of each channel for every picture, and a
-    single picture no variance of them.
+    A map that is pooled over the image, as in DeepLabv3+, has one value of each channel for every image, and a
+    single image no variance of them.
 
     Raises:
         UserError: `BATCH_PART`.

@@ -20,7 +20,7 @@ class AxisMap:
     Args:
         position: of each voxel of the target axis, in voxels of the source axis.
         size: voxels of the source axis.
-        reach: voxels of the source by which its first and last one go on beyond themselves; the target's voxels that
+        reach: voxels of the source by which its first and last one continue beyond themselves; the target's voxels that
             lie farther out are outside start..stop.
     """
 

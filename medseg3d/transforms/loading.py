@@ -1,4 +1,4 @@
-"""Image and label from disk, checked: volumes and pictures as `MetaTensor` that remember the grid of their file."""
+"""Image and label from disk, checked: volumes and 2-D images as `MetaTensor` that remember the grid of their file."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class LoadVolumed(MapTransform):
         check_hu: whether images that do not look like Hounsfield units get a warning.
         grid_tolerance: voxels that a corner of the label may lie from that of its image.
         keep_integers: whether an image stored in signed integers of up to 16 bits without scaling keeps its type: half
-            the memory and less time for a chain that goes on with `ResampleVolumed`.
+            the memory and less time for a chain that continues with `ResampleVolumed`.
         allow_missing_keys: pass over keys that an item lacks.
 
     Raises:
@@ -101,10 +101,10 @@ class LoadPictured(MapTransform):
 
     Read through `read_picture` and `read_picture_mask`, row by row as the file stores them. Both carry `affine` (the
     identity: row, column) and in `meta`: `original_affine`, `spatial_shape` (H, W), `filename_or_obj`, `sha256` of the
-    file, and `warnings` of a picture (one per line, "" for none).
+    file, and `warnings` of an image (one per line, "" for none).
 
     Args:
-        keys: what to load: the picture, `label_key` or both.
+        keys: what to load: the image, `label_key` or both.
         label_key: key of the mask.
         upright: whether to turn both as their EXIF orientation asks.
         allow_missing_keys: pass over keys that an item lacks.
@@ -122,7 +122,7 @@ class LoadPictured(MapTransform):
         self.upright = upright
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """The item with the pictures in place of their paths."""
+        """The item with the images in place of their paths."""
         item = dict(data)
         first: tuple[Any, tuple[int, ...]] | None = None
         for key in self.key_iterator(item):

@@ -17,7 +17,7 @@ SMALLEST_FILL = 0.25
 
 
 class SlicesToChannelsd(MapTransform):
-    """A slab of slices (1, H, W, D) as one 2-D picture: the image (D, H, W), the label its middle slice (1, H, W).
+    """A slab of slices (1, H, W, D) as one 2-D image: the image (D, H, W), the label its middle slice (1, H, W).
 
     Args:
         keys: the slabs, image and label; D is odd.
@@ -83,5 +83,5 @@ def check_patch_fill(shape: Sequence[int], roi_size: Sequence[int], path: str | 
     if any(size < SMALLEST_FILL * wanted for size, wanted in zip(shape, roi_size, strict=True)):
         found, patch = f"{'x'.join(map(str, shape))} voxels on the resampled grid", "x".join(map(str, roi_size))
         wanted = f"at least a quarter of the patch of {patch} along each axis (the rest is padded)"
-        remedy = "lower --roi_size, refine --spacing, or leave the volume out"
+        remedy = "use a smaller --roi_size or a finer --spacing, or leave the volume out"
         raise UserError("PATCH_SIZE", path, found, wanted, remedy)

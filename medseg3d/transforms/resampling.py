@@ -53,7 +53,7 @@ class ResampleVolumed(MapTransform):
 
 def _resampled(volume: MetaTensor, shape: Sequence[int], affine: torch.Tensor) -> MetaTensor:
     values = volume.as_tensor()[0]
-    # the shape is rounded, and beyond its border the volume goes on as it ends, as in Spacing(padding_mode="border")
+    # the shape is rounded, and beyond its border the volume continues as it ends, as in Spacing(padding_mode="border")
     order, axes = axis_maps(values.shape, volume.affine.numpy(), shape, affine.numpy(), reach=np.inf)
     # the axes in the order in which the source lies in memory, the slowest first
     slowest = sorted(range(3), key=lambda axis: -values.stride(order[axis]))

@@ -20,10 +20,10 @@ from medseg3d.errors import UsageError
 
 
 class ResizePictured(MapTransform):
-    """Pictures (C, H, W) stretched to one size: pictures as `resize_picture` does it, masks as `resize_mask`.
+    """Pictures (C, H, W) stretched to one size: images as `resize_picture` does it, masks as `resize_mask`.
 
     Args:
-        keys: pictures and masks.
+        keys: images and masks.
         spatial_size: rows and columns that come out.
         label_key: key of the mask.
 
@@ -38,7 +38,7 @@ class ResizePictured(MapTransform):
         self.label_key = label_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """The item with the pictures resized."""
+        """The item with the images resized."""
         item = dict(data)
         for key in self.keys:
             resize = resize_mask if key == self.label_key else resize_picture
@@ -46,14 +46,14 @@ class ResizePictured(MapTransform):
         return item
 
     def fitted(self, shape: Sequence[int]) -> Sequence[int]:
-        """Rows and columns that become of a picture of these."""
+        """Rows and columns that become of an image of these."""
         return self.spatial_size
 
 
 class FitPictured(ResizePictured):
     """Pictures (C, H, W) resized to fit into a frame, their proportion kept: one side is the frame's, no side larger.
 
-    Pictures as `resize_picture` does it, masks as `resize_mask`. Arguments are those of `ResizePictured`, of which
+    Images as `resize_picture` does it, masks as `resize_mask`. Arguments are those of `ResizePictured`, of which
     `spatial_size` is the frame.
 
     Example:
@@ -62,17 +62,17 @@ class FitPictured(ResizePictured):
     """
 
     def fitted(self, shape: Sequence[int]) -> list[int]:
-        """Rows and columns that become of a picture of these."""
+        """Rows and columns that become of an image of these."""
         scale = min(wanted / size for wanted, size in zip(self.spatial_size, shape, strict=True))
         return [max(1, round(scale * size)) for size in shape]
 
 
 class FitSlicesd(MapTransform):
-    """Volumes (1, H, W, D) whose slices (H, W) are resized as `FitPictured` resizes pictures, at a pixel size to match.
+    """Volumes (1, H, W, D) whose slices (H, W) are resized as `FitPictured` resizes images, at a pixel size to match.
 
     The longer side of a slice becomes `picture_size` pixels, its proportion in mm is kept, each slice is resized as
-    `resize_picture` does it, and the axis of slices stays as it is. A network trained on whole pictures has met the
-    fields of view of those pictures: a slice that shows more or less than `field_of_view_mm` gets the pixel size of the
+    `resize_picture` does it, and the axis of slices stays as it is. A network trained on whole images has met the
+    fields of view of those images: a slice that shows more or less than `field_of_view_mm` gets the pixel size of the
     nearest bound instead, and so more or fewer pixels than `picture_size`.
 
     Args:
@@ -97,7 +97,11 @@ class FitSlicesd(MapTransform):
         least, most = field_of_view_mm
         if not 0 < least <= most:
             raise UsageError(
-                "BAD_VALUE", "--field_of_view_mm", str(list(field_of_view_mm)), "[shortest, longest] in mm"
+                "BAD_VALUE",
+                "--field_of_view_mm",
+                str(list(field_of_view_mm)),
+                "[shortest, longest] in mm",
+                "--field_of_view_mm [300,400]",
             )
         self.picture_size = picture_size
         self.least, self.most = least, most
@@ -108,7 +112,7 @@ class FitSlicesd(MapTransform):
         for key in self.keys:
             volume = item[key]
             fitted = self.fitted(np.linalg.norm(volume.affine.cpu().numpy()[:3, :2], axis=0) * volume.shape[1:3])
-            # the slices as the channels of one picture; its affine is the volume's, whose first two axes change
+            # the slices as the channels of one 2-D image; its affine is the volume's, whose first two axes change
             meta = {name: value for name, value in volume.meta.items() if name != "affine"}
             slices = MetaTensor(volume.as_tensor()[0].permute(2, 0, 1), affine=volume.affine, meta=dict(meta))
             picture = resize_picture(slices, fitted)
@@ -122,9 +126,9 @@ class FitSlicesd(MapTransform):
 
 
 def resize_picture(picture: MetaTensor, spatial_size: Sequence[int]) -> MetaTensor:
-    """A picture (C, H, W) in another size: what MONAI's `Resize(mode="bilinear", anti_aliasing=True)` makes of it.
+    """An image (C, H, W) in another size: what MONAI's `Resize(mode="bilinear", anti_aliasing=True)` makes of it.
 
-    Values (float32) and affine are MONAI's, to within the rounding of a sum. MONAI smooths the whole picture with a
+    Values (float32) and affine are MONAI's, to within the rounding of a sum. MONAI smooths the whole image with a
     Gaussian, beyond its border black, and reads the smooth one at few places; here every pixel that comes out is
     summed from those it depends on, along one axis after the other, which is many times faster. What was done is not
     noted in `applied_operations`: the way back is `restore_labels`, which needs the affine alone.
@@ -169,7 +173,7 @@ def resize_mask(mask: MetaTensor, spatial_size: Sequence[int]) -> MetaTensor:
 
 
 def _resized(picture: MetaTensor, values: torch.Tensor) -> MetaTensor:
-    """`values` with the meta of the picture that they are a resized form of, and the affine that follows."""
+    """`values` with the meta of the image that they are a resized form of, and the affine that follows."""
     scaling = to_affine_nd(len(picture.affine) - 1, scale_affine(picture.shape[1:], values.shape[1:]))
     meta = {name: value for name, value in picture.meta.items() if name != "affine"}
     return MetaTensor(values, affine=picture.affine @ torch.from_numpy(scaling), meta=meta)

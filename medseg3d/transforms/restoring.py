@@ -29,8 +29,8 @@ class LogitsToLabelsd(MapTransform):
     Args:
         keys: the logits.
         image_key: the image, whose file an error names.
-        error_key: where to put a `UserError`, beside labels of background, instead of raising it: for a validation that
-            must not end a training. None to raise.
+        error_key: where to put a `UserError`, together with labels of background, instead of raising it: for a
+            validation that must not end a training. None to raise.
         allow_missing_keys: pass over keys that an item lacks.
 
     Raises:
@@ -74,7 +74,7 @@ class LogitsToLabelsd(MapTransform):
 class InvertToOriginald(MapTransform):
     """Logits (C, x, y, z) on the network's grid turned into labels (1, X, Y, Z) on the grid of the original image.
 
-    Pictures, (C, h, w) to (1, H, W), go the same way.
+    Images, (C, h, w) to (1, H, W), go the same way.
 
     What MONAI does with softmax, Invertd(nearest_interp=False) and argmax, in a fraction of the time and memory: the
     probability of each class is carried back by linear interpolation along one axis after the other, slab by slab,
@@ -152,10 +152,10 @@ def restore_labels(
     with_probability: bool = False,
     threshold: float = 0.5,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Labels (X, Y, Z) uint8 on the original grid and, if asked for, the probability of foreground there.
+    """Labels (X, Y, Z) uint8 on the original grid and, if requested, the probability of foreground there.
 
     Args:
-        logits: (C, x, y, z), any floating type and device; C = 1 is a sigmoid's logit. For pictures (C, h, w).
+        logits: (C, x, y, z), any floating type and device; C = 1 is a sigmoid's logit. For images (C, h, w).
         affine: (4, 4), voxel to world of the logits.
         original_affine: (4, 4), voxel to world of the original grid.
         original_shape: voxels of the original grid along its three axes, or (H, W); the result has that shape.
@@ -178,7 +178,7 @@ def restore_labels(
     if isinstance(logits, MetaTensor):
         logits = logits.as_tensor()
     if logits.ndim == 3 and len(original_shape) == 2:
-        # a picture is a volume of one slice
+        # a 2-D image is a volume of one slice
         flat, foreground = restore_labels(
             logits[..., None], affine, original_affine, (*original_shape, 1), with_probability, threshold
         )
@@ -214,8 +214,8 @@ def _refuse_non_finite(logits: torch.Tensor, item: Mapping[Hashable, Any], image
     strange = logits.numel() - int((logits.abs() < _LARGEST_LOGIT).sum())
     image = getattr(item.get(image_key), "meta", {}).get("filename_or_obj") or item.get("case", "an image")
     found = f"{strange} of {logits.numel()} logits that are NaN, infinite or overflowing"
-    remedy = "--precision float32; where that gives the same, the weights are at fault: take an earlier model.pt"
-    raise UserError("NON_FINITE", str(image), found, "numbers that a mask can be made of", remedy)
+    remedy = "use --precision float32; if that does not help, the weights are bad: use an earlier model.pt"
+    raise UserError("NON_FINITE", str(image), found, "finite logits", remedy)
 
 
 def _original_grid(image: Any, key: str) -> tuple[np.ndarray, tuple[int, ...]]:

@@ -75,20 +75,20 @@ class SavePictureMaskd(Saved):
     Arguments and errors are those of `Saved`.
 
     Raises:
-        ValueError: more than one class of foreground, which a picture of black and white cannot hold.
+        ValueError: more than one class of foreground, which an image of black and white cannot hold.
     """
 
     path_key, sum_key = "mask_file", "mask_sha256"
 
     def write(self, path: Path, tensor: Any) -> str:
-        """Write a picture of black and white."""
+        """Write an image of black and white."""
         return write_picture_mask(path, np.asarray(tensor.cpu())[0])
 
 
 class SaveOverlayd(Saved):
-    """Writes the source picture with its mask (1, H, W) drawn on it (`draw_overlay`) to `overlay_file`.
+    """Writes the source image with its mask (1, H, W) drawn on it (`draw_overlay`) to `overlay_file`.
 
-    The picture is read once more, because that of the item has the network's size. `meta["overlay_sha256"]` of the
+    The image is read once more, because that of the item has the network's size. `meta["overlay_sha256"]` of the
     mask is set. An item without `overlay_file` wants none. Errors are those of `Saved`.
 
     Args:
@@ -107,7 +107,7 @@ class SaveOverlayd(Saved):
         return super().__call__(data) if self.path_key in data else dict(data)
 
     def write(self, path: Path, tensor: Any) -> str:
-        """Write the picture that the mask is of."""
+        """Write the image that the mask is of."""
         picture, _ = read_with_remarks(tensor.meta["filename_or_obj"], self.upright)
         return write_overlay(path, picture, tensor.cpu().numpy()[0] > 0)
 
@@ -122,7 +122,7 @@ class SaveProbabilityd(Saved):
     path_key, sum_key = "prob_file", "prob_sha256"
 
     def write(self, path: Path, tensor: Any) -> str:
-        """Write a volume or a picture of probabilities."""
+        """Write a volume or a 2-D image of probabilities."""
         array = tensor.cpu().numpy()[0].clip(0, 1)  # a sum of classes may exceed 1 by a rounding
         if array.ndim == 2:
             return write_grey(path, array)

@@ -1,4 +1,4 @@
-"""What `medseg3d view` shows: a scan or a picture with its masks, as a page in the browser of this machine."""
+"""What `medseg3d view` shows: a scan or a 2-D image with its masks, as a page in the browser of this machine."""
 
 from medseg3d.viewer.show import View, view, write_page
 

@@ -17,7 +17,7 @@ def label_entries(
 ) -> list[dict[str, Any]]:
     """Value, name, colour and count of each label of a mask.
 
-    Names are those that were given, else those that the record beside a mask of ours has; the only label of a mask
+    Names are those that were given, else those that the record next to a mask of ours has; the only label of a mask
     without any is called as the mask is.
     """
     record = read_record(record_file(path)) or {}

@@ -1,4 +1,4 @@
-"""A picture and its masks as files that a browser reads."""
+"""An image and its masks as files that a browser reads."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _INSIDE = 80  # of 255: how opaque a mask is within its border
 
 
 def picture_page(picture: Path, masks: Mapping[str, Path], class_names: Sequence[str] = ()) -> dict[str, bytes]:
-    """Name -> content of `scene.json` and of the pictures that it names, in the grid of the picture's file.
+    """Name -> content of `scene.json` and of the images that it names, in the grid of the picture's file.
 
     Args:
         picture: JPEG, PNG, TIFF or BMP.
@@ -57,7 +57,7 @@ def picture_page(picture: Path, masks: Mapping[str, Path], class_names: Sequence
 
 
 def _opacity(mask: np.ndarray) -> np.ndarray:
-    """(H, W) uint8: opaque at the border of the mask, which grows with the picture, and faint within."""
+    """(H, W) uint8: opaque at the border of the mask, which grows with the image, and faint within."""
     border = max(1, round(max(mask.shape) / 200))
     core = ndimage.binary_erosion(mask, iterations=border)
     return np.where(core, _INSIDE, np.where(mask, 255, 0)).astype(np.uint8)

@@ -46,12 +46,18 @@ class PageServer:
         url: its address, which only this machine reaches.
 
     Raises:
-        UserError: PORT_TAKEN; BAD_VALUE for what is no port.
+        UserError: PORT_TAKEN; BAD_VALUE for what is not a port.
     """
 
     def __init__(self, files: Mapping[str, bytes], port: int = 0) -> None:
         if not 0 <= port <= 65535:
-            raise UsageError("BAD_VALUE", "--port", str(port), "a port from 1 to 65535, or 0 for a free one")
+            raise UsageError(
+                "BAD_VALUE",
+                "--port",
+                str(port),
+                "a port from 1 to 65535, or 0 for a free one",
+                "leave it out for a free port",
+            )
         word = secrets.token_urlsafe(16)
         pages = {f"/{word}/{name}": content for name, content in files.items()}
         pages[f"/{word}/"] = files["index.html"]

@@ -1,4 +1,4 @@
-"""The page of a scan or a picture: written to a folder, or served and opened in the browser."""
+"""The page of a scan or a 2-D image: written to a folder, or served and opened in the browser."""
 
 from __future__ import annotations
 
@@ -49,17 +49,17 @@ def view(
     port: int = 0,
     open_browser: bool | None = None,
 ) -> View:
-    """Serve the page of a scan or a picture and its masks to this machine, and open it in the browser.
+    """Serve a page with a scan or 2-D image and its masks to this machine, and open it in the browser.
 
-    Nothing is written to the disk, and the page loads nothing from a network.
+    Nothing is written to disk, and the page loads nothing from the network.
 
     Args:
-        scan: NIfTI, NRRD or MetaImage, or DICOM as a folder, a ZIP or a file; or a picture, JPEG, PNG, TIFF or BMP.
-        masks: masks or maps of probabilities on its grid; `NAME=FILE` names one.
-        class_names: of the label values 1, 2, ...
-        series: of DICOM, the number or UID of the series; "" for the only CT volume.
+        scan: NIfTI, NRRD or MetaImage, or DICOM as a folder, a ZIP or a file; or a JPEG, PNG, TIFF or BMP image.
+        masks: masks or probability maps on its grid; `NAME=FILE` gives one a name.
+        class_names: names of label values 1, 2, ...
+        series: DICOM: number or UID of the series; "" for the only CT volume.
         port: on 127.0.0.1; 0 for a free one.
-        open_browser: None for yes, but in a notebook, where the page is shown below the cell.
+        open_browser: None for yes, except in a notebook, where the page is shown below the cell.
 
     Raises:
         UserError: as `medseg3d.viewer.volumes.volume_page` or `medseg3d.viewer.pictures.picture_page`; PORT_TAKEN.
@@ -86,14 +86,14 @@ def write_page(
     class_names: Sequence[str] = (),
     series: str | int = "",
 ) -> Path:
-    """Write the page as a folder that any web server can serve, with the voxels in it, and return its index.html.
+    """Write the page, including the voxels, to a folder for any web server, and return its index.html.
 
     Raises:
         UserError: as `view`; NOT_WRITABLE, NO_SPACE, NOT_EMPTY.
     """
     folder = Path(folder)
     if folder.is_dir() and any(folder.iterdir()):
-        raise UsageError("NOT_EMPTY", folder, "files in it", "a new or empty folder", "name another one")
+        raise UsageError("NOT_EMPTY", folder, "files in it", "a new or empty folder", "choose another folder")
     files = page_files(scan, masks, class_names, series)
     make_folder(folder)
     for name, content in files.items():
@@ -112,11 +112,13 @@ def page_files(
         name, path = split_name(each)
         name = name or volume_stem(path.name).removesuffix(path.suffix)
         if name in named:
-            raise UsageError("NAME_COLLISION", name, "the name of two masks", "a name for each", "NAME=FILE gives one")
+            raise UsageError(
+                "NAME_COLLISION", name, "the name of two masks", "a name for each", "rename one with NAME=FILE"
+            )
         named[name] = path
     for path in (scan, *named.values()):
         if not path.exists():
-            raise UsageError("MISSING_FILE", path, "no such file", "a scan, a picture or a mask", "correct the path")
+            raise UsageError("MISSING_FILE", path, "no such file", "a scan, a 2-D image or a mask", "correct the path")
     if scan.is_file() and scan.name.lower().endswith(PICTURE_SUFFIXES):
         own = picture_page(scan, named, class_names)
     else:

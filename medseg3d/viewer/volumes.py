@@ -25,7 +25,7 @@ from medseg3d.volumes.reading import read_volume
 WINDOWS_HU = {"Abdomen": (-160, 240), "Bone": (-500, 1300), "Lung": (-1350, 150)}
 """Black and white end of the usual windows of a CT."""
 
-_OUTLIERS = 0.5  # per cent of the voxels of what is no CT that are left to black, and to white
+_OUTLIERS = 0.5  # per cent of the voxels of what is not CT that are left to black, and to white
 _INTEGERS = (np.uint8, np.int16)
 
 

@@ -64,9 +64,9 @@ def _spacing(path: Path, affine: np.ndarray, where: str, unit: str | None) -> np
     if not volume > 1e-6 * np.prod(spacing):  # also when NaN
         found = f"an affine in the {where} that is {'not finite' if np.isnan(volume) else 'singular'}"
         remedy = "export the image again, or repair its header"
-        raise UserError("GEOMETRY", path, found, "one that places every voxel", remedy)
+        raise UserError("GEOMETRY", path, found, "an invertible affine", remedy)
     if spacing.min() < SPACING_MM[0] or spacing.max() > SPACING_MM[1]:
-        found = f"voxels of {in_mm(spacing)}" + (f" by the numbers, whose unit is the {unit}" if unit else "")
+        found = f"voxels of {in_mm(spacing)}" + (f" in the header, whose unit is the {unit}" if unit else "")
         remedy = "convert the header to millimetres" if unit else "correct the voxel sizes"
         raise UserError("SPACING_RANGE", path, found, f"{SPACING_MM[0]:g} to {SPACING_MM[1]:g} mm", remedy)
     return spacing
@@ -137,10 +137,16 @@ def check_pair(
 
     Raises:
         UserError: PAIR_GEOMETRY, saying both shapes, or where both put the corner that is farthest off.
-        UserError: BAD_VALUE for a tolerance that is no number from 0.
+        UserError: BAD_VALUE for a tolerance that is not a number from 0.
     """
     if not 0 <= tolerance < np.inf:
-        raise UsageError("BAD_VALUE", "--grid_tolerance", f"{tolerance}", "a number of voxels from 0")
+        raise UsageError(
+            "BAD_VALUE",
+            "--grid_tolerance",
+            f"{tolerance}",
+            "a number of voxels, 0 or more",
+            "leave it out for the default",
+        )
     shift = grid_shift(image.shape, image.affine, label.affine)
     if image.shape == label.shape and shift.voxels <= tolerance:
         return (f"PAIR_GEOMETRY: a corner lies {shift} off; taken for the same grid",) if shift.voxels > _EQUAL else ()

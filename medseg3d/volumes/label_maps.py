@@ -47,7 +47,7 @@ def check_labels(
     found = f"the values {first_of(strange, 8)}{stored_scaled(header)}"
     remedy = "correct the label or name its values with --labels"
     if not np.all(integer):
-        remedy = "a label has integer values; was it resampled with interpolation, or is it an image?"
+        remedy = "labels have integer values; check that it was not resampled with interpolation and is not an image"
     raise UserError("LABEL_SET", path, found, wanted, remedy)
 
 

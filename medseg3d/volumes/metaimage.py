@@ -1,4 +1,4 @@
-"""The header of a MetaImage (.mha, or .mhd beside its voxels), https://itk.org/Wiki/ITK/MetaIO/Documentation."""
+"""The header of a MetaImage (.mha, or .mhd next to its voxels), https://itk.org/Wiki/ITK/MetaIO/Documentation."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def parsed_nifti(path: Path, stream: ByteStream) -> tuple[VolumeHeader, Voxels]:
     raw, repairs = _repaired(path, raw, shape)
     if np.isinf(raw["scl_slope"]):
         slope_said = float(raw["scl_slope"])
-        repairs += (f"HEADER: a slope of {slope_said:g} asks for no scaling; the voxels are as stored",)
+        repairs += (f"HEADER: a slope of {slope_said:g} means no scaling; the voxels are as stored",)
     affine, warnings = _affine_of(path, raw, shape)
     warnings = [*repairs, *warnings]
     header = VolumeHeader(path, shape, affine, dtype, slope, intercept, _bare_geometry(raw, shape), tuple(warnings))
@@ -48,7 +48,7 @@ def parsed_nifti(path: Path, stream: ByteStream) -> tuple[VolumeHeader, Voxels]:
 
 
 def geometry_of(shape: Sequence[int], affine: np.ndarray) -> bytes:
-    """`VolumeHeader.geometry` of a volume that was no NIfTI: both forms with code 1 (scanner), in mm."""
+    """`VolumeHeader.geometry` of a volume that was not NIfTI: both forms with code 1 (scanner), in mm."""
     raw = nib.Nifti1Header()
     raw.set_data_shape(shape)
     raw.set_sform(affine, 1)
@@ -82,7 +82,7 @@ def _decoded(path: Path, stream: ByteStream) -> nib.Nifti1Header:
 
 
 def _kind(head: bytes) -> str:
-    """What bytes that are no NIfTI header most probably are."""
+    """What bytes that are not a NIfTI header most probably are."""
     start = head.lstrip()[:64].lower()
     if start.startswith(b"version https://git-lfs"):
         return "a git-lfs pointer instead of the file it points to"
@@ -91,14 +91,16 @@ def _kind(head: bytes) -> str:
     if head[128:132] == b"DICM":
         return "a DICOM file"
     if head.startswith(b"NRRD"):
-        return "an NRRD file inside of a gzip"
-    return f"bytes that are no NIfTI header ({head[:8].hex(' ')})"
+        return "an NRRD file inside a gzip"
+    return f"bytes that are not a NIfTI header ({head[:8].hex(' ')})"
 
 
 def _shape(path: Path, raw: nib.Nifti1Header) -> tuple[int, int, int]:
     dim = [int(size) for size in raw["dim"]]
     if not 1 <= dim[0] <= 7 or min(dim[1 : dim[0] + 1]) < 1:
-        raise UserError("HEADER", path, f"the dimensions {dim}", "a count from 1 to 7, then positive sizes", REWRITE)
+        raise UserError(
+            "HEADER", path, f"the dimensions {dim}", "a number of axes from 1 to 7, then positive sizes", REWRITE
+        )
     return three_axes(path, dim[1 : dim[0] + 1])
 
 
@@ -127,7 +129,7 @@ def _offset(path: Path, raw: nib.Nifti1Header, stream: ByteStream) -> int:
 
 def _scaling(path: Path, raw: nib.Nifti1Header) -> tuple[float, float]:
     try:
-        slope, intercept = raw.get_slope_inter()  # None, None: slope 0 or NaN asks for no scaling
+        slope, intercept = raw.get_slope_inter()  # None, None: slope 0 or NaN means no scaling
     except HeaderDataError as error:
         raise UserError("HEADER", path, str(error), "a finite slope and intercept", REWRITE) from None
     return (1.0, 0.0) if slope is None else (float(slope), float(intercept))
@@ -148,8 +150,8 @@ def _affine_of(path: Path, raw: nib.Nifti1Header, shape: tuple[int, int, int]) -
             warnings.append(f"GEOMETRY_AMBIGUOUS: sform and qform lie {shift} apart at a corner; the sform is used")
     elif used is None:
         warnings.append(
-            "GEOMETRY_AMBIGUOUS: neither sform nor qform is set, programs place such an image differently; "
-            "voxel sizes alone are used, as nibabel does"
+            "GEOMETRY_AMBIGUOUS: neither sform nor qform is set, and programs place such an image differently; "
+            "only the voxel sizes are used, as in nibabel"
         )
     spacing, pixdim = np.linalg.norm(affine[:3, :3], axis=0), np.abs(raw["pixdim"][1:4].astype(float))
     if not np.allclose(pixdim, spacing, rtol=1e-3):
@@ -179,7 +181,7 @@ def _repaired(
         if int(raw[f"{other}_code"]) not in nib.nifti1.xform_codes.value_set() - {0} or not apart <= GRID_TOLERANCE:
             raise UserError("HEADER", path, f"the {name} code {code}", "a code from 0 to 5", REWRITE)
         whole[f"{name}_code"] = 0
-        repairs.append(f"{name} code {code} is none; the {other}, which agrees, is used")
+        repairs.append(f"{name} code {code} is not valid; the {other}, which agrees, is used")
     qfac = float(raw["pixdim"][0])
     if qfac not in (-1, 1):
         whole["pixdim"][0] = -1 if qfac < 0 else 1

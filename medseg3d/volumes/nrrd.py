@@ -1,4 +1,4 @@
-"""The header of an NRRD file (.nrrd, or .nhdr beside its voxels), http://teem.sourceforge.net/nrrd/format.html."""
+"""The header of an NRRD file (.nrrd, or .nhdr next to its voxels), http://teem.sourceforge.net/nrrd/format.html."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Three planes of a volume, as radiologists look at them.
 
-Every input orientation gives the same picture, because the volume is brought to RAS first. The display is the
-radiological one: axial slices are seen from the feet (patient right on the left of the picture, anterior on top),
+Every input orientation gives the same image, because the volume is brought to RAS first. The display is the
+radiological one: axial slices are seen from the feet (patient right on the left of the image, anterior on top),
 coronal ones from the front, sagittal ones with anterior on the left.
 """
 
@@ -20,7 +20,7 @@ _LETTERS = (("L", "R"), ("P", "A"), ("I", "S"))  # low and high end of each RAS 
 
 @dataclass(frozen=True)
 class PlaneSlice:
-    """One cut as it is shown: row 0 is the top of the picture, column 0 its left edge.
+    """One cut as it is shown: row 0 is the top of the image, column 0 its left edge.
 
     Args:
         pixels: the 2-D array (rows, columns).

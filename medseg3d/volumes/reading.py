@@ -185,7 +185,7 @@ def _finite_range(array: np.ndarray, path: Path) -> tuple[float, float]:
     if not (-largest <= low and high <= largest):
         strange = array.size - int(np.count_nonzero(np.abs(array) <= largest))
         found = f"{strange} of {array.size} voxels that are NaN or infinite in float32"
-        raise UserError("NON_FINITE", path, found, "finite voxels", "find out what they stand for and replace them")
+        raise UserError("NON_FINITE", path, found, "finite voxels", "find out what they mean and replace them")
     return low, high
 
 
@@ -197,9 +197,9 @@ def _hu_warnings(array: np.ndarray, low: float, high: float) -> list[str]:
     sample = array.reshape(-1, order="A")[:: (array.size >> 20) | 1]
     darkest = float(np.percentile(sample, 0.5))
     if darkest > -200:
-        reason = "neither air nor fat: HU + 1024, or a windowed picture?"
+        reason = "neither air nor fat: HU + 1024, or a windowed image?"
     elif high < 100:
-        reason = "no bone: a windowed picture?"
+        reason = "no bone: a windowed image?"
     elif high > _BRIGHTEST:
         reason = "what is brighter than any metal: a wrong slope?"
     elif (inside := sample[sample > low]).size and float(np.percentile(inside, 0.5)) < _DARKEST:

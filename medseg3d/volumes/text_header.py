@@ -67,7 +67,7 @@ class Fields(dict[str, str]):
             raise self.error(found, "the name of a file")
         file = path_inside(self.path.parent, name)
         if file is None:
-            remedy = "put both into one folder and correct the header; from an unknown source it is not to be trusted"
+            remedy = "put both into one folder and correct the header; do not trust such a file from an unknown source"
             raise UserError("PATH_ESCAPE", self.path, found, "a file in the folder of the header", remedy)
         return file
 

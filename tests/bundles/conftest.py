@@ -32,7 +32,7 @@ def _from_the_root(from_the_root):
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory) -> dict[str, object]:
-    """Overrides that name generated pictures and their split of 4, 1 and 1."""
+    """Overrides that name generated images and their split of 4, 1 and 1."""
     return split_knobs(polyp_folder(tmp_path_factory.mktemp("pictures") / "polyps"))
 
 

@@ -1,4 +1,4 @@
-"""The weights that pancreas_nl_2d ships, made for pictures, on volumes: each slice gets what its picture gets."""
+"""The weights that pancreas_nl_2d ships, made for 2-D images, on volumes: each slice gets what its image gets."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def weights(hounsfield, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def of_pictures(hounsfield, weights, tmp_path_factory) -> tuple[np.ndarray, np.ndarray]:
-    """Masks and probabilities (48, 64, 5) that the picture pipeline gives the slices."""
+    """Masks and probabilities (48, 64, 5) that the image pipeline gives the slices."""
     folder = tmp_path_factory.mktemp("pictures")
     (folder / "images").mkdir()
     for z in range(hounsfield.shape[2]):

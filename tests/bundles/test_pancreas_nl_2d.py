@@ -1,4 +1,4 @@
-"""The 2-D bundle on a folder of slice pictures and on volumes."""
+"""The 2-D bundle on a folder of slice images and on volumes."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ def picture_folder(folder: Path, patients: int = 4, slices: int = 2) -> Path:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory) -> dict[str, object]:
-    """Overrides for a training of seconds on generated pictures."""
+    """Overrides for a training of seconds on generated images."""
     folder = picture_folder(tmp_path_factory.mktemp("pictures") / "slices")
     split = folder.parent / "split.json"
     return {**SMALL, "dataset_dir": str(folder), "split_file": str(split), "test_cases": 1, "val_cases": 1}
 
 
 class TestPictures:
-    """The overlay for a folder of pictures."""
+    """The overlay for a folder of images."""
 
     @pytest.fixture(scope="class")
     def run_dir(self, pictures, tmp_path_factory) -> Path:
@@ -115,7 +115,7 @@ class TestPictures:
     def test_a_sound_folder_passes_the_check(self, pictures, run_dir, capsys):
         assert self.check(**pictures, output_dir=run_dir) == 0
         out = capsys.readouterr().out
-        said = ("8 pictures", "of 2, 1, 1 patients", "model.pt holds weights of this network", "nothing wrong")
+        said = ("8 images", "of 2, 1, 1 patients", "model.pt holds weights of this network", "no problems found")
         assert [part for part in said if part not in out] == []
 
     def test_the_check_names_every_bad_picture(self, pictures, tmp_path, capsys):
@@ -196,7 +196,7 @@ class TestVolumes:
     def test_a_sound_data_set_passes_the_check(self, run_dir, volumes, capsys):
         options = words(**volumes, output_dir=run_dir)
         assert main(["check", str(ROOT / BUNDLE), *options]) == 0
-        assert "nothing wrong" in capsys.readouterr().out
+        assert "no problems found" in capsys.readouterr().out
 
 
 @pytest.mark.slow  # 47 patients' slices; generated ones are trained on above

@@ -1,4 +1,4 @@
-"""CRIS and what it is compared with, on generated pictures: trained for seconds, evaluated, and asked for masks."""
+"""CRIS and what it is compared with, on generated images: trained for seconds, evaluated, and asked for masks."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_an_end_in_the_backbones_turn_is_refused_before_anything_is_trained(pict
 def test_the_check_finds_an_end_in_the_backbones_turn(pictures, tmp_path, capsys):
     knobs = words(**SMALL, **pictures, output_dir=tmp_path)
     assert main(["check", "bundles/polyp_cris", *knobs, "--epochs", "5"]) == 2
-    assert "BAD_VALUE --epochs 5: an end in a turn of backbone" in capsys.readouterr().err
+    assert "BAD_VALUE --epochs 5: a training that ends with an epoch of backbone" in capsys.readouterr().err
     assert main(["check", "bundles/polyp_cris", *knobs, "--epochs", "6"]) == 0
     assert "the losses of backbone and final take turns" in capsys.readouterr().out
 
@@ -157,7 +157,9 @@ def test_the_check_finds_an_end_in_the_backbones_turn(pictures, tmp_path, capsys
 def test_an_unknown_choice_is_refused_with_those_there_are(knob, known):
     with pytest.raises(Exception) as error:  # noqa: PT011 -- MONAI wraps it
         train_json(**{knob: "pspnet"})("network_def")
-    assert str(find_user_error(error.value)) == f"BAD_VALUE --{knob}: 'pspnet', expected one of {known}"
+    assert (
+        str(find_user_error(error.value)) == f"BAD_VALUE --{knob}: 'pspnet', expected one of {known}. Hint: correct it"
+    )
 
 
 @pytest.mark.parametrize(
@@ -305,7 +307,7 @@ class TestRefinedResUNetPlusPlus:
         assert sum(parameter.numel() for parameter in network.parameters()) == 4_062_993 + 76_193
 
 
-@pytest.mark.slow  # generated pictures are trained on above, real ones in test_polyps.py
+@pytest.mark.slow  # generated images are trained on above, real ones in test_polyps.py
 @pytest.mark.parametrize(("overlays", "name"), [((), "kvasir-seg"), (("clinicdb", "crf"), "cvc-clinicdb")])
 def test_real_pictures_are_trained_on_and_scored(overlays, name, real_data, tmp_path):
     run = trained(tmp_path / "run", split_knobs(linked_pictures(real_data / name, tmp_path)), overlays)

@@ -1,4 +1,4 @@
-"""The polyp bundles on generated pictures: trained for seconds, evaluated, and asked for masks."""
+"""The polyp bundles on generated images: trained for seconds, evaluated, and asked for masks."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_no_mask_is_made_of_logits_that_are_not_finite(bundle, run_dir, pictures
     knobs = words(**SMALL[bundle], model_file=overflowing(run_dir / "model.pt", tmp_path))
     assert main(["predict", str(ROOT / "bundles" / bundle), image, "-o", str(tmp_path / "out"), *knobs]) == 1
     assert f"error: NON_FINITE {image}: " in (err := capsys.readouterr().err)
-    assert "Hint: --precision float32" in err
+    assert "Hint: use --precision float32" in err
     assert list((tmp_path / "out").glob("*")) == []
 
 
@@ -148,7 +148,7 @@ def test_a_sound_folder_passes_the_check(bundle, run_dir, pictures, capsys, shal
     knobs = words(**SMALL[bundle], **pictures, output_dir=run_dir)
     assert main(["check", str(ROOT / "bundles" / bundle), *knobs]) == 0
     out = capsys.readouterr().out
-    said = ("6 pictures", "4 training, 1 validation, 1 test", "holds weights of this network", "nothing wrong")
+    said = ("6 images", "4 training, 1 validation, 1 test", "holds weights of this network", "no problems found")
     assert [part for part in said if part not in out] == []
 
 
@@ -256,7 +256,7 @@ class TestAsymmetricNonLocalNet:
         assert images.shape == (4, 3, 32, 64)
         outside = labels == 255
         columns = (~outside).sum(-1, keepdim=True)
-        assert set(columns.flatten().tolist()) <= {24, 43}  # pictures of 64 x 48 and of 48 x 64
+        assert set(columns.flatten().tolist()) <= {24, 43}  # images of 64 x 48 and of 48 x 64
         assert torch.equal(outside, (torch.arange(64) >= columns))
         assert not images[outside.expand_as(images)].any()
 
@@ -269,7 +269,7 @@ class TestAsymmetricNonLocalNet:
         assert all((item["image"][:, (item["label"] == 255)[0]] == 0).all() for item in items)
         outside = [(item["label"] == 255).float().mean().item() for item in items]
         assert min(outside) < 0.1  # zoomed by up to 2: the window is full, or nearly
-        assert max(outside) > 0.5  # zoomed by 0.5: a quarter of what the fitted picture fills
+        assert max(outside) > 0.5  # zoomed by 0.5: a quarter of what the fitted image fills
 
 
 class TestDeepLabV3Plus:
@@ -423,7 +423,7 @@ class TestResUNetPlusPlus:
     [
         ("polyp_resunetpp", "cvc-clinicdb"),
         ("polyp_ann", "kvasir-seg"),
-        # what they do to a picture is what the two others do
+        # what they do to an image is what the two others do
         pytest.param("polyp_resunetpp", "kvasir-seg", marks=pytest.mark.slow),
         pytest.param("polyp_deeplabv3plus", "kvasir-seg", marks=pytest.mark.slow),
     ],

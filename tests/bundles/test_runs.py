@@ -235,7 +235,7 @@ class TestPredict:
         position = words.index("--init_filters")
         other = [*words[:position], "--init_filters", "16", *words[position + 2 :]]
         assert main(["predict", str(ROOT / "bundles/pancreas_nl"), str(phantom_dir / "imagesTs"), *other]) == 1
-        assert f"error: CHECKPOINT {trained / 'model.pt'}: weights of another network" in capsys.readouterr().err
+        assert f"error: CHECKPOINT {trained / 'model.pt'}: weights of a different network" in capsys.readouterr().err
 
     def test_missing_weights_are_named_with_what_to_do(self, phantom_dir, tmp_path, capsys):
         words = ["-o", str(tmp_path / "masks"), "--model_file", str(tmp_path / "none.pt")]
@@ -355,7 +355,7 @@ class TestCheck:
     def test_a_sound_bundle(self, small_knobs, trained, capsys):
         assert self.check(*knobs(**small_knobs, output_dir=trained)) == 0
         out = capsys.readouterr().out
-        said = ("4 cases", "split", "parameters", "model.pt holds weights of this network", "nothing wrong")
+        said = ("4 cases", "split", "parameters", "model.pt holds weights of this network", "no problems found")
         assert [part for part in said if part not in out] == []
 
     @pytest.mark.parametrize("what", BAD_INPUT)

@@ -155,7 +155,7 @@ def test_a_cache_that_does_not_fit_is_filled_as_far_as_it_goes_and_says_so(monke
         cache = CaseCache(DATA, augmented(), memory_fraction=0.5, num_workers=1)
     assert cache.cache_num == 2
     assert "2 of the 4 training cases fit in memory" in caplog.text
-    assert "the other 2 are prepared anew each time" in caplog.text
+    assert "the other 2 are prepared again each time" in caplog.text
     assert cache[CaseKey(3, seed=0)]["image"].shape == (1, 4, 4, 4)  # beyond the cache
 
 

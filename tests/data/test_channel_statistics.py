@@ -12,7 +12,7 @@ from medseg3d.errors import UserError
 
 @pytest.fixture
 def folder(tmp_path):
-    """Five pictures of various sizes and colours, and masks of nothing."""
+    """Five images of various sizes and colours, and masks of nothing."""
     rng = np.random.default_rng(0)
     for part in ("images", "masks"):
         (tmp_path / "set" / part).mkdir(parents=True)
@@ -27,7 +27,7 @@ def folder(tmp_path):
 
 
 def pixels_of(folder, cases) -> np.ndarray:
-    """All pixels of the pictures, (N, 3) in [0, 1]."""
+    """All pixels of the images, (N, 3) in [0, 1]."""
     pictures = [np.asarray(Image.open(folder / "images" / f"{case}.png")).reshape(-1, 3) for case in cases]
     return np.concatenate(pictures) / 255
 
@@ -64,6 +64,6 @@ def test_the_verb_prints_knobs_to_paste(folder, capsys):
     assert main(["data", "statistics", str(folder), "--split_file", str(split)]) == 0
     found = training_statistics(folder, split)
     said, knobs = capsys.readouterr().out.splitlines()
-    assert said == f"3 pictures, {found.pixels:,} pixels in [0, 1] (the training set of {split})"
+    assert said == f"3 images, {found.pixels:,} pixels in [0, 1] (the training set of {split})"
     rounded = [[round(value, 6) for value in values] for values in (found.mean, found.std)]
     assert knobs == f'--channel_mean "{rounded[0]}" --channel_std "{rounded[1]}"'

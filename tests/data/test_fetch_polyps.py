@@ -55,7 +55,7 @@ def test_fetched_data_set_is_whole_and_leaves_nothing_else(server, tmp_path):
     assert folder == tmp_path / "data" / "Kvasir-SEG"
     assert [path.name for path in folder.parent.iterdir()] == ["Kvasir-SEG"]
     assert sorted(path.stem for path in (folder / "masks").iterdir()) == list(NAMES)
-    (error,) = verify_pictures(folder).errors  # three pictures are not Kvasir-SEG
+    (error,) = verify_pictures(folder).errors  # three images are not Kvasir-SEG
     assert (error.code, error.found, error.wanted) == ("CASE_COUNT", "3 cases", "1000")
     assert "46 MB" in said[0]
     assert "research and education" in said[0]
@@ -88,10 +88,10 @@ def flip_a_byte_of_a_picture(path: Path) -> None:
     [
         (
             lambda path: path.write_bytes(b"<html>proxy</html>"),
-            r"CHECKSUM .*kvasir-seg\.zip: no whole ZIP.*delete",
+            r"CHECKSUM .*kvasir-seg\.zip: an incomplete or damaged ZIP.*delete",
         ),
-        (lambda path: path.write_bytes(path.read_bytes()[:-30]), "CHECKSUM .*no whole ZIP"),
-        (flip_a_byte_of_a_picture, r"CHECKSUM .*a damaged member, Kvasir-SEG/images/cju1\.jpg"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-30]), "CHECKSUM .*an incomplete or damaged ZIP"),
+        (flip_a_byte_of_a_picture, r"CHECKSUM .*a damaged file in it, Kvasir-SEG/images/cju1\.jpg"),
         (lambda path: write_archive(path, "masks/cju1"), r"MISSING_FILE .*cju1\.jpg: no mask of the same name"),
         (lambda path: zipfile.ZipFile(path, "w").close(), "CHECKSUM .*without Kvasir-SEG/images and Kvasir-SEG/masks"),
     ],
@@ -133,7 +133,7 @@ def test_a_full_disk_and_files_of_the_user_are_met_before_the_download(server, t
 
 
 def test_clinicdb_is_asked_for_by_hand(tmp_path):
-    with pytest.raises(UserError, match=r"MISSING_DATA .*CVC-ClinicDB.*only its authors") as caught:
+    with pytest.raises(UserError, match=r"MISSING_DATA .*CVC-ClinicDB.*only from its authors") as caught:
         find_clinicdb(tmp_path)
     steps = ("polyp.grand-challenge.org", "CVC-ClinicDB.rar", f"{tmp_path}/CVC-ClinicDB/Ground Truth/1.tif", "612")
     assert [part for part in steps if part not in caught.value.remedy] == []

@@ -105,7 +105,7 @@ def test_masks_of_nnunets_test_images_have_the_names_of_the_cases(tmp_path: Path
 
 def test_further_channels_of_nnunet_are_no_images_of_their_own(tmp_path: Path) -> None:
     touch(tmp_path, "imagesTs/p_2_0000.nii.gz", "imagesTs/p_2_0001.nii.gz")
-    with pytest.raises(UserError, match=r"DIMENSIONS .*p_2_0001.nii.gz: a further channel of the case p_2"):
+    with pytest.raises(UserError, match=r"DIMENSIONS .*p_2_0001.nii.gz: another channel of the case p_2"):
         input_items(tmp_path / "imagesTs", tmp_path / "out")
 
 

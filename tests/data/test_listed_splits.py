@@ -73,7 +73,9 @@ def test_a_fold_of_a_datalist_validates_and_the_others_train(tmp_path, cases):
 
 @pytest.mark.parametrize(("fold", "found"), [(None, "no --fold"), (2, "--fold 2"), (-1, "--fold -1")])
 def test_one_of_several_folds_must_be_named(tmp_path, cases, fold, found):
-    with pytest.raises(UserError, match=rf"BAD_VALUE {found} of .*lists.json: several folds, expected one of \[0, 1\]"):
+    with pytest.raises(
+        UserError, match=rf"BAD_VALUE {found} of .*lists.json: a file with several folds, expected one of \[0, 1\]"
+    ):
         split_of(tmp_path, cases, FOLDS, fold=fold)
 
 
@@ -92,7 +94,7 @@ def test_text_files_name_a_case_in_each_line(tmp_path, cases):
         ({"val": ["p_3", "p_3"]}, r"CASE_LIST .*p_3 more than once"),
         ({"val": ["p_8"]}, r"1 names that the data set lacks \(p_8\) and 1 of its cases in no list \(p_3\)"),
         ({"train": []}, r"TOO_FEW_CASES"),
-        ({"train": 7}, r"CASE_LIST .*no lists of cases"),
+        ({"train": 7}, r"CASE_LIST .*without lists of cases"),
         ({"train": [7]}, r"CASE_LIST .*7 names no case"),
     ],
 )
@@ -109,7 +111,7 @@ def test_a_patient_in_two_parts_is_refused(tmp_path, cases):
 
 def test_an_image_in_two_parts_under_two_names_is_refused(tmp_path, cases):
     (tmp_path / "imagesTr" / "p_5.nii.gz").write_bytes(b"1" * SIZES["p_1"])
-    with pytest.raises(UserError, match=r"LEAKAGE .*one image as p_1 in train and p_5 in test"):
+    with pytest.raises(UserError, match=r"LEAKAGE .*the same image as p_1 in train and p_5 in test"):
         split_of(tmp_path, cases, PARTS)
 
 

@@ -40,7 +40,7 @@ def test_one_flipped_bit_is_refused_by_name(folder, name):
 
 def test_a_file_that_is_not_listed_is_refused(folder):
     (folder / "dicom" / "3").touch()
-    with pytest.raises(UserError, match=r"CHECKSUM .*dicom/3: no line of it in .*SHA256SUMS"):
+    with pytest.raises(UserError, match=r"CHECKSUM .*dicom/3: no checksum in .*SHA256SUMS"):
         Manifest(folder / "SHA256SUMS").check(folder / "dicom")
 
 

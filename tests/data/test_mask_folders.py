@@ -450,7 +450,7 @@ def test_damaged_prediction_is_named(tmp_path: Path) -> None:
     assert (error.code, error.subject) == ("TRUNCATED", str(pred))
 
 
-# pictures
+# images
 
 
 def test_png_prediction_is_compared_with_a_jpeg_truth(tmp_path: Path) -> None:

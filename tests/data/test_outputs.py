@@ -200,7 +200,7 @@ def test_foreign_probabilities_are_never_replaced_unasked(tmp_path: Path) -> Non
     (image,) = touch(tmp_path, "ct.nii")
     touch(tmp_path / "probs", "ct_prob.nii.gz")
     (skipped,) = input_items(image, tmp_path / "out", prob_dir=tmp_path / "probs")
-    assert skipped["reason"] == "a map of probabilities that was not written by medseg3d exists"
+    assert skipped["reason"] == "a probability map that was not written by medseg3d exists"
 
 
 def test_probabilities_found_below_their_folder_are_no_inputs(tmp_path: Path) -> None:
@@ -230,7 +230,9 @@ def test_an_overlay_of_ours_is_worked_on_and_a_foreign_one_left_alone(tmp_path: 
 
 def test_overlays_of_volumes_are_refused(tmp_path: Path) -> None:
     (image,) = touch(tmp_path, "ct.nii")
-    with pytest.raises(UserError, match=r"^BAD_VALUE --save-overlays: a bundle for volumes, expected one for pictures"):
+    with pytest.raises(
+        UserError, match=r"^BAD_VALUE --save-overlays: a bundle for volumes, expected a bundle for 2-D images"
+    ):
         input_items(image, tmp_path / "out", overlay_dir=tmp_path / "drawn")
 
 

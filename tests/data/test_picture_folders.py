@@ -48,12 +48,12 @@ def test_the_pattern_finds_the_patient(tmp_path, pattern, group):
     [
         ([], None, "MISSING_DATA .*no such folder"),
         (["images/a.jpg"], None, "MISSING_DATA .*no folder masks/"),
-        (["images/a.txt", "masks/a.png"], None, "MISSING_DATA .*images: no picture"),
+        (["images/a.txt", "masks/a.png"], None, "MISSING_DATA .*images: no image"),
         ([*pairs("a"), "images/b.jpg", "images/c.jpg"], None, r"MISSING_FILE .*b\.jpg: no mask .*\(2 of 3"),
-        ([*pairs("a"), "masks/b.jpg"], None, r"MISSING_FILE .*masks/b\.jpg: no picture"),
+        ([*pairs("a"), "masks/b.jpg"], None, r"MISSING_FILE .*masks/b\.jpg: no image"),
         ([*pairs("a"), "images/a.png"], None, r"DUPLICATE_CASE .*images/a\.png: a\.jpg beside"),
         (pairs("P_01-1", "scan7"), PATTERN, r"GROUP_PATTERN .*scan7\.jpg: a name without .*--group_pattern"),
-        (pairs("P_01-1"), "P_(", "GROUP_PATTERN P_.: no regular expression"),
+        (pairs("P_01-1"), "P_(", "GROUP_PATTERN P_.: an invalid regular expression"),
     ],
 )
 def test_what_is_no_data_set_is_refused(tmp_path, names, pattern, words):
@@ -176,7 +176,7 @@ def test_a_published_list_is_for_training_and_validation(tmp_path, lines):
     ("lines", "words"),
     [
         ("a\nx\ny", r"CASE_LIST .*train\.txt: 2 names that the data set lacks \(x, y\)"),
-        ("a\nb\nc", "CASE_LIST .*3 of the data set's 3 cases, .*others left to test on"),
+        ("a\nb\nc", "CASE_LIST .*3 of the data set's 3 cases, .*others left for testing"),
         ("", "CASE_LIST .*0 of"),
     ],
 )

@@ -23,7 +23,7 @@ MADE_WITH = {
     "inference": {"roi_size": (8, 8, 8)},
     "settings": {"spacing": [1.5, 1.5, 2.0], "threshold": 0.5},
 }
-STANDS = Standing(True, "the mask stands: same image, weights and settings")
+STANDS = Standing(True, "the mask exists: same image, weights and settings")
 
 
 @pytest.fixture
@@ -168,6 +168,6 @@ def test_pipes_among_results_are_no_masks_and_no_records(item, tmp_path):
 def test_pipe_in_the_place_of_an_image_is_left_to_its_reader(item):
     Path(item["image"]).unlink()
     os.mkfifo(item["image"])
-    assert standing(item, MADE_WITH) == Standing(False, "its image is no file")
+    assert standing(item, MADE_WITH) == Standing(False, "its image is not a file")
     with pytest.raises(UserError, match="NOT_A_FILE"):
         file_sha256(item["image"])

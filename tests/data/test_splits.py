@@ -124,7 +124,7 @@ def test_manifest_of_other_ids_is_refused(tmp_path, ids, message):
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"seed": 1}, "seed 0, expected seed 1 as asked for. Hint: pass --seed 0"),
+        ({"seed": 1}, "seed 0, expected seed 1 as requested. Hint: pass --seed 0"),
         ({"test_cases": 2}, "test_cases 1, expected test_cases 2"),
         ({"val_cases": 3}, "pass --val_cases 1, or name another split file with --split_file, or delete"),
     ],
@@ -292,7 +292,7 @@ def test_a_manifest_of_shares_is_that_of_their_numbers(tmp_path):
     path = tmp_path / "split.json"
     split = load_or_make_split(path, FIVE, 0.2, 0.4)
     assert load_or_make_split(path, FIVE, 1, 2) == split
-    with pytest.raises(UserError, match="val_cases 2, expected val_cases 1 as asked for"):
+    with pytest.raises(UserError, match="val_cases 2, expected val_cases 1 as requested"):
         load_or_make_split(path, FIVE, 0.2, 0.2)
 
 
@@ -323,12 +323,14 @@ def test_a_listed_manifest_reads_back_equal_and_is_no_drawn_one(tmp_path):
 
 def test_a_drawn_manifest_is_not_taken_for_a_listed_one(tmp_path):
     split = load_or_make_split(tmp_path / "split.json", FIVE, 1, 1)
-    with pytest.raises(UserError, match=r"SPLIT_MISMATCH .*listed test cases as asked for"):
+    with pytest.raises(UserError, match=r"SPLIT_MISMATCH .*listed test cases as requested"):
         load_or_make_split(tmp_path / "split.json", FIVE, split.test, 1)
 
 
 def test_a_listed_case_that_is_not_there_is_refused():
-    with pytest.raises(UserError, match=r"SPLIT_MISMATCH polyps: 2 of 3 listed .* lacks \(x, y\).*every listed case"):
+    with pytest.raises(
+        UserError, match=r"SPLIT_MISMATCH polyps: 2 of 3 listed .* missing from it \(x, y\).*every listed case"
+    ):
         make_split(FIVE, ["x", "a", "y"], 1, name="polyps")
 
 

@@ -82,11 +82,11 @@ def test_a_picture_that_is_there_twice_is_a_warning_and_in_two_parts_an_error(fo
     (folder / "Original" / "29.tif").unlink()
     report = verify_pictures(folder)
     assert report.errors == []
-    assert report.warnings == [(str(folder), "DUPLICATE_PICTURE: 20, 29 are one picture")]
+    assert report.warnings == [(str(folder), "DUPLICATE_PICTURE: 20, 29 are the same image")]
     split_file = tmp_path / "split.json"
     write_split(split_file, make_split([str(frame) for frame in range(20, 30)], ["29"], 0))
     (error,) = verify_pictures(folder, split_file).errors
-    assert str(error).startswith(f"LEAKAGE {split_file}: one picture as 20 in train and 29 in test")
+    assert str(error).startswith(f"LEAKAGE {split_file}: the same image as 20 in train and 29 in test")
 
 
 def test_a_sequence_in_two_parts_is_a_warning_that_says_what_it_means(folder, tmp_path):

@@ -169,7 +169,7 @@ class TestTheVolume:
 
         write_series(tmp_path, change=change)
         warnings = read_series(tmp_path)[1].warnings
-        assert warnings == ("PADDING: what lies outside the field of view is 58976 HU, which is not air",)
+        assert warnings == ("PADDING: voxels outside the field of view are 58976 HU, which is not air",)
 
     def test_positions_rounded_to_a_tenth_are_even_and_said(self, tmp_path):
         def change(tags, index):
@@ -518,7 +518,7 @@ class TestTheGrid:
         (tmp_path / "copy").write_bytes(paths[2].read_bytes())
         array, header, series = read_series(tmp_path)
         assert np.array_equal(array, hounsfield(stored_values(1)))
-        assert header.warnings == ("DUPLICATE_SLICE: 1 files are copies of others and were passed over",)
+        assert header.warnings == ("DUPLICATE_SLICE: 1 files are copies of others and were ignored",)
         assert header.sha256 == series_sha256(tmp_path)
         assert series.slices == 6
 
@@ -539,7 +539,7 @@ class TestTheGrid:
         write_series(tmp_path, change=change)
         error = error_of(tmp_path)
         assert error.code == "GANTRY_TILT"
-        assert "3.3 mm beside the normal through IM0000, a tilt of 15.0 degrees" in error.found
+        assert "3.3 mm off the normal through IM0000, a tilt of 15.0 degrees" in error.found
 
     @pytest.mark.parametrize(
         ("what", "change"),

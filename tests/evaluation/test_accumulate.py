@@ -33,7 +33,7 @@ SPACING = np.diag([2.0, 2.0, 5.0, 1.0])
 
 
 def line(*voxels: int, n: int = 8) -> np.ndarray:
-    """A picture of one row."""
+    """An image of one row."""
     picture = np.zeros((1, n), np.uint8)
     picture[0, list(voxels)] = 1
     return picture
@@ -74,7 +74,7 @@ def taken(summary: Summary, score: str, over: str = "cases") -> str:
 
 
 class TestConventions:
-    """The same three pictures, and a number for each way of taking it."""
+    """The same three images, and a number for each way of taking it."""
 
     @pytest.mark.parametrize(
         ("way", "expected"),
@@ -105,7 +105,7 @@ class TestConventions:
 
     def test_a_mask_is_no_probability_and_that_is_said(self):
         summary = three_pictures().summary()
-        assert "masks, where it is the error rate" in taken(summary, "mse")
+        assert "masks, for which it is the error rate" in taken(summary, "mse")
         assert summary.pick(score="average_precision") == []
         assert "from probabilities" in taken(of_soft(soft_cases()).summary(), "mse")
 
@@ -186,7 +186,7 @@ class TestJudges:
         assert value(summary, "average_precision", "pooled") == pytest.approx(pooled, abs=1e-3)
         each = [sk.average_precision_score(truth.ravel(), prob.ravel()) for _, prob, truth in cases]
         assert value(summary, "average_precision") == pytest.approx(np.mean(each), abs=1e-3)
-        # equally large pictures: the mean of means is the mean
+        # equally large images: the mean of means is the mean
         assert value(summary, "mse") == pytest.approx(sk.mean_squared_error(truth, prob))
         assert value(summary, "mae") == pytest.approx(sk.mean_absolute_error(truth, prob))
         assert value(summary, "precision", "pooled") == pytest.approx(sk.precision_score(truth, prob >= 0.5))
@@ -216,7 +216,7 @@ class TestJudges:
 
 
 class TestPictures:
-    """PraNet's scores of pictures."""
+    """PraNet's scores of images."""
 
     def test_of_a_set_they_are_those_of_its_metrics(self):
         cases = soft_cases()
@@ -414,7 +414,7 @@ class TestFiles:
         ({"group": "p1"}, "either every case has a group or none has"),
         (
             {"pred": np.zeros((1, 8, 1)), "truth": np.zeros((1, 8, 1))},
-            "pictures and volumes cannot be evaluated together",
+            "2-D images and volumes cannot be evaluated together",
         ),
     ],
 )

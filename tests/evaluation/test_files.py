@@ -63,7 +63,7 @@ def test_a_summary_of_another_version_is_refused_with_what_to_do(version, found,
     if version is None:
         del content["version"]
     write_json(tmp_path / "summary.json", content)
-    said = f"SCORE_FILE .*scores in form {found}, expected form {VERSION}. Hint: evaluate again"
+    said = f"SCORE_FILE .*scores in format {found}, expected format {VERSION}. Hint: run the evaluation again"
     with pytest.raises(UserError, match=said):
         read_summary(tmp_path / "summary.json")
 

@@ -137,7 +137,7 @@ class TestVerb:
         assert main(["threshold", str(tmp_path), "--score", "dice_mean"]) == 0
         out = capsys.readouterr().out
         assert f"--threshold_file {tmp_path / 'threshold.json'}" in out
-        assert "on part val, 4 cases; at 0.5 it is" in out
+        assert "on the validation set, 4 cases; at 0.5 it is" in out
         assert read_threshold(tmp_path / "threshold.json") == choose_threshold(tmp_path, "dice_mean").threshold
 
     def test_the_test_part_is_a_wrong_call(self, tmp_path, capsys):

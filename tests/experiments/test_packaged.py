@@ -87,7 +87,7 @@ SMALL_WORDS = knobs(**SMALL)
 
 @pytest.fixture
 def cris(monkeypatch, tmp_path):
-    """The verb on pictures that hold nothing, and the commands that it gives."""
+    """The verb on images that hold nothing, and the commands that it gives."""
     commands, tuned, real = Commands(), [], verb.run_experiment
 
     def tune(plan, run):

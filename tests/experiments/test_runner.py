@@ -38,7 +38,7 @@ CRIS = {"strategy": ["cris"]}
 def test_the_threshold_is_chosen_on_its_part_and_the_test_part_scored_with_it(run):
     (row,) = run(Commands(), factors=CRIS)["rows"]
     assert row["threshold"] == 0.35
-    # picture 1: 10 of 20 found, Dice 20/30; picture 2: all of 10; together 40/50; nothing reaches 0.5
+    # image 1: 10 of 20 found, Dice 20/30; image 2: all of 10; together 40/50; nothing reaches 0.5
     summary = Summary.from_json(row["evaluation"], "row.json")
     ways = (("dice", "cases"), ("dice", "pooled"), ("mse", "cases"))
     dice, pooled, mse = (summary.find("polyp", *way).value for way in ways)
@@ -132,7 +132,7 @@ def test_what_another_process_works_on_is_left_to_it(run, tmp_path):
     with claimed(tmp_path / "out" / "cris_seed_0" / ".claim"):
         run(commands, factors={"strategy": ["backbone", "fcn", "cris"]}, say=said.append)
     assert [knobs["strategy"] for knobs in commands.trained] == ["fcn"]
-    assert said[-1] == "1 runs are worked on by other processes"
+    assert said[-1] == "other processes are working on 1 runs"
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_one_data_set_is_split_in_one_way(run, tmp_path):
     }
     content = definition(tmp_path, factors={"split": splits})
     del content["knobs"]["split_file"]
-    with pytest.raises(UserError, match=r"BAD_VALUE split_file of b: .*Hint: give one for all"):
+    with pytest.raises(UserError, match=r"BAD_VALUE split_file of b: .*Hint: use one split file for all"):
         run_experiment(parse_experiment(content), tmp_path / "out", command=Commands(), say=lambda text: None)
 
 
@@ -266,7 +266,7 @@ def test_runs_are_tuned_trained_and_scored_by_two_processes_on_pictures(tmp_path
 @pytest.mark.slow
 def test_a_failed_training_is_named_with_the_end_of_its_log(tmp_path):
     data = polyp_folder(tmp_path / "data", cases=6)
-    (data / "images" / "1.jpg").write_bytes(b"no picture")
+    (data / "images" / "1.jpg").write_bytes(b"no image")
     content = definition(tmp_path, factors=CRIS)
     content["knobs"] |= {"test_cases": 1, "val_cases": 1, "picture_size": [32, 32], "num_workers": 0}
     record = run_experiment(parse_experiment(content), tmp_path / "out")

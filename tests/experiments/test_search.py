@@ -37,7 +37,7 @@ def test_what_is_no_range_is_refused(text):
 
 
 def test_a_search_of_nothing_is_refused():
-    with pytest.raises(UserError, match="BAD_VALUE --search: no knob"):
+    with pytest.raises(UserError, match="BAD_VALUE --search: no option to search"):
         parse_search({})
 
 

@@ -204,15 +204,15 @@ def test_it_tells_of_what_has_begun_and_of_every_validation(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         study(tmp_path, training, **told)
     assert [text.partition(": learning_rate")[0] for text in said] == [
-        f"trial 0 begins in {tmp_path / 'trial_0000'}",
+        f"trial 0 starts in {tmp_path / 'trial_0000'}",
         "[1/2] trial 0",
-        f"trial 1 begins in {tmp_path / 'trial_0001'}",
+        f"trial 1 starts in {tmp_path / 'trial_0001'}",
     ]
     first = score(training.values["trial_0001"], 1)
     assert moments[-2:] == [(1, "trial 1"), (1, f"trial 1, epoch 1, dice {first:.4f}")]
     study(tmp_path, training, **told)
-    assert said[3] == f"going on with {tmp_path.name}: 1 of 2 trials have ended"
-    assert said[4].startswith(f"trial 1 goes on in {tmp_path / 'trial_0001'}: learning_rate ")
+    assert said[3] == f"resuming {tmp_path.name}: 1 of 2 trials have ended"
+    assert said[4].startswith(f"trial 1 resumes in {tmp_path / 'trial_0001'}: learning_rate ")
     assert len(moments) == (1 + EPOCHS + 1) + (1 + 1) + (1 + EPOCHS + 1)
     assert moments[EPOCHS + 1] == (1, "trial 0 complete")
 

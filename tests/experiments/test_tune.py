@@ -155,7 +155,7 @@ def test_the_verb_prints_the_trials_the_best_and_its_command(recorder, tmp_path,
     words = ["tune", str(BUNDLE), "-o", str(tmp_path), "--search", "learning_rate=log:1e-6:1e-2", "--trials", "2"]
     assert main([*words, "--epochs", "3"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith(f"trial 0 begins in {tmp_path / 'trial_0000'}: learning_rate ")
+    assert out.startswith(f"trial 0 starts in {tmp_path / 'trial_0000'}: learning_rate ")
     assert "\n[1/2] trial 0: learning_rate " in out
     assert "best so far" in out
     assert "| trial | learning_rate | val_dice_mean | epoch | state | s |" in out
@@ -202,7 +202,7 @@ def test_the_verb_stops_for_a_batch_system_and_a_lost_terminal_as_for_ctrl_c(mon
     recorder = replace_trainings(monkeypatch, Recorder())
     assert main(words) == 0  # at once: what was stopped waits, nothing is running
     assert [call["output_dir"].name for call in recorder.calls] == ["trial_0000"]
-    assert "trial 0 goes on in" in capsys.readouterr().out
+    assert "trial 0 resumes in" in capsys.readouterr().out
 
 
 def test_a_hang_up_that_is_ignored_stays_ignored(recorder, monkeypatch, tmp_path):
@@ -309,7 +309,7 @@ def test_a_training_tells_each_score_and_ends_when_told_to(go_on, epochs):
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """Knobs of a training of seconds on six pictures; its masks mean nothing."""
+    """Knobs of a training of seconds on six images; its masks mean nothing."""
     data = polyp_folder(tmp_path_factory.mktemp("pictures") / "data")
     return {
         **{"dataset_dir": str(data), "split_file": str(data / "split.json"), "test_cases": 1, "val_cases": 1},

@@ -110,7 +110,7 @@ def test_a_case_beyond_the_memory_is_refused_by_its_header_and_the_others_go_on(
     error = report.failed[0].error
     assert (error.code, error.subject) == ("OUT_OF_MEMORY", str(tmp_path / "huge.nii"))
     assert error.found.startswith("about 16.")  # image, logits of two classes and their weights
-    assert error.wanted == "at most the 4.0 GB that are free"
+    assert error.wanted == "at most the 4.0 GB available"
     assert "--roi_size" in error.remedy
     assert "--workers" not in error.remedy
     assert not (tmp_path / "masks/huge_seg.nii.gz").exists()
@@ -121,7 +121,7 @@ def test_cases_at_once_need_the_memory_of_all(tmp_path, monkeypatch):
     chain = Compose([LoadVolumed("image")])
     monkeypatch.setattr(FREE, lambda: bounds_of(chain).memory(item, 3))
     bounds_of(chain, workers=3).check_case(item)
-    with pytest.raises(UserError, match=r"OUT_OF_MEMORY .* ask for --workers 1 instead of 4"):
+    with pytest.raises(UserError, match=r"OUT_OF_MEMORY .* --workers 1 instead of 4"):
         bounds_of(chain, workers=4).check_case(item)
 
 

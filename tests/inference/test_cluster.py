@@ -125,7 +125,7 @@ def test_a_case_whose_worker_died_is_tried_again_in_another(ray, caplog):
     assert done == {0: {"case": "a"}, 1: {"case": "deadly once"}}
     assert begun == ["deadly once", "a", "deadly once"]
     assert len(ray.started) == 2
-    assert caplog.messages == ["deadly once: its worker died; it is tried again"]
+    assert caplog.messages == ["deadly once: its worker died; retrying"]
 
 
 def test_a_case_that_kills_every_worker_fails_and_the_others_are_done(ray):
@@ -133,7 +133,9 @@ def test_a_case_that_kills_every_worker_fails_and_the_others_are_done(ray):
     with RayWorkers("ray", lambda: Predictor(begun), size, number=1) as workers:
         done = dict(workers.outcomes(cases("deadly", "b")))
     assert begun.count("deadly") == 3
-    assert str(done[0]).startswith("WORKER_DIED deadly: 3 workers died of it: The reason: end of file. Hint: ")
+    assert str(done[0]).startswith(
+        "WORKER_DIED deadly: 3 workers died while segmenting it: The reason: end of file. Hint: "
+    )
     assert done[1] == {"case": "b"}
 
 
@@ -246,7 +248,7 @@ def results(folder: Path) -> dict[str, object]:
 
 @pytest.fixture
 def pictures(tmp_path, monkeypatch) -> Path:
-    """A folder of six pictures, one of them empty; the current directory is another one."""
+    """A folder of six images, one of them empty; the current directory is another one."""
     folder = polyp_folder(tmp_path / "polyps") / "images"
     (folder / "3.jpg").write_bytes(b"")
     (tmp_path / "here").mkdir()
@@ -294,4 +296,4 @@ def test_volumes_come_out_as_from_one_process_and_stand_for_it(predict, capsys):
     assert len(results(Path("alone"))) == 6
     assert results(Path("spread")) == results(Path("alone"))
     assert predict("scans", "-o", "spread") == 0
-    assert "3 skipped: the mask stands: same image, weights and settings" in capsys.readouterr().out
+    assert "3 skipped: the mask exists: same image, weights and settings" in capsys.readouterr().out

@@ -310,7 +310,7 @@ def test_a_damaged_export_is_made_again(
     with torch.inference_mode():
         logits = EngineOf("openvino")(network, windows, FLOAT32)
         assert (logits - network(windows)).abs().max() < 1e-4
-    assert "cannot be read and is made again" in caplog.text
+    assert "cannot be read and is written again" in caplog.text
 
 
 def test_a_stale_export_is_refused_and_gone(export: tuple[Path, nn.Module, torch.Tensor]) -> None:
@@ -328,7 +328,7 @@ def test_the_option_of_the_command_line_reaches_the_windows(
     write_png(tmp_path / "a.png", make_polyp_phantom(0, size=(64, 80)).picture)
     words = ["predict", "polyp_resunetpp", str(tmp_path / "a.png"), "-o", str(tmp_path / "masks"), "--engine", "fake"]
     assert main([*words, "--precision", "float32", "--device", "cpu"]) == 0
-    assert "1 computed by fake" in capsys.readouterr().out
+    assert "1 computed with fake" in capsys.readouterr().out
     assert fake.made == 1
 
 

@@ -130,7 +130,9 @@ def test_all_faulty_is_another_exit_code(tmp_path: Path) -> None:
         (tmp_path / f"in/{name}.nii.gz").write_bytes(b"")
     report = predictor(input_items(tmp_path / "in", tmp_path / "out")).run()
     assert report.exit_code == 1
-    with pytest.raises(UserError, match=r"CASES_FAILED 2 of 2 cases: first of all EMPTY .*a\.nii\.gz, expected"):
+    with pytest.raises(
+        UserError, match=r"CASES_FAILED 2 of 2 cases: failed, the first with EMPTY .*a\.nii\.gz, expected"
+    ):
         report.check()
 
 
@@ -428,9 +430,7 @@ class TestWorkers:
 
     @pytest.mark.parametrize("workers", [0, "many"])
     def test_what_is_no_number_of_cases_is_refused(self, workers: object) -> None:
-        with pytest.raises(
-            UserError, match=f"^BAD_VALUE --workers: {workers!r}, expected a number of cases, 1 or more"
-        ):
+        with pytest.raises(UserError, match=f"^BAD_VALUE --workers: {workers!r}, expected a whole number, 1 or more"):
             predictor([], workers=workers)
 
 

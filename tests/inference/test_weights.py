@@ -47,7 +47,7 @@ def test_weights_of_another_network_are_refused_and_the_network_stays(tmp_path: 
     network = small_network()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     with pytest.raises(
-        UserError, match=rf"CHECKPOINT .*model\.pt: weights of another network: .*{words}.*--init_filters"
+        UserError, match=rf"CHECKPOINT .*model\.pt: weights of a different network: .*{words}.*--init_filters"
     ):
         load_weights(network, tmp_path / "model.pt")
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
@@ -103,7 +103,7 @@ def test_weights_of_other_kinds_of_numbers_are_refused(tmp_path: Path, dtype: to
 
 def test_a_file_with_no_name_of_the_network_is_not_blamed_on_its_knobs(tmp_path: Path) -> None:
     torch.save({"other.weight": torch.ones(1)}, tmp_path / "model.pt")
-    with pytest.raises(UserError, match=r"Hint: no name is one of this network's"):
+    with pytest.raises(UserError, match=r"Hint: none of the names belong to this network"):
         load_weights(small_network(), tmp_path / "model.pt")
 
 

@@ -171,7 +171,7 @@ def test_what_cannot_be_counted_is_refused():
         LevelCounts.from_map(np.zeros((1, 2), dtype=np.uint8), truth * 255)
     with pytest.raises(ValueError, match="at least 2 pixels, found 1"):
         pranet_scores(LevelCounts.from_map(np.zeros((1, 1), dtype=np.uint8), np.zeros((1, 1))))
-    with pytest.raises(ValueError, match="at least one picture"):
+    with pytest.raises(ValueError, match="at least one image"):
         pranet_scores()
     with pytest.raises(ValueError, match="at least one pixel"):
         grey_levels(np.zeros((0, 3)))

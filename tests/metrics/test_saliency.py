@@ -103,7 +103,7 @@ def test_an_empty_truth_gives_0_and_what_is_left_blank(level):
 def test_a_full_truth_gives_what_is_filled(level):
     prob, truth = np.full((6, 7), level), np.ones((6, 7))
     assert s_measure(prob, truth) == level
-    # errors beyond the picture are 0, so that its rim is forgiven in part
+    # errors beyond the image are 0, so that its rim is forgiven in part
     assert weighted_f_measure(prob, truth) >= 2 * level / (1 + level) - 1e-12
 
 
@@ -118,7 +118,7 @@ def test_tensors_and_single_precision_are_taken(square):
 @pytest.mark.parametrize("score", [weighted_f_measure, s_measure])
 def test_what_is_no_pair_of_pictures_is_refused(score):
     truth = np.eye(3)
-    with pytest.raises(ValueError, match=r"pictures \(H, W\) of the same shape, found \(3, 3, 3\)"):
+    with pytest.raises(ValueError, match=r"images \(H, W\) of the same shape, found \(3, 3, 3\)"):
         score(np.zeros((3, 3, 3)), np.zeros((3, 3, 3)))
     with pytest.raises(ValueError, match=r"of the same shape, found \(3, 4\) and \(3, 3\)"):
         score(np.zeros((3, 4)), truth)

@@ -39,7 +39,7 @@ class TestCRFRefined(NetworkTester):
         nn.init.normal_(network.backbone[-1].weight)
         return network
 
-    # the lattice's size depends on the picture
+    # the lattice's size depends on the image
     test_torchscript_gives_equal_outputs = None
     test_torch_export_gives_equal_outputs_at_any_size = None
     test_onnx_gives_equal_outputs_at_any_size = None
@@ -82,7 +82,7 @@ def test_without_steps_it_is_the_identity():
 def mean_field(
     unary: torch.Tensor, kernels: list[torch.Tensor], weights: list[torch.Tensor], penalty: torch.Tensor, steps: int
 ) -> torch.Tensor:
-    """Zheng et al.'s algorithm 1, label by label, for one picture of (L, N); kernels (N, N), not normalized."""
+    """Zheng et al.'s algorithm 1, label by label, for one image of (L, N); kernels (N, N), not normalized."""
     labels = range(len(unary))
     logits = unary
     for _ in range(steps):
@@ -138,7 +138,7 @@ def test_potts_penalty_and_both_gaussians_give_nearly_the_same_probabilities():
 
 @torch.no_grad()
 def test_probabilities_are_those_of_pydensecrf():
-    # DenseCRF2D(8, 6, 2) of pydensecrf2 1.1: addPairwiseBilateral(4, 12, picture, compat=5, NORMALIZE_AFTER), 5 steps
+    # DenseCRF2D(8, 6, 2) of pydensecrf2 1.1: addPairwiseBilateral(4, 12, image, compat=5, NORMALIZE_AFTER), 5 steps
     expected = torch.tensor(
         [
             [0.00089, 0.03958, 0.0108, 0.64732, 0.97257, 0.99893, 0.98656, 0.99937],

@@ -10,7 +10,7 @@ from medseg3d.phantoms.polyps import make_polyp_phantom
 
 
 def picture_features(picture: torch.Tensor, place: float, colour: float) -> torch.Tensor:
-    """(1, H W, 5) of a picture (H, W, 3)."""
+    """(1, H W, 5) of an image (H, W, 3)."""
     rows, columns = torch.meshgrid(*(torch.arange(size) for size in picture.shape[:2]), indexing="ij")
     places = torch.stack([columns, rows], -1) / place
     return torch.cat([places, picture / colour], -1).reshape(1, -1, 5).double()

@@ -13,7 +13,7 @@ GREY = 100
 
 
 def drawn(mask: np.ndarray) -> np.ndarray:
-    """Letters of what became of each pixel of a grey picture: b(order), r(im), t(inted), or a dot for as it was."""
+    """Letters of what became of each pixel of a grey image: b(order), r(im), t(inted), or a dot for as it was."""
     pixels = draw_overlay(np.full((*mask.shape, 3), GREY, np.uint8), mask)
     letters = {SKY: "b", (0, 0, 0): "r", (98, 112, 120): "t", (GREY,) * 3: "."}  # 0.85 * 100 + 0.15 * SKY
     return np.array([[letters[tuple(map(int, pixel))] for pixel in row] for row in pixels])

@@ -57,7 +57,7 @@ def refusal(path: Path, read: object = read_picture) -> UserError:
     return caught.value
 
 
-# pictures
+# images
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif", "a.bmp", "A.PNG", "picture.of.2024"])
@@ -223,8 +223,8 @@ def test_missing_file_and_folder_are_refused(tmp_path: Path) -> None:
     ("content", "code", "found"),
     [
         (b"", "EMPTY", "0 bytes"),
-        (b"<!DOCTYPE html><html>404</html>", "DECODE", "no JPEG, PNG, TIFF or BMP"),
-        (b"GIF89a\1\0\1\0\0\0\0;", "DECODE", "no JPEG, PNG, TIFF or BMP"),
+        (b"<!DOCTYPE html><html>404</html>", "DECODE", "not JPEG, PNG, TIFF or BMP"),
+        (b"GIF89a\1\0\1\0\0\0\0;", "DECODE", "not JPEG, PNG, TIFF or BMP"),
         (b"\x89PNG\r\n\x1a\n", "TRUNCATED", "header"),
     ],
 )
@@ -334,7 +334,7 @@ def test_pillows_own_bound_does_not_stand_in_the_way_of_a_raised_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     Image.fromarray(photograph()).save(tmp_path / name)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1)  # with which every picture is a bomb
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1)  # with which every image is a bomb
     small = PIXELS._replace(default=1, variable="MEDSEG3D_TEST_PIXELS")
     monkeypatch.setattr("medseg3d.pictures.decoding.PIXELS", small)
     monkeypatch.setenv("MEDSEG3D_TEST_PIXELS", str(photograph()[..., 0].size))
@@ -579,7 +579,7 @@ def test_failed_write_leaves_the_old_mask(tmp_path: Path, monkeypatch) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["m.png"]
 
 
-# real pictures
+# real images
 
 FOLDERS = ["kvasir-seg", "cvc-clinicdb", "nih-pancreas-2d"]
 

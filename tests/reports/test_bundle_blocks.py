@@ -24,7 +24,7 @@ def tables_of(blocks):
 def test_bundle_decides_whose_tables_are_shown(run):
     assert list(tables_of(paper_blocks([run]))) == ["Table 2.", "Table 3."]
     (words,) = paper_blocks([replace(run, bundle="")])
-    assert "which paper to compare with is not known" in words.text
+    assert "so the paper to compare with is unknown" in words.text
 
 
 def test_ours_stand_below_the_papers_each_by_its_convention(run):
@@ -39,7 +39,7 @@ def test_ours_stand_below_the_papers_each_by_its_convention(run):
     assert "The paper’s convention: 2-D slices" in table.caption
     assert table.note == (
         "Ours. Mean over cases: on the original grid. "
-        "Pooled: one score of the counts summed over all cases; on the original grid."
+        "Pooled: one score from the counts summed over all cases; on the original grid."
     )
 
 
@@ -49,14 +49,14 @@ def test_what_cannot_be_right_in_a_paper_is_marked(tmp_path):
     cells = {cell.text: cell for row in table.cells for cell in row}
     assert cells["0.8039"].mark
     assert table.marks[cells["0.45244"].mark.split(", ")[0]]
-    assert table.note == "Nothing of ours is taken in these ways."
+    assert table.note == "None of our scores use these conventions."
 
 
 def test_scores_on_phantoms_are_not_set_beside_published_ones(run, tmp_path):
     (tmp_path / "dataset.json").write_text('{"reference": "medseg3d phantom"}')
     phantom = replace(run, config={"dataset_dir": str(tmp_path)})
     *blocks, words = paper_blocks([phantom])
-    assert words.text == "Scores on phantoms are not set beside these: ours."
+    assert words.text == "Scores on phantoms are not compared with these: ours."
     assert not any(cell.own for table in tables_of(blocks).values() for row in table.cells for cell in row)
 
 
@@ -105,13 +105,13 @@ class TestCris:
         blocks = paper_blocks(runs)
         rows = {name: {row[0].split(",")[0] for row in found} for name, found in self.own(blocks).items()}
         assert rows == {"Table 1.": {"ours: k"}, "Table 2.": {"ours: c"}}
-        assert blocks[-1].text == "Trained on data that no table here is of: x."
+        assert blocks[-1].text == "Trained on data without a table here: x."
 
     def test_scores_on_the_training_part_stand_beside_no_test_scores(self, made):
         run = made("a", "Kvasir-SEG", backbone="unet", strategy="cris", part="train")
         blocks = paper_blocks([run])
         assert self.own(blocks) == {"Table 1.": [], "Table 2.": []}
-        assert blocks[-1].text == "Scores on the training set stand beside no test scores: a."
+        assert blocks[-1].text == "Scores on the training set are not compared with test scores: a."
 
     def test_a_run_of_no_recorded_backbone_stands_nowhere(self, made):
         assert self.own(paper_blocks([made("a", "Kvasir-SEG")])) == {"Table 1.": [], "Table 2.": []}
@@ -128,7 +128,7 @@ def test_a_run_on_other_data_stands_beside_no_numbers_of_kvasir_seg(tmp_path):
     folder = make_pictures(tmp_path / "run", {"a": 1}, dataset_dir="data/CVC-ClinicDB")
     blocks = paper_blocks([read_run(folder, bundle="polyp_ann")])
     assert not any(row[0].own for table in tables_of(blocks).values() for row in table.cells)
-    assert blocks[-1].text == "Trained on data that no table here is of: run."
+    assert blocks[-1].text == "Trained on data without a table here: run."
 
 
 def recorded(network, *input_shape: int) -> dict:
@@ -150,4 +150,4 @@ def test_network_of_a_run_is_counted_by_its_own_record(run, tmp_path, monkeypatc
 
 def test_run_without_a_record_of_its_network_has_no_count_and_says_so(run, tmp_path):
     (words,) = parameter_blocks([replace(run, bundle="")], tmp_path)
-    assert "its network was not counted: SCORE_FILE" in words.text
+    assert "its network could not be counted: SCORE_FILE" in words.text

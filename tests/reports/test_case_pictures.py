@@ -68,7 +68,7 @@ def test_pictures_are_by_score_and_by_size_and_none_twice(run, tmp_path, drawn):
 
 
 def test_none_are_drawn_where_none_are_asked_for_or_no_files_are_known(run, tmp_path):
-    assert [block.text for block in case_blocks([run], "polyp", tmp_path, 0)] == ["None were asked for."]
+    assert [block.text for block in case_blocks([run], "polyp", tmp_path, 0)] == ["None were requested."]
     (block,) = case_blocks([replace(run, files={})], "polyp", tmp_path, 3)
     assert "no images were given" in block.text
 
@@ -76,9 +76,7 @@ def test_none_are_drawn_where_none_are_asked_for_or_no_files_are_known(run, tmp_
 def test_run_without_files_is_named_and_the_others_are_drawn(run, tmp_path):
     other = replace(run, name="other", files={})
     blocks = case_blocks([other, run], "polyp", tmp_path, 1)
-    assert "Without pictures, because no files were recorded: other." in [
-        getattr(block, "text", "") for block in blocks
-    ]
+    assert "Without images, because no files were recorded: other." in [getattr(block, "text", "") for block in blocks]
     assert sum(isinstance(block, Picture) for block in blocks) == 4
 
 

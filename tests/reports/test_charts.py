@@ -34,7 +34,7 @@ def test_sizes_show_every_case_and_the_edges(runs):
     assert points.get_xydata().tolist() == [[4.0, 1.0], [81 / 16, pytest.approx(7 / 9)], [6.25, 1.0]]
     assert [line.get_xdata()[0] for line in (low, high)] == list(runs[0].strata("polyp").edges)
     assert axes.get_xscale() == "log"
-    assert axes.get_xlabel() == "size of the ground truth, % of the picture"
+    assert axes.get_xlabel() == "size of the ground truth, % of the image"
     assert axes.get_legend() is None
 
 

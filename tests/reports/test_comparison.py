@@ -45,7 +45,7 @@ def write_row(folder, backbone, strategy, seed, dice_mean, mse_mean, data=KVASIR
     (folder / name / "row.json").write_text(json.dumps(row))
     (folder / name / "threshold.json").write_text('{"value": 0.875}')
     (evaluation / "summary.json").write_text(json.dumps(Summary(scores).as_json()))
-    # a picture of 100 pixels and one of 300, around the means
+    # an image of 100 pixels and one of 300, around the means
     pictures = {"a": (100, dice_mean - 0.1, mse_mean - 0.01), "b": (300, dice_mean + 0.1, mse_mean + 0.01)}
     SCORES_CSV.write(
         evaluation / "scores.csv",
@@ -204,7 +204,7 @@ def test_the_record_alone_has_means_and_differences_by_seed(folder, tmp_path_fac
     (alone / "cris.json").write_text(json.dumps({**record, "rows": rows}))
     (gain,) = read_comparison(alone, "cris").gains(KVASIR)
     assert gain.scores["dice"].value == pytest.approx(0.095)
-    assert gain.scores["dice"].verdict == "higher for every seed; no cases are here"
+    assert gain.scores["dice"].verdict == "higher for every seed; the cases are not available"
     (line,) = [line for line in rows_of(alone, "unet") if "cris − fcn" in line]
     assert line.startswith("| unet | cris − fcn | +0.53 | +9.50 | +9.50 ± 0.71 |")
 
@@ -212,20 +212,22 @@ def test_the_record_alone_has_means_and_differences_by_seed(folder, tmp_path_fac
 def test_the_conditions_name_split_time_versions_and_command(folder):
     text = write_comparison(folder, "cris")
     assert "- Kvasir-SEG: 700 train, 150 val, 150 test; split 0123456789abcdef, split.json" in text
-    assert "summed over 3 runs: training 3 min 3 s, tuning 30 min 0 s; 2 at a time, on a machine without a GPU." in text
+    assert (
+        "summed over 3 runs: training 3 min 3 s, tuning 30 min 0 s; 2 in parallel, on a machine without a GPU." in text
+    )
     assert "Versions: torch 2.13.0." in text
-    assert "- Last called as: medseg3d reproduce cris -o 'runs/my cris'\n" in text
+    assert "- Last command: medseg3d reproduce cris -o 'runs/my cris'\n" in text
 
 
 def test_what_is_tuned_is_not_called_equal_for_all(folder):
     write_record(folder, conditions={"epochs": 80, "batch_size": 4, "learning_rate": 0.001})
     text = write_comparison(folder, "cris")
-    assert "Equal for all: epochs 80, batch_size 4.\n" in text
+    assert "The same for all runs: epochs 80, batch_size 4.\n" in text
     assert "Tuned: learning_rate log:1e-6:1e-2, 20 trials, on the validation set." in text
 
 
 def test_nothing_is_said_of_the_papers_conditions_where_they_are_ours(folder):
-    assert "Not the paper's conditions" not in write_comparison(folder, "cris")
+    assert "Conditions that differ from the paper's" not in write_comparison(folder, "cris")
 
 
 @pytest.mark.parametrize(
@@ -234,13 +236,13 @@ def test_nothing_is_said_of_the_papers_conditions_where_they_are_ours(folder):
         ({"cases": {"train": 616, "val": 132, "test": 132}}, {}, "cases 880, not 1000"),
         ({"cases": {"train": 800, "val": 100, "test": 100}}, {}, "split 80/10/10, not 70/15/15"),
         ({}, {"tune": None}, "trials 0, not 20"),
-        ({}, {"threshold": {"part": "val", "score": "dice_mean"}}, "part for the threshold val, not train"),
+        ({}, {"threshold": {"part": "val", "score": "dice_mean"}}, "threshold chosen on val, not train"),
         ({}, {"conditions": {"batch_size": 8}}, "batch_size 8, not 4"),
     ],
 )
 def test_other_conditions_than_the_papers_are_named(folder, data, changes, said):
     write_record(folder, data, **changes)
-    assert f"**Not the paper's conditions:** {said}." in write_comparison(folder, "cris")
+    assert f"**Conditions that differ from the paper's:** {said}." in write_comparison(folder, "cris")
 
 
 def test_scores_on_phantoms_do_not_stand_beside_published_ones(folder):
@@ -257,7 +259,7 @@ def test_the_curves_have_a_panel_for_each_backbone_and_a_line_for_each_strategy(
     monkeypatch.setattr("medseg3d.reports.comparison_blocks.save_figure", lambda figure, path: path)
     write_comparison(folder, "cris")
     ((panels, title),) = drawn
-    assert title == "Precision and recall, kvasir-seg, part test"
+    assert title == "Precision and recall, kvasir-seg, test set"
     assert {name: [[each.name for each in line] for line in lines] for name, lines in panels.items()} == {
         "unet": [[], [], [], ["cris", "cris"]],
         "segnet": [[], [], [], ["cris"]],
@@ -308,7 +310,7 @@ def test_a_folder_without_an_experiment_says_what_to_run(name, verb, tmp_path):
 
 def test_an_experiment_of_an_earlier_version_is_an_error(folder):
     (folder / "cris.json").write_text('{"bundle": "polyp_cris", "budget": {}, "rows": [{}]}')
-    with pytest.raises(UserError, match=r"cris\.json: scores in form 1 or older, expected form 2"):
+    with pytest.raises(UserError, match=r"cris\.json: scores in format 1 or older, expected format 2"):
         read_comparison(folder, "cris")
 
 

@@ -58,7 +58,7 @@ def test_links_of_the_page_lead_somewhere(page):
 def test_headline_is_the_mean_dice_with_its_n_range_and_convention(page):
     # Dice 0.75, 0.25 and 1
     assert "0.667 mean Dice of pancreas, 3 cases, from 0.250 to 1.000" in page.text
-    assert "a case empty in truth and prediction is left out; on the original grid" in page.text
+    assert "a case empty in both ground truth and prediction is left out; on the original grid" in page.text
 
 
 def test_score_tables_give_value_spread_n_and_convention(page):
@@ -66,10 +66,10 @@ def test_score_tables_give_value_spread_n_and_convention(page):
     assert means[0] == ["score", "value", "95 % interval", "sd", "n", "left out", "how it is taken"]
     # of 0.75, 0.25, 1: sd = sqrt((0.0833**2 + 0.4167**2 + 0.3333**2) / 2)
     assert [*means[1][:2], *means[1][3:]] == [
-        *("Dice", "0.667", "0.382", "3", "0", "a case empty in truth and prediction is left out"),
+        *("Dice", "0.667", "0.382", "3", "0", "a case empty in both ground truth and prediction is left out"),
     ]
     # boxes of 96 voxels: hits 72 + 24 + 96 of 288 in truth and in prediction
-    assert [*pooled[1][:2], *pooled[1][3:]] == ["Dice", "0.667", "3", "one score of the counts summed over all cases"]
+    assert [*pooled[1][:2], *pooled[1][3:]] == ["Dice", "0.667", "3", "one score from the counts summed over all cases"]
     assert [row[0] for row in means[1:]] == ["Dice", "IoU", "Recall", "Specificity", "Precision", "Accuracy"]
 
 
@@ -299,4 +299,4 @@ def test_every_run_shows_the_same_cases(two_pages):
 
 def test_threshold_that_was_used_is_set_against_the_best_on_these_cases(two_pages):
     assert "first: threshold 0.5 was used; on these cases the mean Dice is highest" in two_pages.text
-    assert "flatters the score" in two_pages.text
+    assert "inflates the score" in two_pages.text

@@ -35,7 +35,7 @@ RESULTS = {  # the figure each abstract or conclusion is about
 
 
 KVASIR_FOREGROUND = 0.156
-"""Part of the pixels of Kvasir-SEG that is polyp, measured on 880 of its 1000 masks; mean over pictures 0.154."""
+"""Part of the pixels of Kvasir-SEG that is polyp, measured on 880 of its 1000 masks; mean over images 0.154."""
 
 SEGRESNET_2D = 6_299_106
 """Parameters of MONAI's SegResNet in the setting of the pancreas paper: 2-D, 3 channels in, 2 out, 32 filters."""

@@ -31,9 +31,9 @@ def picture_case(pred=PRED, truth=TRUTH, image=True):
 
 
 def test_title_states_dice_and_how_much_of_the_picture_is_filled():
-    assert picture_case().title == "a: polyp, Dice 0.800, truth 1.7 %, prediction 1.7 % of the picture"
+    assert picture_case().title == "a: polyp, Dice 0.800, truth 1.7 %, prediction 1.7 % of the image"
     no_truth = picture_case(truth=None).title
-    assert no_truth == "a: polyp, no ground truth to compare with, prediction 1.7 % of the picture"
+    assert no_truth == "a: polyp, no ground truth to compare with, prediction 1.7 % of the image"
     nothing = np.zeros(SHAPE, bool)
     assert "Dice undefined (absent in both), truth 0 %" in picture_case(nothing, nothing).title
 
@@ -62,7 +62,7 @@ def test_border_of_the_truth_lies_on_the_edges_of_its_pixels():
 
 
 def test_enlarged_view_is_twice_the_truth_in_the_proportion_of_the_picture():
-    # 10 of 60 rows: a third of the picture, around the ground truth's middle
+    # 10 of 60 rows: a third of the image, around the ground truth's middle
     expected = (35 - 50 / 3 - 0.5, 35 + 50 / 3 - 0.5, 24.5, 4.5)
     assert enlarged_view(picture_case()) == pytest.approx(expected)
     assert enlarged_view(picture_case(pred=square((0, 60), (0, 100)))) == pytest.approx(expected)
@@ -89,7 +89,7 @@ def test_nothing_is_enlarged_where_masks_are_empty_or_large(mask):
 def test_case_without_truth_has_no_errors_and_one_without_picture_no_picture():
     assert [axes.get_title() for axes in draw_picture_case(picture_case(truth=None)).axes[:2]] == ["picture", "borders"]
     assert [axes.get_title() for axes in draw_picture_case(picture_case(image=False)).axes[:2]] == ["borders", "errors"]
-    assert "picture not given" in picture_case(image=False).title
+    assert "image not given" in picture_case(image=False).title
 
 
 @pytest.fixture

@@ -100,7 +100,7 @@ def test_report_that_fails_leaves_the_older_one(run, tmp_path, monkeypatch):
 def test_figures_of_somebody_else_are_not_touched(run, tmp_path):
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / "mine.png").write_bytes(b"mine")
-    with pytest.raises(UserError, match=r"NOT_EMPTY .*without a report\.html"):
+    with pytest.raises(UserError, match=r"NOT_EMPTY .*but no report\.html"):
         write_report([read_run(run)], tmp_path, title="T", with_networks=False)
     assert (tmp_path / "figures" / "mine.png").read_bytes() == b"mine"
 
@@ -124,7 +124,7 @@ def test_ablation_alone_is_reported_beside_the_paper(ablation, tmp_path):
     assert [row[:2] for row in conditions[1:]] == [["0", "60.00 ± 14.14"], ["1", "65.00 ± 7.07"]]
     assert paper[1][:5] == ["0", "99.98 b", "60.00 ± 14.14", "87.83", "60.00 ± 14.14"]
     assert differences[1][:4] == ["1 − 0", "+1.37", "+5.00", "+5.00 ± 7.07"]
-    assert "Equal for all: epochs 2." in page.text
+    assert "The same for all runs: epochs 2." in page.text
     assert [image["alt"].partition(":")[0] for image in page.images] == ["Dice of pancreas"]
     assert "scores" not in page.tables
 
@@ -134,8 +134,8 @@ def test_command_line_writes_the_report_and_names_it(run, tmp_path, capsys):
     assert capsys.readouterr().out == f"{tmp_path}/out/report.html\n{tmp_path}/out/report.md\n"
     page = (tmp_path / "out" / "report.html").read_text()
     assert "<title>Polyps</title>" in page
-    assert "None were asked for." in page
-    assert "which paper to compare with is not known" in page
+    assert "None were requested." in page
+    assert "so the paper to compare with is unknown" in page
 
 
 def test_class_that_no_run_has_and_run_without_evaluation_are_calls_at_fault(run, tmp_path, capsys):

@@ -31,7 +31,7 @@ def test_hue_and_saturation_are_those_of_the_standard_library(picture, saturatio
 
 
 def distorted(picture: torch.Tensor, seed: int, **ranges) -> torch.Tensor:
-    """The picture with nothing changed but what has a range."""
+    """The image with nothing changed but what has a range."""
     still = {"brightness": 0.0, "contrast": (1.0, 1.0), "saturation": (1.0, 1.0), "hue": 0.0}
     transform = RandPhotometricd("image", **{**still, **ranges})
     transform.set_random_state(seed)

@@ -216,7 +216,7 @@ def test_resuming_without_a_checkpoint_starts_from_the_first_epoch(tmp_path, who
 def test_a_checkpoint_of_another_network_is_refused(tmp_path):
     SmallRun(tmp_path).run(interrupt_at=5)
     with pytest.raises(
-        UserError, match=r"CHECKPOINT .*epoch_00001\.pt.*size mismatch.*resume with the same network knobs"
+        UserError, match=r"CHECKPOINT .*epoch_00001\.pt.*size mismatch.*resume with the same network options"
     ):
         SmallRun(tmp_path, resume=True, channels=8)
 
@@ -258,7 +258,9 @@ def test_the_count_of_skipped_steps_in_a_row_goes_on(tmp_path):
 
 def test_too_many_skipped_steps_name_the_checkpoint_and_the_line_to_go_on_with(tmp_path):
     SmallRun(tmp_path, epochs=2, precision="float16").run()
-    with pytest.raises(UserError, match=r"--resume true --precision float32 goes on from .*epoch_00003\.pt") as caught:
+    with pytest.raises(
+        UserError, match=r"--resume true --precision float32 to continue from .*epoch_00003\.pt"
+    ) as caught:
         SmallRun(tmp_path, epochs=9, resume=True, precision="float16", spoiled="abc", max_skipped_steps=4).run()
     path = find_checkpoints(tmp_path / "checkpoints")[0]
     assert str(path) in caught.value.remedy
@@ -282,7 +284,7 @@ def test_a_precision_that_was_chosen_for_the_device_gives_way_to_the_checkpoints
 def test_another_precision_that_is_asked_for_is_had_with_a_warning(tmp_path, before, after, caplog):
     SmallRun(tmp_path, precision=before).run(interrupt_at=8)
     resumed = SmallRun(tmp_path, precision=after, resume=True)
-    assert f"precision {after} from here on, as asked for; so far this training was in {before}" in caplog.text
+    assert f"precision {after} from here on, as requested; so far this training used {before}" in caplog.text
     assert resumed.trainer.scaler.is_enabled() == (after == "float16")
     assert all(math.isfinite(loss) for loss in resumed.run().losses)
 
@@ -304,7 +306,7 @@ def test_a_validation_that_fails_is_no_score_and_keeps_no_weights(tmp_path, spoi
     assert not run.best.model_file.exists()
     assert run.best.state_dict() == {"best": -math.inf, "best_epoch": 0, "last_epoch": 2}
     assert (
-        f"no score: {len(spoiled)} case{'s' * (len(spoiled) > 1)} failed, first of all NON_FINITE {spoiled[0]}: "
+        f"no score: {len(spoiled)} case{'s' * (len(spoiled) > 1)} failed, the first with NON_FINITE {spoiled[0]}: "
         in caplog.text
     )
 

@@ -44,7 +44,7 @@ def cases() -> list[dict[str, torch.Tensor]]:
 
 
 class Run:
-    """A training of a refined SegNet on four pictures, two at a time; gradients and weights are kept by iteration."""
+    """A training of a refined SegNet on four images, two at a time; gradients and weights are kept by iteration."""
 
     def __init__(self, *objectives: Objective, interleave: str = "epoch", epochs: int = 4, **settings: Any) -> None:
         torch.manual_seed(0)

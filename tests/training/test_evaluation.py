@@ -99,7 +99,7 @@ def test_an_evaluation_in_which_a_case_failed_has_no_score(others, caplog):
     scores.completed(engine, "val_dice_mean")
     assert list(engine.state.metrics) == ["val_dice_mean"]
     assert math.isnan(engine.state.metrics["val_dice_mean"])
-    assert caplog.messages == ["no score: 1 case failed, first of all NON_FINITE b.nii.gz: NaN"]
+    assert caplog.messages == ["no score: 1 case failed, the first with NON_FINITE b.nii.gz: NaN"]
 
 
 def test_a_training_measures_nothing_slow_and_an_evaluation_does(monkeypatch):

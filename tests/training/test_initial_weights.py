@@ -79,8 +79,8 @@ def test_the_log_says_what_was_loaded_and_what_was_not(file, caplog):
         with_initial_weights(filled(0.25, classes=3), file)
     # 4 layers of two tensors, BatchNorm's 3 statistics, the places; 2 of the head are of other classes
     assert caplog.messages == [
-        f"the training begins with {file}: 10 of 12 tensors loaded; 2 left at random, of another shape in the file "
-        "(head.weight (2, 3, 1, 1) for (3, 3, 1, 1), head.bias (2,) for (3,)); 1 of the file not used (tail.weight)"
+        f"training starts from {file}: 10 of 12 tensors loaded; 2 left random, of another shape in the file "
+        "(head.weight (2, 3, 1, 1) for (3, 3, 1, 1), head.bias (2,) for (3,)); 1 in the file unused (tail.weight)"
     ]
 
 

@@ -103,7 +103,7 @@ def test_a_pattern_is_of_a_parameter_s_name_or_of_a_module_s(patterns, names) ->
 @pytest.mark.parametrize("pattern", ["encodr*", "ncoder", "encoder.2"])
 def test_a_pattern_that_matches_nothing_is_refused_with_the_parts_there_are(pattern) -> None:
     parts = r"as encoder\*, decoder\*, head\*"
-    words = f"'{re.escape(pattern)}', which matches no parameter of this Blocks that is left to learn, .* {parts}"
+    words = f"'{re.escape(pattern)}', which matches no parameter of this Blocks that is not frozen, .* {parts}"
     with pytest.raises(UsageError, match=f"BAD_VALUE --freeze: {words}"):
         freeze_parameters(Blocks(), ["head", pattern])
     with pytest.raises(UsageError, match=f"BAD_VALUE --lr_factors: {words}"):
@@ -113,7 +113,7 @@ def test_a_pattern_that_matches_nothing_is_refused_with_the_parts_there_are(patt
 def test_a_rate_of_what_is_frozen_is_refused() -> None:
     network = Blocks()
     freeze_parameters(network, "encoder")
-    with pytest.raises(UsageError, match=r"BAD_VALUE --lr_factors: 'encoder\*', .* that is left to learn"):
+    with pytest.raises(UsageError, match=r"BAD_VALUE --lr_factors: 'encoder\*', .* that is not frozen"):
         parameter_groups(network, 0.1, {"encoder*": 0.5})
 
 
@@ -133,7 +133,7 @@ def test_an_objective_that_nothing_is_left_to_learn_for_is_refused() -> None:
     )
     network = Coarse()
     freeze_parameters(network, "encoder")
-    with pytest.raises(UsageError, match="BAD_VALUE --freeze: all that the objective coarse could move"):
+    with pytest.raises(UsageError, match="BAD_VALUE --freeze: all parameters that the objective coarse trains"):
         train(network, torch.optim.SGD(parameter_groups(network, 0.1)), turns)
 
 

@@ -132,7 +132,7 @@ def test_a_batch_that_the_processes_cannot_share_is_refused(monkeypatch):
 
 
 def test_processes_that_torchrun_did_not_start_are_refused():
-    with pytest.raises(UserError, match=r"TORCHRUN multi_gpu_train.json: one process alone.*torchrun --standalone"):
+    with pytest.raises(UserError, match=r"TORCHRUN multi_gpu_train.json: a single process.*torchrun --standalone"):
         ranks.join_processes()
 
 

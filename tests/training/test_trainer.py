@@ -16,7 +16,7 @@ from medseg3d.training import AuxiliaryLoss, BatchAugmentation, BinaryCrossEntro
 
 
 class TwoHeads(nn.Module):
-    """Two convolutions of one picture, both returned while training."""
+    """Two convolutions of one image, both returned while training."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class TwoHeads(nn.Module):
 
 
 class PooledOverPicture(nn.Module):
-    """BatchNorm of one value for each picture and channel, as DeepLabv3+ has it."""
+    """BatchNorm of one value for each image and channel, as DeepLabv3+ has it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -261,12 +261,12 @@ def test_many_skipped_steps_in_a_row_end_the_training_and_others_do_not() -> Non
         (
             "bfloat16",
             "runs/a/epoch_00007.pt",
-            "Hint: the same command with --resume true --precision float32 goes on from runs/a/epoch_00007.pt",
+            "Hint: rerun the command with --resume true --precision float32 to continue from runs/a/epoch_00007.pt",
         ),
         (
             "float32",
             "runs/a/epoch_00007.pt",
-            r"--resume true --seed 4 \(other batches; .*--learning_rate\) goes on from runs/a/epoch_00007.pt",
+            r"--resume true --seed 4 \(other batches; .*--learning_rate\) to continue from runs/a/epoch_00007.pt",
         ),
     ],
 )

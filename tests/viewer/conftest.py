@@ -1,4 +1,4 @@
-"""A scan and a picture with masks, and a browser to see them in."""
+"""A scan and a 2-D image with masks, and a browser to see them in."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def scan(tmp_path_factory: pytest.TempPathFactory) -> Scan:
 
 @pytest.fixture(scope="session")
 def picture(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A grey picture of 60 x 40 pixels and a mask that is its right half."""
+    """A grey image of 60 x 40 pixels and a mask that is its right half."""
     folder = tmp_path_factory.mktemp("picture")
     Image.new("RGB", (60, 40), (90, 90, 90)).save(folder / "frame.png")
     mask = np.zeros((40, 60), np.uint8)

@@ -159,7 +159,7 @@ def test_a_picture_is_uncovered_by_the_slider(browser, picture, size):
         overlay_alone = {}
         for key in "132":
             browser.press(key)
-            overlay_alone[key] = pixels_of(browser, "#5A5A5A")  # the picture itself
+            overlay_alone[key] = pixels_of(browser, "#5A5A5A")  # the image itself
         assert overlay_alone["1"] > overlay_alone["2"] > 0.9 * overlay_alone["3"] > 1000
         assert browser.console() == []
 

@@ -185,7 +185,7 @@ def test_garbage_after_the_gzip_is_refused(tmp_path: Path) -> None:
         (b"<!DOCTYPE html><html>404</html>", "NOT_NIFTI", "web page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:12\n", "NOT_NIFTI", "git-lfs pointer"),
         (b"\0" * 128 + b"DICM" + b"\0" * 400, "NOT_NIFTI", "DICOM"),
-        (b"\0" * 1000, "NOT_NIFTI", "no NIfTI header"),
+        (b"\0" * 1000, "NOT_NIFTI", "not a NIfTI header"),
     ],
 )
 def test_other_content_is_named(tmp_path: Path, content: bytes, code: str, found: str) -> None:
@@ -409,7 +409,7 @@ def test_values_that_are_no_hounsfield_units_are_a_warning(tmp_path: Path, value
 def test_infinite_slope_is_a_warning(tmp_path: Path) -> None:
     array, header = read_volume(patch(write(tmp_path / "ct.nii", ct()), "scl_slope", np.inf))
     assert np.array_equal(array, ct())
-    assert header.warnings == ("HEADER: a slope of inf asks for no scaling; the voxels are as stored",)
+    assert header.warnings == ("HEADER: a slope of inf means no scaling; the voxels are as stored",)
 
 
 @pytest.mark.parametrize(("thickness", "codes"), [(9.9, []), (10, ["SLICE_GAP"]), (15, ["SLICE_GAP"])])
