@@ -111,7 +111,8 @@ class SelfAttention(AsymmetricNonLocal):
         return super().forward(x, x)
 
 
-@pytest.mark.parametrize("form", ["torch.export", pytest.param("onnx", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["torch.export", "onnx"])
 @torch.no_grad()
 def test_an_export_of_a_block_gives_equal_outputs_at_any_size(form):
     block = awake(SelfAttention(6, 6, inner_channels=3, shared=True)).eval()

@@ -3,14 +3,14 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from network_tester import ExportTester, count
+from network_tester import NetworkTester, count
 from torch import nn
 
 from medseg3d.networks import SegNet
 from medseg3d.networks.segnet import max_unpool
 
 
-class TestSegNet(ExportTester):
+class TestSegNet(NetworkTester):
     input_shape = (3, 16, 24)
     other_spatial = (20, 12)
 

@@ -156,15 +156,19 @@ def test_a_bundle_can_name_it():
     assert len(network.nonlocal_blocks) == 3
 
 
+@pytest.mark.parametrize("form", ["torchscript", "torch.export", pytest.param("onnx", marks=pytest.mark.slow)])
 @torch.no_grad()
-def test_every_export_of_the_paper_s_network_gives_its_outputs():
+def test_every_export_of_the_paper_s_network_gives_its_outputs(form):
     network = awake(SegResNetNL()).eval()
     x = torch.randn(1, 1, 32, 16, 16)
     expected = network(x)
-    assert torch.equal(torch.jit.script(network)(x), expected)
-    program = torch.export.export(network, (x,))
-    torch.testing.assert_close(program.module()(x), expected, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(onnx_of(program)(x), expected, rtol=1e-4, atol=1e-5)
+    if form == "torchscript":
+        exported = torch.jit.script(network)
+    else:
+        program = torch.export.export(network, (x,))
+        exported = onnx_of(program) if form == "onnx" else program.module()
+    atol = {"torchscript": 0, "torch.export": 1e-6, "onnx": 1e-5}[form]
+    torch.testing.assert_close(exported(x), expected, rtol=10 * atol, atol=atol)
 
 
 @pytest.mark.parametrize("form", ["eager", "torchscript"])
