@@ -152,7 +152,7 @@ class TestVerb:
         ("damage", "words", "code", "exit_code"),
         [
             (None, ["--group-pattern", "^(C)"], "GROUP_PATTERN", 1),
-            (None, ["--group-pattern", "("], "GROUP_PATTERN", 2),
+            (None, ["--group-pattern", "("], "BAD_VALUE", 2),
             (None, ["--edges", "3", "2"], "BAD_VALUE", 2),
             (None, ["--threshold", "1.5"], "BAD_VALUE", 2),
             (None, ["--slices"], "BAD_VALUE", 2),

@@ -73,8 +73,8 @@ def read_picture_folder(dataset_dir: str | Path, group_pattern: str | None = Non
 
     Raises:
         UserError: MISSING_DATA (no such folders, no image), MISSING_FILE (an image without mask or the other way
-            round), DUPLICATE_CASE (`a.png` next to `a.jpg`, `PNG/` next to `TIF/`), GROUP_PATTERN (no regular
-            expression, or a name that it does not match).
+            round), DUPLICATE_CASE (`a.png` next to `a.jpg`, `PNG/` next to `TIF/`), BAD_VALUE (no regular
+            expression), GROUP_PATTERN (a name that it does not match).
 
     Example:
         >>> import tempfile
@@ -377,9 +377,8 @@ def _group(case: str, pattern: str, path: str) -> str:
     try:
         match = re.search(pattern, case)
     except re.error as error:
-        raise UserError(
-            "GROUP_PATTERN", pattern, f"an invalid regular expression: {error}", "a valid one", remedy
-        ) from error
+        found = f"an invalid regular expression: {error}"
+        raise UsageError("BAD_VALUE", f"--group_pattern {pattern}", found, "a valid one", remedy) from error
     if match is None:
         raise UserError("GROUP_PATTERN", path, "a name without a patient", f"a name that {pattern} matches", remedy)
     return match[1] if match.re.groups else match[0]

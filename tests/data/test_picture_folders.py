@@ -53,7 +53,7 @@ def test_the_pattern_finds_the_patient(tmp_path, pattern, group):
         ([*pairs("a"), "masks/b.jpg"], None, r"MISSING_FILE .*masks/b\.jpg: no image"),
         ([*pairs("a"), "images/a.png"], None, r"DUPLICATE_CASE .*images/a\.png: a\.jpg beside"),
         (pairs("P_01-1", "scan7"), PATTERN, r"GROUP_PATTERN .*scan7\.jpg: a name without .*--group_pattern"),
-        (pairs("P_01-1"), "P_(", "GROUP_PATTERN P_.: an invalid regular expression"),
+        (pairs("P_01-1"), "P_(", "BAD_VALUE --group_pattern P_.: an invalid regular expression"),
     ],
 )
 def test_what_is_no_data_set_is_refused(tmp_path, names, pattern, words):
