@@ -145,7 +145,7 @@ class TestVolumes:
     def volumes(self, phantom_dir) -> dict[str, object]:
         split = {"split_file": str(phantom_dir.parent / "split_2d.json"), "test_cases": 1, "val_cases": 1}
         size = {"spacing": [8, 8, -1], "roi_size": [16, 16], "init_filters": 8, "crops_per_case": 2}
-        length = {"epochs": 2, "iterations_per_epoch": 3, "val_interval": 1, "num_workers": 0}
+        length = {"epochs": 2, "iterations_per_epoch": 3, "val_interval": 2, "num_workers": 0}
         return {"dataset_dir": str(phantom_dir), **split, **size, **length}
 
     @pytest.fixture(scope="class")
