@@ -78,7 +78,7 @@ class TestShippedWeights:
         digest = hashlib.sha256(weights.read_bytes()).hexdigest()
         line = capsys.readouterr().out.splitlines()[0]
         assert line.startswith(f"weights tiny: {weights}, sha256 {digest[:12]}, picture_size [32, 32], features")
-        assert line.endswith(f"features {FEATURES}; for your own: --model_file runs/.../model.pt")
+        assert line.endswith(f"features {FEATURES}; to use your own: --model_file runs/.../model.pt")
         record = json.loads(Path("masks/1_seg.json").read_text())
         assert (record["model"]["sha256"], record["settings"]["picture_size"]) == (digest, [32, 32])
         assert record["class_names"] == ["polyp"]
