@@ -82,7 +82,7 @@ def test_the_outputs_are_those_of_the_network_for_every_free_size(name, own, for
 def test_without_more_words_the_shipped_weights_are_exported(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["export", "polyp_resunetpp", "--to", "torchscript"]) == 0
-    assert capsys.readouterr().out.endswith("takes float32 of shape (batch, 3, height, width)\n")
+    assert capsys.readouterr().out.endswith("input: float32 of shape (batch, 3, height, width)\n")
     weights = shipped_weights(source_folder("polyp_resunetpp"))
     monkeypatch.chdir(ROOT)
     parser = read_config(config_files(source_folder("polyp_resunetpp"), "inference.json", [weights.overlay]))

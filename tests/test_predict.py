@@ -119,7 +119,7 @@ class TestShippedWeights:
         assert files(Path()) == []
 
     @pytest.mark.parametrize(
-        ("overlay", "code"), [("tinier", "MISSING_OVERLAY"), ("absent", "MISSING_WEIGHTS .*get the repository whole")]
+        ("overlay", "code"), [("tinier", "MISSING_OVERLAY"), ("absent", "MISSING_WEIGHTS .*restore the file")]
     )
     def test_what_the_metadata_promises_must_be_there(self, overlay, code, tmp_path):
         folder = tmp_path / "bundles" / "a"

@@ -159,7 +159,7 @@ def test_the_verb_prints_the_trials_the_best_and_its_command(recorder, tmp_path,
     assert "\n[1/2] trial 0: learning_rate " in out
     assert "best so far" in out
     assert "| trial | learning_rate | val_dice_mean | epoch | state | s |" in out
-    assert "the part val of the split alone; the test set was not looked at" in out
+    assert "chosen on the validation set; the test set was not used" in out
     assert """--config_file "['bundles/polyp_resunetpp/train.json']" --epochs 3 --learning_rate """ in out
     assert main([*words, "--search", "learning_rate=log:1e-6:1e-2"]) == 2
     assert main(["tune", str(BUNDLE), "-o", str(tmp_path), "--search", "epochz=int:1:2"]) == 2
