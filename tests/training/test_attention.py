@@ -172,7 +172,7 @@ def test_a_collapsed_attention_is_told_of_in_words_and_once(phantoms, caplog):
     trainer.run()
     warnings = [message for message in caplog.messages if "nonlocal_blocks.0.attention has collapsed" in message]
     assert len(warnings) == 1
-    assert "looks at a single one" in warnings[0]
+    assert "attends to a single one" in warnings[0]
 
 
 def test_a_validation_that_falls_to_zero_is_told_of(tmp_path: Path, caplog):

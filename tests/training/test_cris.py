@@ -173,7 +173,7 @@ def test_a_resumed_run_goes_on_in_turn(tmp_path, interleave, stopped_after):
 
 @pytest.mark.parametrize("epochs", [1, 3])
 def test_a_training_that_would_end_in_the_backbones_turn_is_refused(epochs):
-    words = rf"BAD_VALUE --epochs {epochs}: .*turn of backbone.*multiple of 2.*of final.*--epochs {epochs + 1}"
+    words = rf"BAD_VALUE --epochs {epochs}: .*epoch of backbone.*multiple of 2.*trains final.*--epochs {epochs + 1}"
     with pytest.raises(UserError, match=words):
         Run(epochs=epochs)
     Run(epochs=epochs, interleave="step")
