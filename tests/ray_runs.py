@@ -1,9 +1,7 @@
-"""Predictions on the real Ray, in a process of their own, because Ray leaves traces in the one that has used it.
+"""Predictions on the real Ray, in a process of their own.
 
-Its native alternate stack for signals stays on the thread, and SIGSEGV is back at its default, so that faulthandler is
-silent. The core of a worker of this suite, long after Ray had ended in it, showed the kernel giving up (SIGSEGV,
-SI_KERNEL) on delivering the SIGCHLD of the next child to the handler that torch's DataLoader had set, which runs on
-that stack. A short program with the same steps survives them.
+Ray leaves its own stack for signals on the thread that has used it, and SIGSEGV at its default: faulthandler would say
+nothing of a later crash.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -147,9 +148,20 @@ def _compile(network: nn.Module, windows: torch.Tensor, precision: Precision) ->
     return _torch(torch.compile(network, dynamic=False, options=COMPILE_OPTIONS), windows, precision)
 
 
-def _openvino(network: nn.Module, windows: torch.Tensor, precision: Precision) -> Forward:
+@cache
+def _openvino_core() -> Any:
+    """The one Core of this process.
+
+    The CPU plugin that a Core loads gives its thread another stack for signals, where the processor has AMX. Of two
+    plugins that end in the order in which they began, the second leaves the thread the stack of the first, which is
+    unmapped by then: the next signal, such as the end of a child process, kills the process (OpenVINO 2026.4.1).
+    """
     import openvino
 
+    return openvino.Core()
+
+
+def _openvino(network: nn.Module, windows: torch.Tensor, precision: Precision) -> Forward:
     settings = {
         "INFERENCE_PRECISION_HINT": "f32" if precision.dtype is None else "bf16",
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
@@ -158,7 +170,7 @@ def _openvino(network: nn.Module, windows: torch.Tensor, precision: Precision) -
     }
 
     def load(folder: Path) -> Any:
-        return openvino.Core().compile_model(folder / "model.xml", "CPU", settings)
+        return _openvino_core().compile_model(folder / "model.xml", "CPU", settings)
 
     request = _loaded(load, network, windows, "openvino").create_infer_request()
     return lambda windows: torch.from_numpy(request.infer([windows.contiguous().numpy()])[0])
@@ -192,9 +204,7 @@ def _loaded(load: Callable[[Path], Any], network: nn.Module, windows: torch.Tens
 def _openvino_has(precision: Precision) -> bool:
     if precision.dtype is None:
         return True
-    import openvino
-
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in _openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 _CPU = frozenset({"cpu"})
