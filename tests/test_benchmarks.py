@@ -280,6 +280,7 @@ def test_pictures_per_second_are_those_of_the_batch():
     assert row.comparison == {"pictures/s": 4, "1 - Dice": 0}
 
 
+@pytest.mark.slow
 def test_the_loop_that_prediction_is_measured_against_makes_the_same_masks(tmp_path):
     import picture_folder as benchmark
 
@@ -295,6 +296,7 @@ def test_the_loop_that_prediction_is_measured_against_makes_the_same_masks(tmp_p
     assert numbers["other label, ppm"] < 100
 
 
+@pytest.mark.slow
 def test_the_loader_of_before_gives_the_same_pictures_and_samples(tmp_path):
     import loader as benchmark
 

@@ -43,7 +43,7 @@ def exported_program(path: Path) -> Callable[[torch.Tensor], torch.Tensor]:
 FORMS = {"torchscript": torchscript, "onnx": onnx, "torch.export": exported_program}
 
 
-SLOW = [*itertools.product(LARGE, FORMS), ("pancreas_nl", "onnx"), ("pancreas_nl", "torch.export")]
+SLOW = [*itertools.product(LARGE, FORMS), *itertools.product(SMALL, ("onnx", "torch.export"))]
 CASES = [
     pytest.param(name, own, form, marks=[pytest.mark.slow] if (name, form) in SLOW else [], id=f"{name}-{form}")
     for name, own in {**SMALL, **LARGE}.items()

@@ -295,6 +295,7 @@ def study_records(url: str, folder: Path):
         return studies.study_records(load(url, folder.name), SEARCH)
 
 
+@pytest.mark.slow
 def test_two_workers_share_a_study_on_sqlite(tmp_path):
     share_a_study(f"sqlite:///{tmp_path / 'study.db'}", tmp_path / "study")
 

@@ -84,6 +84,7 @@ def test_tumour_is_there_when_asked_for_and_darker(phantoms):
     assert max(ct[label == 2].mean() - np.median(ct[label == 1]) for ct, label, _ in phantoms[1::2]) < -10
 
 
+@pytest.mark.slow
 def test_about_half_of_the_seeds_have_a_tumour():
     found = [bool((make_phantom(seed, spacing_mm=(8, 8, 10)).label == 2).any()) for seed in range(100, 112)]
     assert 3 <= sum(found) <= 9

@@ -15,11 +15,12 @@ from PIL import Image
 import medseg3d
 from medseg3d.pictures.colours import LABEL_COLOURS
 
-ON_A_DESK = pytest.mark.parametrize("opened", ["desktop"], indirect=True)
 SIZES = {"desktop": (1280, 800, False), "phone": (390, 844, True)}
+ON_A_DESK = pytest.mark.parametrize("opened", ["desktop"], indirect=True)
+EVERY_SIZE = [pytest.param(size, marks=[pytest.mark.slow] if size == "phone" else []) for size in SIZES]
 
 
-@pytest.fixture(params=list(SIZES))
+@pytest.fixture(params=EVERY_SIZE)
 def opened(request: pytest.FixtureRequest, browser: Browser, scan) -> Iterator[tuple[Browser, str]]:
     """The page of the scan with two masks, drawn, and its address."""
     with medseg3d.view(scan.ct, f"truth={scan.truth}", scan.prediction, open_browser=False) as page:
@@ -81,6 +82,7 @@ def test_labels_of_high_values_leave_the_background_as_it_is(browser, scan, tmp_
         assert pixels_of(browser, "#000000") == air > 5000
 
 
+@pytest.mark.slow
 @ON_A_DESK
 def test_a_key_changes_the_window_and_the_grey_of_the_tissue(opened):
     browser, _ = opened
@@ -94,6 +96,7 @@ def test_a_key_changes_the_window_and_the_grey_of_the_tissue(opened):
     assert min(count for *_, count in grey.values()) > 5000, grey  # 40 HU
 
 
+@pytest.mark.slow
 @ON_A_DESK
 def test_the_crosshair_begins_in_the_first_mask_and_tells_place_value_and_label(opened):
     browser, _ = opened
@@ -108,6 +111,7 @@ def test_the_crosshair_begins_in_the_first_mask_and_tells_place_value_and_label(
     ), text
 
 
+@pytest.mark.slow
 @ON_A_DESK
 def test_a_drag_with_the_right_button_moves_the_window_and_its_numbers(opened):
     browser, _ = opened
@@ -120,6 +124,7 @@ def test_a_drag_with_the_right_button_moves_the_window_and_its_numbers(opened):
     assert browser.run("return document.querySelectorAll('#panel [aria-label=Window] [aria-pressed=true]').length") == 0
 
 
+@pytest.mark.slow
 @ON_A_DESK
 def test_the_help_lists_the_keys(opened):
     browser, _ = opened
@@ -131,6 +136,7 @@ def test_the_help_lists_the_keys(opened):
     assert not browser.run("return document.getElementById('help').open")
 
 
+@pytest.mark.slow
 @ON_A_DESK
 def test_two_masks_are_shown_side_by_side_at_one_place(opened):
     browser, _ = opened
@@ -150,7 +156,7 @@ def test_two_masks_are_shown_side_by_side_at_one_place(opened):
     assert browser.console() == []
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", EVERY_SIZE)
 def test_a_picture_is_uncovered_by_the_slider(browser, picture, size):
     with medseg3d.view(*picture, open_browser=False) as page:
         browser.size(*SIZES[size])
