@@ -171,7 +171,7 @@ def run_experiment(
     plan = Plan(experiment, Path(output_dir).absolute(), conditions, storage, show)
     data = _data(conditions)
     done = sum((plan.folder / str(run) / ROW).is_file() for run in runs)
-    say(f"{len(runs)} runs, {done} of them finished; in {plan.folder}")
+    say(f"{len(runs)} run{'s' * (len(runs) != 1)}, {done} finished; in {plan.folder}")
     if dry_run:
         for run in runs:
             say(f"  {run}: {conditions[run.condition].parameters:,} parameters")

@@ -200,7 +200,7 @@ def test_one_data_set_is_split_in_one_way(run, tmp_path):
 def test_a_dry_run_lists_the_runs_and_begins_none(run, tmp_path):
     commands, said = Commands(), []
     run(commands, dry_run=True, say=said.append)
-    assert said[0].startswith("2 runs, 0 of them finished")
+    assert said[0].startswith("2 runs, 0 finished")
     assert [line.strip().partition(":")[0] for line in said[1:]] == ["backbone_seed_0", "cris_seed_0"]
     assert commands.calls == []
     assert not (tmp_path / "out").exists()

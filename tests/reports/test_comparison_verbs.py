@@ -96,7 +96,7 @@ def test_the_example_of_the_documentation_is_one(tmp_path, monkeypatch, capsys):
         empty_pictures(tmp_path / folder)
     monkeypatch.chdir(tmp_path)
     assert main(["experiment", "networks.json", "--dry-run"]) == 0
-    assert capsys.readouterr().out.startswith("30 runs, 0 of them finished; in ")
+    assert capsys.readouterr().out.startswith("30 runs, 0 finished; in ")
 
 
 def test_a_definition_with_a_name_has_its_report_under_it(tmp_path, capsys, monkeypatch):
