@@ -178,8 +178,7 @@ def refuse_unknown_knobs(parser: ConfigParser, whole: Mapping[str, Any], overrid
 
     Raises:
         UserError: `UNKNOWN_KNOB` for a key that the config lacks, one under its earlier name, in a file too, or a place
-            that MONAI cannot reach;
-            `BAD_ARGUMENT` for an argument that the component at that place does not take.
+            that MONAI cannot reach; `BAD_ARGUMENT` for an argument that the component at that place does not take.
     """
     known = whole.keys() - _RENAMED.keys()
     for name in [*overrides, *(whole.keys() & _RENAMED.keys())]:

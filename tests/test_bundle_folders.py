@@ -157,7 +157,14 @@ def test_the_options_of_a_training_are_its_own_and_those_of_what_it_stands_on(fo
     assert main(["bundles", "options", folder]) == 0
     options = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert [options[name] for name in ("nonlocal_blocks", "grid_tolerance", "lr_factors")] == ["2", "0.25", "{}"]
-    assert options.keys().isdisjoint({"train", "loss", "run", "begin", "base"})
+    assert options.keys().isdisjoint({"train", "loss", "run", "begin", "base", "_meta_"})
+
+
+@pytest.mark.parametrize(("name", "content"), [("inference.json", "{}"), ("train.json", "{")])
+def test_options_of_a_training_that_is_not_there_or_no_json_are_refused_in_one_line(name, content, tmp_path, capsys):
+    (tmp_path / name).write_text(content)
+    assert main(["bundles", "options", str(tmp_path)]) == 1
+    assert capsys.readouterr().err.startswith(f"error: BAD_CONFIG {tmp_path / 'train.json'}: ")
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if shipped_weights(source_folder(name))])

@@ -10,7 +10,7 @@ from typing import Any
 from medseg3d.bundle_folders import (
     bundle_folder,
     bundle_names,
-    completed,
+    config_files,
     copy_bundle,
     read_json,
     shipped_weights,
@@ -36,8 +36,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _options(folder: Path) -> dict[str, Any]:
-    steps = {"_desc_", "imports", "bundle_root", "initialize", "begin", "training", "run"}
-    config = completed(read_json(folder / "train.json"), folder)
+    from medseg3d.bundle import read_config  # with MONAI, which the list of bundles does without
+
+    steps = {"_desc_", "_meta_", "imports", "bundle_root", "initialize", "begin", "training", "run"}
+    config = read_config(config_files(folder, "train.json")).get()
     return {
         name: value
         for name, value in config.items()
