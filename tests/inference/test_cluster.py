@@ -258,6 +258,7 @@ def pictures(tmp_path, monkeypatch) -> Path:
 
 
 @needs_ray
+@pytest.mark.slow
 def test_pictures_come_out_as_from_one_process_though_a_worker_is_killed(pictures, capfd, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"), prepend=os.pathsep)  # where the workers find deadly.py
     marker = str(Path("killed").absolute())

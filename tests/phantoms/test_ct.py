@@ -16,12 +16,13 @@ from medseg3d.volumes.label_maps import check_labels
 from medseg3d.volumes.reading import read_volume
 
 COARSE = (5, 5, 8)  # mm; 68 x 68 x 30 voxels, a tenth of a second
+COARSEST = (8, 8, 9)
 
 
 @pytest.fixture(scope="module")
 def phantoms() -> list[Phantom]:
     """Six phantoms, every second with a tumour."""
-    return [make_phantom(seed, spacing_mm=(3.5, 3.5, 6), tumour=seed % 2 == 1) for seed in range(6)]
+    return [make_phantom(seed, spacing_mm=(4, 4, 6), tumour=seed % 2 == 1) for seed in range(6)]
 
 
 @pytest.fixture(params=range(6))
@@ -169,7 +170,7 @@ def test_impossible_arguments_are_refused(arguments, message):
 
 @pytest.fixture(scope="module")
 def dataset_dir(tmp_path_factory):
-    return write_phantom_dataset(tmp_path_factory.mktemp("phantoms") / "set", 4, seed=1, spacing_mm=COARSE)
+    return write_phantom_dataset(tmp_path_factory.mktemp("phantoms") / "set", 4, seed=1, spacing_mm=COARSEST)
 
 
 def test_data_set_has_the_msd_layout(dataset_dir):
@@ -209,24 +210,24 @@ def test_same_seed_writes_the_same_bytes(dataset_dir, tmp_path):
             if path.is_file()
         }
 
-    again = write_phantom_dataset(tmp_path / "again", 4, seed=1, spacing_mm=COARSE)
-    other = write_phantom_dataset(tmp_path / "other", 1, seed=2, test_images=0, spacing_mm=COARSE)
+    again = write_phantom_dataset(tmp_path / "again", 4, seed=1, spacing_mm=COARSEST)
+    other = write_phantom_dataset(tmp_path / "other", 1, seed=2, test_images=0, spacing_mm=COARSEST)
     assert digests(again) == digests(dataset_dir)
     image = "imagesTr/phantom_001.nii.gz"
     assert digests(other)[image] != digests(dataset_dir)[image]
 
 
 def test_only_phantoms_are_overwritten_and_only_on_request(tmp_path):
-    folder = write_phantom_dataset(tmp_path / "set", 1, test_images=0, spacing_mm=(9, 9, 12))
+    folder = write_phantom_dataset(tmp_path / "set", 1, test_images=0, spacing_mm=COARSEST)
     with pytest.raises(UserError, match=r"NOT_EMPTY.*--overwrite"):
-        write_phantom_dataset(folder, 1, spacing_mm=(9, 9, 12))
-    write_phantom_dataset(folder, 2, test_images=0, spacing_mm=(9, 9, 12), overwrite=True)
+        write_phantom_dataset(folder, 1, spacing_mm=COARSEST)
+    write_phantom_dataset(folder, 2, test_images=0, spacing_mm=COARSEST, overwrite=True)
     assert read_msd(folder).ids == ["phantom_001", "phantom_002"]
     precious = tmp_path / "precious"
     precious.mkdir()
     (precious / "thesis.txt").write_text("years of work")
     with pytest.raises(UserError, match=r"NOT_EMPTY.*something other than phantoms"):
-        write_phantom_dataset(precious, 1, spacing_mm=(9, 9, 12), overwrite=True)
+        write_phantom_dataset(precious, 1, spacing_mm=COARSEST, overwrite=True)
     assert (precious / "thesis.txt").read_text() == "years of work"
 
 
@@ -236,7 +237,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
 
     monkeypatch.setattr("medseg3d.phantoms.ct.nib.save", fail)
     with pytest.raises(OSError, match="No space"):
-        write_phantom_dataset(tmp_path / "set", 1, spacing_mm=(9, 9, 12))
+        write_phantom_dataset(tmp_path / "set", 1, spacing_mm=COARSEST)
     assert list(tmp_path.iterdir()) == []
 
 

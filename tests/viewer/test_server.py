@@ -14,7 +14,7 @@ from medseg3d.viewer.server import PageServer
 FILES = {"index.html": b"<p>page", "scan.nii.gz": b"voxels"}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def server():
     made = PageServer(FILES)
     yield made
