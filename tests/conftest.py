@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import gc
-import io
 import logging
 import os
 import random
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 from commands import ROOT, TINY
-from PIL import Image
+
+# torch and numpy are imported where they are used: the process that starts the workers can do without
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -43,6 +42,9 @@ def pytest_collection() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def seed() -> None:
     """Begin every test with the same random numbers, whichever ran before it."""
+    import numpy as np
+    import torch
+
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
@@ -51,6 +53,8 @@ def seed() -> None:
 @pytest.fixture(autouse=True)
 def threads() -> Iterator[None]:
     """Give torch back its number of threads: where they are more than the cores, they spin while they wait."""
+    import torch
+
     number = torch.get_num_threads()
     yield
     if torch.get_num_threads() != number:
@@ -74,15 +78,12 @@ def from_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def undrawn(request: pytest.FixtureRequest) -> Iterator[None]:
     """Figures are built, and a pixel is written instead of each: for tests of what is said around them."""
-    if "drawn" in request.fixturenames:
-        return
-    from matplotlib.figure import Figure
+    from report_runs import undrawn_figures
 
-    pixel = io.BytesIO()
-    Image.new("L", (1, 1)).save(pixel, "png")
-    monkeypatch.setattr(Figure, "savefig", lambda figure, file, **_: Path(file).write_bytes(pixel.getvalue()))
+    with nullcontext() if "drawn" in request.fixturenames else undrawn_figures():
+        yield
 
 
 @pytest.fixture
@@ -105,6 +106,8 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def tiny_ct_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Random weights of a tiny pancreas_nl, whose masks are neither empty nor full."""
+    import torch
+
     from medseg3d.bundle import read_config
     from medseg3d.bundle_folders import bundle_directory
 

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from html.parser import HTMLParser
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pytest
 from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from medseg3d.evaluation import Evaluation
@@ -14,6 +21,16 @@ from medseg3d.pictures.writing import write_picture_mask
 
 SHAPE = (16, 14, 8)
 AFFINE = np.diag([2.0, 2.0, 5.0, 1.0])
+
+
+@contextmanager
+def undrawn_figures() -> Iterator[None]:
+    """Context in which figures are built, and a pixel is written instead of each."""
+    pixel = io.BytesIO()
+    Image.new("L", (1, 1)).save(pixel, "png")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", lambda figure, file, **_: Path(file).write_bytes(pixel.getvalue()))
+        yield
 
 
 class Page(HTMLParser):

@@ -315,7 +315,9 @@ class TestDeepLabV3Plus:
         assert f"PRETRAINED {tmp_path}/se.pth: the layout of cadene" in capsys.readouterr().err
 
     @pytest.mark.parametrize(("part", "smallest"), [(1, 1), (3, 1), (2, None), (0, None)])
-    def test_parts_of_a_batch_that_cannot_be_normalised_are_found_before_the_training(self, part, smallest, capsys):
+    def test_parts_of_a_batch_that_cannot_be_normalised_are_found_before_the_training(
+        self, part, smallest, capsys, shallow
+    ):
         knobs = words(batch_size=4, micro_batch_size=part, dataset_dir="nowhere", picture_size=[64, 64])
         assert main(["check", "bundles/polyp_deeplabv3plus", *knobs]) == 1
         err = capsys.readouterr().err

@@ -300,5 +300,6 @@ def test_two_workers_share_a_study_on_sqlite(tmp_path):
     share_a_study(f"sqlite:///{tmp_path / 'study.db'}", tmp_path / "study")
 
 
+@pytest.mark.slow
 def test_a_killed_workers_trial_is_trained_by_another_on_sqlite(tmp_path):
     survive_a_kill(f"sqlite:///{tmp_path / 'study.db'}", tmp_path / "study")

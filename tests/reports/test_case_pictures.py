@@ -56,7 +56,7 @@ def test_of_each_size_the_median_by_dice_is_shown(run):
     ]
 
 
-def test_pictures_are_by_score_and_by_size_and_none_twice(run, tmp_path, drawn):
+def test_pictures_are_by_score_and_by_size_and_none_twice(run, tmp_path):
     blocks = case_blocks([run], "polyp", tmp_path, 5)
     heads = [block.heading.partition(", Dice")[0] for block in blocks if isinstance(block, Picture)]
     # by Dice: h g f e d c b a i; the typical small one, b, is shown already

@@ -144,15 +144,14 @@ def test_case_with_two_empty_masks_is_drawn_whole():
     assert all(shown_masks(axes) == {} for axes in grid_of(figure, rows=3)[2])
 
 
-@pytest.mark.parametrize("orientation", ["LPS", "PIR", "ASL"])
-def test_orientation_on_disk_does_not_change_the_picture(tmp_path, files, orientation):
-    turned = {}
-    for key, file in files.items():
-        array = np.asarray(nib.load(file).dataobj)
-        turned[key] = save(tmp_path / f"turned_{file.name}", array, orientation)
-    cases = [read_case(**each, name="ct_1") for each in (files, turned)]
-    first, second = (save_figure(draw_case(case), tmp_path / f"{i}.png") for i, case in enumerate(cases))
-    assert first.read_bytes() == second.read_bytes()
+def test_orientation_on_disk_does_not_change_the_picture(tmp_path, files):
+    arrays = {key: np.asarray(nib.load(file).dataobj) for key, file in files.items()}
+    pictures = set()
+    for codes in ("RAS", "LPS", "PIR", "ASL"):
+        turned = {key: save(tmp_path / f"{key}_{codes}.nii.gz", array, codes) for key, array in arrays.items()}
+        picture = save_figure(draw_case(read_case(**turned, name="ct_1")), tmp_path / f"{codes}.png")
+        pictures.add(picture.read_bytes())
+    assert len(pictures) == 1
 
 
 def test_case_is_named_after_its_image_unless_told_otherwise(files):

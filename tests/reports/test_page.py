@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from report_runs import SHAPE, Page, make_pictures, make_run, save
+from report_runs import SHAPE, Page, make_pictures, make_run, save, undrawn_figures
 from torch.utils.tensorboard import SummaryWriter
 
 from medseg3d.errors import UserError
@@ -40,7 +40,8 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def page(run):
-    return page_of(run, cases=3, remarks=REMARKS)
+    with undrawn_figures():
+        return page_of(run, cases=3, remarks=REMARKS)
 
 
 def test_page_is_one_file_that_asks_for_nothing_from_outside(page):
@@ -259,7 +260,8 @@ def two_pages(tmp_path_factory):
     shifts = {"a": 0, "b": 2, "c": 4, "d": 1}
     first = make_pictures(folder / "first", shifts, part="test")
     second = make_pictures(folder / "second", {case: shift + 2 for case, shift in shifts.items()}, part="test")
-    return page_of(first, second, output=folder / "report", cases=3)
+    with undrawn_figures():
+        return page_of(first, second, output=folder / "report", cases=3)
 
 
 def test_several_runs_stand_side_by_side(two_pages):

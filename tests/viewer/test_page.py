@@ -65,6 +65,7 @@ def test_a_mask_has_its_colour_until_it_is_hidden(opened):
     assert browser.console() == []
 
 
+@pytest.mark.slow
 def test_labels_of_high_values_leave_the_background_as_it_is(browser, scan, tmp_path: Path):
     mask = nib.load(scan.truth)
     many = np.where(mask.get_fdata() == 1, 120, 0).astype(np.uint8)
@@ -170,6 +171,7 @@ def test_a_picture_is_uncovered_by_the_slider(browser, picture, size):
         assert browser.console() == []
 
 
+@pytest.mark.slow
 def test_a_page_in_a_folder_is_drawn_from_any_server(browser, scan, tmp_path: Path):
     from functools import partial
     from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
