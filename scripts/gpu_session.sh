@@ -126,7 +126,7 @@ training() {
 # ablation WORDS...: as far as its time goes; the same command goes on
 ablation() {
     local folder=$SESSION/runs/ablation code=0
-    limited python -m medseg3d ablation bundles/pancreas_nl_2d --config-overlay pictures -o "$folder" --jobs 3 \
+    limited python -m medseg3d ablation bundles/pancreas_nl_2d --config-overlay image_folder -o "$folder" --jobs 3 \
         --device "$DEVICE" --num_workers "$WORKERS" "$@" || code=$?
     mkdir -p "$OUT/ablation"
     cp "$folder"/ablation.* "$folder"/*.png "$OUT/ablation/"

@@ -180,7 +180,7 @@ def test_away_from_the_root_a_config_is_the_same_and_the_error_of_a_macro_says_w
     folder = ROOT / "bundles/pancreas_nl_2d"
     assert read_config([folder / "evaluate.json"]).get() == config
     with pytest.raises(UserError, match=r"BAD_CONFIG .*run from the root of the repository"):
-        read_config([folder / "evaluate.json", folder / "pictures.json"])
+        read_config([folder / "evaluate.json", folder / "image_folder.json"])
 
 
 def test_a_folder_that_is_no_bundle_is_refused_with_those_that_are():

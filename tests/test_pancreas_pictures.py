@@ -99,7 +99,7 @@ def test_a_training_takes_pictures_with_empty_masks(made, tmp_path):
     knobs = {"picture_size": 16, "init_filters": 8, "epochs": 1, "batch_size": 8, "val_interval": 1, "num_workers": 0}
     split = tmp_path / "split.json"
     places = {"dataset_dir": str(made), "split_file": str(split), "output_dir": str(tmp_path / "run")}
-    run_bundle("pancreas_nl_2d", "training", "train", ("pictures",), **knobs, **places)
+    run_bundle("pancreas_nl_2d", "training", "train", ("image_folder",), **knobs, **places)
     assert (tmp_path / "run" / "checkpoints" / "epoch_00001.pt").is_file()
     assert sum(case[9:13] >= "9000" for case in read_split(split).train) == 4
     empty = next((made / "masks").glob("PANCREAS_9*"))

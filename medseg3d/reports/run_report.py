@@ -232,7 +232,7 @@ def build_document(
             Section("pr", "Precision and recall", curve_blocks(runs, figures)),
             Section("thresholds", "The threshold", threshold_blocks(runs, figures)),
             Section("training", "Training", training_blocks(runs, figures)),
-            Section("pictures", "Pictures", case_blocks(runs, class_name, figures, cases)),
+            Section("pictures", "Example cases", case_blocks(runs, class_name, figures, cases)),
         ]
     if parameters:
         sections.append(Section("parameters", "Parameters", parameters))

@@ -160,7 +160,7 @@ def network_of(bundle: str, *overlays: str, **knobs: object):
         ("pancreas_nl", (), {"nonlocal_blocks": 0}, 4_700_914),
         ("pancreas_nl_2d", (), {}, 6_562_530),
         ("pancreas_nl_2d", (), {"nonlocal_blocks": 0}, 6_299_106),
-        ("pancreas_nl_2d", ("pictures",), {"nonlocal_blocks": 4}, 6_825_954),
+        ("pancreas_nl_2d", ("image_folder",), {"nonlocal_blocks": 4}, 6_825_954),
         ("pancreas_nl_2d", ("unetr",), {}, 87_558_402),
         ("pancreas_nl_2d", ("swinunetr",), {}, 25_139_324),
         ("pancreas_nl_2d", ("umambaenc",), {}, 38_694_610),

@@ -74,7 +74,7 @@ def of_pictures(hounsfield, weights, tmp_path_factory) -> tuple[np.ndarray, np.n
         Image.fromarray(np.stack([grey] * 3, -1)).save(folder / "images" / f"{z}.png")
     knobs = {**KNOBS, "model_file": weights}
     report = predict(
-        BUNDLE, folder / "images", folder / "masks", prob_dir=folder / "prob", overlays=["pictures"], knobs=knobs
+        BUNDLE, folder / "images", folder / "masks", prob_dir=folder / "prob", overlays=["image_folder"], knobs=knobs
     )
     assert len(report.done) == 5
     masks = [np.asarray(Image.open(folder / "masks" / f"{z}_seg.png")) > 0 for z in range(5)]

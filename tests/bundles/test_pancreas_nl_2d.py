@@ -62,7 +62,7 @@ class TestPictures:
     @pytest.fixture(scope="class")
     def run_dir(self, pictures, tmp_path_factory) -> Path:
         folder = tmp_path_factory.mktemp("runs") / "run"
-        return train_and_evaluate("pancreas_nl_2d", folder, ("pictures",), **pictures)
+        return train_and_evaluate("pancreas_nl_2d", folder, ("image_folder",), **pictures)
 
     def test_training_leaves_weights_and_checkpoints(self, run_dir):
         assert torch.load(run_dir / "model.pt", weights_only=True)
@@ -94,11 +94,11 @@ class TestPictures:
 
     def test_the_summary_states_the_grid(self, run_dir):
         summary = read_summary(run_dir / "evaluation_test" / "summary.json")
-        assert summary.find("pancreas", "dice").grid == "original grid of the picture"
+        assert summary.find("pancreas", "dice").grid == "original grid of the image"
 
     def test_predict_writes_a_mask_for_each_picture(self, run_dir, pictures, tmp_path):
         size = {key: pictures[key] for key in ("picture_size", "init_filters")}
-        options = ["--config-overlay", "pictures", *words(**size, model_file=run_dir / "model.pt")]
+        options = ["--config-overlay", "image_folder", *words(**size, model_file=run_dir / "model.pt")]
         folder = Path(pictures["dataset_dir"]) / "images"
         assert main(["predict", str(ROOT / BUNDLE), str(folder), "-o", str(tmp_path), *options]) == 0
         masks = sorted(path.name for path in tmp_path.glob("*.png"))
@@ -110,7 +110,7 @@ class TestPictures:
         assert record["labels"].get("1", {"pixels": 0})["pixels"] == (found == 255).sum()
 
     def check(self, *more: str, **changed: object) -> int:
-        return main(["check", str(ROOT / BUNDLE), "--config-overlay", "pictures", *words(**changed), *more])
+        return main(["check", str(ROOT / BUNDLE), "--config-overlay", "image_folder", *words(**changed), *more])
 
     def test_a_sound_folder_passes_the_check(self, pictures, run_dir, capsys):
         assert self.check(**pictures, output_dir=run_dir) == 0
@@ -208,8 +208,8 @@ def test_real_slices_of_held_out_patients_are_scored(real_data, tmp_path):
         "output_dir": str(tmp_path / "run"),
         "epochs": 1,
     }
-    run("training", "train", ("pictures",), **knobs)
-    run("evaluating", "evaluate", ("pictures",), **knobs)
+    run("training", "train", ("image_folder",), **knobs)
+    run("evaluating", "evaluate", ("image_folder",), **knobs)
     split = read_split(tmp_path / "split.json")
     assert [split.count(part) for part in ("train", "val", "test")] == [30, 7, 10]
     rows = SCORES_CSV.read(tmp_path / "run" / "evaluation_test" / "scores.csv")
@@ -218,9 +218,9 @@ def test_real_slices_of_held_out_patients_are_scored(real_data, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["volumes", "pictures"])
+@pytest.mark.parametrize("kind", ["volumes", "images"])
 def test_a_killed_and_resumed_training_ends_with_the_same_bits(kind, pictures, phantom_dir, tmp_path):
-    files = [f"{BUNDLE}/train.json", *([f"{BUNDLE}/pictures.json"] if kind == "pictures" else [])]
+    files = [f"{BUNDLE}/train.json", *([f"{BUNDLE}/image_folder.json"] if kind == "images" else [])]
     changed = pictures
     if kind == "volumes":
         small = {"spacing": [8, 8, -1], "roi_size": [16, 16], "init_filters": 8, "num_workers": 0}

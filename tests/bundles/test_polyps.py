@@ -86,7 +86,7 @@ def test_the_scores_are_those_of_the_masks_on_the_original_picture(run_dir, pict
 
 def test_the_summary_has_every_convention_of_the_field(run_dir):
     summary = read_summary(run_dir / "evaluation_test" / "summary.json")
-    assert {score.grid for score in summary.scores} == {"original grid of the picture"}
+    assert {score.grid for score in summary.scores} == {"original grid of the image"}
     assert {(score.score, score.over) for score in summary.scores} >= {
         *(("dice", "pooled"), ("mdice", "two_classes"), ("dice_pranet256", "cases"), ("s_measure", "cases")),
         ("mae", "cases"),
