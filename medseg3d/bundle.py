@@ -238,14 +238,29 @@ def argument_error(component: Mapping[str, Any], argument: str, where: str) -> U
     _, target = target_of(component)
     if target is None or argument.startswith("_"):
         return None
-    try:
-        parameters = inspect.signature(target).parameters
-    except (TypeError, ValueError):
-        return None  # written in C: no signature to compare with
-    if argument in parameters or any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
+    accepted = _arguments(target)
+    if accepted is None or argument in accepted:
         return None
     found = f"argument {argument} of {component['_target_']}"
-    return UserError("BAD_ARGUMENT", where, found, f"one of {', '.join(parameters)}", "correct it")
+    close = difflib.get_close_matches(argument, accepted) or accepted
+    return UserError("BAD_ARGUMENT", where, found, f"one of {', '.join(close)}", "correct it")
+
+
+def _arguments(target: Callable[..., Any]) -> list[str] | None:
+    """The arguments that a component takes by name; None where these cannot be known."""
+    classes: Sequence[Callable[..., Any]] = [target]
+    if isinstance(target, type) and target.__module__.startswith("medseg3d."):
+        classes = target.__mro__[:-1]  # our classes pass **kwargs on to the class above
+    accepted: list[str] = []
+    for each in classes:
+        try:
+            parameters = inspect.signature(each).parameters.values()
+        except (TypeError, ValueError):
+            return None  # written in C
+        accepted += [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD]
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+            return list(dict.fromkeys(accepted))
+    return None
 
 
 def monai_command_line(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]] | None:

@@ -102,7 +102,9 @@ def test_monai_itself_takes_a_deep_override_of_what_bundles_share(knob, value):
     assert workflow.parser[parent][argument] == value
 
 
-@pytest.mark.parametrize("knob", ["train#dataset#fraction", "inferer#overlapp", "network_def#acti"])
+@pytest.mark.parametrize(
+    "knob", ["train#dataset#fraction", "train#trainer#max_epoch", "inferer#overlapp", "network_def#acti"]
+)
 def test_a_deep_override_that_its_component_does_not_take_is_refused(knob):
     with pytest.raises(UserError, match=f"^BAD_ARGUMENT --{knob}: argument .*, expected one of "):
         read_config(["bundles/pancreas_nl/train.json"], {knob: 1})
