@@ -58,7 +58,7 @@ def draw_overlay(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def error_map(truth: np.ndarray, pred: np.ndarray) -> np.ndarray:
-    """uint8 map of prediction against ground truth: 1 true positive, 2 missed, 3 false alarm, 0 where both are empty.
+    """uint8 map: 1 true positive, 2 false negative, 3 false positive, 0 where both masks are empty.
 
     Raises:
         ValueError: the shapes differ.

@@ -134,8 +134,8 @@ def _picture(run: EvaluatedRun, class_name: str, role: str, case: str, png: Path
 
 
 _WHAT_IS_SEEN = {
-    True: "The image, the borders of ground truth and prediction on it, and the errors.",
-    False: "Axial, coronal and sagittal plane of the image, of both borders, and of the errors.",
+    True: "The image, the contours of ground truth and prediction on it, and the errors.",
+    False: "Axial, coronal and sagittal plane of the image, of both contours, and of the errors.",
 }
 
 

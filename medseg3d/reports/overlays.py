@@ -1,4 +1,4 @@
-"""One case as a figure: the image, both borders, and where they disagree; of a volume in three planes."""
+"""One case as a figure: the image, both contours, and where they disagree; of a volume in three planes."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class ComparedMasks:
 
     @property
     def error_legend(self) -> list[Line2D | Patch]:
-        """Hits, missed and false alarms with how much there is of each; nothing without a ground truth."""
+        """The kinds of error, each with how much there is of it; nothing without a ground truth."""
         if self.counts is None:
             return []
         sizes = enumerate((self.counts.tp, self.counts.fn, self.counts.fp), start=1)
@@ -86,7 +86,7 @@ class ComparedMasks:
         if self.truth is None:
             return f"{self.name}: {self.target}, no ground truth to compare with, {prediction}"
         shown = "undefined (absent in both)" if self.dice is None or np.isnan(self.dice) else f"{self.dice:.3f}"
-        return f"{self.name}: {self.target}, Dice {shown}, truth {self.size_of(self.truth.sum())}, {prediction}"
+        return f"{self.name}: {self.target}, Dice {shown}, ground truth {self.size_of(self.truth.sum())}, {prediction}"
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def read_case(
 
 
 def draw_case(case: OverlayCase, window_hu: tuple[float, float] = (-160, 240)) -> Figure:
-    """A column for each plane; rows whole image, borders and errors, as far as there are any.
+    """A column for each plane; rows whole image, contours and errors, as far as there are any.
 
     The planes go through the ground truth (through the prediction where there is no ground truth). The lower rows are
     enlarged around it; a frame in the upper row shows where.
@@ -257,7 +257,7 @@ def _reach_mm(mask: np.ndarray, affine: np.ndarray, centre: tuple[float, float, 
 def _captions(case: OverlayCase) -> dict[str, list[Line2D | Patch]]:
     """The rows by the words on their left, and the legend below each; what is not there has none."""
     rows: dict[str, list[Line2D | Patch]] = {} if case.image is None else {"image": []}
-    rows["borders"] = border_handles(case.truth, case.pred)
+    rows["contours"] = border_handles(case.truth, case.pred)
     if case.counts is not None:
         rows["errors"] = case.error_legend
     return rows
@@ -337,14 +337,14 @@ def read_picture_case(
 
 
 def draw_picture_case(case: PictureCase) -> Figure:
-    """Columns image, borders, errors, as far as there are any; in a second row enlarged, what is small."""
+    """Columns image, contours, errors, as far as there are any; in a second row enlarged, what is small."""
     rows, columns = case.pred.shape
     whole: Extent = (-0.5, columns - 0.5, rows - 0.5, -0.5)
     near = enlarged_view(case)
     views = [whole] if near is None else [whole, near]
     words = [
-        *(["picture"] if case.image is not None else []),
-        "borders",
+        *(["image"] if case.image is not None else []),
+        "contours",
         *(["errors"] if case.counts is not None else []),
     ]
     unlegended: list[tuple[str, list[Line2D | Patch]]] = [("", [])] if len(views) > 1 else []

@@ -1,4 +1,4 @@
-"""How a mask is drawn on an image, in every figure: borders, areas of error, legends, planes with their scale."""
+"""How a mask is drawn on an image, in every figure: contours, areas of error, legends, planes with their scale."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ class ErrorStyle:
 
 
 ERROR_STYLES: Mapping[int, ErrorStyle] = {
-    1: ErrorStyle("hit", ERROR_COLOURS[1], "none", ""),
-    2: ErrorStyle("missed", ERROR_COLOURS[2], "solid", "////"),
-    3: ErrorStyle("false alarm", ERROR_COLOURS[3], "dotted", "...."),
+    1: ErrorStyle("TP", ERROR_COLOURS[1], "none", ""),
+    2: ErrorStyle("FN", ERROR_COLOURS[2], "solid", "////"),
+    3: ErrorStyle("FP", ERROR_COLOURS[3], "dotted", "...."),
 }
 
 
 def border_handles(truth: np.ndarray | None, pred: np.ndarray) -> list[Line2D | Patch]:
-    """Legend of the two borders; an empty mask is called so."""
-    styles = {"truth": (truth, TRUTH_STYLE), "prediction": (pred, PRED_STYLE)}
+    """Legend of the two contours; an empty mask is called so."""
+    styles = {"ground truth": (truth, TRUTH_STYLE), "prediction": (pred, PRED_STYLE)}
     return [
         Line2D([], [], color=colour, linestyle=line, label=name if mask.any() else f"{name}: empty")
         for name, (mask, (colour, line)) in styles.items()
@@ -111,13 +111,13 @@ def lay_out(
 
 
 def draw_masks(panels: Mapping[str, Axes], truth: np.ndarray | None, pred: np.ndarray, extent: Extent) -> None:
-    """Draw both borders on the panel `borders`, and with a ground truth the differences on the panel `errors`."""
+    """Draw both contours on the panel `contours`, and with a ground truth the differences on the panel `errors`."""
     if truth is not None:
-        draw_border(panels["borders"], truth, extent, *TRUTH_STYLE)
+        draw_border(panels["contours"], truth, extent, *TRUTH_STYLE)
         errors = error_map(truth, pred)
         for value, style in ERROR_STYLES.items():
             draw_area(panels["errors"], errors == value, extent, style)
-    draw_border(panels["borders"], pred, extent, *PRED_STYLE)
+    draw_border(panels["contours"], pred, extent, *PRED_STYLE)
 
 
 def draw_border(axes: Axes, mask: np.ndarray, extent: Extent, colour: str, line: Line) -> None:

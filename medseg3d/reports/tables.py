@@ -64,7 +64,7 @@ def convention_table(runs: Sequence[EvaluatedRun], class_name: str) -> Table:
 
 
 def emptiness_notes(runs: Sequence[EvaluatedRun]) -> list[str]:
-    """For each run and class how many cases are empty in truth or prediction, or missed."""
+    """For each run and class how many cases are empty in ground truth or prediction, or missed."""
     return [
         f"{', '.join([*([run.name] if len(runs) > 1 else []), count.class_name])}: of {plural(count.n, 'case')} "
         f"{count.empty_truth} empty in the ground truth, {count.empty_pred} empty in the prediction, "
@@ -155,7 +155,7 @@ def strata_table(runs: Sequence[EvaluatedRun], class_name: str) -> Table:
         for run, count in counts
     ]
     heads: list[str | tuple[str, ColumnKind]] = ["run"] if len(runs) > 1 else []
-    heads += [("truth", "text"), "cases", *(WORDS[name].label for name in names)]
+    heads += [("ground truth", "text"), "cases", *(WORDS[name].label for name in names)]
     edges = dict.fromkeys(_edges_in_words(run.summary, class_name) for run in runs)
     caption = f"{class_name}: mean over the cases of each size; below each value its 95 % interval"
     return Table(caption, heads, rows, note=" ".join(edges))

@@ -51,7 +51,7 @@ def grid_of(figure, rows):
 
 def test_title_states_case_dice_and_volumes_in_ml():
     # Dice 2 * 256 / (320 + 320)
-    assert overlay_case().title == "ct_1: pancreas, Dice 0.800, truth 6.4 ml, prediction 6.4 ml"
+    assert overlay_case().title == "ct_1: pancreas, Dice 0.800, ground truth 6.4 ml, prediction 6.4 ml"
 
 
 def test_volumes_of_an_oblique_scan_are_those_of_its_voxels():
@@ -80,7 +80,7 @@ def test_errors_of_the_axial_plane_are_the_hits_misses_and_false_alarms():
 def test_legend_counts_errors_of_the_whole_volume_in_ml():
     figure = draw_case(overlay_case())
     labels = [text.get_text() for legend in figure.legends for text in legend.texts]
-    assert labels == ["truth", "prediction", "hit 5.1 ml", "missed 1.3 ml", "false alarm 1.3 ml"]
+    assert labels == ["ground truth", "prediction", "TP 5.1 ml", "FN 1.3 ml", "FP 1.3 ml"]
 
 
 def test_kinds_of_error_differ_by_more_than_colour():
@@ -140,7 +140,7 @@ def test_case_with_two_empty_masks_is_drawn_whole():
     case = overlay_case(pred=nothing, truth=nothing)
     assert field_of_view_mm(case) is None
     figure = draw_case(case)
-    assert [text.get_text() for text in figure.legends[0].texts] == ["truth: empty", "prediction: empty"]
+    assert [text.get_text() for text in figure.legends[0].texts] == ["ground truth: empty", "prediction: empty"]
     assert all(shown_masks(axes) == {} for axes in grid_of(figure, rows=3)[2])
 
 
@@ -191,7 +191,7 @@ def test_mask_with_fractions_is_refused(files):
 def test_masks_without_an_image_are_drawn_on_black_and_say_so(files):
     case = read_case(None, files["truth_file"], files["pred_file"])
     assert case.name == "pred"
-    assert case.title == "pred: foreground, Dice 0.800, truth 6.4 ml, prediction 6.4 ml, image not given"
+    assert case.title == "pred: foreground, Dice 0.800, ground truth 6.4 ml, prediction 6.4 ml, image not given"
     figure = draw_case(case)
     assert len(figure.axes) == 6  # borders and errors
     assert np.ptp(figure.axes[0].images[0].get_array()) == 0

@@ -31,20 +31,20 @@ def picture_case(pred=PRED, truth=TRUTH, image=True):
 
 
 def test_title_states_dice_and_how_much_of_the_picture_is_filled():
-    assert picture_case().title == "a: polyp, Dice 0.800, truth 1.7 %, prediction 1.7 % of the image"
+    assert picture_case().title == "a: polyp, Dice 0.800, ground truth 1.7 %, prediction 1.7 % of the image"
     no_truth = picture_case(truth=None).title
     assert no_truth == "a: polyp, no ground truth to compare with, prediction 1.7 % of the image"
     nothing = np.zeros(SHAPE, bool)
-    assert "Dice undefined (absent in both), truth 0 %" in picture_case(nothing, nothing).title
+    assert "Dice undefined (absent in both), ground truth 0 %" in picture_case(nothing, nothing).title
 
 
 def test_columns_are_picture_borders_and_errors():
     figure = draw_picture_case(picture_case())
-    assert [axes.get_title() for axes in figure.axes] == ["picture", "borders", "errors", "", "", ""]
+    assert [axes.get_title() for axes in figure.axes] == ["image", "contours", "errors", "", "", ""]
     expected = {ERROR_STYLES[value].colour.lower(): count for value, count in {1: 80, 2: 20, 3: 20}.items()}
     assert shown_masks(figure.axes[2]) == shown_masks(figure.axes[5]) == expected
     labels = [text.get_text() for legend in figure.legends for text in legend.texts]
-    assert labels == ["truth", "prediction", "hit 1.3 %", "missed 0.3 %", "false alarm 0.3 %"]
+    assert labels == ["ground truth", "prediction", "TP 1.3 %", "FN 0.3 %", "FP 0.3 %"]
 
 
 def test_picture_keeps_its_proportion():
@@ -87,8 +87,11 @@ def test_nothing_is_enlarged_where_masks_are_empty_or_large(mask):
 
 
 def test_case_without_truth_has_no_errors_and_one_without_picture_no_picture():
-    assert [axes.get_title() for axes in draw_picture_case(picture_case(truth=None)).axes[:2]] == ["picture", "borders"]
-    assert [axes.get_title() for axes in draw_picture_case(picture_case(image=False)).axes[:2]] == ["borders", "errors"]
+    assert [axes.get_title() for axes in draw_picture_case(picture_case(truth=None)).axes[:2]] == ["image", "contours"]
+    assert [axes.get_title() for axes in draw_picture_case(picture_case(image=False)).axes[:2]] == [
+        "contours",
+        "errors",
+    ]
     assert "image not given" in picture_case(image=False).title
 
 
