@@ -130,8 +130,8 @@ def verdict(report: Report) -> str:
             f"{size[0]}×{size[1]}: " + ", ".join(each + ([f"both together {ratio(cases)}"] if len(cases) > 1 else []))
         )
     return (
-        f"Processor's seconds of *{POOLED_SDPA}* by those of *{POOLED}*, median over the rounds; above 1 the products "
-        "are faster. " + "; ".join(lines) + "."
+        f"CPU time of *{POOLED_SDPA}* divided by that of *{POOLED}*, median over the rounds; above 1 the products are "
+        "faster. " + "; ".join(lines) + "."
     )
 
 
@@ -147,7 +147,7 @@ def main() -> None:
     cases = [(size, backward) for backward in (False, True) for size in MAPS]
     cases += [(LARGEST, False)] if arguments.largest else []
     report = run_benchmark(
-        "Attention to pooled tokens against attention to every pixel",
+        "Attention to pooled tokens versus attention to every pixel",
         [
             Arm(name, partial(make_call, name, size, backward), case=case_name(size, backward))
             for size, backward in cases
@@ -164,15 +164,15 @@ def main() -> None:
         repeats=arguments.repeats,
         threads=arguments.threads,
         description=(
-            f"From maps of queries, keys and values, {CHANNELS} channels each, batch 1, float32, channels last, "
-            "generated from seed 0, to the output in inference mode, or to the gradients of all three. "
-            f"*{STORED}*: softmax of all pairs, written out. *{TILED}*: scaled_dot_product_attention. "
+            f"From query, key and value maps of {CHANNELS} channels each (batch 1, float32, channels last, generated "
+            "with seed 0) to the output in inference mode, or to the gradients of all three. "
+            f"*{STORED}*: softmax over all pairs, stored as a matrix. *{TILED}*: scaled_dot_product_attention. "
             f"*pooled*: keys and values averaged to 110 tokens first; *{POOLED}* is the code of AsymmetricNonLocalNet. "
-            "The 1×1 convolutions around it are the same in all arms and not measured. *error*: largest difference "
-            f"from a softmax in float64 with the same tokens at about {CHECKED} pixels, of the output or of the "
-            "queries' gradient, relative to the largest value. The targets are what the paper of the "
-            "asymmetric block (Zhu et al. 2019) says of its whole block on a GPU. The machine is shared with other "
-            "work: trust the ratios, not the seconds."
+            "The surrounding 1×1 convolutions are the same in all arms and not measured. *error*: largest difference "
+            f"from a float64 softmax with the same tokens at about {CHECKED} pixels, of the output or of the gradient "
+            "of the queries, relative to the largest value. The targets are what the paper of the asymmetric block "
+            "(Zhu et al. 2019) states for its whole block on a GPU. The machine was shared with other jobs: trust the "
+            "ratios, not the seconds."
         ),
     )
     report.description += "\n\n" + verdict(report)

@@ -150,9 +150,9 @@ def compare(stock: Any, ours: Any) -> dict[str, float]:
     dice = 2 * np.count_nonzero(one & other) / max(1, np.count_nonzero(one) + np.count_nonzero(other))
     return {
         "foreground %": float(100 * one.mean()),
-        "other label, ppm": float(1e6 * np.mean(one != other)),
+        "differing labels, ppm": float(1e6 * np.mean(one != other)),
         "1 - Dice": 1 - dice,
-        "affine off by": float(np.abs(nib.load(stock).affine - nib.load(ours).affine).max()),
+        "affine difference": float(np.abs(nib.load(stock).affine - nib.load(ours).affine).max()),
     }
 
 
@@ -216,19 +216,19 @@ def main() -> None:
                 Target(BEFORE, OURS, "speedup", 3),
             ],
             description=(
-                f"One CT of {shape} voxels to {' x '.join(map(str, knobs['spacing']))} mm, windows of "
-                f"{' x '.join(map(str, knobs['roi_size']))} with overlap {knobs['overlap']}, SegResNetNL with "
-                f"{knobs['init_filters']} filters and random weights on {place}, {knobs['sw_batch_size']} windows "
+                f"One CT of {shape} voxels, resampled to {' x '.join(map(str, knobs['spacing']))} mm; windows of "
+                f"{' x '.join(map(str, knobs['roi_size']))} with overlap {knobs['overlap']}; SegResNetNL with "
+                f"{knobs['init_filters']} filters and random weights on {place}; {knobs['sw_batch_size']} windows "
                 f"per forward pass in every arm. *{STOCK}*: LoadImaged, EnsureChannelFirstd, "
                 "Orientationd, Spacingd, ScaleIntensityRanged, SlidingWindowInferer, softmax, Invertd without "
-                "nearest_interp, argmax, SaveImaged, all with their defaults, as the model zoo's bundles have it. "
+                "nearest_interp, argmax, SaveImaged, all with their defaults, as in the model zoo's bundles. "
                 "*ours*: LoadVolumed (which verifies the file), ResampleVolumed, SlidingWindow, InvertToOriginald, "
-                "SaveMaskd (which reads the mask back). *nnU-Net*, where nnunetv2 is installed: nnUNetPredictor with "
-                "the same network, windows, step and window of HU, without mirroring; it resamples by splines of "
-                "order 3, stacks axes as z, y, x of LPS, so that random weights mark other voxels, takes one window at "
-                "a time, and keeps logits of the whole volume in float16. *OpenVINO*: `--engine openvino`, made in the "
-                "first call, which is not timed. A network with random weights says nothing of the Dice lost in "
-                "bfloat16 on a trained one. The machine is shared: trust the ratios, not the seconds."
+                "SaveMaskd (which reads the mask back). *nnU-Net*, if nnunetv2 is installed: nnUNetPredictor with "
+                "the same network, windows, step and HU window, without mirroring; it resamples with third-order "
+                "splines, orders axes as z, y, x of LPS, so that random weights label other voxels, processes one "
+                "window at a time, and keeps the logits of the whole volume in float16. *OpenVINO*: `--engine "
+                "openvino`, built in the first call, which is not timed. Random weights do not show how much Dice "
+                "bfloat16 costs with trained ones. The machine was shared: trust the ratios, not the seconds."
             ),
             **{name: getattr(arguments, name) for name in ("repeats", "threads", "output")},
         )

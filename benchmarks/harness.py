@@ -151,13 +151,13 @@ class Report:
             "",
             f"{self.date}, {self.machine['cpu']}, {self.machine['cores']} cores, "
             f"load {self.machine['load_before']:.1f} before and {self.machine['load_after']:.1f} after, "
-            f"{'threads as they come' if self.threads is None else f'threads: {self.threads}'}, "
+            f"{'default number of threads' if self.threads is None else f'threads: {self.threads}'}, "
             + ", ".join(f"{name} {version}" for name, version in self.versions.items())
             + ".",
             "",
-            f"Every arm ran in its own process, in {self.repeats} rounds by turns. *faster*: median over the rounds of "
-            f"the seconds of *{self.baseline}* by those of the arm; *less CPU*: the same of the processor's seconds. "
-            f"*extra peak*: {self.memory_method}.",
+            f"Each arm ran in its own process, interleaved with the others in {self.repeats} "
+            f"round{'s' * (self.repeats != 1)}. *faster*: time of *{self.baseline}* divided by that of the arm, median "
+            f"over the rounds; *less CPU*: the same for CPU time. *extra peak*: {self.memory_method}.",
             "",
             _table_line(head),
             _table_line(["---"] * len(head)),
@@ -185,7 +185,7 @@ class Report:
             where = " ".join(part for part in (target["arm"], target["case"]) if part)
             lines.append(
                 f"- {where}: {target['quantity'].replace('_', ' ')} {target['reached']:.2f}x, "
-                f"wanted at least {target['at_least']}x: **{'met' if target['met'] else 'missed'}**"
+                f"target at least {target['at_least']}x: **{'met' if target['met'] else 'missed'}**"
             )
         return "\n".join(lines) + "\n"
 
@@ -448,8 +448,8 @@ def _freed_memory_given_back() -> Iterator[None]:
 
 
 _MEMORY_METHODS = {
-    True: "highest resident memory during the first call, less that just before it",
-    False: "how far the first call raised the highest resident memory of its process",
+    True: "peak resident memory during the first call minus that just before it",
+    False: "by how much the first call raised the peak resident memory of its process",
 }
 """What is measured where the peak can be reset, and where not."""
 

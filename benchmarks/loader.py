@@ -57,15 +57,15 @@ STOCK_CHAIN: dict[str, Any] = {
 
 
 DESCRIPTION = (
-    "*Into the cache*: files to what a training keeps in memory, with {workers} threads; {cases} pictures with their "
-    "masks through the chain of `polyp_resunetpp`, {volumes} CTs through that of `pancreas_nl`. *before*: threads that "
-    "wait for each other after every lot, and MONAI's `Resized`, antialiased, for pictures. *decoding alone*: both "
-    "files of a case through Pillow, thrown away; nothing can be faster that begins with JPEG. *Out of the cache*: "
-    "{samples} augmented samples in batches, without workers of the loader. *before*: MONAI's record of every step in "
-    "the meta of a tensor, and new random states for every sample. *augment_on device*: a batch at a time, the device "
-    "being the CPU. *largest difference*: of the first four cases, or the first batch, to *before*; the images lie in "
-    "[0, 1], or are those augmented. The machine is shared with other work: trust the ratios and the processor's "
-    "seconds."
+    "*Into the cache*: from files to what a training keeps in memory, with {workers} threads; {cases} images with "
+    "their masks through the transforms of `polyp_resunetpp`, {volumes} CTs through those of `pancreas_nl`. *before*: "
+    "threads that wait for each other after every group of cases, and MONAI's `Resized` with antialiasing for 2-D "
+    "images. *decoding alone*: both files of a case decoded by Pillow and discarded; nothing that reads JPEG can be "
+    "faster. *Out of the cache*: {samples} augmented samples in batches, without loader workers. *before*: with "
+    "MONAI's record of every transform in the metadata, and new random states for every sample. *augment_on device*: "
+    "one batch at a time, the device being the CPU. *largest difference*: from *before*, of the first four cases or "
+    "the first batch; images are in [0, 1], or augmented from there. The machine was shared with other jobs: trust the "
+    "ratios and the CPU time."
 )
 
 
@@ -171,7 +171,7 @@ def differences(base: list[dict] | None, own: list[dict] | None) -> dict[str, fl
     pairs = list(zip(base, own, strict=True))
     return {
         "largest difference of an image": max(float(np.abs(a["image"] - b["image"]).max()) for a, b in pairs),
-        "other labels": sum(int(np.count_nonzero(a["label"] != b["label"])) for a, b in pairs),
+        "differing labels": sum(int(np.count_nonzero(a["label"] != b["label"])) for a, b in pairs),
     }
 
 
@@ -255,7 +255,7 @@ def main() -> None:
             arms += [Arm(arm, partial(fill, arm=arm), case) for arm in (BEFORE, OURS)]
             numbers[case] = arguments.volumes
         report = run_benchmark(
-            "The loader alone",
+            "Data loading alone",
             arms,
             baseline=BEFORE,
             compare=differences,

@@ -66,7 +66,7 @@ def main() -> None:
         for name, block_type in ((STORED, StoredMapBlock), (OURS, NonLocalBlock))
     ]
     run_benchmark(
-        "NonLocalBlock against a stored N x N map",
+        "NonLocalBlock versus a stored N x N map",
         arms,
         baseline=STORED,
         compare=largest_difference,
@@ -75,10 +75,11 @@ def main() -> None:
             Target(case_name(24, False), OURS, "memory_saving", 40),
         ],
         description=(
-            f"One block, {CHANNELS} channels, inner width {CHANNELS // 2}, batch 1, float32, on a cube of positions. "
-            "The stored map exists twice at its peak, before and after the softmax, as the usual code has it. "
-            "*largest difference*: of the output, or of the gradient of the input where there is a backward pass, "
-            "relative to its largest value. The machine is shared with other work: trust the ratios, not the seconds."
+            f"One block with {CHANNELS} channels and inner width {CHANNELS // 2}, batch 1, float32, on a cube of "
+            "positions. At its peak the stored map exists twice, before and after the softmax, as in the usual "
+            "implementation. *largest difference*: of the output, or with a backward pass of the gradient of the "
+            "input, relative to its largest value. The machine was shared with other jobs: trust the ratios, not the "
+            "seconds."
         ),
         **vars(arguments),
     )

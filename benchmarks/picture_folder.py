@@ -133,7 +133,7 @@ def compare(loop: Path | None, own: Path | None) -> dict[str, float]:
     either = sum(np.count_nonzero(one) + np.count_nonzero(other) for one, other in pairs)
     return {
         "foreground %": 100 * sum(np.count_nonzero(one) for one, _ in pairs) / pixels,
-        "other label, ppm": 1e6 * sum(np.count_nonzero(one != other) for one, other in pairs) / pixels,
+        "differing labels, ppm": 1e6 * sum(np.count_nonzero(one != other) for one, other in pairs) / pixels,
         "1 - Dice": 1 - 2 * both / max(1, either),
     }
 
@@ -189,7 +189,7 @@ def main() -> None:
         weights = "random weights" if arguments.model_file is None else f"the weights {arguments.model_file.name}"
         source = "generated" if arguments.phantom else "Kvasir-SEG"
         run_benchmark(
-            "Folder of pictures to folder of masks",
+            "From a folder of images to a folder of masks",
             arms,
             baseline=LOOP,
             compare=compare,
@@ -197,14 +197,14 @@ def main() -> None:
                 Target(f"{size} x {size}", arm, "speedup", 3) for size in arguments.sizes for arm in (OURS, BFLOAT16)
             ],
             description=(
-                f"{len(files)} {source} pictures to masks in the size of each, ResUNet++ with {weights}. *{LOOP}*: "
-                "LoadImage, ScaleIntensityRange, Resize (bilinear, antialiased), the network on one picture, sigmoid, "
-                f"Resize back, a threshold, Pillow's PNG. *{NETWORK}*: only the network's part of that loop, so that "
-                "*faster* says what could be gained at most if all the rest cost nothing. *ours*: CasePredictor with "
-                "as many workers as torch has threads, as `medseg3d predict` has it; it also hashes the pictures, "
-                "reads every mask back, flushes it to the disk, and writes a record of each case. *OpenVINO*: "
-                "`--engine openvino`, made in the first call, which is not timed. Seconds are those "
-                "of all pictures. The machine may be shared: trust the ratios, not the seconds."
+                f"{len(files)} {source} images to masks in the size of each image, ResUNet++ with {weights}. *{LOOP}*: "
+                "LoadImage, ScaleIntensityRange, Resize (bilinear, antialiased), the network on one image, sigmoid, "
+                f"Resize back, threshold, PNG by Pillow. *{NETWORK}*: only the network part of that loop, so that "
+                "*faster* shows the largest possible gain, if everything else were free. *ours*: CasePredictor with "
+                "as many workers as torch has threads, as in `medseg3d predict`; it also hashes the images, reads "
+                "every mask back, flushes it to disk, and writes a record for each case. *OpenVINO*: `--engine "
+                "openvino`, built in the first call, which is not timed. Seconds are for all images together. The "
+                "machine may have been shared: trust the ratios, not the seconds."
             ),
             **{name: getattr(arguments, name) for name in ("repeats", "threads", "output")},
         )

@@ -169,7 +169,7 @@ def label_agreement(plain: Margins, own: Margins) -> dict[str, float]:
     """How far the labels of an arm are from those of plain float32; no Dice where neither has a polyp."""
     level = plain.level()
     one, other = plain.values > level, own.values > level
-    found = {"polyp %": float(100 * one.mean()), "other label, ppm": float(1e6 * np.mean(one != other))}
+    found = {"polyp %": float(100 * one.mean()), "differing labels, ppm": float(1e6 * np.mean(one != other))}
     both = np.count_nonzero(one) + np.count_nonzero(other)
     return found | ({"1 - Dice": 1 - 2 * np.count_nonzero(one & other) / both} if both else {})
 
@@ -202,8 +202,8 @@ def add_rates(report: Report, batch_size: int) -> str:
     """Give every row of the report its pictures per second, and say them in lines of their own."""
     lines = []
     for row in report.rows:
-        row.comparison = {"pictures/s": batch_size / row.median_s, **row.comparison}
-        lines.append(f"{row.case}: {row.arm}: {row.comparison['pictures/s']:.3g} pictures/s")
+        row.comparison = {"images/s": batch_size / row.median_s, **row.comparison}
+        lines.append(f"{row.case}: {row.arm}: {row.comparison['images/s']:.3g} images/s")
     return "\n".join(lines)
 
 
@@ -253,19 +253,18 @@ def main() -> None:
         repeats=arguments.repeats,
         threads=arguments.threads,
         description=(
-            f"The network alone, {arguments.batch_size} picture{'s' * (arguments.batch_size != 1)} per forward pass, "
-            "in eval and inference mode, from a normalized float32 batch in memory to float32 logits; resized, "
-            "restored or written is nothing. Every network at its bundle's size of picture and at 352×352. Parameters "
-            "include heads that work in training only, GMAC do not. *bfloat16* and *float16*: autocast. The bundles "
-            "infer channels last, in what `--precision auto` chooses for the device. "
-            "*other label*, *1 - Dice*: against plain float32, on "
-            + ("a generated picture" if arguments.picture is None else arguments.picture.name)
+            f"The network alone, {arguments.batch_size} image{'s' * (arguments.batch_size != 1)} per forward pass, "
+            "in eval and inference mode, from a normalized float32 batch in memory to float32 logits; nothing is "
+            "resized, restored or written. Every network at its bundle's image size and at 352×352. Parameters include "
+            "heads that are only used in training, GMAC do not. *bfloat16* and *float16*: autocast. The bundles run "
+            "inference channels last, in the precision that `--precision auto` chooses for the device. "
+            "*differing labels*, *1 - Dice*: compared with plain float32, on "
+            + ("a generated image" if arguments.picture is None else arguments.picture.name)
             + ". Where a case does not say *trained*, weights are random (seed 0, BatchNorm with the statistics of the "
-            "picture) and the label begins at the median of float32: borders are everywhere, so this is a hard "
-            "case and says nothing of Dice on trained weights. "
-            + ("" if "cuda" in devices else "There was no GPU at hand, hence no arm on one. ")
-            + "The machine is shared with other work: trust the ratios and the processor's seconds, not the pictures "
-            "per second."
+            "image) and the threshold is the median of float32: borders are everywhere, so this is a hard case and "
+            "says nothing about Dice with trained weights. "
+            + ("" if "cuda" in devices else "No GPU was available, so there is no arm for one. ")
+            + "The machine was shared with other jobs: trust the ratios and the CPU time, not the images per second."
         ),
     )
     print(add_rates(report, arguments.batch_size))

@@ -89,7 +89,7 @@ def loop_over_thresholds(prob: np.ndarray, truth: np.ndarray, thresholds: int) -
 def compare(ours: dict[str, float], own: dict[str, float]) -> dict[str, float]:
     """How far an arm's AP is from the exact one, and how far BinnedPRCurve's own bounds are apart."""
     columns = {"AP": own["ap"], "error of AP": own["ap"] - ours["exact"]}
-    return columns | ({"between its bounds": own["width"]} if "width" in own else {})
+    return columns | ({"gap of its bounds": own["width"]} if "width" in own else {})
 
 
 def verdict(report: Report) -> str:
@@ -97,10 +97,10 @@ def verdict(report: Report) -> str:
     (row,) = (row for row in report.rows if row.case == LARGEST)
     worst = max(abs(row.comparison["error of AP"]) for row in report.rows if row.arm == OURS)
     reached = {
-        f"{row.median_s:.2f} s by the clock and {row.median_cpu_s:.2f} s of the processor, "
-        f"wanted at most {MAX_SECONDS} s": row.median_s <= MAX_SECONDS,
-        f"{row.peak_extra_mib:.1f} MiB extra, wanted at most {MAX_MIB:.0f}": row.peak_extra_mib <= MAX_MIB,
-        f"largest error of AP in any case {worst:.1e}, wanted at most {MAX_ERROR}": worst <= MAX_ERROR,
+        f"{row.median_s:.2f} s wall time and {row.median_cpu_s:.2f} s CPU time, "
+        f"target at most {MAX_SECONDS} s": row.median_s <= MAX_SECONDS,
+        f"{row.peak_extra_mib:.1f} MiB extra, target at most {MAX_MIB:.0f}": row.peak_extra_mib <= MAX_MIB,
+        f"largest error of AP in any case {worst:.1e}, target at most {MAX_ERROR}": worst <= MAX_ERROR,
     }
     return f"Targets for {OURS} at {LARGEST}: " + "; ".join(
         f"{text}: **{'met' if met else 'missed'}**" for text, met in reached.items()
@@ -128,11 +128,11 @@ def main() -> None:
         repeats=arguments.repeats,
         threads=arguments.threads,
         description=(
-            "Voxels of generated scores, 2 % foreground, in memory. BinnedPRCurve gets the float32 logits, the others "
-            "the float32 probability, as they would be used; 10⁸ voxels are one volume of 10⁷ fed ten times. "
-            "*error of AP*: against scikit-learn's sort of the logits as float64. "
-            f"*{SATURATED}*: most foreground has a logit above 17, where the float32 probability is exactly 1. "
-            "The machine is shared with other work: trust the ratios and the processor's seconds."
+            "Generated scores of voxels, 2 % foreground, in memory. BinnedPRCurve gets float32 logits, the others "
+            "float32 probabilities, as they would be used; 10⁸ voxels are one volume of 10⁷ passed ten times. "
+            "*error of AP*: compared with scikit-learn's sort of the logits in float64. "
+            f"*{SATURATED}*: most foreground logits are above 17, where the float32 probability is exactly 1. "
+            "The machine was shared with other jobs: trust the ratios and the CPU time."
         ),
     )
     report.description += "\n\n" + verdict(report)

@@ -53,7 +53,7 @@ CASES = {
     "pancreas_nl_2d, 2 slices of 128x128": Case(
         partial(SegResNetNL, spatial_dims=2, init_filters=32, in_channels=3, out_channels=2), (2, 3, 128, 128)
     ),
-    "polyp_resunetpp, 2 pictures of 128x128": Case(ResUNetPlusPlus, (2, 3, 128, 128)),
+    "polyp_resunetpp, 2 images of 128x128": Case(ResUNetPlusPlus, (2, 3, 128, 128)),
 }
 
 
@@ -105,13 +105,13 @@ def main() -> None:
         baseline=BASELINE,
         description=(
             "Training: forward, loss, backward and a step of AdamW; inference: a forward pass in eval mode. Random "
-            "weights and input, channels last, as the bundles do both. *bfloat16*, *float16*: autocast, float16 with "
-            "loss scaling; in training it is left out, where a step takes minutes on a CPU. *no AMX*, "
-            "*no AVX512-BF16*: oneDNN may not use these instructions (ONEDNN_MAX_CPU_ISA), as on a processor that "
-            "lacks them; what torch itself does between the convolutions stays. "
+            "weights and input, channels last, as in the bundles. *bfloat16*, *float16*: autocast, float16 with loss "
+            "scaling; float16 is left out in training, because a step takes minutes on a CPU. *no AMX*, "
+            "*no AVX512-BF16*: oneDNN may not use these instructions (ONEDNN_MAX_CPU_ISA), as on a processor without "
+            "them; what torch itself computes between the convolutions is unchanged. "
             f"This processor ({found.get('cpu_name', 'unknown')}) has {', '.join(has) or 'none of them'}; "
-            f"`--precision auto` is {chosen} here: {chosen.reason}. The machine is shared with other work: trust the "
-            "ratios, and those of the processor's seconds more."
+            f"`--precision auto` is {chosen} here: {chosen.reason}. The machine was shared with other jobs: trust the "
+            "ratios, and those of CPU time more."
         ),
         **vars(arguments),
     )

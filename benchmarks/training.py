@@ -54,12 +54,12 @@ AXES = (("L", "R"), ("P", "A"), ("I", "S"))
 CROPS = 4
 
 DESCRIPTION = (
-    "Epochs of {iterations} iterations, each of {crops} crops of {size}³ voxels of one cached phantom, SegResNetNL "
+    "Epochs of {iterations} iterations, each with {crops} crops of {size}³ voxels of one cached phantom, SegResNetNL "
     "with {filters} filters. *{stock}*: the transforms, CacheDataset, DiceCELoss and SupervisedTrainer of "
-    "spleen_ct_segmentation with Adam, in float32, its automatic mixed precision being for CUDA alone. *ours*: the "
-    "training of `pancreas_nl` as it is, with its checkpoint of everything after each epoch; nobody validates. "
-    "*augment_on device*: the same augmentation, to a batch at a time. *compiled*: `--compile true`, compiled in the "
-    "first call, which is not timed. The machine may be shared: trust the ratios, not the seconds."
+    "spleen_ct_segmentation with Adam, in float32, because its automatic mixed precision is for CUDA only. *ours*: the "
+    "training of `pancreas_nl` as it is, with a full checkpoint after each epoch. No arm validates. *augment_on "
+    "device*: the same augmentation, one batch at a time. *compiled*: `--compile true`, compiled in the first call, "
+    "which is not timed. The machine may have been shared: trust the ratios, not the seconds."
 )
 
 

@@ -75,7 +75,7 @@ def make_call(arm: str, device: str, edge: int, batch: int, passes: int, filters
 
 def agreement(plain: np.ndarray, own: np.ndarray) -> dict[str, float]:
     """How far the labels of an arm are from those of plain float32."""
-    return {"foreground %": float(100 * plain.mean()), "other label, ppm": float(1e6 * np.mean(plain != own))}
+    return {"foreground %": float(100 * plain.mean()), "differing labels, ppm": float(1e6 * np.mean(plain != own))}
 
 
 def add_milliseconds(report: Report, windows: dict[str, int]) -> str:
@@ -113,9 +113,9 @@ def main() -> None:
         threads=arguments.threads,
         description=(
             f"SegResNetNL with {arguments.filters} filters, two classes and random weights on {name}: from windows in "
-            f"its memory to labels in the CPU's, {passes} batches per call. *tf32*: float32 whose products a GPU "
-            "rounds; with the reduced precisions it is on for what stays float32. *other label*: against plain "
-            "float32; random weights have borders everywhere, so this is a hard case. Memory is the CPU's."
+            f"its memory to labels in CPU memory, {passes} batches per call. *tf32*: float32 with products that a GPU "
+            "rounds; with the reduced precisions it applies to what stays float32. *differing labels*: compared with "
+            "plain float32; random weights have borders everywhere, so this is a hard case. Memory is that of the CPU."
         ),
     )
     print(add_milliseconds(report, {case: passes * batch for batch, case in cases.items()}))

@@ -108,8 +108,8 @@ def test_page_and_json_say_what_was_run_and_which_target_was_met(tmp_path, monke
     assert text == report.markdown()
     assert text.startswith("# A title\n")
     assert "python benchmarks/x.py --note 'two words'" in text
-    assert "- a size 1: speedup 1.00x, wanted at least 1x: **met**" in text
-    assert "- a size 1: memory saving 1.00x, wanted at least 1.5x: **missed**" in text
+    assert "- a size 1: speedup 1.00x, target at least 1x: **met**" in text
+    assert "- a size 1: memory saving 1.00x, target at least 1.5x: **missed**" in text
     record = json.loads(page.with_suffix(".json").read_text())
     assert record["rows"][0]["seconds"] == report.rows[0].seconds
     assert len(record["rows"][0]["seconds"]) == record["repeats"] == 2
@@ -227,7 +227,7 @@ def test_polyp_networks_give_the_labels_of_a_run_in_every_precision(small_polyp_
     own = {arm: benchmark.make_call(subject, arm, "cpu")() for arm in benchmark.ARMS["cpu"]}
     assert [arm for arm, each in own.items() if np.array_equal(each.values, plain.values)] == [benchmark.PLAIN]
     most = {arm: 1000 if dtype is None else 100_000 for arm, (dtype, _) in benchmark.ARMS["cpu"].items()}
-    others = {arm: benchmark.label_agreement(plain, each)["other label, ppm"] for arm, each in own.items()}
+    others = {arm: benchmark.label_agreement(plain, each)["differing labels, ppm"] for arm, each in own.items()}
     assert {arm: ppm for arm, ppm in others.items() if ppm > most[arm]} == {}
 
 
@@ -238,13 +238,13 @@ def test_agreement_of_labels_is_counted_above_the_level_of_plain_float32():
     other = np.array([1.0, 3.0, 3.0, 2.0], np.float32)
     # random weights: above 2.5 are the last two, and the second and third
     found = benchmark.label_agreement(benchmark.Margins(values, False), benchmark.Margins(other, False))
-    assert found == {"polyp %": 50, "other label, ppm": 500_000, "1 - Dice": 0.5}
+    assert found == {"polyp %": 50, "differing labels, ppm": 500_000, "1 - Dice": 0.5}
     # trained ones: all are above 0
     found = benchmark.label_agreement(benchmark.Margins(values, True), benchmark.Margins(other, True))
-    assert found == {"polyp %": 100, "other label, ppm": 0, "1 - Dice": 0}
+    assert found == {"polyp %": 100, "differing labels, ppm": 0, "1 - Dice": 0}
     # no polyp on either side has no Dice
     found = benchmark.label_agreement(benchmark.Margins(-values, True), benchmark.Margins(-other, True))
-    assert found == {"polyp %": 0, "other label, ppm": 0}
+    assert found == {"polyp %": 0, "differing labels, ppm": 0}
 
 
 def test_weights_are_those_of_the_run_or_of_the_bundle_or_random():
@@ -271,13 +271,13 @@ def test_a_run_of_no_known_network_is_refused():
         benchmark.named_runs(["runs/a"])
 
 
-def test_pictures_per_second_are_those_of_the_batch():
+def test_images_per_second_are_those_of_the_batch():
     import polyp_inference as benchmark
 
     row = Row("case", "arm", [2.0], [2.0], 2.0, 1.0, 2.0, 1.0, 1.0, 1.0, {"1 - Dice": 0.0})
     report = Report("", "", "", "", "", 1, None, {}, {}, "", [row], [])
-    assert benchmark.add_rates(report, batch_size=8) == "case: arm: 4 pictures/s"
-    assert row.comparison == {"pictures/s": 4, "1 - Dice": 0}
+    assert benchmark.add_rates(report, batch_size=8) == "case: arm: 4 images/s"
+    assert row.comparison == {"images/s": 4, "1 - Dice": 0}
 
 
 @pytest.mark.slow
@@ -293,7 +293,7 @@ def test_the_loop_that_prediction_is_measured_against_makes_the_same_masks(tmp_p
     assert len(list(own.glob("*.json"))) == 2
     numbers = benchmark.compare(loop, own)
     assert 1 < numbers["foreground %"] < 99
-    assert numbers["other label, ppm"] < 100
+    assert numbers["differing labels, ppm"] < 100
 
 
 @pytest.mark.slow
@@ -309,7 +309,7 @@ def test_the_loader_of_before_gives_the_same_pictures_and_samples(tmp_path):
     assert [item["image"].shape for item in before] == [(3, 48, 64)] * 3
     found = benchmark.differences(before, ours)
     assert 0 < found["largest difference of an image"] < 1e-6
-    assert found["other labels"] == 0
+    assert found["differing labels"] == 0
     before, ours = (
         benchmark.drawing("polyp_resunetpp", knobs, 3, 32, arm)() for arm in (benchmark.BEFORE, benchmark.OURS)
     )
@@ -336,7 +336,7 @@ def test_every_way_to_run_a_window_gives_its_labels():
     assert plain.shape == (2, 16, 16, 16)
     assert 0.2 < plain.mean() < 0.8
     others = {
-        arm: benchmark.agreement(plain, benchmark.make_call(arm, "cpu", **options)())["other label, ppm"]
+        arm: benchmark.agreement(plain, benchmark.make_call(arm, "cpu", **options)())["differing labels, ppm"]
         for arm in benchmark.ARMS["cpu"]
     }
     # a little, and in bfloat16 more than nothing
@@ -347,7 +347,7 @@ def test_every_way_to_run_a_window_gives_its_labels():
     assert {arm: ppm for arm, ppm in others.items() if not limits[arm][0] <= ppm <= limits[arm][1]} == {}
     assert benchmark.agreement(np.array([True, False]), np.array([True, True])) == {
         "foreground %": 50,
-        "other label, ppm": 500_000,
+        "differing labels, ppm": 500_000,
     }
 
 
