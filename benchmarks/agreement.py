@@ -67,7 +67,7 @@ def dice(one: torch.Tensor, other: torch.Tensor) -> float:
 def main() -> None:
     """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--every", type=int, default=10, help="take every n-th picture (default: %(default)s)")
+    parser.add_argument("--every", type=int, default=10, help="take every n-th image (default: %(default)s)")
     arguments = parser.parse_args()
     data = os.environ.get("MEDSEG3D_DATA") or sys.exit("MEDSEG3D_DATA names no folder of real images")
     print("| weights | pictures | engine | precision | labels equal | Dice to float32 | Dice to ground truth |")

@@ -204,13 +204,13 @@ def data_sets(arguments: argparse.Namespace, folder: Path) -> dict[str, Path]:
 def main() -> None:
     """Run the benchmark from the command line."""
     parser = argument_parser(__doc__)
-    parser.add_argument("--cases", type=int, default=120, help="pictures of each data set (default: %(default)s)")
+    parser.add_argument("--cases", type=int, default=120, help="images of each data set (default: %(default)s)")
     parser.add_argument("--volumes", type=int, default=6, help="generated CTs, 0 for none (default: %(default)s)")
     parser.add_argument("--samples", type=int, default=160, help="drawn from the cache (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="threads that fill (default: %(default)s)")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[128, 256], help="sides of a picture")
-    parser.add_argument("--phantom", action="store_true", help="generated pictures instead of real ones")
-    parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="this data set of pictures instead")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[128, 256], help="side lengths of the images")
+    parser.add_argument("--phantom", action="store_true", help="generated images instead of real ones")
+    parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="this image data set instead")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

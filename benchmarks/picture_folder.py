@@ -163,7 +163,7 @@ def main() -> None:
     parser = argument_parser(__doc__)
     parser.add_argument("--pictures", type=int, default=24, help="how many (default: %(default)s)")
     parser.add_argument("--sizes", type=int, nargs="+", default=[128, 352], help="sides of what the network sees")
-    parser.add_argument("--phantom", action="store_true", help="generated pictures instead of Kvasir-SEG's")
+    parser.add_argument("--phantom", action="store_true", help="generated images instead of Kvasir-SEG's")
     parser.add_argument("--model-file", type=Path, help="weights of ResUNet++ (default: random ones)")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:

@@ -227,8 +227,8 @@ def main() -> None:
     parser.add_argument(
         "--runs", nargs="+", default=[], metavar="NAME=FOLDER", help="take config and model.pt of this training run"
     )
-    parser.add_argument("--picture", type=Path, help="a picture instead of a generated one")
-    parser.add_argument("--batch-size", type=int, default=1, help="pictures per forward pass (default: %(default)s)")
+    parser.add_argument("--picture", type=Path, help="an image instead of a generated one")
+    parser.add_argument("--batch-size", type=int, default=1, help="images per forward pass (default: %(default)s)")
     parser.add_argument(
         "--devices", nargs="+", choices=ARMS, help="where to run (default: on the CPU, and on a GPU where there is one)"
     )
