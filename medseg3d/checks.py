@@ -43,7 +43,7 @@ _MONAI = (
 )
 ALLOWED_TARGETS = (
     *("medseg3d.", "torch.nn.", "torch.optim.", "ignite."),
-    *(f"monai.{room}." for room in _MONAI),
+    *(f"monai.{module}." for module in _MONAI),
     "monai.utils.misc.set_determinism",
 )
 """Prefixes of what a config may call; a short name is MONAI's. Missing on purpose: what loads code (`torch.hub`) or

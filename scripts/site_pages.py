@@ -24,7 +24,7 @@ from mkdocs.structure.pages import Page
 from medseg3d.cli import VERBS, build_parser
 
 ROOT = Path(__file__).parent.parent
-ROOMS = (
+MODULES = (
     *(
         "networks",
         "metrics",
@@ -83,9 +83,9 @@ def _texts() -> Iterator[tuple[str, str, str]]:
         )
         yield f"errors/{code}.md", "docs/errors/page.md", text
     yield "reference/commands.md", "docs/reference/page.md", _commands()
-    for room in ROOMS:
-        if (ROOT / "medseg3d" / room).is_dir() or (ROOT / "medseg3d" / f"{room}.py").is_file():
-            yield f"reference/{room}.md", "docs/reference/page.md", f"# medseg3d.{room}\n\n::: medseg3d.{room}\n"
+    for module in MODULES:
+        if (ROOT / "medseg3d" / module).is_dir() or (ROOT / "medseg3d" / f"{module}.py").is_file():
+            yield f"reference/{module}.md", "docs/reference/page.md", f"# medseg3d.{module}\n\n::: medseg3d.{module}\n"
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

@@ -1,1 +1,1 @@
-"""Tables, curves and overlays, made from files on disk; the only room where figures are drawn."""
+"""Tables, curves and overlays, made from files on disk; the only package that draws figures."""

@@ -1,4 +1,4 @@
-"""Training: the only floor that knows epochs, optimizers and checkpoints."""
+"""Training: the only package that knows epochs, optimizers and checkpoints."""
 
 from medseg3d.training.augmentation import RandPhotometricd, RandVariedCropd
 from medseg3d.training.averaging import WeightAverage

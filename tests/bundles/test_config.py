@@ -1,4 +1,4 @@
-"""Every config of every bundle: complete, resolvable, and true to the rules of the house."""
+"""Every config of every bundle: complete, resolvable, and true to the conventions of the project."""
 
 from __future__ import annotations
 

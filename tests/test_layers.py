@@ -1,4 +1,4 @@
-"""The house: a module imports only from its own folder or from a lower floor."""
+"""The layers of CONTRIBUTING.md: a module imports only from its own folder or from a lower layer."""
 
 from __future__ import annotations
 
@@ -9,24 +9,12 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "medseg3d"
-FLOORS = {
-    **{"errors": 0, "child": 0, "knobs": 0, "ranks": 0, "networks": 0, "metrics": 0},
-    **{"limits": 0, "memory": 0, "machine": 0, "files": 0},
-    **{"volumes": 1, "pictures": 1, "phantoms": 1, "bundle_folders": 1, "precision": 1},
-    "dicom": 2,
-    "data": 3,
-    **{"transforms": 4, "postprocessing": 4, "evaluation": 4},
-    "inference": 5,
-    **{"training": 6, "bundle": 6},
-    **{"experiments": 7, "reports": 7, "viewer": 7},
-    **{"bench": 8, "checks": 8, "doctor": 8, "packaging": 8, "workflows": 8},
-    "cli": 9,
-    "__main__": 10,
-}
-DOORS_OF_PYPLOT = {"reports"}
+TABLE = re.findall(r"^\| (\d+) \| (.+?) \|", (PACKAGE.parent / "CONTRIBUTING.md").read_text("utf-8"), re.MULTILINE)
+LAYERS = {name: int(layer) for layer, names in TABLE for name in re.findall(r"`(\w+)(?:\.py|/)`", names)}
+DRAWING = {"reports"}
 
 
-def room_of(path: Path) -> str:
+def module_of(path: Path) -> str:
     """`networks` for medseg3d/networks/x.py, `bundle` for medseg3d/bundle.py."""
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
@@ -42,16 +30,16 @@ def imported_modules(path: Path) -> list[tuple[int, str]]:
     return found
 
 
-def wrong_doors(path: Path) -> list[str]:
-    room = room_of(path)
+def wrong_imports(path: Path) -> list[str]:
+    own = module_of(path)
     wrong = []
     for line, name in imported_modules(path):
         parts = name.split(".")
-        other = parts[1] if parts[0] == "medseg3d" and len(parts) > 1 and parts[1] in FLOORS else room
-        if other not in (room, "errors") and FLOORS[other] >= FLOORS[room]:
-            wrong.append(f"{path.name}:{line} ({room}, floor {FLOORS[room]}) imports {name} (floor {FLOORS[other]})")
-        if parts[0] == "matplotlib" and room not in DOORS_OF_PYPLOT:
-            wrong.append(f"{path.name}:{line} ({room}) imports {name}: figures belong to reports")
+        other = parts[1] if parts[0] == "medseg3d" and len(parts) > 1 and parts[1] in LAYERS else own
+        if other not in (own, "errors") and LAYERS[other] >= LAYERS[own]:
+            wrong.append(f"{path.name}:{line} ({own}, layer {LAYERS[own]}) imports {name} (layer {LAYERS[other]})")
+        if parts[0] == "matplotlib" and own not in DRAWING:
+            wrong.append(f"{path.name}:{line} ({own}) imports {name}: figures belong to reports")
     return wrong
 
 
@@ -59,27 +47,31 @@ MODULES = [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
-def test_a_module_opens_no_door_upwards(path):
-    assert room_of(path) in FLOORS, f"{path} is in no room of the house"
-    assert wrong_doors(path) == []
+def test_a_module_imports_nothing_from_above(path):
+    assert module_of(path) in LAYERS, f"{path} is in no layer"
+    assert wrong_imports(path) == []
 
 
-def test_a_wrong_door_is_named(tmp_path, monkeypatch):
+def test_a_wrong_import_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(f"{__name__}.PACKAGE", tmp_path)
     (tmp_path / "data").mkdir()
     module = tmp_path / "data" / "cases.py"
     module.write_text("import matplotlib.pyplot\n\ndef f():\n    from medseg3d.training import BestModel\n")
-    assert wrong_doors(module) == [
+    assert wrong_imports(module) == [
         "cases.py:1 (data) imports matplotlib.pyplot: figures belong to reports",
-        "cases.py:4 (data, floor 3) imports medseg3d.training.BestModel (floor 6)",
+        "cases.py:4 (data, layer 3) imports medseg3d.training.BestModel (layer 6)",
     ]
+
+
+def test_the_table_names_only_what_is_there():
+    assert [name for name in LAYERS if not any((PACKAGE / each).exists() for each in (name, f"{name}.py"))] == []
 
 
 def test_nobody_names_a_module_utils():
     assert [path for path in PACKAGE.rglob("*util*.py")] == []
 
 
-def test_the_plan_of_the_house_names_only_what_is_there():
+def test_the_architecture_names_only_what_is_there():
     text = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`((?:[a-z0-9_]+/)*[a-z0-9_]+(?:\.py|/))`", text))
     places = (PACKAGE, PACKAGE.parent)
