@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
+import torch.nn.functional as F
 from monai.networks.nets import BasicUNet, BasicUNetPlusPlus
+from monai.networks.nets.basic_unet import UpCat
 from torch import nn
+
+_Network = TypeVar("_Network", bound=nn.Module)
 
 
 def unet(
@@ -30,7 +35,8 @@ def unet(
     References:
         Ronneberger et al., U-Net, MICCAI 2015, https://arxiv.org/abs/1505.04597
     """
-    return BasicUNet(2, in_channels, out_channels, tuple(features), norm="batch", act="relu")
+    network = BasicUNet(2, in_channels, out_channels, tuple(features), norm="batch", act="relu")
+    return _pad_odd_sizes_alone(network)
 
 
 def unet_plus_plus(
@@ -49,7 +55,29 @@ def unet_plus_plus(
     network = BasicUNetPlusPlus(2, in_channels, out_channels, tuple(features), norm="batch", act="relu")
     for head in ("final_conv_0_1", "final_conv_0_2", "final_conv_0_3"):
         setattr(network, head, nn.Identity())
-    return _LastNode(network)
+    return _LastNode(_pad_odd_sizes_alone(network))
+
+
+class _UpCat(UpCat):
+    """MONAI's `UpCat` without a copy where there is nothing to pad.
+
+    torch 2.13 gives the gradient of replicated padding another memory layout than it announces to its compiler, which
+    then refuses to train the network.
+    """
+
+    def forward(self, x: torch.Tensor, x_e: torch.Tensor) -> torch.Tensor:
+        upsampled = self.upsample(x)
+        rows, columns = x_e.shape[2] - upsampled.shape[2], x_e.shape[3] - upsampled.shape[3]
+        if rows != 0 or columns != 0:
+            upsampled = F.pad(upsampled, (0, columns, 0, rows), "replicate")
+        return self.convs(torch.cat([x_e, upsampled], dim=1))
+
+
+def _pad_odd_sizes_alone(network: _Network) -> _Network:
+    for module in network.modules():
+        if type(module) is UpCat:
+            module.__class__ = _UpCat
+    return network
 
 
 class _LastNode(nn.Module):
