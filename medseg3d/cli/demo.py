@@ -100,7 +100,7 @@ def _run_quick(args: argparse.Namespace) -> int:
             raise failure.error
         evaluate(folder / "masks", frames / "masks", folder / "scores", image_dir=pictures, class_names=["polyp"])
     run = read_run(folder / "scores", name="polyp_resunetpp")
-    data = f"{cases} generated frames, which say that the pipeline works and nothing about patients"
+    data = f"{cases} generated frames: they show that the pipeline works and say nothing about patients"
     remarks = _remarks(data, {"frames, masks and scores": time.perf_counter() - started})
     title = "medseg3d demo: polyps in generated frames"
     page = write_report([run], folder, title=title, remarks=remarks, with_networks=False)

@@ -261,7 +261,7 @@ def _opening(runs: Sequence[EvaluatedRun], class_name: str, phantoms: bool, rema
 
 
 def _headline(run: EvaluatedRun, class_name: str) -> list[Block]:
-    """The one number of the run, the words that belong to it, and how it is taken."""
+    """The one number of the run, the words that belong to it, and how it is computed."""
     mean = run.score(class_name)
     if mean is None:
         return [Text("not scored", lead=f"{class_name}:", style="headline")]
@@ -337,7 +337,7 @@ def _size_blocks(runs: Sequence[EvaluatedRun], class_name: str, figures: Path) -
         colours = ", with a different colour and shape for each run" if len(having) > 1 else ""
         words = f"Dice of {class_name} over the size of the ground truth, a mark for each case{colours}."
         png = save_figure(figure, figures / "sizes.png")
-        caption = f"{words} The dotted lines part small, medium and large. Cases without ground truth are not shown."
+        caption = f"{words} The dotted lines separate small, medium and large. Cases without ground truth are not shown."
         blocks.append(Picture(png, alt=words, caption=caption))
     return blocks
 

@@ -57,7 +57,7 @@ def convention_table(runs: Sequence[EvaluatedRun], class_name: str) -> Table:
     return Table(
         "the same masks by every convention. Only numbers of one line may be compared with each other, or with a paper "
         "that says that it is of this line.",
-        ["convention", *(run.name if len(runs) > 1 else "Dice" for run in runs), ("how it is taken", "words")],
+        ["convention", *(run.name if len(runs) > 1 else "Dice" for run in runs), ("how it is computed", "words")],
         rows,
         lead=f"Dice of {class_name}:",
     )
@@ -256,7 +256,7 @@ def _score_table(runs: Sequence[EvaluatedRun], scores: Sequence[Sequence[Score]]
         columns += [run.name for run in runs]
         rows = [[_label(key), *(_value_cell(each.get(key), with_n=True) for each in found)] for key in keys]
     if any(own):
-        columns.append(("how it is taken", "words"))
+        columns.append(("how it is computed", "words"))
         rows = [[*row, words] for row, words in zip(rows, own, strict=True)]
     return Table(f"{shared}." if shared else "", columns, rows, lead=f"{lead}{':' if shared else '.'}")
 
@@ -290,7 +290,7 @@ def _interval(score: Score) -> str:
 
 def _edges_in_words(summary: Summary, class_name: str) -> str:
     edges, unit = summary.size_edges(class_name), UNITS[summary.settings.size_unit]
-    return f"Small is below {edges[0]:.4g} {unit}, large from {edges[1]:.4g} {unit} on." if edges else ""
+    return f"Small is below {edges[0]:.4g} {unit}, large is at least {edges[1]:.4g} {unit}." if edges else ""
 
 
 def _shortened(n: int) -> str:

@@ -64,7 +64,7 @@ def test_headline_is_the_mean_dice_with_its_n_range_and_convention(page):
 
 def test_score_tables_give_value_spread_n_and_convention(page):
     means, pooled = page.tables["scores"][1:3]
-    assert means[0] == ["score", "value", "95 % interval", "sd", "n", "left out", "how it is taken"]
+    assert means[0] == ["score", "value", "95 % interval", "sd", "n", "left out", "how it is computed"]
     # of 0.75, 0.25, 1: sd = sqrt((0.0833**2 + 0.4167**2 + 0.3333**2) / 2)
     assert [*means[1][:2], *means[1][3:]] == [
         *("Dice", "0.667", "0.382", "3", "0", "a case empty in both ground truth and prediction is left out"),
@@ -268,7 +268,7 @@ def test_several_runs_stand_side_by_side(two_pages):
     (headline,) = two_pages.tables["opening"]
     assert [row[0] for row in headline[1:]] == ["first", "second"]
     means = two_pages.tables["scores"][1]
-    assert means[0] == ["score", "first", "second", "how it is taken"]
+    assert means[0] == ["score", "first", "second", "how it is computed"]
     # a square of side n shifted by s pixels has Dice (n - s) / n; sides 8, 9, 10, 11
     assert means[1][1].startswith(f"{(1 + 7 / 9 + 6 / 10 + 10 / 11) / 4:.3f} ")
     assert means[1][2].startswith(f"{(6 / 8 + 5 / 9 + 4 / 10 + 8 / 11) / 4:.3f} ")

@@ -133,7 +133,7 @@ def test_strata_have_n_interval_and_edges(pictures):
         [run, size, "1"] for run in "xy" for size in ("small", "medium", "large")
     ]
     assert texts(table)[1][3] == number_of(8 / 9)
-    assert table.note == "Small is below 4.708 % of the image, large from 5.458 % of the image on."
+    assert table.note == "Small is below 4.708 % of the image, large is at least 5.458 % of the image."
 
 
 def number_of(value):
@@ -152,7 +152,7 @@ def test_stratum_without_a_case_is_not_recorded():
         ["medium", "2", "0.500"],
         ["large", "0", "not recorded"],
     ]
-    assert table.note == "Small is below 20 ml, large from 80 ml on."
+    assert table.note == "Small is below 20 ml, large is at least 80 ml."
 
 
 def test_cases_without_a_dice_come_last_and_pictures_have_no_volumes():
