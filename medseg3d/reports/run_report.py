@@ -337,7 +337,7 @@ def _size_blocks(runs: Sequence[EvaluatedRun], class_name: str, figures: Path) -
         colours = ", with a different colour and shape for each run" if len(having) > 1 else ""
         words = f"Dice of {class_name} over the size of the ground truth, a mark for each case{colours}."
         png = save_figure(figure, figures / "sizes.png")
-        caption = f"{words} The dotted lines separate small, medium and large. Cases without ground truth are not shown."
+        caption = f"{words} Dotted lines separate small, medium and large; cases without ground truth are not shown."
         blocks.append(Picture(png, alt=words, caption=caption))
     return blocks
 
