@@ -68,6 +68,21 @@ def test_code_that_is_wrong_for_another_shape_is_refused_there(monkeypatch):
         own(torch.rand(2, 1, 6, 6))
 
 
+def test_dropout_may_be_drawn_in_another_order(monkeypatch):
+    def compile_(module: nn.Module, **options) -> None:
+        def call(x):
+            torch.manual_seed(5)
+            return module._call_impl(x)
+
+        module._compiled_call_impl = call
+
+    monkeypatch.setattr(nn.Module, "compile", compile_)
+    own = network()
+    compile_network(own)
+    assert own(torch.rand(2, 1, 8, 8)).shape == (2, 2, 8, 8)
+    assert own[2].p == 0.5
+
+
 def test_the_comparison_leaves_no_trace(monkeypatch):
     x, plain, own = torch.rand(2, 1, 8, 8), network(), compiled_to(lambda logits: logits, monkeypatch)
     torch.manual_seed(1)
