@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -42,33 +42,40 @@ def compile_network(network: nn.Module) -> None:
         shapes = tuple(each.shape for each in inputs if isinstance(each, torch.Tensor))
         key = (shapes, repr(arguments), network.training, torch.is_grad_enabled())
         if key not in seen:
-            error = _error(network, compiled, inputs, arguments)
-            if error and (dropouts := [each for each in network.modules() if isinstance(each, _DROPOUTS) and each.p]):
-                # where compiled code lays a map out otherwise, dropout draws other numbers for it
-                with _off(dropouts):
-                    error = _error(network, compiled, inputs, arguments)
-            if error:
-                raise error
+            _compare(network, compiled, inputs, arguments)
             seen.add(key)
         return compiled(*inputs, **arguments)
 
     network._compiled_call_impl = call
 
 
+def _compare(network: nn.Module, compiled: Any, inputs: tuple[Any, ...], arguments: dict[str, Any]) -> None:
+    """Raise a `UserError` where outputs or gradients are wrong; weights, buffers and random state stay as they are."""
+    error = _difference(network, compiled, inputs, arguments)
+    if error and any(isinstance(each, _DROPOUTS) and each.training and each.p for each in network.modules()):
+        # where compiled code lays a map out otherwise, dropout draws other numbers for it
+        with _without_dropout(network):
+            error = _difference(network, compiled, inputs, arguments)
+    if error:
+        raise error
+
+
 @contextmanager
-def _off(dropouts: Sequence[Any]) -> Iterator[None]:
-    before = [each.p for each in dropouts]
+def _without_dropout(network: nn.Module) -> Iterator[None]:
+    before = [(each, each.p) for each in network.modules() if isinstance(each, _DROPOUTS)]
     try:
-        for each in dropouts:
+        for each, _ in before:
             each.p = 0.0
         yield
     finally:
-        for each, p in zip(dropouts, before, strict=True):
+        for each, p in before:
             each.p = p
 
 
-def _error(network: nn.Module, compiled: Any, inputs: tuple[Any, ...], arguments: dict[str, Any]) -> UserError | None:
-    """What is wrong with outputs or gradients, if anything; weights, buffers and random state stay as they are."""
+def _difference(
+    network: nn.Module, compiled: Any, inputs: tuple[Any, ...], arguments: dict[str, Any]
+) -> UserError | None:
+    """What is wrong with outputs or gradients, if anything; an error of the compiler, or of its code, is raised."""
     device = inputs[0].device.type
     with torch.autocast(device, enabled=False):
         wanted = _outputs_and_gradients(network, network._call_impl, inputs, arguments)
@@ -76,14 +83,12 @@ def _error(network: nn.Module, compiled: Any, inputs: tuple[Any, ...], arguments
     try:
         found = _outputs_and_gradients(network, compiled, inputs, arguments)
     except Exception as cause:  # of the compiler, or of its code: the network itself has just been called
-        error = _refused(network, f"{type(cause).__name__}: {cause}".splitlines()[0][:200])
-        error.__cause__ = cause
-        return error
+        raise _refused(network, f"{type(cause).__name__}: {cause}".splitlines()[0][:200]) from cause
     for (what, margin), reference, *others in zip(_MARGINS.items(), wanted, own, found, strict=True):
-        own_part, part = (float((each - reference).norm() / reference.norm().clamp_min(1e-12)) for each in others)
-        if math.isfinite(own_part) and not part <= 2 * own_part + margin:
-            most = f"{2 * own_part + margin:.2g} at most"
-            return _refused(network, f"{what} that differ from its own by {part:.2g} of their norm", most)
+        own_error, error = (float((each - reference).norm() / reference.norm().clamp_min(1e-12)) for each in others)
+        if math.isfinite(own_error) and not error <= 2 * own_error + margin:
+            most = f"{2 * own_error + margin:.2g} at most"
+            return _refused(network, f"{what} that differ from its own by {error:.2g} of their norm", most)
     return None
 
 

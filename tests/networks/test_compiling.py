@@ -31,16 +31,21 @@ def network() -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Conv2d(4, 2, 1))
 
 
-def compiled_to(change, monkeypatch) -> nn.Module:
-    """A network, with what a compiler would make of it: itself and a change of its logits."""
+def compiled_as(code, monkeypatch) -> nn.Module:
+    """A network, of which the compiler makes `code(network, x)`."""
 
     def compile_(module: nn.Module, **options) -> None:
-        module._compiled_call_impl = lambda x: change(module._call_impl(x))
+        module._compiled_call_impl = lambda x: code(module, x)
 
     monkeypatch.setattr(nn.Module, "compile", compile_)
     own = network()
     compile_network(own)
     return own
+
+
+def compiled_to(change, monkeypatch) -> nn.Module:
+    """A network, with what a compiler would make of it: itself and a change of its logits."""
+    return compiled_as(lambda module, x: change(module._call_impl(x)), monkeypatch)
 
 
 @pytest.mark.parametrize(
@@ -69,18 +74,19 @@ def test_code_that_is_wrong_for_another_shape_is_refused_there(monkeypatch):
 
 
 def test_dropout_may_be_drawn_in_another_order(monkeypatch):
-    def compile_(module: nn.Module, **options) -> None:
-        def call(x):
-            torch.manual_seed(5)
-            return module._call_impl(x)
+    def code(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        torch.manual_seed(5)
+        return module._call_impl(x)
 
-        module._compiled_call_impl = call
-
-    monkeypatch.setattr(nn.Module, "compile", compile_)
-    own = network()
-    compile_network(own)
+    own = compiled_as(code, monkeypatch)
     assert own(torch.rand(2, 1, 8, 8)).shape == (2, 2, 8, 8)
     assert own[2].p == 0.5
+
+
+def test_code_that_fails_with_dropout_alone_is_refused(monkeypatch):
+    own = compiled_as(lambda module, x: (fails if module[2].p else module._call_impl)(x), monkeypatch)
+    with pytest.raises(UserError, match="ENGINE --compile: Sequential: UnboundLocalError: buf110"):
+        own(torch.rand(2, 1, 8, 8))
 
 
 def test_the_comparison_leaves_no_trace(monkeypatch):
