@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from monai.networks.nets import BasicUNet, BasicUNetPlusPlus
 from monai.networks.nets.basic_unet import UpCat
 from torch import nn
-
-_Network = TypeVar("_Network", bound=nn.Module)
 
 
 def unet(
@@ -36,7 +33,8 @@ def unet(
         Ronneberger et al., U-Net, MICCAI 2015, https://arxiv.org/abs/1505.04597
     """
     network = BasicUNet(2, in_channels, out_channels, tuple(features), norm="batch", act="relu")
-    return _pad_odd_sizes_alone(network)
+    _pad_only_odd_sizes(network)
+    return network
 
 
 def unet_plus_plus(
@@ -55,7 +53,8 @@ def unet_plus_plus(
     network = BasicUNetPlusPlus(2, in_channels, out_channels, tuple(features), norm="batch", act="relu")
     for head in ("final_conv_0_1", "final_conv_0_2", "final_conv_0_3"):
         setattr(network, head, nn.Identity())
-    return _LastNode(_pad_odd_sizes_alone(network))
+    _pad_only_odd_sizes(network)
+    return _LastNode(network)
 
 
 class _UpCat(UpCat):
@@ -73,11 +72,10 @@ class _UpCat(UpCat):
         return self.convs(torch.cat([x_e, upsampled], dim=1))
 
 
-def _pad_odd_sizes_alone(network: _Network) -> _Network:
+def _pad_only_odd_sizes(network: nn.Module) -> None:
     for module in network.modules():
-        if type(module) is UpCat:
+        if type(module) is UpCat:  # MONAI's networks take no other class for it
             module.__class__ = _UpCat
-    return network
 
 
 class _LastNode(nn.Module):
