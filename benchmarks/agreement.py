@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=10, help="take every n-th image (default: %(default)s)")
     arguments = parser.parse_args()
     data = os.environ.get("MEDSEG3D_DATA") or sys.exit("MEDSEG3D_DATA names no folder of real images")
-    print("| weights | pictures | engine | precision | labels equal | Dice to float32 | Dice to ground truth |")
+    print("| weights | images | engine | precision | labels equal | Dice to float32 | Dice to ground truth |")
     print("|---|---|---|---|---|---|---|")
     for name, (network, folder, size) in trained().items():
         every = sorted(Path(data, folder, "images").iterdir())
